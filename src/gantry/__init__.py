@@ -1,0 +1,1 @@
+"""Gantry trains, sweeps, measures and compares generative adversarial networks."""

@@ -1,0 +1,8 @@
+"""The one exception that is the user's to mend, not ours."""
+
+
+class UserError(Exception):
+    """Something the user asked for cannot work; the message says what, and names the valid choices.
+
+    Entry points print the message without a traceback and exit with status 2.
+    """
