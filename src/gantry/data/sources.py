@@ -1,0 +1,209 @@
+"""The data sets that are known by name: digits, embedded in scikit-learn, and four of torchvision's.
+
+Every source is given `cache` by its caller; the other arguments are the user's, from conf/data.
+"""
+
+import hashlib
+import importlib
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock
+
+from gantry.data.folder import cached_images
+from gantry.data.images import ImageSet, digest_of, resize
+from gantry.errors import UserError
+
+NETWORK_TIMEOUT = 15.0  # seconds without an answer before a download is given up
+
+IDX_FILES = "train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte"
+FILES = {  # what torchvision wants to find: the folder under `root`, and what it holds
+    "MNIST": ("MNIST/raw", IDX_FILES),
+    "FashionMNIST": ("FashionMNIST/raw", IDX_FILES),
+    "CIFAR10": ("cifar-10-batches-py", "batches.meta, data_batch_1 to data_batch_5, test_batch"),
+    "CelebA": (
+        "celeba",
+        "img_align_celeba/ identity_CelebA.txt list_attr_celeba.txt list_bbox_celeba.txt "
+        "list_eval_partition.txt list_landmarks_align_celeba.txt",
+    ),
+}
+
+
+def digits(*, cache: Path, image_size: int = 16, flip: bool = False) -> ImageSet:
+    """1797 handwritten digits of 8x8 pixels and 17 grey levels, resized; greyscale, ten classes, no network.
+
+    The test part of Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
+
+    Args:
+        cache: unused.
+        image_size: side of the images, pixels.
+        flip: whether training may mirror images.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    classes = tuple(str(digit) for digit in range(10))
+    return _in_memory(
+        "digits", images, bunch.target, classes, "all", "scikit-learn load_digits", image_size, flip
+    )
+
+
+def mnist(
+    *,
+    root: str | Path,
+    cache: Path,
+    image_size: int = 28,
+    split: Literal["train", "test"] = "train",
+    download: bool = True,
+    flip: bool = False,
+) -> ImageSet:
+    """Handwritten digits, 60000 or 10000 of 28x28, greyscale, ten classes (LeCun et al. 1998).
+
+    Args:
+        root: the folder that holds MNIST/raw.
+        cache: holds the lock under which one process downloads.
+        image_size: side of the images, pixels.
+        split: which part.
+        download: fetch what is missing.
+        flip: whether training may mirror images.
+
+    Raises:
+        UserError: the data is missing or damaged and cannot be fetched.
+    """
+    return _classified("mnist", "MNIST", Path(root).expanduser(), cache, image_size, split, download, flip)
+
+
+def fashion_mnist(
+    *,
+    root: str | Path,
+    cache: Path,
+    image_size: int = 28,
+    split: Literal["train", "test"] = "train",
+    download: bool = True,
+    flip: bool = False,
+) -> ImageSet:
+    """Articles of clothing, 60000 or 10000 of 28x28, greyscale, ten classes (Xiao et al. 2017).
+
+    Arguments and errors: see `mnist`.
+    """
+    return _classified(
+        "fashion_mnist", "FashionMNIST", Path(root).expanduser(), cache, image_size, split, download, flip
+    )
+
+
+def cifar10(
+    *,
+    root: str | Path,
+    cache: Path,
+    image_size: int = 32,
+    split: Literal["train", "test"] = "train",
+    download: bool = True,
+    flip: bool = True,
+) -> ImageSet:
+    """Photographs, 50000 or 10000 of 32x32, colour, ten classes (Krizhevsky 2009).
+
+    Arguments and errors: see `mnist`.
+    """
+    return _classified(
+        "cifar10", "CIFAR10", Path(root).expanduser(), cache, image_size, split, download, flip
+    )
+
+
+def celeba(
+    *,
+    root: str | Path,
+    cache: Path,
+    image_size: int = 64,
+    split: Literal["train", "valid", "test", "all"] = "train",
+    download: bool = True,
+    skip_unreadable: bool = False,
+    flip: bool = True,
+) -> ImageSet:
+    """Aligned faces, 202599 in all, the central 178x178 of 178x218, colour, no labels (Liu et al. 2015).
+
+    Decoded once and cached, as a folder of images is. See `mnist` and `gantry.data.folder.image_folder`.
+    """
+    root = Path(root).expanduser()
+    base = root.resolve() / FILES["CelebA"][0]
+    images, parts = base / "img_align_celeba", base / "list_eval_partition.txt"
+    if not (images.is_dir() and parts.is_file()):
+        _torchvision("CelebA", root, cache, download, split=split)
+    # torchvision takes seconds to check and parse its lists, so a cached start goes by their times instead.
+    return cached_images(
+        images,
+        lambda: _torchvision("CelebA", root, cache, download, split=split).filename,
+        ["celeba", split, images.stat().st_mtime_ns, parts.stat().st_mtime_ns],
+        cache=cache,
+        image_size=image_size,
+        channels=3,
+        skip_unreadable=skip_unreadable,
+        name="celeba",
+        split=split,
+        flip=flip,
+    )
+
+
+def _classified(
+    name: str, dataset: str, root: Path, cache: Path, image_size: int, split: str, download: bool, flip: bool
+) -> ImageSet:
+    data = _torchvision(dataset, root, cache, download, train=split == "train")
+    images = np.asarray(data.data)
+    images = (
+        images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+    )  # (N, H, W) or (N, H, W, C)
+    source = str(root.resolve() / FILES[dataset][0])
+    return _in_memory(name, images, data.targets, data.classes, split, source, image_size, flip)
+
+
+def _in_memory(
+    name: str,
+    images: np.ndarray,
+    targets: Any,
+    classes: Sequence[str],
+    split: str,
+    source: str,
+    image_size: int,
+    flip: bool,
+) -> ImageSet:
+    images = np.ascontiguousarray(resize(images, image_size))
+    labels = np.asarray(targets, dtype=np.int64)
+    digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
+    return ImageSet(name, images, labels, tuple(classes), split, source, digest, flip)
+
+
+def _torchvision(dataset: str, root: Path, cache: Path, download: bool, **part: Any) -> Any:
+    """torchvision's data set of that class name; touches the network only where files are missing."""
+    kind = getattr(importlib.import_module("torchvision.datasets"), dataset)
+    try:
+        return kind(root, download=False, **part)
+    except Exception as error:  # torchvision's readers raise any kind for missing and for damaged files
+        if not download:
+            raise _unavailable(dataset, root, error, "data.download=false forbids fetching it") from error
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        (cache / "downloads").mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "downloads" / f"{dataset}.lock"):  # jobs that start together download once
+            return kind(root, download=True, **part)
+    except Exception as error:  # network, checksum, disk and archive errors share no class
+        raise _unavailable(dataset, root, error, "it could not be fetched") from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _unavailable(dataset: str, root: Path, error: Exception, outcome: str) -> UserError:
+    folder, files = FILES[dataset]
+    reason = " ".join(str(error).split()) or type(error).__name__
+    install = "pip install gdown && " if dataset == "CelebA" else ""
+    fetch = f"from torchvision.datasets import {dataset}; {dataset}('data', download=True)"
+    return UserError(
+        f"the {dataset} data in {root.resolve() / folder} is missing or damaged, and {outcome}: {reason}\n"
+        f"That folder must hold: {files}\n"
+        f"On a machine with a network, this fetches it into ./data/{folder}, to be copied there "
+        f"in place of any damaged files:\n"
+        f'  {install}python -c "{fetch}"'
+    )
