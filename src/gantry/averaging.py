@@ -1,0 +1,46 @@
+"""An exponential moving average of the generator, the one that is evaluated and exported."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class AveragedGenerator(nn.Module):
+    """A float32 copy of a generator that follows it with a half-life counted in images.
+
+    Counting in images makes the average independent of the batch size (Karras et al. 2020, StyleGAN2-ADA).
+    Buffers (BatchNorm statistics, counters) are copied, not averaged: they belong to the newest weights.
+
+    Args:
+        generator: the network to follow; copied.
+        half_life: images after which a weight's share has halved; 0 keeps a plain copy.
+        ramp_up: the half-life is at most this share of the images seen so far, so that the untrained start
+            is forgotten early (0.05 in StyleGAN2-ADA).
+    """
+
+    def __init__(self, generator: nn.Module, half_life: float = 10_000, ramp_up: float = 0.05) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(generator).requires_grad_(False).eval()
+        self.half_life, self.ramp_up = half_life, ramp_up
+
+    def decay(self, images: int, batch: int) -> float:
+        """The weight kept at an update: 0.5 ** (batch / half-life), where `images` were seen before it."""
+        half_life = min(self.half_life, self.ramp_up * images)
+        return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
+
+    @torch.no_grad()
+    def update(self, generator: nn.Module, images: int, batch: int) -> None:
+        """Move towards `generator` after a step of `batch` images, `images` of them having been seen before."""
+        new = [weight.float() for weight in generator.parameters()]
+        torch._foreach_lerp_(list(self.module.parameters()), new, 1 - self.decay(images, batch))
+        for buffer, source in zip(self.module.buffers(), generator.buffers(), strict=True):
+            buffer.copy_(source)
+
+    def train(self, mode: bool = True) -> "AveragedGenerator":
+        """Stay in eval mode: the average never trains."""
+        return super().train(False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim)."""
+        return self.module(z)

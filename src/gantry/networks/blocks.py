@@ -1,0 +1,56 @@
+"""What the networks share: sizes, normalisation, initialisation."""
+
+from typing import Literal
+
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from gantry.errors import UserError
+
+Shape = tuple[int, int, int]
+GeneratorNorm = Literal["batch", "layer", "instance", "none"]
+DiscriminatorNorm = Literal["batch", "layer", "instance", "spectral", "none"]
+
+
+def doublings(size: int) -> tuple[int, int]:
+    """How an image's side is reached by doubling: the smallest start of at least 4, and the number of doublings.
+
+    32 is 4 doubled 3 times, 28 is 7 doubled twice.
+
+    Raises:
+        UserError: the size is not a multiple of 4 between 8 and 128.
+    """
+    if size % 4 or not 8 <= size <= 128:
+        raise UserError(
+            f"data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not {size}"
+        )
+    count = 0
+    while size % 2 == 0 and size >= 8:
+        size //= 2
+        count += 1
+    return size, count
+
+
+def normalisation(norm: str, channels: int, dense: bool = False) -> nn.Module:
+    """A normalisation of (B, channels, H, W) activations, or of (B, channels) where `dense`.
+
+    "layer" normalises each image over all its activations; "spectral" is one of weights, so none here.
+    """
+    match norm:
+        case "batch":
+            return nn.BatchNorm1d(channels) if dense else nn.BatchNorm2d(channels)
+        case "layer":
+            return nn.GroupNorm(1, channels)
+        case "instance" if not dense:
+            return nn.InstanceNorm2d(channels, affine=True)
+        case "none" | "spectral":
+            return nn.Identity()
+    choices = "batch, layer, spectral, none" if dense else "batch, layer, instance, spectral, none"
+    raise UserError(f"norm: {norm!r} is not one of {choices} (spectral: discriminators only)")
+
+
+def constrain_spectrally(network: nn.Module) -> None:
+    """Put spectral normalisation on every convolution and dense layer (Miyato et al. 2018, algorithm 1)."""
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            spectral_norm(module)

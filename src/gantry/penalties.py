@@ -1,0 +1,103 @@
+"""What is asked of the discriminator beside its loss: penalties (a term to minimise) and constraints (a projection).
+
+A penalty is an object with `every` (it is due at each `every`-th discriminator step, and then counts `every` times:
+lazy regularisation, Karras et al. 2020, StyleGAN2, section 3.2) that is called with the discriminator, a batch of
+real and one of generated images, each (B, C, H, W) in [-1, 1], and B uniform numbers in [0, 1), and gives a scalar.
+Gradients of the discriminator's output with respect to its input are taken in float32 whatever the precision: in
+float16 their squares overflow.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Penalty(Protocol):
+    """A term added to the discriminator's loss at every `every`-th of its steps."""
+
+    @property
+    def every(self) -> int: ...
+
+    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor: ...
+
+
+class Constraint(Protocol):
+    """A projection applied to the discriminator after each of its steps."""
+
+    def __call__(self, discriminator: nn.Module) -> None: ...
+
+
+def squared_gradient_norm(discriminator: nn.Module, images: Tensor) -> Tensor:
+    """The squared norm of the gradient of each image's logit with respect to that image.
+
+    Args:
+        discriminator: maps (B, C, H, W) to one logit an image; a network that mixes the images of a batch
+            (BatchNorm) has no such per-image gradient.
+        images: (B, C, H, W).
+
+    Returns:
+        (B,) float32, differentiable with respect to the discriminator's weights.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        images = images.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+        return gradient.flatten(1).square().sum(1)
+
+
+@dataclass(frozen=True)
+class GradientPenalty:
+    """Gulrajani et al. 2017, Improved Training of Wasserstein GANs, equation 3.
+
+    weight * E (|grad D(x)| - 1)^2 at x drawn uniformly on the line between each real image and a fake.
+    """
+
+    weight: float = 10.0
+    every: int = 1
+
+    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+        mixed = torch.lerp(fake.float(), real.float(), uniform.view(-1, 1, 1, 1))
+        # The square root has no gradient at zero; 1e-12 moves a norm of 1 by 5e-13.
+        norm = (squared_gradient_norm(discriminator, mixed) + 1e-12).sqrt()
+        return self.weight * (norm - 1).square().mean()
+
+
+@dataclass(frozen=True)
+class R1:
+    """Mescheder et al. 2018, Which Training Methods for GANs do actually Converge?, equation 9.
+
+    gamma / 2 * E |grad D(x)|^2 at real images.
+    """
+
+    gamma: float = 10.0
+    every: int = 1
+
+    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+        return 0.5 * self.gamma * squared_gradient_norm(discriminator, real).mean()
+
+
+@dataclass(frozen=True)
+class R2:
+    """Mescheder et al. 2018, equation 10: as `R1`, at generated images."""
+
+    gamma: float = 10.0
+    every: int = 1
+
+    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+        return 0.5 * self.gamma * squared_gradient_norm(discriminator, fake).mean()
+
+
+INPUT_GRADIENT = (GradientPenalty, R1, R2)
+
+
+@dataclass(frozen=True)
+class WeightClipping:
+    """Arjovsky et al. 2017, Wasserstein GAN, algorithm 1, line 7: every weight into [-bound, bound]."""
+
+    bound: float = 0.01
+
+    @torch.no_grad()
+    def __call__(self, discriminator: nn.Module) -> None:
+        for weight in discriminator.parameters():
+            weight.clamp_(-self.bound, self.bound)
