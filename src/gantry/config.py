@@ -1,0 +1,217 @@
+"""Refuses a config that cannot work, by reading it: before torch is imported, and with every problem at once.
+
+A rule is a function from the config to lines of text, each beginning with the key at fault. A new rule is one
+such function, entered in `RULES`.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gantry.definitions import did_you_mean
+from gantry.errors import UserError
+from gantry.options import HYDRA_KEYS, MISSING, Config, missing_values, read
+from gantry.signatures import Signature
+
+MAY_BE_ZERO = ("seed", "workers")  # whole numbers are counts, at least 1, but for these
+MAY_BE_NEGATIVE = ("model.loss",)  # parts of the config whose numbers may be labels, not sizes
+LARGEST_SEED = 2**63 - 1
+SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
+INPUT_GRADIENT = ("gantry.penalties.GradientPenalty", "gantry.penalties.R1", "gantry.penalties.R2")
+PARTS = ("generator", "discriminator", "loss", "optimizer")
+STORES = ("sqlite", "http", "https", "postgresql", "mysql")
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse a composed config that cannot work.
+
+    Args:
+        cfg: the job's config, without Hydra's own node; interpolations may be unresolved.
+
+    Raises:
+        UserError: one line for each problem, the dotted key first, with the valid choices.
+    """
+    problems = list(missing_values(OmegaConf.to_container(cfg, resolve=False)))
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        # An interpolation of a missing value is the missing value's fault.
+        if not problems:
+            raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    else:
+        config = read(tree)
+        problems += config.problems + [problem for rule in RULES for problem in rule(config)]
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def _show(value: object) -> str:
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def unknown_options(config: Config) -> Iterator[str]:
+    """Options that a `_target_` does not take, or that its caller passes."""
+    for key, target in config.targets.items():
+        if target.signature is None or target.signature.var_keyword:
+            continue
+        names = _own_options(target.signature, partial=bool(target.options.get("_partial_")))
+        for name in target.options:
+            if name not in HYDRA_KEYS and name not in names:
+                valid = f"its options: {', '.join(names)}" if names else "it has none"
+                yield f"{key}.{name}: no such option{did_you_mean(name, names)} ({valid})"
+
+
+def _own_options(read: Signature, partial: bool) -> list[str]:
+    """The names that config may set: of a partial, the arguments it still waits for are its caller's."""
+    parameters = list(read.parameters)
+    if partial:
+        waits = [p.positional and p.required and p.kind is None for p in parameters]
+        leading = [*waits, False].index(False)
+        parameters = parameters[min(leading, 1) if read.is_class else leading :]
+    return [parameter.name for parameter in parameters]
+
+
+def wrong_values(config: Config) -> Iterator[str]:
+    """Values that their annotation does not allow."""
+    for key, option in config.options.items():
+        built = isinstance(option.value, dict) and "_target_" in option.value
+        if option.kind and not built and option.value != MISSING and not option.kind.accepts(option.value):
+            closest = did_you_mean(str(option.value), map(str, option.kind.choices))
+            yield f"{key}: must be {option.kind}, not {_show(option.value)}{closest}"
+
+
+def not_finite(config: Config) -> Iterator[str]:
+    """Numbers that are nan or infinite."""
+    for key, option in config.options.items():
+        number = option.kind is None or option.kind.accepts(option.value)
+        if number and isinstance(option.value, float) and not math.isfinite(option.value):
+            yield f"{key}: must be a finite number, not {option.value}"
+
+
+def out_of_range(config: Config) -> Iterator[str]:
+    """Counts below 1 and numbers below 0."""
+    for key, option in config.options.items():
+        if not option.ours or not _is_number(option.value) or key.startswith(MAY_BE_NEGATIVE):
+            continue
+        counts = option.kind is not None and float not in option.kind.types and int in option.kind.types
+        least = int(counts and option.name not in MAY_BE_ZERO)
+        if option.value < least:
+            yield f"{key}: must be at least {least}, not {option.value}"
+
+
+def seed_too_large(config: Config) -> Iterator[str]:
+    """The seed is one signed 64-bit number."""
+    if _is_number(seed := config.value("seed")) and seed > LARGEST_SEED:
+        yield f"seed: must be at most 2**63 - 1 = {LARGEST_SEED}, not {seed}"
+
+
+def wrong_image_size(config: Config) -> Iterator[str]:
+    """Sizes that the networks cannot reach by doubling a start of 4, 5, ... pixels."""
+    size = config.value("data.image_size")
+    if _is_number(size) and (size % MULTIPLE or not SMALLEST <= size <= LARGEST):
+        below = min(max(int(size) // MULTIPLE * MULTIPLE, SMALLEST), LARGEST)
+        near = dict.fromkeys((below, min(below + MULTIPLE, LARGEST) if below < size else below))
+        yield (
+            f"data.image_size: must be a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}, not {size} "
+            f"(nearest: {', '.join(map(str, near))})"
+        )
+
+
+def wrong_optimizer(config: Config) -> Iterator[str]:
+    """Rates and decays that torch would refuse only after it has been imported."""
+    for key, target in config.targets.items():
+        if not key.endswith("optimizer"):
+            continue
+        for name, value in target.options.items():
+            if name == "lr" and not (_is_number(value) and value > 0):
+                yield f"{key}.lr: must be a number above 0, not {_show(value)}"
+            elif name == "betas" and isinstance(value, list):
+                if len(value) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in value):
+                    yield f"{key}.betas: must be two numbers from 0 to below 1, not {value}"
+            elif name != "lr" and _is_number(value) and value < 0:
+                yield f"{key}.{name}: must be at least 0, not {value}"
+
+
+def part_without_target(config: Config) -> Iterator[str]:
+    """`model.loss=hinge`, where it takes `model.loss._target_=gantry.losses.hinge`."""
+    for key in (f"model.{part}" for part in PARTS):
+        if key in config.options and key not in config.targets:
+            value = config.options[key].value
+            if not isinstance(value, dict):
+                yield f"{key}: takes a _target_ ({key}._target_=package.module.name), not {_show(value)}"
+
+
+def penalty_under_batch_norm(config: Config) -> Iterator[str]:
+    """Under BatchNorm a logit depends on every image of the batch (Gulrajani et al. 2017, section 4)."""
+    penalties = [
+        target.options["_target_"].rpartition(".")[2]
+        for key, target in config.targets.items()
+        if key.startswith("model.penalties.") and target.options["_target_"] in INPUT_GRADIENT
+    ]
+    if penalties and config.value("model.discriminator.norm") == "batch":
+        read = config.targets["model.discriminator"].signature
+        norm = read.get("norm") if read else None
+        choices = [str(c) for c in norm.kind.choices if c != "batch"] if norm and norm.kind else ["none"]
+        yield (
+            f"model.discriminator.norm: under BatchNorm an image has no gradient of its own, which "
+            f"{' and '.join(penalties)} needs; choose {', '.join(choices)} (model.discriminator.norm=none)"
+        )
+
+
+def sigmoid_at_the_critic(config: Config) -> Iterator[str]:
+    """The losses are functions of logits; a Wasserstein critic is unbounded."""
+    for key, option in config.options.items():
+        asked = "sigmoid" in option.name.lower() and option.value not in (None, False)
+        asked = asked or (isinstance(option.value, str) and "sigmoid" in option.value.lower())
+        if key.startswith("model.discriminator.") and asked:
+            yield f"{key}: the losses work on the discriminator's raw output, without a sigmoid; remove it"
+
+
+def batch_norm_of_one(config: Config) -> Iterator[str]:
+    """BatchNorm has no variance to divide by in a batch of one."""
+    normed = [n for n in ("generator", "discriminator") if config.value(f"model.{n}.norm") == "batch"]
+    if normed and config.value("batch_size") == 1:
+        yield f"batch_size: must be at least 2 with BatchNorm (model.{normed[0]}.norm=batch)"
+
+
+def several_devices(config: Config) -> Iterator[str]:
+    """Until the distributed strategy is here."""
+    for key, option in config.options.items():
+        if key in ("trainer.devices", "trainer.num_nodes"):
+            several = len(option.value) != 1 if isinstance(option.value, list) else option.value != 1
+            if several:
+                yield f"{key}: must be 1, not {_show(option.value)}; several devices are not supported yet"
+
+
+def wrong_store(config: Config) -> Iterator[str]:
+    """MLflow's stores: a folder, a SQLite file, a server or a data base."""
+    uri = config.value("tracking.uri")
+    scheme = re.match(r"([a-z][a-z0-9+.-]*):", str(uri), re.IGNORECASE)
+    if "tracking.uri" in config.options and not (isinstance(uri, str) and uri):
+        yield f"tracking.uri: must be a folder or a URI, not {_show(uri)}"
+    elif scheme and scheme[1].lower().partition("+")[0] not in STORES:
+        yield f"tracking.uri: must be a folder or a URI that begins with {': '.join(STORES)}:, not {uri!r}"
+
+
+RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
+    unknown_options,
+    wrong_values,
+    not_finite,
+    out_of_range,
+    seed_too_large,
+    wrong_image_size,
+    wrong_optimizer,
+    part_without_target,
+    penalty_under_batch_norm,
+    sigmoid_at_the_critic,
+    batch_norm_of_one,
+    several_devices,
+    wrong_store,
+)
