@@ -1,0 +1,20 @@
+"""Where a run's numbers, images and files go. Importing this package imports no MLflow."""
+
+from gantry.tracking.base import DatasetInfo, Status, Tracker, Trackers
+from gantry.tracking.folder import FolderTracker
+from gantry.tracking.mlflow_run import MLflowTracker
+from gantry.tracking.params import flatten, redact
+from gantry.tracking.store import check_store, ui_command
+
+__all__ = [
+    "DatasetInfo",
+    "FolderTracker",
+    "MLflowTracker",
+    "Status",
+    "Tracker",
+    "Trackers",
+    "check_store",
+    "flatten",
+    "redact",
+    "ui_command",
+]

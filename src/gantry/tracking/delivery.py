@@ -1,0 +1,150 @@
+"""One run's events, told to MLflow. Runs on the delivery thread; every call may wait and may raise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from gantry.tracking.base import DatasetInfo
+from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Tags
+from gantry.tracking.parent import end_run
+from gantry.tracking.store import prepare_store
+
+if TYPE_CHECKING:
+    import PIL.Image
+    from mlflow import MlflowClient
+
+METRICS_PER_REQUEST = 1000  # MLflow's limits
+PARAMS_PER_REQUEST = 100
+DIGEST_LENGTH = 36
+
+REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The run to create. `key` is its tag `gantry.id`, by which it is known before it has a run id."""
+
+    uri: str
+    experiment: str
+    run_name: str | None
+    tags: dict[str, str]
+    start_time: int
+    key: str
+
+
+class RunSession:
+    """A run in an MLflow store."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        self.run_id: str | None = None
+        self._plan = plan
+        self._tried = False
+        self._client: MlflowClient
+
+    def connect(self) -> None:
+        """Open the store and create the run; after a failure, take the one the failed call may have made."""
+        plan = self._plan
+        self._client, experiment_id = prepare_store(plan.uri, plan.experiment)
+        if self._tried:
+            known = self._client.search_runs(
+                [experiment_id], f"tags.`gantry.id` = '{plan.key}'", max_results=1
+            )
+            if known:
+                self.run_id = known[0].info.run_id
+                return
+        self._tried = True
+        tags = plan.tags | {"gantry.id": plan.key}
+        run = self._client.create_run(experiment_id, plan.start_time, tags, plan.run_name)
+        self.run_id = run.info.run_id
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Deliver one event, or several of metrics in as few requests as MLflow allows."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        assert self.run_id is not None, "connect first"
+        run_id, client = self.run_id, self._client
+        match events[0]:
+            case Metrics():
+                metrics = [
+                    Metric(key, value, event.time, event.step)
+                    for event in events
+                    if isinstance(event, Metrics)
+                    for key, value in event.values.items()
+                ]
+                for part in _parts(metrics, METRICS_PER_REQUEST):
+                    client.log_batch(run_id, metrics=part, synchronous=True)
+            case Params(values):
+                for names in _parts(values, PARAMS_PER_REQUEST):
+                    params = [Param(name, values[name]) for name in names]
+                    client.log_batch(run_id, params=params, synchronous=True)
+            case Tags(values):
+                for names in _parts(values, PARAMS_PER_REQUEST):
+                    tags = [RunTag(name, values[name]) for name in names]
+                    client.log_batch(run_id, tags=tags, synchronous=True)
+            case Image(time, step, key, image):
+                pixels = _opened(image) if isinstance(image, Path) else image
+                client.log_image(run_id, pixels, key=key, step=step, timestamp=time, synchronous=True)
+            case Artifact(file, folder):
+                client.log_artifact(run_id, str(file), folder)
+            case Dataset(info):
+                _log_dataset(client, run_id, info)
+            case Ended(time, status, reason):
+                end_run(client, run_id, status, reason, time)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered, and will never take this event: trying again is no use."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in REFUSALS
+    if isinstance(error, OSError):  # also the parent of everything `requests` raises
+        return isinstance(error, FileNotFoundError)
+    return isinstance(error, TypeError | ValueError)
+
+
+def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _opened(path: Path) -> PIL.Image.Image:
+    import PIL.Image
+
+    with PIL.Image.open(path) as image:
+        image.load()
+        return image
+
+
+def _log_dataset(client: MlflowClient, run_id: str, info: DatasetInfo) -> None:
+    from mlflow.entities import Dataset as MLflowDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    height, width, channels = info.shape
+    web = info.source.startswith(("http://", "https://"))
+    features = [
+        {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, height, width, channels]}},
+    ]
+    profile = {
+        "num_rows": info.images,  # the two the UI shows
+        "num_elements": info.images * height * width * channels,
+        "split": info.split,
+        "classes": info.classes,
+    }
+    dataset = MLflowDataset(
+        name=info.name,
+        digest=info.digest[:DIGEST_LENGTH],
+        source_type="http" if web else "local",
+        source=json.dumps({"url" if web else "uri": info.source}),
+        schema=json.dumps({"mlflow_tensorspec": {"features": json.dumps(features), "targets": None}}),
+        profile=json.dumps(profile),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", info.split)])])

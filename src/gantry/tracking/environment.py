@@ -1,0 +1,80 @@
+"""What the run ran on: versions, processors and the state of the checkout."""
+
+import getpass
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "gantry-gan",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "torch-fidelity",
+    "mlflow",
+    "mlflow-skinny",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+    "safetensors",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Python, platform, processors, GPUs and package versions; nothing is imported to find them.
+
+    GPUs are named where torch is already imported and sees them.
+    """
+    record: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name)) is not None},
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        record["cuda"] = torch.version.cuda
+        record["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return record
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_state(folder: Path) -> dict[str, str]:
+    """`git.commit` and `git.dirty` ("true" where a file is changed or new) of the checkout around `folder`.
+
+    Empty outside a checkout, before the first commit, and where git is missing or does not answer.
+    """
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git.commit": commit, "git.dirty": "true" if changes else "false"}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # Without optional locks, or `status` would write the index under the feet of the user's own git.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+
+def origin() -> dict[str, str]:
+    """The tags MLflow's run table shows as the user and the source."""
+    tags = {"mlflow.source.name": sys.argv[0] or "<console>", "mlflow.source.type": "LOCAL"}
+    try:
+        return tags | {"mlflow.user": getpass.getuser()}
+    except (KeyError, OSError, ImportError):  # a container may run as a number without a name
+        return tags

@@ -1,0 +1,102 @@
+"""The record every run keeps in its own folder, with or without MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantry.tracking.base import Status, never_raises
+from gantry.tracking.params import redact
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class FolderTracker:
+    """Writes plain files that outlive any server.
+
+    `metrics.jsonl` has a line a call, `{"step": 50, "time": <seconds since 1970>, "loss/generator": 0.7}`,
+    with null for what is not finite; images are `<key>/<step, 7 digits>.png`; `params.json` and `tags.json`
+    hold the latest values; `status.json` appears when the run ends: `{"status", "reason", "time"}`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._closed = False
+
+    @never_raises
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self._merge("params.json", params)
+
+    @never_raises
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        self._merge("tags.json", tags)
+
+    @never_raises
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        values = {name: float(value) for name, value in metrics.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        append_lines(self._folder / "metrics.jsonl", [{"step": step, "time": time.time(), **finite}])
+
+    @never_raises
+    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
+        write_png(image, self._folder / key / f"{step:07d}.png")
+
+    @never_raises
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        if not path.resolve().is_relative_to(self._folder.resolve()):
+            target = self._folder / (folder or "")
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+
+    @never_raises
+    def close(self, status: Status, reason: str | None = None) -> None:
+        if not self._closed:
+            self._closed = True
+            said = redact(reason) if reason is not None else None
+            write_json({"status": status, "reason": said, "time": time.time()}, self._folder / "status.json")
+
+    def _merge(self, name: str, values: Mapping[str, Any]) -> None:
+        path = self._folder / name
+        known = json.loads(path.read_text()) if path.exists() else {}
+        write_json(known | {key: redact(str(value)) for key, value in values.items()}, path)
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """Write `values` so that a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(values, indent=2) + "\n")
+    part.replace(path)
+
+
+def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Append one JSON line a record; a line that a killed run left half written stays a line of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        torn = file.tell() > 0 and _last_byte(file) != b"\n"
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        file.write(b"\n" * torn + lines.encode())
+
+
+def _last_byte(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def write_png(image: np.ndarray, path: Path) -> None:
+    """Write a uint8 (height, width, 1 or 3) image as PNG, atomically."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
+        part, format="PNG", compress_level=1
+    )
+    part.replace(path)

@@ -1,0 +1,164 @@
+"""A tracking server that is away, or hangs, costs training nothing and loses nothing."""
+
+import json
+import math
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gantry.tracking import MLflowTracker, mlflow_run
+from gantry.tracking.delivery import RunSession
+from gantry.tracking.events import Event
+from gantry.tracking.parent import open_parent
+from gantry.tracking.store import prepare_store
+
+
+@pytest.fixture
+def hanging() -> Iterator[str]:
+    """The address of a server that accepts and never answers, with a password in it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://user:secret@127.0.0.1:{server.getsockname()[1]}"
+
+
+def undelivered(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "undelivered.jsonl").read_text().splitlines()]
+
+
+def test_nothing_is_lost_when_the_server_hangs(
+    hanging: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from PIL import Image
+
+    tracker = MLflowTracker(
+        hanging,
+        "gantry",
+        tmp_path,
+        run_name="away",
+        tags={"variant": "wgan"},
+        params={"lr": 1},
+        close_timeout=0.5,
+    )
+    for step in range(1000):
+        tracker.log_metrics({"loss/generator": math.nan if step == 7 else step / 2}, step)
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    tracker.log_image(image, "samples/ema", 999)
+    (tmp_path / "generator.safetensors").write_bytes(b"weights")
+    tracker.log_artifact(tmp_path / "generator.safetensors", "generator")
+    assert tracker.wait_for_run(0.01) is None
+    tracker.close("FAILED", "lost http://user:secret@host")
+
+    run, params, *metrics, picture, artifact, ended = undelivered(tmp_path)
+    assert run["kind"] == "run"
+    assert run["run_id"] is None
+    assert run["run_name"] == "away"
+    assert run["tags"]["variant"] == "wgan"
+    assert params == {"kind": "params", "values": {"lr": "1"}}
+    assert [line["step"] for line in metrics] == list(range(1000))
+    assert metrics[7]["values"] == {"loss/generator": None}
+    assert metrics[8]["values"] == {"loss/generator": 4.0}
+    assert np.array_equal(np.asarray(Image.open(tmp_path / picture["file"])), image)
+    assert (picture["key"], picture["step"]) == ("samples/ema", 999)
+    assert (tmp_path / artifact["file"]).read_bytes() == b"weights"
+    assert artifact["folder"] == "generator"
+    assert (ended["status"], ended["reason"]) == ("FAILED", "lost http://***@host")
+    assert str(tmp_path / "undelivered.jsonl") in caplog.text
+    assert "secret" not in caplog.text + (tmp_path / "undelivered.jsonl").read_text()
+
+
+def test_the_process_ends_although_the_server_hangs(hanging: str, tmp_path: Path) -> None:
+    """Also by an interrupt: the caller closes in `finally`, and a second interrupt ends the wait."""
+    script = f"""
+        import os, signal, threading
+        from pathlib import Path
+        from gantry.tracking import MLflowTracker
+        tracker = MLflowTracker({hanging!r}, "gantry", Path({str(tmp_path)!r}), close_timeout=1000.0)
+        tracker.log_metrics({{"fid": 1.0}}, 10)
+        try:
+            raise KeyboardInterrupt
+        finally:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            tracker.close("KILLED", "interrupted")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert "KeyboardInterrupt" in done.stderr
+    assert [line["kind"] for line in undelivered(tmp_path)] == ["run", "metrics", "ended"]
+
+
+def test_a_sweep_goes_on_without_its_parent(hanging: str, caplog: pytest.LogCaptureFixture) -> None:
+    # The listening socket answers nothing; a port nobody listens on fails at once.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert open_parent(f"http://u:secret@127.0.0.1:{port}", "gantry", "sweep", []) is None
+    assert "no parent run" in caplog.text
+    assert "secret" not in caplog.text
+
+
+def test_deliveries_resume_in_order(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mlflow_run, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(mlflow_run, "GATHER", 0.01)
+    connect, send = RunSession.connect, RunSession.send
+    failures = {"connect": 1, "send": 3}
+
+    def connect_but_lose_the_answer(session: RunSession) -> None:
+        connect(session)
+        if failures["connect"]:
+            failures["connect"] -= 1
+            session.run_id = None
+            raise ConnectionError("reset by peer")
+
+    def send_late(session: RunSession, events: Sequence[Event]) -> None:
+        if failures["send"]:
+            failures["send"] -= 1
+            raise ConnectionError("reset by peer")
+        send(session, events)
+
+    monkeypatch.setattr(RunSession, "connect", connect_but_lose_the_answer)
+    monkeypatch.setattr(RunSession, "send", send_late)
+    tracker = MLflowTracker(store, "outages", tmp_path)
+    for step in range(20):
+        tracker.log_metrics({"fid": float(step)}, step)
+    tracker.close("FINISHED")
+
+    client, experiment_id = prepare_store(store, "outages")
+    (run,) = client.search_runs([experiment_id])  # the creation whose answer was lost is not repeated
+    assert run.info.run_id == tracker.run_id
+    assert run.info.status == "FINISHED"
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "fid")] == list(range(20))
+    assert failures == {"connect": 0, "send": 0}
+    assert not (tmp_path / "undelivered.jsonl").exists()
+    assert caplog.text.count("deliveries are retried") == 2  # one an outage
+
+
+def test_waiting_images_beyond_the_memory_limit_wait_on_disk(
+    hanging: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_run, "IMAGES_IN_MEMORY", 200)
+    tracker = MLflowTracker(hanging, "gantry", tmp_path, close_timeout=0.0)
+    for step in range(3):
+        tracker.log_image(np.full((8, 8, 3), step, dtype=np.uint8), "samples", step)
+    assert len(list((tmp_path / "undelivered").glob("*/*.png"))) == 2
+    tracker.close("KILLED")
+    files = [line["file"] for line in undelivered(tmp_path) if line["kind"] == "image"]
+    assert len(files) == 3
+    assert all((tmp_path / file).exists() for file in files)
+
+
+def test_images_held_on_disk_are_delivered(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_run, "IMAGES_IN_MEMORY", 0)
+    tracker = MLflowTracker(store, "gantry", tmp_path)
+    tracker.log_image(np.zeros((8, 8, 3), dtype=np.uint8), "samples", 5)
+    tracker.close("FINISHED")
+    client, _ = prepare_store(store, "gantry")
+    assert [i.path for i in client.list_artifacts(tracker.run_id, "images") if "+step+5+" in i.path]
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow_run.json"]
