@@ -1,0 +1,49 @@
+"""The trained generator as files that anyone can load: weights as safetensors, and what rebuilds the network as JSON."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gantry.errors import UserError
+
+WEIGHTS, CONFIG = "generator.safetensors", "generator.json"
+TRUSTED = "gantry.networks."
+
+
+def save_generator(folder: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Write `network` and `config` (`_target_` and its arguments) to `folder`, each file whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, folder / f".{WEIGHTS}")
+    (folder / f".{CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
+    for name in (WEIGHTS, CONFIG):
+        os.replace(folder / f".{name}", folder / name)
+
+
+def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Module:
+    """Rebuild the generator that `save_generator` wrote, in eval mode; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
+
+    Args:
+        folder: holds generator.safetensors and generator.json.
+        trusted: prefixes of the classes the config may name; a config is data from elsewhere and must not
+            choose what code runs.
+
+    Raises:
+        UserError: no generator there, or a class that is not trusted.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise UserError(f"no exported generator in {folder}: it holds no {CONFIG}") from None
+    target = config.pop("_target_")
+    if not target.startswith(trusted):
+        raise UserError(f"{folder / CONFIG} names the class {target}; trusted are {', '.join(trusted)}*")
+    module, name = target.rsplit(".", 1)
+    network: nn.Module = getattr(importlib.import_module(module), name)(**config)
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return network.eval()

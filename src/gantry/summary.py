@@ -1,0 +1,97 @@
+"""What a run reached, as the file that a sweep reads and as the last thing a user sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "summary.json"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run.
+
+    Attributes:
+        variant, dataset: what was trained.
+        steps: generator steps.
+        images: real images seen.
+        seconds, evaluation_seconds: spent training and measuring.
+        primary: the metric by which the best step was chosen, lower is better.
+        first, best, final: metrics before training, at `best_step`, at the end.
+        protocol: how the metrics were made.
+        folder: the run's files.
+        tracking_uri: the MLflow store; None where there is none.
+    """
+
+    variant: str
+    dataset: str
+    steps: int
+    images: int
+    seconds: float
+    evaluation_seconds: float
+    primary: str
+    first: dict[str, float]
+    best: dict[str, float]
+    best_step: int
+    final: dict[str, float]
+    protocol: dict[str, Any]
+    folder: Path
+    tracking_uri: str | None
+
+    def save(self) -> None:
+        """Write `summary.json` in the run's folder."""
+        values = asdict(self) | {
+            "folder": str(self.folder),
+            "images_per_second": self.images / max(self.seconds, 1e-9),
+        }
+        (self.folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
+
+    def text(self) -> str:
+        """What the user sees at the end: what was reached, where it is, what to type next."""
+        width = max(len(name) for name in self.final)
+        lines = [
+            "",
+            f"{self.variant} on {self.dataset}: {self.steps} generator steps, {self.images:,} real images "
+            f"in {self.seconds:.0f} s ({self.images / max(self.seconds, 1e-9):,.0f} a second), "
+            f"{self.evaluation_seconds:.0f} s of measuring",
+            "",
+            f"  {'':{width}}  {'start':>10}  {'best':>10}  {'final':>10}   (best at step {self.best_step})",
+        ]
+        for name, final in self.final.items():
+            columns = (self.first.get(name), self.best.get(name), final)
+            shown = [f"{'' if value is None else format(value, '.4g'):>10}" for value in columns]
+            lines.append(f"  {name:{width}}  {'  '.join(shown)}")
+        protocol = self.protocol
+        lines += [
+            f"  {protocol['n_generated']} generated against {protocol['n_real']} real images "
+            f"({protocol['split']}), extractor {protocol['extractor']} {protocol['extractor_sha256'][:8]}",
+            "",
+            f"samples    {show(self.folder / 'samples')}",
+            f"generator  {show(self.folder / 'generator' / 'best')}",
+        ]
+        if self.tracking_uri is not None:
+            from gantry.tracking import ui_command
+
+            lines.append(f"runs       {here('mlflow')}{ui_command(self.tracking_uri).removeprefix('mlflow')}")
+        lines.append(f"sweep      {here('python')} train.py -m model=vanilla,dcgan,wgan")
+        return "\n".join(lines)
+
+
+def show(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def here(command: str) -> str:
+    """How to type a command of this Python's environment, which need not be the activated one."""
+    beside = Path(sys.executable).parent / command
+    found = shutil.which(command)
+    if found is not None and os.path.samefile(found, beside) or not beside.exists():
+        return command
+    return show(beside)

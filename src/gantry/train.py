@@ -1,0 +1,243 @@
+"""One run: a config is checked, its parts are built, trained, measured, tracked and summed up.
+
+What is slow to import (torch, Lightning) is imported only once the config and the data have been found good.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from gantry import cli
+from gantry.config import check
+from gantry.summary import Summary
+from gantry.tracking import (
+    DatasetInfo,
+    FolderTracker,
+    MLflowTracker,
+    Tracker,
+    Trackers,
+    check_store,
+    flatten,
+    redact,
+)
+from gantry.tracking.environment import environment, git_state
+
+if TYPE_CHECKING:
+    from gantry.data.images import ImageSet
+    from gantry.gan import GAN
+
+ROOT = Path(__file__).parents[2]
+PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable by which a sweep tells its jobs of its own run
+TERMINATED = 128 + signal.SIGTERM
+
+
+def main() -> None:
+    """The command line of train.py."""
+    cli.run(job, ROOT / "conf", "train")
+
+
+def job(cfg: DictConfig) -> float:
+    """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric."""
+    hydra = HydraConfig.get()
+    choices = hydra.runtime.choices
+    tags = {
+        "variant": choices["model"],
+        "dataset": choices["data"],
+        "overrides": " ".join(hydra.overrides.task),
+    }
+    summary = train(cfg, Path(hydra.runtime.output_dir), tags)
+    print(summary.text(), flush=True)
+    return summary.best[summary.primary]
+
+
+def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
+    """Train one GAN and leave its record in `folder` and, unless `tracking=none`, in MLflow.
+
+    Args:
+        cfg: the composed config of conf/train.yaml.
+        folder: where samples, checkpoints, the exported generator, metrics.jsonl and summary.json go.
+        tags: `variant` and `dataset`, by which runs are told apart, and whatever else is worth a tag.
+
+    Raises:
+        UserError: the config or the data cannot work; nothing has been tracked yet.
+    """
+    check(cfg)
+    from gantry.data.batches import Batches, check_batch_size
+
+    if cfg.tracking:
+        check_store(cfg.tracking.uri)
+    cache = Path(cfg.paths.cache).expanduser()
+    data: ImageSet = maker(cfg.data)(cache=cache)
+    if cfg.max_images is not None:
+        data = data.part(cfg.max_images)
+    check_batch_size(len(data), cfg.batch_size)
+    print(
+        f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True
+    )
+
+    import torch
+
+    from gantry import callbacks
+    from gantry.metrics.evaluator import Evaluator
+
+    _quiet()
+    trainer = maker(cfg.trainer)(
+        max_steps=cfg.steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    gan, network = build(cfg, data)
+    extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
+    evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache)
+    tracker = _open_tracker(cfg, folder, tags, data, evaluator.protocol)
+    with _closed_truthfully(tracker):
+        clock = callbacks.Clock()
+        log = callbacks.TrainingLog(tracker, clock, cfg.log_every)
+        real = torch.from_numpy(data.images[: callbacks.GRID**2].copy())
+        evaluation = callbacks.Evaluation(
+            evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw
+        )
+        trainer.callbacks += [log, evaluation, callbacks.Progress(evaluation, tags["variant"])]
+        trainer.fit(gan, train_dataloaders=Batches(data, cfg.batch_size, gan.n_critic, cfg.seed))
+        images = trainer.global_step * cfg.batch_size * gan.n_critic
+        summary = Summary(
+            variant=tags["variant"],
+            dataset=tags["dataset"],
+            steps=trainer.global_step,
+            images=images,
+            seconds=clock.read(),
+            evaluation_seconds=evaluation.seconds,
+            primary=evaluator.primary,
+            first=evaluation.first,
+            best=evaluation.best,
+            best_step=evaluation.best_step,
+            final=evaluation.final,
+            protocol=dict(evaluator.protocol),
+            folder=folder,
+            tracking_uri=cfg.tracking.get("uri"),
+        )
+        summary.save()
+        for name in ("best", "last"):
+            for file in sorted((folder / "generator" / name).iterdir()):
+                tracker.log_artifact(file, f"generator/{name}")
+        tracker.log_artifact(folder / "summary.json")
+    return summary
+
+
+def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
+    """The GAN of `cfg.model` for the images of `data`, its weights drawn from the seed.
+
+    Returns:
+        The GAN, and what rebuilds its generator (`gantry.export`).
+    """
+    import torch
+
+    torch.manual_seed(cfg.seed)
+    model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    for name in ("optimizer", "discriminator_optimizer"):
+        if "betas" in model.get(name, {}):
+            model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
+    network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
+    generator = maker(network)()
+    discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    gan = maker(model)(
+        generator=generator, discriminator=discriminator, seed=cfg.seed, batch_size=cfg.batch_size
+    )
+    return gan, network
+
+
+def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
+    """What a node's `_target_` makes of the node's options and of arguments given later.
+
+    Given to `instantiate` itself, objects would be taken for config, and errors wrapped.
+    """
+    return instantiate(node, _partial_=True, _convert_="all")
+
+
+def _open_tracker(
+    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any]
+) -> Tracker:
+    trackers: list[Tracker] = [FolderTracker(folder)]
+    if cfg.tracking:
+        channels, height, width = data.shape
+        trackers.append(
+            MLflowTracker(
+                cfg.tracking.uri,
+                cfg.tracking.experiment,
+                folder,
+                run_name=cfg.tracking.run_name,
+                tags=tags
+                | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
+                | git_state(ROOT)
+                | {f"metrics.{name}": str(value) for name, value in protocol.items()},
+                params=flatten(OmegaConf.to_container(cfg, resolve=True)),  # type: ignore[arg-type]
+                dataset=DatasetInfo(
+                    name=data.name,
+                    digest=data.digest,
+                    source=data.source,
+                    split=data.split,
+                    images=len(data),
+                    shape=(height, width, channels),
+                    classes=len(data.classes or ()),
+                ),
+                parent_run_id=os.environ.get(PARENT_RUN),
+            )
+        )
+    tracker = Trackers(*trackers)
+    (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    tracker.log_artifact(folder / "config.yaml")
+    tracker.log_artifact(folder / "environment.json")
+    return tracker
+
+
+@contextmanager
+def _closed_truthfully(tracker: Tracker) -> Iterator[None]:
+    """Close the run as what it was: FINISHED, FAILED with the error, KILLED by Ctrl-C or SIGTERM."""
+
+    def terminate(*_: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            error = error.__context__  # Lightning turns Ctrl-C into exit code 1
+        if isinstance(error, KeyboardInterrupt):
+            tracker.close("KILLED", "interrupted (SIGINT)")
+        elif isinstance(error, SystemExit):
+            tracker.close("KILLED", "terminated (SIGTERM)")
+        else:
+            tracker.close("FAILED", f"{type(error).__name__}: {error}")
+        raise error from None
+    else:
+        tracker.close("FINISHED")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _quiet() -> None:
+    """Keep Lightning's remarks on what is deliberate here out of the terminal."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", module="lightning_fabric")

@@ -1,0 +1,31 @@
+"""What many tests share: the real configs, composed, with every path in a temporary folder."""
+
+import os
+from pathlib import Path
+
+# Tests run side by side, on as many processes as there are cores; set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+ROOT = Path(__file__).parents[1]
+VARIANTS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "base")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """One cache of classifiers and statistics for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def config(tmp_path, cache):
+    """Compose conf/train.yaml with overrides, untracked."""
+
+    def composed(*overrides):
+        paths = [f"paths.root={tmp_path}", f"paths.cache={cache}"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("train", ["tracking=none", *paths, *overrides])
+
+    return composed

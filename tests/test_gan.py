@@ -1,0 +1,219 @@
+"""The one training step, for every variant of conf/model."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import VARIANTS
+from pytorch_lightning import Trainer
+from torch import nn
+
+from gantry.data.batches import Batches
+from gantry.data.images import ImageSet
+from gantry.errors import UserError
+from gantry.gan import GAN
+from gantry.networks import dcgan
+from gantry.penalties import GradientPenalty
+from gantry.randomness import draws
+from gantry.train import build, maker
+
+SMALL = ["batch_size=6", "data.image_size=8"]
+WIDTHS = ["model.generator.width=4", "model.discriminator.width=4"]
+
+
+@pytest.fixture
+def small(config):
+    """A GAN of a variant with small networks, and its data."""
+
+    def made(variant, *overrides):
+        widths = [] if variant == "vanilla" else WIDTHS
+        cfg = config(f"model={variant}", *SMALL, *widths, *overrides)
+        pixels = draws(0, 0, "test images").integers(0, 256, (50, 1, 8, 8), dtype="uint8")
+        data = ImageSet("noise", pixels, None, None, "all", "drawn", "0" * 64, flip=False)
+        gan, _ = build(cfg, data)
+        return gan, lambda start=0: Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, start=start)
+
+    return made
+
+
+def trainer(steps, **options):
+    return Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        **options,
+    )
+
+
+def weights(network):
+    return [weight.detach().clone() for weight in network.parameters()]
+
+
+def moved(network, before):
+    return [not torch.equal(weight, old) for weight, old in zip(network.parameters(), before, strict=True)]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_step_moves_its_own_network_only(variant, small):
+    gan, batches = small(variant)
+    moves = []
+
+    def watch(optimizers):
+        for name, optimizer in zip(("generator", "discriminator"), optimizers, strict=True):
+            optimizer.register_step_pre_hook(
+                lambda *_: moves.append([weights(gan.generator), weights(gan.discriminator)])
+            )
+            optimizer.register_step_post_hook(
+                lambda *_, name=name: moves.append(
+                    (
+                        name,
+                        *[
+                            moved(net, old)
+                            for net, old in zip((gan.generator, gan.discriminator), moves.pop(), strict=True)
+                        ],
+                    )
+                )
+            )
+        return optimizers
+
+    configure = gan.configure_optimizers
+    gan.configure_optimizers = lambda: watch(configure())
+    fit = trainer(2)
+    fit.fit(gan, batches())
+    assert [name for name, *_ in moves] == (["discriminator"] * gan.n_critic + ["generator"]) * 2
+    for name, generator_moved, discriminator_moved in moves:
+        own, other = generator_moved, discriminator_moved
+        if name == "discriminator":
+            own, other = other, own
+        assert any(own)
+        assert not any(other)
+    assert fit.global_step == 2
+
+
+@pytest.mark.parametrize("n_critic", [1, 3])
+def test_the_budget_is_generator_steps_whatever_n_critic(n_critic, small):
+    gan, batches = small("wgan", f"model.n_critic={n_critic}")
+    seen = []
+    step = gan.training_step
+    gan.training_step = lambda batch, batch_idx: (seen.append(batch["images"]), step(batch, batch_idx))[1]
+    fit = trainer(4)
+    fit.fit(gan, batches())
+    assert fit.global_step == 4
+    assert [images.shape[:2] for images in seen] == [(n_critic, 6)] * 4
+    flat = torch.cat([images.flatten(0, 1) for images in seen])[:50]  # one epoch: every batch is a new one
+    assert len({image.numpy().tobytes() for image in flat}) == len(flat)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_ends_with_the_weights_of_one_never_stopped(variant, small, tmp_path):
+    whole, batches = small(variant)
+    trainer(4).fit(whole, batches())
+
+    half, batches = small(variant)
+    first = trainer(2)
+    first.fit(half, batches())
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    torch.manual_seed(99)  # nothing that matters is drawn from the global generator
+    resumed, batches = small(variant, "seed=0")
+    second = trainer(4)
+    second.fit(resumed, batches(start=2), ckpt_path=tmp_path / "half.ckpt")
+
+    assert second.global_step == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_another_seed_is_another_run(small):
+    gans = [small("dcgan", f"seed={seed}")[0] for seed in (0, 0, 1)]
+    first, same, other = [gan.generator.state_dict()["layers.1.weight"] for gan in gans]
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_ranks_draw_slices_of_one_global_batch(small):
+    gan, _ = small("dcgan")
+    gan.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    whole = gan.noise(7, "generator noise")
+    parts = []
+    for rank in range(3):
+        gan.trainer = SimpleNamespace(world_size=3, global_rank=rank)
+        parts.append(gan.noise(7, "generator noise"))
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(parts[0], parts[1])
+
+
+def test_a_lazy_penalty_counts_as_often_as_it_was_left_out(small):
+    """A penalty of 1 every 2 steps must add up to one at every step."""
+    for every, expected in ((1, [1.0] * 4), (2, [2.0] * 2)):
+        gan, batches = small("r3gan")
+        gan.penalties = [Constant(every)]
+        record, step = [], gan.training_step
+
+        def recorded(batch, batch_idx, step=step, record=record):
+            record.append(step(batch, batch_idx))
+            return record[-1]
+
+        gan.training_step = recorded
+        trainer(4).fit(gan, batches())
+        assert [row["penalty/Constant"].item() for row in record if "penalty/Constant" in row] == expected
+
+
+class Constant:
+    """A penalty of 1, connected to the weights."""
+
+    def __init__(self, every):
+        self.every = every
+
+    def __call__(self, discriminator, real, fake, uniform):
+        return 1.0 + 0.0 * sum(weight.sum() for weight in discriminator.parameters())
+
+
+def test_bf16_trains_with_a_penalty(small):
+    gan, batches = small("wgan_gp")
+    trainer(2, precision="bf16-mixed").fit(gan, batches())
+    assert all(weight.isfinite().all() for weight in gan.parameters())
+    assert all(weight.dtype == torch.float32 for weight in gan.averaged.parameters())
+
+
+def test_the_discriminators_weights_have_no_gradient_in_the_generators_step(small):
+    """Its gradients after a step are those of its own last backward pass."""
+    gan, batches = small("dcgan")
+    seen = []
+    original = gan.manual_backward
+
+    def backward(loss):
+        original(loss)
+        seen.append(
+            [weight.grad is not None and weight.grad.clone() for weight in gan.discriminator.parameters()]
+        )
+
+    gan.manual_backward = backward
+    trainer(1).fit(gan, batches())
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def parts(discriminator, penalties=()):
+    return dict(
+        generator=dcgan.Generator(10, (1, 8, 8), 4),
+        discriminator=discriminator,
+        loss=maker({"_target_": "gantry.losses.wasserstein"}),
+        optimizer=torch.optim.Adam,
+        z_dim=10,
+        seed=0,
+        batch_size=4,
+        penalties=penalties,
+    )
+
+
+def test_a_sigmoid_at_the_critic_is_refused():
+    with pytest.raises(UserError, match="sigmoid"):
+        GAN(**parts(nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Sigmoid())))
+
+
+def test_a_gradient_penalty_under_batch_norm_is_refused():
+    with pytest.raises(UserError, match="GradientPenalty.*norm=none"):
+        GAN(**parts(dcgan.Discriminator((1, 16, 16), 4, "batch"), [GradientPenalty()]))
