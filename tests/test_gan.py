@@ -187,9 +187,7 @@ def test_the_discriminators_weights_have_no_gradient_in_the_generators_step(smal
 
     def backward(loss):
         original(loss)
-        seen.append(
-            [weight.grad is not None and weight.grad.clone() for weight in gan.discriminator.parameters()]
-        )
+        seen.append([weight.grad is not None and weight.grad.clone() for weight in gan.discriminator.parameters()])
 
     gan.manual_backward = backward
     trainer(1).fit(gan, batches())
@@ -215,5 +213,5 @@ def test_a_sigmoid_at_the_critic_is_refused():
 
 
 def test_a_gradient_penalty_under_batch_norm_is_refused():
-    with pytest.raises(UserError, match="GradientPenalty.*norm=none"):
+    with pytest.raises(UserError, match=r"GradientPenalty.*norm=none"):
         GAN(**parts(dcgan.Discriminator((1, 16, 16), 4, "batch"), [GradientPenalty()]))

@@ -39,9 +39,7 @@ def test_closed_form(loss, discriminator, generator):
     assert values.generator.item() == pytest.approx(generator, rel=1e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize(
-    "loss", [losses.minimax, losses.non_saturating, losses.hinge, losses.relativistic_pairing]
-)
+@pytest.mark.parametrize("loss", [losses.minimax, losses.non_saturating, losses.hinge, losses.relativistic_pairing])
 def test_extreme_logits_stay_finite(loss):
     values = loss(torch.tensor([1e4, -1e4]), torch.tensor([-1e4, 1e4]))
     assert all(value.isfinite() for value in values)

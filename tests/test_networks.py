@@ -14,9 +14,7 @@ PAIRS = {"dcgan": (dcgan, {"width": 4}), "mlp": (mlp, {}), "resnet": (resnet, {"
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize(
-    ("channels", "size"), [(1, 8), (3, 12), (1, 16), (1, 28), (3, 32), (2, 36), (3, 64), (3, 100)]
-)
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 12), (1, 16), (1, 28), (3, 32), (2, 36), (3, 64), (3, 100)])
 def test_shapes(pair, channels, size):
     module, options = PAIRS[pair]
     shape = (channels, size, size)

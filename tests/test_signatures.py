@@ -55,9 +55,7 @@ def test_agrees_with_inspect(dotted):
     module, _, name = dotted.rpartition(".")
     imported = inspect.signature(getattr(__import__(module, fromlist=[name]), name))
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    expected = {
-        n: p.default is inspect.Parameter.empty for n, p in imported.parameters.items() if p.kind in by_name
-    }
+    expected = {n: p.default is inspect.Parameter.empty for n, p in imported.parameters.items() if p.kind in by_name}
     assert {p.name: p.required for p in signature(dotted).parameters} == expected
 
 

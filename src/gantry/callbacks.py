@@ -185,9 +185,7 @@ class Evaluation(Callback):
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
-        return self.evaluator.evaluate(
-            lambda start, count: generate(network, z[start : start + count])
-        ).values
+        return self.evaluator.evaluate(lambda start, count: generate(network, z[start : start + count])).values
 
     def _save(self, trainer: Trainer, gan: GAN) -> None:
         checkpoints = self.folder / "checkpoints"

@@ -94,9 +94,7 @@ def find(dotted: str) -> Definition | None:
     return found
 
 
-def resolve(
-    module: Module, expression: ast.expr, seen: frozenset[tuple[Path, str]] = frozenset()
-) -> Definition | None:
+def resolve(module: Module, expression: ast.expr, seen: frozenset[tuple[Path, str]] = frozenset()) -> Definition | None:
     """What an expression in `module`, such as `Base`, `nn.Module` or `Generic[T]`, refers to."""
     if isinstance(expression, ast.Subscript):
         expression = expression.value
@@ -155,9 +153,7 @@ def _locate(dotted: str) -> tuple[Module, tuple[str, ...]] | None:
     return module, ()
 
 
-def _in_module(
-    module: Module, name: str, seen: frozenset[tuple[Path, str]] = frozenset()
-) -> Definition | None:
+def _in_module(module: Module, name: str, seen: frozenset[tuple[Path, str]] = frozenset()) -> Definition | None:
     """The definition of `name` in `module`, or the statement that binds it where the trail is lost."""
     if (module.file, name) in seen:
         return None
@@ -228,6 +224,4 @@ def _refuse_unknown(module: Module, name: str) -> None:
     if module.name.partition(".")[0] != OWN and (dynamic or name in (exported or ())):
         return
     names = _public(module)
-    raise UserError(
-        f"there is no '{name}' in {module.name}{did_you_mean(name, names)} (it has: {', '.join(names)})"
-    )
+    raise UserError(f"there is no '{name}' in {module.name}{did_you_mean(name, names)} (it has: {', '.join(names)})")

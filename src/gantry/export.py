@@ -1,8 +1,7 @@
-"""The trained generator as files that anyone can load: weights as safetensors, and what rebuilds the network as JSON."""
+"""The trained generator as files anyone can load: weights as safetensors, what rebuilds the network as JSON."""
 
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ def save_generator(folder: Path, network: nn.Module, config: dict[str, Any]) -> 
     save_file(weights, folder / f".{WEIGHTS}")
     (folder / f".{CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, CONFIG):
-        os.replace(folder / f".{name}", folder / name)
+        (folder / f".{name}").replace(folder / name)
 
 
 def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Module:

@@ -1,7 +1,7 @@
 """The one training step that serves every variant."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -138,7 +138,7 @@ class GAN(LightningModule):
         return torch.from_numpy(values[self.trainer.global_rank * local :][:local])
 
     def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
-        generator_optimizer, discriminator_optimizer = self.optimizers()  # type: ignore[misc]
+        generator_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
         # Lightning counts every optimizer's step in global_step; here only the generator's are progress.
         # The loop hangs its counter on these two hooks anew at every batch.
         discriminator_optimizer._on_before_step = discriminator_optimizer._on_after_step = _nothing

@@ -38,9 +38,7 @@ def non_saturating(real: Tensor, fake: Tensor) -> Losses:
 
 def least_squares(real: Tensor, fake: Tensor) -> Losses:
     """Mao et al. 2017, Least Squares GAN, equation 9: targets a = 0 for fakes, b = c = 1 for reals and G."""
-    return Losses(
-        0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean(), 0.5 * (fake - 1).square().mean()
-    )
+    return Losses(0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean(), 0.5 * (fake - 1).square().mean())
 
 
 def wasserstein(real: Tensor, fake: Tensor) -> Losses:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -92,6 +91,6 @@ def here(command: str) -> str:
     """How to type a command of this Python's environment, which need not be the activated one."""
     beside = Path(sys.executable).parent / command
     found = shutil.which(command)
-    if found is not None and os.path.samefile(found, beside) or not beside.exists():
+    if not beside.exists() or (found is not None and beside.samefile(found)):
         return command
     return show(beside)

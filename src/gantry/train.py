@@ -84,9 +84,10 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
     check_batch_size(len(data), cfg.batch_size)
-    print(
-        f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True
-    )
+    if data.skipped:
+        tags = tags | {"data.skipped": str(data.skipped)}
+        print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
+    print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
 
     import torch
 
@@ -157,9 +158,7 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
     generator = maker(network)()
     discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
-    gan = maker(model)(
-        generator=generator, discriminator=discriminator, seed=cfg.seed, batch_size=cfg.batch_size
-    )
+    gan = maker(model)(generator=generator, discriminator=discriminator, seed=cfg.seed, batch_size=cfg.batch_size)
     return gan, network
 
 

@@ -18,6 +18,4 @@ class GantryLauncherConf:
     _target_: str = "hydra_plugins.gantry_launcher.GantryLauncher"
 
 
-ConfigStore.instance().store(
-    group="hydra/launcher", name="gantry", node=GantryLauncherConf, provider="gantry"
-)
+ConfigStore.instance().store(group="hydra/launcher", name="gantry", node=GantryLauncherConf, provider="gantry")

@@ -26,9 +26,7 @@ def take(batches: Batches, steps: int) -> list[dict[str, torch.Tensor]]:
 
 
 def same(left: list[dict], right: list[dict]) -> bool:
-    return all(
-        torch.equal(a[key], b[key]) for a, b in zip(left, right, strict=True) for key in ("images", "labels")
-    )
+    return all(torch.equal(a[key], b[key]) for a, b in zip(left, right, strict=True) for key in ("images", "labels"))
 
 
 def test_a_step_holds_n_critic_batches_of_images_with_their_labels():
@@ -126,9 +124,7 @@ def test_a_batch_above_the_data_set_is_refused_with_the_largest_that_fits():
     check_batch_size(50, 50)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "world_size", "nearest"), [(10, 4, 8), (3, 4, 4), (0, 1, 1), (-8, 2, 2)]
-)
+@pytest.mark.parametrize(("batch_size", "world_size", "nearest"), [(10, 4, 8), (3, 4, 4), (0, 1, 1), (-8, 2, 2)])
 def test_a_batch_the_ranks_cannot_share_is_refused_with_one_they_can(batch_size, world_size, nearest):
     with pytest.raises(UserError, match=f"batch_size={batch_size} .*such as {nearest}"):
         check_batch_size(50, batch_size, world_size)

@@ -214,9 +214,7 @@ def test_links_are_followed_once(base, tmp_path):
 def test_jobs_that_start_together_decode_once(base, monkeypatch):
     decoded = []
     decode = folder_module.decode
-    monkeypatch.setattr(
-        folder_module, "decode", lambda path, *args: (decoded.append(path), decode(path, *args))[1]
-    )
+    monkeypatch.setattr(folder_module, "decode", lambda path, *args: (decoded.append(path), decode(path, *args))[1])
     results = []
     jobs = [threading.Thread(target=lambda: results.append(levels(load(base)))) for _ in range(4)]
     for job in jobs:

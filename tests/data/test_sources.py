@@ -48,9 +48,7 @@ def write_idx(raw: Path, part: str, images: np.ndarray, labels: np.ndarray) -> N
     raw.mkdir(parents=True, exist_ok=True)
     head = struct.pack(">IIII", 0x00000803, *images.shape)
     (raw / f"{part}-images-idx3-ubyte").write_bytes(head + images.tobytes())
-    (raw / f"{part}-labels-idx1-ubyte").write_bytes(
-        struct.pack(">II", 0x00000801, len(labels)) + labels.tobytes()
-    )
+    (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x00000801, len(labels)) + labels.tobytes())
 
 
 @pytest.fixture
@@ -114,9 +112,7 @@ def test_downloaded_archives_that_were_not_unpacked_yet_serve_offline(small, tmp
 @pytest.mark.parametrize("download", [True, False])
 def test_offline_without_data_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch, name, download):
     monkeypatch.setitem(sys.modules, "gdown", None)
-    dataset = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}[
-        name
-    ]
+    dataset = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "celeba": "CelebA"}[name]
     folder, files = sources.FILES[dataset]
     before = socket.getdefaulttimeout()
     with pytest.raises(UserError) as refused:
@@ -124,10 +120,7 @@ def test_offline_without_data_says_what_to_fetch_and_where_to_put_it(tmp_path, m
     message = str(refused.value)
     assert str(tmp_path / "root" / folder) in message
     assert files in message
-    assert (
-        f"python -c \"from torchvision.datasets import {dataset}; {dataset}('data', download=True)\""
-        in message
-    )
+    assert f"python -c \"from torchvision.datasets import {dataset}; {dataset}('data', download=True)\"" in message
     assert ("data.download=false" in message) != download
     assert ("pip install gdown" in message) == (name == "celeba")
     assert socket.getdefaulttimeout() == before

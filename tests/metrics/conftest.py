@@ -56,6 +56,4 @@ def digits_classifier(digits: ImageSet, classifier_cache: Path) -> NetworkExtrac
 
 @pytest.fixture
 def tiny() -> NetworkExtractor:
-    return NetworkExtractor(
-        Means(), "tiny", "0" * 64, resize="none", device=torch.device("cpu"), labelled=True
-    )
+    return NetworkExtractor(Means(), "tiny", "0" * 64, resize="none", device=torch.device("cpu"), labelled=True)

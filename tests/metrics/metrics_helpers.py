@@ -20,9 +20,7 @@ def random_images(count: int, channels: int = 3, size: int = 32, seed: int = 0) 
     """Smooth random images: the sum of coarse and fine noise, so that features differ between images."""
     random = np.random.default_rng(seed)
     coarse = random.normal(128, 50, (count, channels, 4, 4)).repeat(size // 4, 2).repeat(size // 4, 3)
-    return (
-        (coarse + random.normal(0, 20, (count, channels, size, size))).round().clip(0, 255).astype(np.uint8)
-    )
+    return (coarse + random.normal(0, 20, (count, channels, size, size))).round().clip(0, 255).astype(np.uint8)
 
 
 def served(images: np.ndarray) -> Callable[[int, int], torch.Tensor]:

@@ -147,9 +147,7 @@ def test_data_it_cannot_learn_from_is_refused(tmp_path: Path) -> None:
         classifier(data=image_set(images[:10], np.arange(10)), cache=tmp_path)
 
 
-def test_the_config_builds_it(
-    digits: ImageSet, digits_classifier: NetworkExtractor, classifier_cache: Path
-) -> None:
+def test_the_config_builds_it(digits: ImageSet, digits_classifier: NetworkExtractor, classifier_cache: Path) -> None:
     config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "metrics" / "classifier.yaml")
     built = instantiate(config.extractor, data=digits, cache=classifier_cache, device="cpu")
     assert built.digest == digits_classifier.digest

@@ -109,9 +109,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, weights: Path, sha256: str) -> None:
     folder = weights.parent / "server"
     folder.mkdir(exist_ok=True)
     (folder / "weights-inception-2015-12-05-6726825d.pth").write_bytes(weights.read_bytes())
-    monkeypatch.setattr(
-        extractors, "INCEPTION_URL", (folder / "weights-inception-2015-12-05-6726825d.pth").as_uri()
-    )
+    monkeypatch.setattr(extractors, "INCEPTION_URL", (folder / "weights-inception-2015-12-05-6726825d.pth").as_uri())
     monkeypatch.setattr(extractors, "INCEPTION_SHA256", sha256)
 
 
@@ -177,9 +175,7 @@ def test_code_in_a_weights_file_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evil\.pth"):
         inception(weights=str(tmp_path / "evil.pth"))
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(
-        pickle.UnpicklingError
-    ):  # so the file is one that would have been refused for this alone
+    with pytest.raises(pickle.UnpicklingError):  # so the file is one that would have been refused for this alone
         torch.load(tmp_path / "evil.pth", weights_only=True)
 
 

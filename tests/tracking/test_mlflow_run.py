@@ -31,9 +31,7 @@ def read(client: MlflowClient, tracker: MLflowTracker) -> Run:
 
 
 @pytest.fixture(scope="module")
-def whole_run(
-    store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[MLflowTracker, Path, np.ndarray]:
+def whole_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[MLflowTracker, Path, np.ndarray]:
     """A run that uses everything, ended well."""
     folder = tmp_path_factory.mktemp("run")
     tracker = tracked(
@@ -100,9 +98,7 @@ def test_the_image_is_under_its_key_and_step(client: MlflowClient, whole_run: tu
     assert read(client, tracker).data.tags["mlflow.loggedImages"] == "True"
 
 
-def test_an_artifact_is_the_file_as_it_was_when_logged(
-    client: MlflowClient, whole_run: tuple, tmp_path: Path
-) -> None:
+def test_an_artifact_is_the_file_as_it_was_when_logged(client: MlflowClient, whole_run: tuple, tmp_path: Path) -> None:
     path = client.download_artifacts(whole_run[0].run_id, "config/config.yaml", str(tmp_path))
     assert Path(path).read_text() == "n_critic: 5"
 

@@ -31,9 +31,7 @@ def undelivered(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "undelivered.jsonl").read_text().splitlines()]
 
 
-def test_nothing_is_lost_when_the_server_hangs(
-    hanging: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_is_lost_when_the_server_hangs(hanging: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from PIL import Image
 
     tracker = MLflowTracker(
@@ -152,9 +150,7 @@ def test_waiting_images_beyond_the_memory_limit_wait_on_disk(
     assert all((tmp_path / file).exists() for file in files)
 
 
-def test_images_held_on_disk_are_delivered(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_held_on_disk_are_delivered(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_run, "IMAGES_IN_MEMORY", 0)
     tracker = MLflowTracker(store, "gantry", tmp_path)
     tracker.log_image(np.zeros((8, 8, 3), dtype=np.uint8), "samples", 5)

@@ -244,6 +244,4 @@ def _unreadable(base: Path, unreadable: Sequence[tuple[str, str]], total: int) -
     remedy = "mend or remove them"
     if len(unreadable) < total:
         remedy += ", or leave them out with data.skip_unreadable=true"
-    return UserError(
-        "\n".join([f"{len(unreadable)} of {total} images in {base} cannot be read:", *lines, remedy])
-    )
+    return UserError("\n".join([f"{len(unreadable)} of {total} images in {base} cannot be read:", *lines, remedy]))

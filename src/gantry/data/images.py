@@ -56,10 +56,8 @@ class ImageSet:
         chosen = np.sort(draws(0, count, "part").permutation(len(self))[:count])
         images = np.asarray(self.images[chosen])
         labels = None if self.labels is None else self.labels[chosen]
-        digest = digest_of(images.shape, hashlib.sha256(images).digest(), labels)
-        return replace(
-            self, images=images, labels=labels, digest=digest, split=f"{self.split}, {count} at random"
-        )
+        digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
+        return replace(self, images=images, labels=labels, digest=digest, split=f"{self.split}, {count} at random")
 
 
 def digest_of(shape: tuple[int, ...], pixels_sha256: bytes, labels: np.ndarray | None) -> str:
@@ -109,9 +107,7 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
     with Image.open(path) as opened:
         ImageOps.exif_transpose(opened, in_place=True)
         image: Image.Image = opened
-        if image.mode.startswith(
-            "I"
-        ):  # 16 bits: Pillow's own conversion to 8 clips at 255 instead of scaling
+        if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion to 8 clips at 255 instead of scaling
             image = _from_16_bits(image)
         elif image.mode == "F":
             raise ValueError("floating-point pixels have no fixed range; store 8 or 16 bits")

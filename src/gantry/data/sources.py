@@ -47,9 +47,7 @@ def digits(*, cache: Path, image_size: int = 16, flip: bool = False) -> ImageSet
     bunch = load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     classes = tuple(str(digit) for digit in range(10))
-    return _in_memory(
-        "digits", images, bunch.target, classes, "all", "scikit-learn load_digits", image_size, flip
-    )
+    return _in_memory("digits", images, bunch.target, classes, "all", "scikit-learn load_digits", image_size, flip)
 
 
 def mnist(
@@ -108,9 +106,7 @@ def cifar10(
 
     Arguments and errors: see `mnist`.
     """
-    return _classified(
-        "cifar10", "CIFAR10", Path(root).expanduser(), cache, image_size, split, download, flip
-    )
+    return _classified("cifar10", "CIFAR10", Path(root).expanduser(), cache, image_size, split, download, flip)
 
 
 def celeba(
@@ -152,9 +148,7 @@ def _classified(
 ) -> ImageSet:
     data = _torchvision(dataset, root, cache, download, train=split == "train")
     images = np.asarray(data.data)
-    images = (
-        images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    )  # (N, H, W) or (N, H, W, C)
+    images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)  # (N, H, W) or (N, H, W, C)
     source = str(root.resolve() / FILES[dataset][0])
     return _in_memory(name, images, data.targets, data.classes, split, source, image_size, flip)
 

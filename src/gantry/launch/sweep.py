@@ -197,7 +197,7 @@ def _terminable() -> Iterator[None]:
 def table(jobs: Sequence[Job]) -> str:
     """The jobs with their status and what they reached, as text."""
     head = ("job", "overrides", "status", "steps", "metric", "start", "best", "final", "images/s")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for job in jobs:
         row = (str(job.number), " ".join(job.overrides), job.status or "")
         if job.summary is None:

@@ -108,9 +108,7 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
     with FileLock(f"{path}.lock"):
         about = _load(network, path)
         if about is None:
-            logger.info(
-                "Training the classifier that measures %s (once; it is kept in %s)", data.name, path.parent
-            )
+            logger.info("Training the classifier that measures %s (once; it is kept in %s)", data.name, path.parent)
             with _one_thread():
                 accuracy = _train(network, data)
             about = {"accuracy": f"{accuracy:.4f}", "sha256": _digest(network.state_dict())}

@@ -176,18 +176,14 @@ class Evaluator:
 
         features, logits = self._look(images, count)
         if not features.isfinite().all():
-            raise UserError(
-                f"the {self.extractor.name} features of {self.data.name} are not finite: wrong weights?"
-            )
+            raise UserError(f"the {self.extractor.name} features of {self.data.name} are not finite: wrong weights?")
         return Reals(features, logits.argmax(1), scores.moments(features))
 
 
 def _save(real: Reals, path: Path) -> None:
     partial = path.with_suffix(".partial")
     total, outer, _ = real.moments
-    save_file(
-        {"features": real.features, "predicted": real.predicted, "total": total, "outer": outer}, partial
-    )
+    save_file({"features": real.features, "predicted": real.predicted, "total": total, "outer": outer}, partial)
     os.replace(partial, path)  # noqa: PTH105
 
 

@@ -20,7 +20,9 @@ from gantry.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
 INCEPTION_SHA256 = "6726825d"  # the file's name ends with the first digits of its hash
 DOWNLOAD_TIMEOUT = 15.0  # seconds without a byte
 
@@ -138,9 +140,7 @@ def inception(
     digest = hashlib.sha256(content).hexdigest()
     official = digest.startswith(INCEPTION_SHA256)
     if not weights and not official:
-        raise UserError(
-            f"{path} is damaged: its sha256 begins {digest[:8]}, not {INCEPTION_SHA256}. Delete the file."
-        )
+        raise UserError(f"{path} is damaged: its sha256 begins {digest[:8]}, not {INCEPTION_SHA256}. Delete the file.")
     return NetworkExtractor(
         network=_Colour(_load_inception(content, path)),
         name="inception",

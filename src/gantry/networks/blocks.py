@@ -21,9 +21,7 @@ def doublings(size: int) -> tuple[int, int]:
         UserError: the size is not a multiple of 4 between 8 and 128.
     """
     if size % 4 or not 8 <= size <= 128:
-        raise UserError(
-            f"data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not {size}"
-        )
+        raise UserError(f"data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not {size}")
     count = 0
     while size % 2 == 0 and size >= 8:
         size //= 2

@@ -21,8 +21,8 @@ def initialise(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 0.0, 0.02)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
             nn.init.normal_(module.weight, 1.0, 0.02)
-        if getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
+        if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+            nn.init.zeros_(bias)
 
 
 class Generator(nn.Module):
@@ -35,9 +35,7 @@ class Generator(nn.Module):
         norm: normalisation between the layers.
     """
 
-    def __init__(
-        self, z_dim: int, image_shape: Shape, width: int = 64, norm: GeneratorNorm = "batch"
-    ) -> None:
+    def __init__(self, z_dim: int, image_shape: Shape, width: int = 64, norm: GeneratorNorm = "batch") -> None:
         super().__init__()
         start, count = doublings(image_shape[-1])
         channels = [width * 2**i for i in reversed(range(count))]

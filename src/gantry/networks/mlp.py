@@ -20,9 +20,7 @@ class Generator(nn.Module):
         norm: normalisation between the layers.
     """
 
-    def __init__(
-        self, z_dim: int, image_shape: Shape, norm: Literal["batch", "layer", "none"] = "batch"
-    ) -> None:
+    def __init__(self, z_dim: int, image_shape: Shape, norm: Literal["batch", "layer", "none"] = "batch") -> None:
         super().__init__()
         doublings(image_shape[-1])
         quarter = image_shape[-1] // 4
@@ -56,9 +54,7 @@ class Discriminator(nn.Module):
         norm: normalisation of the hidden layers; the article uses none.
     """
 
-    def __init__(
-        self, image_shape: Shape, norm: Literal["batch", "layer", "spectral", "none"] = "none"
-    ) -> None:
+    def __init__(self, image_shape: Shape, norm: Literal["batch", "layer", "spectral", "none"] = "none") -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in pairwise([math.prod(image_shape), 1024, 512, 256]):

@@ -1,4 +1,4 @@
-"""The residual pair of Miyato et al. 2018, Spectral Normalization for GANs, appendix B.4 (after Gulrajani et al. 2017)."""
+"""The residual pair of Miyato et al. 2018, Spectral Normalization for GANs, appendix B.4."""
 
 import math
 
@@ -45,9 +45,7 @@ class UpBlock(nn.Module):
 class DownBlock(nn.Module):
     """ReLU, convolve, ReLU, convolve, halve where `down`; the first block of a network starts at its input."""
 
-    def __init__(
-        self, before: int, after: int, norm: DiscriminatorNorm, down: bool, first: bool = False
-    ) -> None:
+    def __init__(self, before: int, after: int, norm: DiscriminatorNorm, down: bool, first: bool = False) -> None:
         super().__init__()
         self.norm1 = nn.Identity() if first else normalisation(norm, before)
         self.norm2 = normalisation(norm, after)
@@ -75,9 +73,7 @@ class Generator(nn.Module):
         norm: normalisation in the blocks.
     """
 
-    def __init__(
-        self, z_dim: int, image_shape: Shape, width: int = 256, norm: GeneratorNorm = "batch"
-    ) -> None:
+    def __init__(self, z_dim: int, image_shape: Shape, width: int = 256, norm: GeneratorNorm = "batch") -> None:
         super().__init__()
         start, count = doublings(image_shape[-1])
         self.dense = nn.Linear(z_dim, width * start * start)

@@ -53,9 +53,7 @@ class RunSession:
         plan = self._plan
         self._client, experiment_id = prepare_store(plan.uri, plan.experiment)
         if self._tried:
-            known = self._client.search_runs(
-                [experiment_id], f"tags.`gantry.id` = '{plan.key}'", max_results=1
-            )
+            known = self._client.search_runs([experiment_id], f"tags.`gantry.id` = '{plan.key}'", max_results=1)
             if known:
                 self.run_id = known[0].info.run_id
                 return

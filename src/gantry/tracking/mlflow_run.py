@@ -22,9 +22,7 @@ from gantry.tracking.store import check_store
 if TYPE_CHECKING:
     import numpy as np
 
-GATHER = (
-    1.0  # seconds metrics wait for company: a request costs the training process some 5 to 10 ms of Python
-)
+GATHER = 1.0  # seconds metrics wait for company: a request costs the training process some 5 to 10 ms of Python
 FIRST_PAUSE, LONGEST_PAUSE, CLOSING_PAUSE = 1.0, 60.0, 1.0  # seconds between attempts
 QUIET = 2.0  # seconds `close` waits before it says so
 IMAGES_IN_MEMORY = 256 * 2**20  # bytes; beyond, waiting images go to disk
@@ -125,9 +123,7 @@ class MLflowTracker:
             held = [event.image for event in self._events if isinstance(event, Image)]
         waiting = sum(pixels.nbytes for pixels in held if not isinstance(pixels, Path))
         full = waiting + image.nbytes > IMAGES_IN_MEMORY
-        self._put(
-            Image(_now(), step, key, self._spool.hold_image(image, key, step) if full else image.copy())
-        )
+        self._put(Image(_now(), step, key, self._spool.hold_image(image, key, step) if full else image.copy()))
 
     @never_raises
     def log_artifact(self, path: Path, folder: str | None = None) -> None:

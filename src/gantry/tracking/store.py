@@ -96,15 +96,11 @@ def check_store(uri: str | Path) -> None:
 
 def _check_database(database: Path) -> None:
     if not database.is_file() or not os.access(database, os.R_OK | os.W_OK):
-        raise UserError(
-            f"The tracking database {database} cannot be written; name another with tracking.uri=/path."
-        )
+        raise UserError(f"The tracking database {database} cannot be written; name another with tracking.uri=/path.")
     with database.open("rb") as file:
         head = file.read(16)
     if head and head != b"SQLite format 3\0":
-        raise UserError(
-            f"{database} is not an SQLite database; move it away, or name another with tracking.uri=/path."
-        )
+        raise UserError(f"{database} is not an SQLite database; move it away, or name another with tracking.uri=/path.")
 
 
 def ui_command(uri: str | Path) -> str:
@@ -166,6 +162,4 @@ def _configure_mlflow() -> None:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its account of creating tables
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("urllib3.connectionpool").setLevel(
-        logging.ERROR
-    )  # a line for each retry; we say it once
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry; we say it once

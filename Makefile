@@ -1,0 +1,32 @@
+# Everything a newcomer needs: `make train` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: install train test lint smoke clean
+
+train: install
+	$(VENV)/bin/python train.py
+
+test: install
+	$(VENV)/bin/python -m pytest -n auto
+
+lint: install
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+smoke: install
+	$(VENV)/bin/python train.py -m experiment=smoke model=vanilla,dcgan,lsgan,wgan,wgan_gp,sngan,r3gan
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gantry needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@echo 'Installing into $(VENV): some minutes, once'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tracking,dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,46 @@
+"""`python train.py -m`: every combination its own process and run, under one parent."""
+
+import json
+import subprocess
+import sys
+
+from conftest import ROOT
+from mlflow import MlflowClient
+
+
+def sweep(tmp_path, cache, *overrides):
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "experiment=smoke", f"paths.cache={cache}", *overrides]
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+
+
+def runs(tmp_path):
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("gantry").experiment_id])
+    (parent,) = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == len(found) - 1
+    return parent, children
+
+
+def test_a_failing_job_stops_neither_the_others_nor_goes_unseen(tmp_path, cache):
+    done = sweep(tmp_path, cache, "model=wgan,dcgan", "max_images=15,512")  # 15 images do not fill a batch of 16
+    assert done.returncode == 1, done.stdout + done.stderr
+    summaries = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/*/*_sweep/*/summary.json"))]
+    assert [(summary["variant"], summary["steps"]) for summary in summaries] == [("wgan", 4), ("dcgan", 4)]
+    assert "batch_size=16 is larger than the data set" in done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "experiment=smoke" in line and line[0].isdigit()]
+    assert [next(word for word in row if word.isupper()) for row in rows] == ["FAILED", "FINISHED"] * 2
+    parent, children = runs(tmp_path)
+    assert parent.info.status == "FAILED"
+    assert sorted(run.data.tags["variant"] for run in children) == ["dcgan", "wgan"]
+    assert all(run.info.status == "FINISHED" for run in children)
+
+
+def test_a_sweep_with_an_impossible_job_starts_none(tmp_path, cache):
+    done = sweep(tmp_path, cache, "model=dcgan", "steps=4,-1")
+    assert done.returncode == 2
+    assert "steps=-1" in done.stderr
+    assert "at least 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("mlruns/*"))
+    assert not list(tmp_path.glob("outputs/*/*_sweep/*/metrics.jsonl"))
