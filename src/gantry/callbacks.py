@@ -3,6 +3,7 @@
 All of them count generator steps (`trainer.global_step`), and write to a tracker, which never raises.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -181,9 +182,11 @@ class Evaluation(Callback):
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary
-        return not self.best or values[primary] < self.best[primary] or np.isnan(self.best[primary])
+        return not self.best or values[primary] < self.best[primary] or math.isnan(self.best[primary])
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
+        if not all(weight.isfinite().all() for weight in network.parameters()):
+            return dict.fromkeys(self.evaluator.names.values(), math.nan)  # as uint8 its images would look like images
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
         return self.evaluator.evaluate(lambda start, count: generate(network, z[start : start + count])).values
 

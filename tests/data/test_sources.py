@@ -64,16 +64,16 @@ def small(tmp_path):
 
 
 def test_digits_need_no_files_and_span_the_grey_levels(tmp_path):
-    data = sources.digits(cache=tmp_path / "cache", image_size=8)
+    data = sources.digits(cache=tmp_path / "cache")
     assert (len(data), data.shape) == (1797, (1, 8, 8))
     assert np.bincount(data.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     levels = np.unique(data.images)
     assert len(levels) == 17
     assert (levels[0], levels[-1]) == (0, 255)
     assert (data.name, data.split, data.flip) == ("digits", "all", False)
-    default = sources.digits(cache=tmp_path)
-    assert default.shape == (1, 16, 16)
-    assert default.digest == sources.digits(cache=tmp_path).digest != data.digest
+    larger = sources.digits(cache=tmp_path, image_size=16)
+    assert larger.shape == (1, 16, 16)
+    assert larger.digest == sources.digits(cache=tmp_path, image_size=16).digest != data.digest
     assert not list(tmp_path.iterdir())
 
 

@@ -32,7 +32,7 @@ FILES = {  # what torchvision wants to find: the folder under `root`, and what i
 }
 
 
-def digits(*, cache: Path, image_size: int = 16, flip: bool = False) -> ImageSet:
+def digits(*, cache: Path, image_size: int = 8, flip: bool = False) -> ImageSet:
     """1797 handwritten digits of 8x8 pixels and 17 grey levels, resized; greyscale, ten classes, no network.
 
     The test part of Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.

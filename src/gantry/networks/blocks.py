@@ -13,9 +13,11 @@ DiscriminatorNorm = Literal["batch", "layer", "instance", "spectral", "none"]
 
 
 def doublings(size: int) -> tuple[int, int]:
-    """How an image's side is reached by doubling: the smallest start of at least 4, and the number of doublings.
+    """How an image's side is reached by doubling: the start, and the number of doublings.
 
-    32 is 4 doubled 3 times, 28 is 7 doubled twice.
+    The start is 4 to 7 pixels, or 4 to 31 where the size has no more factors of two; below three doublings
+    (images under 32 pixels) it may be 2 or 3, since two layers are too few to tell one digit from another.
+    32 is 4 doubled 3 times, 28 is 7 doubled twice, 16 is 2 doubled 3 times.
 
     Raises:
         UserError: the size is not a multiple of 4 between 8 and 128.
@@ -23,7 +25,7 @@ def doublings(size: int) -> tuple[int, int]:
     if size % 4 or not 8 <= size <= 128:
         raise UserError(f"data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not {size}")
     count = 0
-    while size % 2 == 0 and size >= 8:
+    while size % 2 == 0 and (size >= 8 or (size >= 4 and count < 3)):
         size //= 2
         count += 1
     return size, count
