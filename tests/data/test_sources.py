@@ -246,8 +246,8 @@ def test_a_config_file_shows_every_option_with_the_default_of_the_code(name):
     node = OmegaConf.load(CONF / f"{name}.yaml")
     parameters = inspect.signature(get_method(node["_target_"])).parameters
     options = {key: value.default for key, value in parameters.items() if key not in ("root", "cache")}
-    shown = {key: "???" if OmegaConf.is_missing(node, key) else node[key] for key in node}
-    assert {key: shown[key] for key in shown if key not in ("_target_", "defaults", "root")} == {
+    names = [key for key in node if key not in ("_target_", "defaults", "root")]
+    assert {key: "???" if OmegaConf.is_missing(node, key) else node[key] for key in names} == {
         key: "???" if default is inspect.Parameter.empty else default for key, default in options.items()
     }
 
