@@ -1,8 +1,10 @@
 """`python train.py -m`: every combination its own process and run, under one parent."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 from conftest import ROOT
 from mlflow import MlflowClient
@@ -44,3 +46,22 @@ def test_a_sweep_with_an_impossible_job_starts_none(tmp_path, cache):
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("mlruns/*"))
     assert not list(tmp_path.glob("outputs/*/*_sweep/*/metrics.jsonl"))
+
+
+def test_a_stopped_sweep_stops_its_job_and_closes_both_runs(tmp_path, cache):
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "experiment=smoke", f"paths.cache={cache}"]
+    command += ["model=dcgan,wgan", "steps=1000000"]
+    started = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.time() + 180
+    while not any(path.read_text().count("\n") > 3 for path in tmp_path.glob("outputs/*/*_sweep/0_*/metrics.jsonl")):
+        assert started.poll() is None, started.communicate()[0]
+        assert time.time() < deadline
+        time.sleep(0.2)
+    started.send_signal(signal.SIGTERM)
+    text = started.communicate(timeout=90)[0]
+    assert started.returncode == 143, text
+    assert "Traceback" not in text
+    parent, children = runs(tmp_path)
+    assert parent.info.status == "KILLED"
+    assert [run.info.status for run in children] == ["KILLED"]
+    assert not list(tmp_path.glob("outputs/*/*_sweep/1_*/metrics.jsonl"))

@@ -5,10 +5,11 @@ All of them count generator steps (`trainer.global_step`), and write to a tracke
 
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +36,24 @@ class Clock:
     """Seconds spent training, evaluation left out."""
 
     seconds: float = 0.0
-    _since: float = field(default_factory=time.perf_counter)
+    _since: float | None = None
+
+    def start(self) -> None:
+        """Count from now on."""
+        self._since = time.perf_counter()
 
     def read(self) -> float:
         """Seconds of training so far."""
-        return self.seconds + time.perf_counter() - self._since
+        return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Leave the time spent inside out of the count."""
-        self.seconds = self.read()
+        self.seconds, self._since = self.read(), None
         try:
             yield
         finally:
-            self._since = time.perf_counter()
+            self.start()
 
 
 def enlarged_grid(images: Tensor) -> np.ndarray:
@@ -79,6 +84,7 @@ class TrainingLog(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Begin to measure the speed here."""
+        self.clock.start()
         self.mark = (trainer.global_step, self.clock.read())
 
     def on_train_batch_end(  # type: ignore[override]
@@ -217,7 +223,7 @@ class Progress(Callback):
             desc=self.label,
             unit="step",
             dynamic_ncols=True,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
 
     def on_train_batch_end(  # type: ignore[override]

@@ -108,7 +108,7 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
     extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
     evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache)
     tracker = _open_tracker(cfg, folder, tags, data, evaluator.protocol)
-    with _closed_truthfully(tracker):
+    with _closed_truthfully(tracker), _generators_logged(tracker, folder):
         clock = callbacks.Clock()
         log = callbacks.TrainingLog(tracker, clock, cfg.log_every)
         real = torch.from_numpy(data.images[: callbacks.GRID**2].copy())
@@ -135,9 +135,6 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
             tracking_uri=cfg.tracking.get("uri"),
         )
         summary.save()
-        for name in ("best", "last"):
-            for file in sorted((folder / "generator" / name).iterdir()):
-                tracker.log_artifact(file, f"generator/{name}")
         tracker.log_artifact(folder / "summary.json")
     return summary
 
@@ -173,6 +170,8 @@ def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
 def _open_tracker(
     cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any]
 ) -> Tracker:
+    (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     trackers: list[Tracker] = [FolderTracker(folder)]
     if cfg.tracking:
         channels, height, width = data.shape
@@ -200,11 +199,19 @@ def _open_tracker(
             )
         )
     tracker = Trackers(*trackers)
-    (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     tracker.log_artifact(folder / "config.yaml")
     tracker.log_artifact(folder / "environment.json")
     return tracker
+
+
+@contextmanager
+def _generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
+    """Log what has been exported, however the run ends."""
+    try:
+        yield
+    finally:
+        for file in sorted((folder / "generator").glob("*/[!.]*")):
+            tracker.log_artifact(file, f"generator/{file.parent.name}")
 
 
 @contextmanager
@@ -217,16 +224,17 @@ def _closed_truthfully(tracker: Tracker) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would leave the run half closed
+        # Lightning turns Ctrl-C into exit code 1.
+        interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+        tracker.close("KILLED", "interrupted (SIGINT)" if interrupted else "terminated (SIGTERM)")
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
     except BaseException as error:
-        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            error = error.__context__  # Lightning turns Ctrl-C into exit code 1
-        if isinstance(error, KeyboardInterrupt):
-            tracker.close("KILLED", "interrupted (SIGINT)")
-        elif isinstance(error, SystemExit):
-            tracker.close("KILLED", "terminated (SIGTERM)")
-        else:
-            tracker.close("FAILED", f"{type(error).__name__}: {error}")
-        raise error from None
+        tracker.close("FAILED", f"{type(error).__name__}: {error}")
+        raise
     else:
         tracker.close("FINISHED")
     finally:
