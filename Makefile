@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+comma := ,
+empty :=
+VARIANTS := $(subst $(empty) $(empty),$(comma),$(filter-out base,$(basename $(notdir $(wildcard conf/model/*.yaml)))))
 
 .PHONY: install train test lint smoke clean
 
@@ -17,7 +20,7 @@ lint: install
 	$(VENV)/bin/mypy
 
 smoke: install
-	$(VENV)/bin/python train.py -m experiment=smoke model=vanilla,dcgan,lsgan,wgan,wgan_gp,sngan,r3gan
+	$(VENV)/bin/python train.py -m experiment=smoke model=$(VARIANTS)
 
 install: $(STAMP)
 

@@ -1,16 +1,13 @@
 """What many tests share: the real configs, composed, with every path in a temporary folder."""
 
 import os
-from pathlib import Path
 
 # Tests run side by side, on as many processes as there are cores; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hydra import compose, initialize_config_dir
-
-ROOT = Path(__file__).parents[1]
-VARIANTS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "base")
+from project import ROOT
 
 
 @pytest.fixture(scope="session")

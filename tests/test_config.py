@@ -61,7 +61,6 @@ def test_what_works_passes():
         "model.optimizer.betas=[0,0]",
         "trainer.devices=[3]",
         "trainer.precision=bf16-mixed",
-        "trainer.max_epochs=-1",
         "tracking.uri=sqlite:////tmp/mlflow.db",
         "tracking.uri=https://user@host:5000/x",
         "tracking.uri=postgresql+psycopg2://host/db",

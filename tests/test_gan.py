@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import VARIANTS
+from project import VARIANTS
 from pytorch_lightning import Trainer
 from torch import nn
 
@@ -151,15 +151,15 @@ def test_a_lazy_penalty_counts_as_often_as_it_was_left_out(small):
     for every, expected in ((1, [1.0] * 4), (2, [2.0] * 2)):
         gan, batches = small("r3gan")
         gan.penalties = [Constant(every)]
-        record, step = [], gan.training_step
-
-        def recorded(batch, batch_idx, step=step, record=record):
-            record.append(step(batch, batch_idx))
-            return record[-1]
-
-        gan.training_step = recorded
+        minimised, record = [], []
+        step, backward = gan.training_step, gan.manual_backward
+        gan.training_step = lambda *batch, step=step, record=record: (record.append(step(*batch)), record[-1])[1]
+        gan.manual_backward = lambda loss, b=backward, m=minimised: (m.append(loss.item()), b(loss))[1]
         trainer(4).fit(gan, batches())
-        assert [row["penalty/Constant"].item() for row in record if "penalty/Constant" in row] == expected
+        rows = [(total, row) for total, row in zip(minimised[::2], record, strict=True) if "penalty/0_Constant" in row]
+        assert [row["penalty/0_Constant"].item() for _, row in rows] == [1.0] * len(expected)
+        added = [total - row["loss/discriminator"].item() for total, row in rows]
+        assert added == pytest.approx(expected, rel=1e-5)
 
 
 class Constant:

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
-from conftest import ROOT
 from mlflow import MlflowClient
+from project import ROOT
 
 
 def sweep(tmp_path, cache, *overrides):
@@ -25,6 +25,8 @@ def runs(tmp_path):
 
 
 def test_a_failing_job_stops_neither_the_others_nor_goes_unseen(tmp_path, cache):
+    tmp_path = tmp_path / "jürgen's (a,b) #1"  # every character has a meaning in Hydra's grammar
+    tmp_path.mkdir()
     done = sweep(tmp_path, cache, "model=wgan,dcgan", "max_images=15,512")  # 15 images do not fill a batch of 16
     assert done.returncode == 1, done.stdout + done.stderr
     summaries = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/*/*_sweep/*/summary.json"))]

@@ -179,8 +179,9 @@ class Evaluation(Callback):
             self.seconds += seconds
             z = torch.from_numpy(normal(gan.seed, "grid noise", (GRID * GRID, gan.z_dim)))
             picture = enlarged_grid(generate(gan.averaged, z))
-            logged = values | {f"final/{name}": value for name, value in values.items()}
-            logged |= {f"best/{name}": value for name, value in self.best.items()}
+            logged = values | {f"best/{name}": value for name, value in self.best.items()}
+            if step == trainer.max_steps:
+                logged |= {f"final/{name}": value for name, value in values.items()}
             self.tracker.log_metrics(logged | {"evaluation_seconds": seconds}, step)
             self.tracker.log_image(picture, "samples", step)
             if step > 0:
@@ -191,7 +192,7 @@ class Evaluation(Callback):
         return not self.best or values[primary] < self.best[primary] or math.isnan(self.best[primary])
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
-        if not all(weight.isfinite().all() for weight in network.parameters()):
+        if not all(value.isfinite().all() for value in network.state_dict().values()):
             return dict.fromkeys(self.evaluator.names.values(), math.nan)  # as uint8 its images would look like images
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
         return self.evaluator.evaluate(lambda start, count: generate(network, z[start : start + count])).values
@@ -236,10 +237,14 @@ class Progress(Callback):
                 self.bar.set_postfix({primary: f"{self.evaluation.final[primary]:.2f}"}, refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
-    def teardown(self, trainer: Trainer, pl_module: GAN, stage: str) -> None:  # type: ignore[override]
-        """Close the bar, however training ended."""
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
+        """Close the bar, so that the message begins on a line of its own."""
+        self.on_train_end(trainer, pl_module)
 
 
 def normal(seed: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,7 +5,6 @@ such function, entered in `RULES`.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterator
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +14,7 @@ from gantry.definitions import did_you_mean
 from gantry.errors import UserError
 from gantry.options import HYDRA_KEYS, MISSING, Config, missing_values, read
 from gantry.signatures import Signature
+from gantry.tracking.store import locate
 
 MAY_BE_ZERO = ("seed", "workers")  # whole numbers are counts, at least 1, but for these
 MAY_BE_NEGATIVE = ("model.loss",)  # parts of the config whose numbers may be labels, not sizes
@@ -22,7 +22,23 @@ LARGEST_SEED = 2**63 - 1
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
 INPUT_GRADIENT = ("gantry.penalties.GradientPenalty", "gantry.penalties.R1", "gantry.penalties.R2")
 PARTS = ("generator", "discriminator", "loss", "optimizer")
-STORES = ("sqlite", "http", "https", "postgresql", "mysql")
+LEAST = {"metrics.n_generated": 10}  # one for each split of the Inception Score
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+# What the caller passes itself, or what would change what a step is: not the config's to set.
+RESERVED = {
+    "data": ("cache",),
+    "metrics.extractor": ("data", "cache", "device"),
+    "model": ("seed", "batch_size"),
+    "model.generator": ("z_dim", "image_shape"),
+    "model.discriminator": ("image_shape",),
+    "trainer": (
+        *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
+        *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+        *("logger", "callbacks", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
+        *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
+    ),
+}
 
 
 def check(cfg: DictConfig) -> None:
@@ -62,6 +78,7 @@ def unknown_options(config: Config) -> Iterator[str]:
         if target.signature is None or target.signature.var_keyword:
             continue
         names = _own_options(target.signature, partial=bool(target.options.get("_partial_")))
+        names = [name for name in names if name not in RESERVED.get(key, ())]
         for name in target.options:
             if name not in HYDRA_KEYS and name not in names:
                 valid = f"its options: {', '.join(names)}" if names else "it has none"
@@ -81,6 +98,8 @@ def _own_options(read: Signature, partial: bool) -> list[str]:
 def wrong_values(config: Config) -> Iterator[str]:
     """Values that their annotation does not allow."""
     for key, option in config.options.items():
+        if key in ("trainer.precision", "trainer.accelerator"):
+            continue  # see `wrong_trainer`
         built = isinstance(option.value, dict) and "_target_" in option.value
         if option.kind and not built and option.value != MISSING and not option.kind.accepts(option.value):
             closest = did_you_mean(str(option.value), map(str, option.kind.choices))
@@ -101,7 +120,7 @@ def out_of_range(config: Config) -> Iterator[str]:
         if not option.ours or not _is_number(option.value) or key.startswith(MAY_BE_NEGATIVE):
             continue
         counts = option.kind is not None and float not in option.kind.types and int in option.kind.types
-        least = int(counts and option.name not in MAY_BE_ZERO)
+        least = LEAST.get(key, int(counts and option.name not in MAY_BE_ZERO))
         if option.value < least:
             yield f"{key}: must be at least {least}, not {option.value}"
 
@@ -190,14 +209,23 @@ def several_devices(config: Config) -> Iterator[str]:
                 yield f"{key}: must be 1, not {_show(option.value)}; several devices are not supported yet"
 
 
+def wrong_trainer(config: Config) -> Iterator[str]:
+    """Lightning would say so only after seconds, or while training."""
+    for name, choices in (("precision", PRECISIONS), ("accelerator", ACCELERATORS)):
+        value = config.value(f"trainer.{name}")
+        if f"trainer.{name}" in config.options and value not in choices:
+            closest = did_you_mean(str(value), choices)
+            yield f"trainer.{name}: must be one of {', '.join(choices)}, not {_show(value)}{closest}"
+
+
 def wrong_store(config: Config) -> Iterator[str]:
     """MLflow's stores: a folder, a SQLite file, a server or a data base."""
-    uri = config.value("tracking.uri")
-    scheme = re.match(r"([a-z][a-z0-9+.-]*):", str(uri), re.IGNORECASE)
-    if "tracking.uri" in config.options and not (isinstance(uri, str) and uri):
-        yield f"tracking.uri: must be a folder or a URI, not {_show(uri)}"
-    elif scheme and scheme[1].lower().partition("+")[0] not in STORES:
-        yield f"tracking.uri: must be a folder or a URI that begins with {': '.join(STORES)}:, not {uri!r}"
+    if "tracking.uri" in config.options:
+        uri = config.value("tracking.uri")
+        try:
+            locate(uri if isinstance(uri, str) else "")
+        except UserError as error:
+            yield f"tracking.uri: {error}"
 
 
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
@@ -213,5 +241,6 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     sigmoid_at_the_critic,
     batch_norm_of_one,
     several_devices,
+    wrong_trainer,
     wrong_store,
 )

@@ -82,15 +82,16 @@ class GAN(LightningModule):
         """One generator step on `batch["images"]`, uint8 of shape (n_critic, B, C, H, W).
 
         Returns what happened, as detached scalars: `loss/discriminator`, `loss/generator` and the mean outputs
-        `score/real`, `score/fake` of the last discriminator step, and each penalty due in it.
+        `score/real`, `score/fake` of the last discriminator step, and the last value of each penalty due.
         """
         generator_optimizer, discriminator_optimizer = self._optimizers()
-        step, record = self.global_step, {}
+        step = self.global_step
+        record: dict[str, Tensor] = {}
         for k, images in enumerate(batch["images"]):
             real, critic_step = to_float(images), step * self.n_critic + k
             with torch.no_grad():
                 fake = self.generator(self.noise(critic_step, "discriminator noise"))
-            record = self._discriminator_step(discriminator_optimizer, real, fake, critic_step)
+            record |= self._discriminator_step(discriminator_optimizer, real, fake, critic_step)
 
         self.discriminator.requires_grad_(False)
         fake_logits = self.discriminator(self.generator(self.noise(step, "generator noise"))).float()
@@ -117,9 +118,9 @@ class GAN(LightningModule):
         for index, penalty in enumerate(self.penalties):
             if critic_step % penalty.every == 0:
                 uniform = self._draw(critic_step, f"penalty {index}", (), "random").to(real.device)
-                term = penalty.every * penalty(self.discriminator, real, fake, uniform)
-                loss = loss + term
-                record[f"penalty/{type(penalty).__name__}"] = term
+                term = penalty(self.discriminator, real, fake, uniform)
+                loss = loss + penalty.every * term
+                record[f"penalty/{index}_{type(penalty).__name__}"] = term
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()

@@ -9,13 +9,20 @@ from gantry.definitions import OWN
 from gantry.errors import UserError
 from gantry.signatures import Kind, Signature, signature
 
-INT, FLOAT = Kind(types=frozenset({int})), Kind(types=frozenset({float}))
+INT, FLOAT, TEXT = (Kind(types=frozenset({kind})) for kind in (int, float, str))
 # Options that no signature describes, because no `_target_` stands beside them.
 KINDS = {
     "seed": INT,
     "steps": INT,
     "batch_size": INT,
     "log_every": INT,
+    "max_images": Kind(types=frozenset({int}), optional=True),
+    "metrics.raw": Kind(types=frozenset({bool})),
+    "tracking.experiment": TEXT,
+    "tracking.run_name": TEXT,
+    "tracking.close_timeout": FLOAT,
+    "paths.root": TEXT,
+    "paths.cache": TEXT,
     "metrics.every": INT,
     "metrics.n_generated": INT,
     "model.ema.half_life": FLOAT,

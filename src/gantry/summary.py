@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gantry.tracking import redact, ui_command
+
 FILE = "summary.json"
 
 
@@ -47,6 +49,7 @@ class Summary:
         """Write `summary.json` in the run's folder."""
         values = asdict(self) | {
             "folder": str(self.folder),
+            "tracking_uri": self.tracking_uri and redact(self.tracking_uri),
             "images_per_second": self.images / max(self.seconds, 1e-9),
         }
         (self.folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
@@ -75,8 +78,6 @@ class Summary:
             f"generator  {show(self.folder / 'generator' / 'best')}",
         ]
         if self.tracking_uri is not None:
-            from gantry.tracking import ui_command
-
             lines.append(f"runs       {here('mlflow')}{ui_command(self.tracking_uri).removeprefix('mlflow')}")
         lines.append(f"sweep      {here('python')} train.py -m model=vanilla,dcgan,wgan")
         return "\n".join(lines)

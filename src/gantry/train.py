@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry import cli
 from gantry.config import check
+from gantry.errors import UserError
+from gantry.launch.sweep import PARENT_RUN
+from gantry.signals import stoppable, stopped_by, undisturbed
 from gantry.summary import Summary
 from gantry.tracking import (
     DatasetInfo,
@@ -36,12 +40,12 @@ from gantry.tracking import (
 from gantry.tracking.environment import environment, git_state
 
 if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
     from gantry.data.images import ImageSet
     from gantry.gan import GAN
 
 ROOT = Path(__file__).parents[2]
-PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable by which a sweep tells its jobs of its own run
-TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
@@ -79,7 +83,7 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
 
     if cfg.tracking:
         check_store(cfg.tracking.uri)
-    cache = Path(cfg.paths.cache).expanduser()
+    _check_folders(folder, cache := Path(cfg.paths.cache).expanduser())
     data: ImageSet = maker(cfg.data)(cache=cache)
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
@@ -95,15 +99,7 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
     from gantry.metrics.evaluator import Evaluator
 
     _quiet()
-    trainer = maker(cfg.trainer)(
-        max_steps=cfg.steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
+    trainer = _trainer(cfg, folder)
     gan, network = build(cfg, data)
     extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
     evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache)
@@ -115,7 +111,8 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
         evaluation = callbacks.Evaluation(
             evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw
         )
-        trainer.callbacks += [log, evaluation, callbacks.Progress(evaluation, tags["variant"])]
+        mine = [log, evaluation, callbacks.Progress(evaluation, tags["variant"])]
+        trainer.callbacks += mine  # type: ignore[attr-defined]
         trainer.fit(gan, train_dataloaders=Batches(data, cfg.batch_size, gan.n_critic, cfg.seed))
         images = trainer.global_step * cfg.batch_size * gan.n_critic
         summary = Summary(
@@ -137,6 +134,39 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
         summary.save()
         tracker.log_artifact(folder / "summary.json")
     return summary
+
+
+def _check_folders(folder: Path, cache: Path) -> None:
+    """Refuse a run folder that holds a run, and a cache that cannot be written."""
+    if (folder / "metrics.jsonl").exists():
+        raise UserError(f"{folder} already holds a run; choose another with hydra.run.dir=/path")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+    except OSError as error:
+        raise UserError(
+            f"cannot write the cache {cache} ({error.strerror}); choose another with paths.cache=/path"
+        ) from error
+
+
+def _trainer(cfg: DictConfig, folder: Path) -> Trainer:
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        trainer: Trainer = maker(cfg.trainer)(
+            max_steps=cfg.steps,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+    if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
+        raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
+    return trainer
 
 
 def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
@@ -172,7 +202,17 @@ def _open_tracker(
 ) -> Tracker:
     (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
-    trackers: list[Tracker] = [FolderTracker(folder)]
+    params = flatten(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    tags = (
+        tags
+        | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
+        | git_state(ROOT)
+        | {f"metrics.{name}": str(value) for name, value in protocol.items()}
+    )
+    local = FolderTracker(folder)
+    local.log_params(params)
+    local.set_tags(tags)
+    trackers: list[Tracker] = [local]
     if cfg.tracking:
         channels, height, width = data.shape
         trackers.append(
@@ -181,11 +221,8 @@ def _open_tracker(
                 cfg.tracking.experiment,
                 folder,
                 run_name=cfg.tracking.run_name,
-                tags=tags
-                | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
-                | git_state(ROOT)
-                | {f"metrics.{name}": str(value) for name, value in protocol.items()},
-                params=flatten(OmegaConf.to_container(cfg, resolve=True)),  # type: ignore[arg-type]
+                tags=tags,
+                params=params,
                 dataset=DatasetInfo(
                     name=data.name,
                     digest=data.digest,
@@ -196,6 +233,7 @@ def _open_tracker(
                     classes=len(data.classes or ()),
                 ),
                 parent_run_id=os.environ.get(PARENT_RUN),
+                close_timeout=cfg.tracking.close_timeout,
             )
         )
     tracker = Trackers(*trackers)
@@ -216,29 +254,23 @@ def _generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _closed_truthfully(tracker: Tracker) -> Iterator[None]:
-    """Close the run as what it was: FINISHED, FAILED with the error, KILLED by Ctrl-C or SIGTERM."""
-
-    def terminate(*_: Any) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would leave the run half closed
-        # Lightning turns Ctrl-C into exit code 1.
-        interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
-        tracker.close("KILLED", "interrupted (SIGINT)" if interrupted else "terminated (SIGTERM)")
-        if interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    except BaseException as error:
-        tracker.close("FAILED", f"{type(error).__name__}: {error}")
-        raise
-    else:
-        tracker.close("FINISHED")
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """Close the run as what it was: FINISHED, FAILED with the error, KILLED by a signal."""
+    with stoppable():
+        try:
+            yield
+        except BaseException as error:
+            with undisturbed():
+                number = stopped_by(error)
+                if number is None:
+                    tracker.close("FAILED", f"{type(error).__name__}: {error}")
+                else:
+                    tracker.close("KILLED", f"stopped by {number.name}")
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise
+        else:
+            with undisturbed():
+                tracker.close("FINISHED")
 
 
 def _quiet() -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,7 +89,7 @@ def test_only_the_standard_protocol_is_called_fid(official: bool, count: int, fi
         torch.nn.Identity(), "inception", "0a1b2c3d" * 8, "none", torch.device("cpu"), official=official
     )
     suffix = fid.removeprefix("fid")
-    assert scores.names(extractor, count) == {
+    assert scores.names(extractor, count, "train") == {
         "fid": fid,
         "kid": "kid" + suffix,
         "inception_score": "inception_score" + suffix,
@@ -96,10 +98,16 @@ def test_only_the_standard_protocol_is_called_fid(official: bool, count: int, fi
 
 
 def test_scores_on_labels_are_named_after_the_classifier(tiny: NetworkExtractor) -> None:
-    assert list(scores.names(tiny, 50_000).values()) == [
+    assert list(scores.names(tiny, 50_000, "all").values()) == [
         "fid_tiny",
         "kid_tiny",
         "inception_score_tiny",
         "inception_score_std_tiny",
         "modes_tiny",
     ]
+
+
+def test_a_part_of_the_data_or_another_split_is_named(tiny):
+    official = replace(tiny, name="inception", official=True, labelled=False)
+    assert scores.names(official, 50_000, "test")["fid"] == "fid_test"
+    assert scores.names(official, 5000, "train-1000")["fid"] == "fid_5k_train-1000"

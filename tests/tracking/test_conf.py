@@ -20,7 +20,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
 
 def test_mlflow_is_a_folder_below_the_root(tmp_path: Path) -> None:
     tracking = composed(tmp_path, "tracking.run_name=mine").tracking
-    assert tracking == {"uri": "/somewhere/mlruns", "experiment": "gantry", "run_name": "mine"}
+    assert tracking == {"uri": "/somewhere/mlruns", "experiment": "gantry", "run_name": "mine", "close_timeout": 30}
 
 
 def test_none_is_absent(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class ImageSet:
         images = np.asarray(self.images[chosen])
         labels = None if self.labels is None else self.labels[chosen]
         digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
-        return replace(self, images=images, labels=labels, digest=digest, split=f"{self.split}, {count} at random")
+        return replace(self, images=images, labels=labels, digest=digest, split=f"{self.split}-{count}")
 
 
 def digest_of(shape: tuple[int, ...], pixels_sha256: bytes, labels: np.ndarray | None) -> str:

@@ -25,13 +25,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantry.config import check
 from gantry.errors import UserError
+from gantry.signals import STOPS, stoppable, stopped_by, undisturbed
 from gantry.summary import FILE, show
 from gantry.tracking.base import RUN_FILE, Status
 from gantry.tracking.parent import close_if_running, close_parent, open_parent
 from gantry.tracking.store import check_store
 
+ASKED = 10.0  # seconds a job that got Ctrl-C too has before it is told again
 STOPPED = 60.0  # seconds a stopped job has to close its run before it is killed
-PARENT_RUN = "GANTRY_PARENT_RUN"
+PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Job:
             if (value := getattr(arguments, name)) is not None
             for text in (f"--{name.replace('_', '-')}", value)
         ]
-        return [sys.executable, sys.argv[0], *options, *self.overrides, f"hydra.run.dir={self.folder}"]
+        return [sys.executable, sys.argv[0], *options, *self.overrides, f"hydra.run.dir={quoted(self.folder)}"]
 
 
 class ProcessLauncher(Launcher):
@@ -102,6 +104,11 @@ class ProcessLauncher(Launcher):
         return Job(number, overrides, config, folder.absolute())
 
 
+def quoted(path: Path) -> str:
+    """A path as a value in Hydra's override grammar, in which most punctuation has a meaning."""
+    return "'" + str(path).replace("'", "\\'") + "'"
+
+
 def refuse(jobs: Sequence[Job]) -> None:
     """Check all configs before any job starts.
 
@@ -119,29 +126,45 @@ def refuse(jobs: Sequence[Job]) -> None:
 
 
 def _run(job: Job, environment: dict[str, str]) -> None:
-    """Run a job to its end; on SIGINT or SIGTERM to the sweep, stop it first."""
+    """Run a job to its end and see that its run is closed; a stopped sweep stops the job first."""
     process = subprocess.Popen(job.command, env=os.environ | environment)
     try:
         code = process.wait()
-    except BaseException:
-        # Ctrl-C reaches the whole process group by itself, SIGTERM only this process.
-        process.terminate()
-        try:
-            process.wait(STOPPED)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        job.status = "KILLED"
-        _close_abandoned(job, "the sweep was stopped")
+    except BaseException as error:
+        with undisturbed():
+            number = stopped_by(error)
+            _stop(process, already_asked=number == signal.SIGINT)
+            job.status = "KILLED"
+            _close_abandoned(job, f"the sweep was stopped by {number.name}" if number else str(error))
         raise
-    if code == 0:
+    reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    record = job.folder / FILE
+    if code == 0 and record.exists():
         job.status = "FINISHED"
-        job.summary = json.loads((job.folder / FILE).read_text())
+        job.summary = json.loads(record.read_text())
+    elif code < 0 or code - 128 in (signal.SIGINT, *STOPS):
+        job.status = "KILLED"
     else:
-        stopped = code < 0 or code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        job.status = "KILLED" if stopped else "FAILED"
-        reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        _close_abandoned(job, reason)
+        job.status = "FAILED"
+    if job.status != "FINISHED":
         print(f"job {job.number}: {job.status}, {reason}", file=sys.stderr, flush=True)
+    _close_abandoned(job, reason)
+
+
+def _stop(process: subprocess.Popen[bytes], already_asked: bool) -> None:
+    """End a job: Ctrl-C has reached it by itself, since it is in the terminal's process group."""
+    try:
+        if already_asked:
+            process.wait(ASKED)
+    except subprocess.TimeoutExpired:
+        pass
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(STOPPED)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _close_abandoned(job: Job, reason: str) -> None:
@@ -158,7 +181,7 @@ def _parent_run(jobs: Sequence[Job], folder: Path) -> Iterator[dict[str, str]]:
     """Open the sweep's run, hand its id to the jobs by the environment, and close it as what it was."""
     tracking = jobs[0].config.tracking
     if not tracking:
-        with _terminable():
+        with stoppable():
             yield {}
         return
     check_store(tracking.uri)
@@ -166,32 +189,16 @@ def _parent_run(jobs: Sequence[Job], folder: Path) -> Iterator[dict[str, str]]:
     run = open_parent(tracking.uri, tracking.experiment, f"sweep {show(folder)}", overrides)
     status: Status = "FAILED"
     try:
-        with _terminable():
+        with stoppable():
             yield {} if run is None else {PARENT_RUN: run}
         status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    except SystemExit as error:
-        status = "KILLED" if error.code == 128 + signal.SIGTERM else "FAILED"
+    except BaseException as error:
+        status = "KILLED" if stopped_by(error) else "FAILED"
         raise
     finally:
         if run is not None:
-            close_parent(tracking.uri, tracking.experiment, run, status)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exit that the code around can tidy up after."""
-
-    def terminate(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+            with undisturbed():
+                close_parent(tracking.uri, tracking.experiment, run, status)
 
 
 def table(jobs: Sequence[Job]) -> str:

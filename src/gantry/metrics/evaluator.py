@@ -78,7 +78,7 @@ class Evaluator:
         self.extractor = extractor
         self.data = data
         self.n_generated = n_generated
-        self.names = scores.names(extractor, n_generated)
+        self.names = scores.names(extractor, n_generated, data.split)
         # KID on 100 subsets takes seconds: little beside Inception, but most of an evaluation with
         # a classifier, where 20 subsets of 1000 see a data set of a few thousand images often enough.
         self.kid_subsets = 20 if extractor.labelled else scores.KID_SUBSETS

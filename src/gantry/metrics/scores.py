@@ -106,12 +106,13 @@ def classes_covered(real: Tensor, generated: Tensor) -> int:
     return int(((shares > 0) & (found >= COVERED * shares)).sum())
 
 
-def names(extractor: Extractor, n_generated: int) -> dict[str, str]:
+def names(extractor: Extractor, n_generated: int, split: str) -> dict[str, str]:
     """What each score may be called: the papers' name only under the papers' protocol.
 
     Official Inception weights: `fid` for 50,000 generated images, `fid_5k`, `fid_2048` for other counts.
-    Inception with other weights: `fid_inception-0a1b2c3d_5k`, after their hash. On the data set's own
-    classes: `fid_classifier`, and `modes_classifier` for the classes covered.
+    Inception with other weights: `fid_inception-0a1b2c3d_5k`, after their hash. Against another split
+    than the training set, or a part of it: `fid_test`, `fid_5k_train-1000`. On the data set's own classes:
+    `fid_classifier`, and `modes_classifier` for the classes covered.
     """
     statistics = ["fid", "kid", "inception_score", "inception_score_std"]
     if extractor.labelled:
@@ -121,4 +122,6 @@ def names(extractor: Extractor, n_generated: int) -> dict[str, str]:
         suffix = "" if extractor.official else f"_{extractor.name}-{extractor.digest[:8]}"
         if n_generated != STANDARD_COUNT:
             suffix += f"_{n_generated // 1000}k" if n_generated % 1000 == 0 else f"_{n_generated}"
+        if split not in ("train", "all"):
+            suffix += f"_{split}"
     return {statistic: statistic + suffix for statistic in statistics}

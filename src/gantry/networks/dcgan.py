@@ -26,7 +26,7 @@ def initialise(network: nn.Module) -> None:
 
 
 class Generator(nn.Module):
-    """Fractionally strided convolutions from a 4 to 31 pixel start, doubling size and halving channels.
+    """Fractionally strided convolutions from a small start (see `doublings`), doubling size and halving channels.
 
     Args:
         z_dim: length of the latent vector.

@@ -90,7 +90,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Residual blocks that halve the size down to 8 pixels or fewer, two more, a sum over the map, a dense logit.
+    """Residual blocks that halve the size while it is even and over 8 pixels, two more, a sum over the map, a logit.
 
     Args:
         image_shape: (C, H, W), square, 8 to 128 pixels in steps of 4.
@@ -100,9 +100,12 @@ class Discriminator(nn.Module):
 
     def __init__(self, image_shape: Shape, width: int = 128, norm: DiscriminatorNorm = "spectral") -> None:
         super().__init__()
-        _, count = doublings(image_shape[-1])
+        doublings(image_shape[-1])
+        side = image_shape[-1] // 2
         blocks = [DownBlock(image_shape[0], width, norm, down=True, first=True)]
-        blocks += [DownBlock(width, width, norm, down=True) for _ in range(max(0, count - 2))]
+        while side > 8 and side % 2 == 0:
+            blocks.append(DownBlock(width, width, norm, down=True))
+            side //= 2
         blocks += [DownBlock(width, width, norm, down=False) for _ in range(2)]
         self.blocks = nn.Sequential(*blocks)
         self.dense = nn.Linear(width, 1)
