@@ -320,6 +320,18 @@ def test_a_new_variant_is_one_file_and_one_function(cli, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["images"] == 4 * 2 * 16
 
 
+def test_the_readmes_data_set_trains(cli, tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    code = readme.split("```python\n# my_data.py")[1].split("```")[0]
+    yaml = readme.split("```yaml\n# conf/data/stripes.yaml\n")[1].split("```")[0]
+    (tmp_path / "my_data.py").write_text("#" + code)
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "stripes.yaml").write_text(yaml)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli("experiment=smoke", "data=stripes", "--config-dir", str(tmp_path / "mine")) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["dataset"] == "stripes"
+
+
 def test_an_exported_config_cannot_choose_what_code_runs(tmp_path):
     from gantry.export import save_generator
 
