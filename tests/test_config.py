@@ -30,7 +30,7 @@ model:
   constraints: [{_target_: gantry.penalties.WeightClipping, bound: 0.01}]
   n_critic: 5
   ema: {half_life: 10000, ramp_up: 0.05}
-metrics: {every: 1000, n_generated: 1000}
+metrics: {every: 1000, n_generated: 1000, extractor: {_target_: gantry.metrics.classifier.classifier}}
 trainer: {_target_: pytorch_lightning.Trainer, accelerator: auto, devices: 1, precision: 32-true}
 tracking: {uri: mlruns, experiment: gantry}
 """

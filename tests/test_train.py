@@ -143,6 +143,9 @@ def test_a_diverged_generator_measures_as_nan(cli, tmp_path):
     values = [line["fid_classifier"] for line in lines if "fid_classifier" in line]
     assert np.isfinite(values[0])
     assert values[-1] is None
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["best"] == {}
+    assert "Training has diverged" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_training_needs_no_mlflow(tmp_path, cache):
@@ -248,6 +251,12 @@ def folder_of(tmp_path, kind):
         (["trainer.precision=16-mixed", "trainer.accelerator=cpu"], ["trainer.precision=16-mixed", "bf16-mixed"]),
         (["+trainer.max_steps=3"], ["trainer.max_steps"]),
         (["+model.generator.z_dim=7"], ["model.generator.z_dim", "width"]),
+        (["paths.cache="], ["paths.cache", "empty"]),
+        (["tracking.experiment="], ["tracking.experiment", "empty"]),
+        (["+metrics.evry=3"], ["metrics.evry", "every"]),
+        (["+stepz=3"], ["stepz", "steps"]),
+        (["~model.loss"], ["model.loss", "missing"]),
+        (["metrics.extractor=inception"], ["metrics.extractor", "_target_"]),
         (["max_images=many"], ["max_images", "whole number"]),
         (["max_images=0"], ["max_images", "at least 1"]),
         (["metrics.raw=maybe"], ["metrics.raw", "true or false"]),

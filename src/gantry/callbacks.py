@@ -3,6 +3,7 @@
 All of them count generator steps (`trainer.global_step`), and write to a tracker, which never raises.
 """
 
+import logging
 import math
 import shutil
 import sys
@@ -26,6 +27,8 @@ from gantry.gan import GAN
 from gantry.metrics.evaluator import Evaluator
 from gantry.randomness import draws
 from gantry.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 GRID = 8  # images along a side of the sample grid
 TILE = 48  # pixels an image of the grid is enlarged to, at least
@@ -81,6 +84,7 @@ class TrainingLog(Callback):
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.mark = (0, 0.0)
+        self.diverged = False
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Begin to measure the speed here."""
@@ -98,6 +102,10 @@ class TrainingLog(Callback):
         if step % self.every == 0 or step == trainer.max_steps:
             images = pl_module.batch_size * pl_module.n_critic
             values = {name: (total / self.counts[name]).item() for name, total in self.sums.items()}
+            lost = [name for name, value in values.items() if not math.isfinite(value)]
+            if lost and not self.diverged:
+                self.diverged = True
+                log.warning("Training has diverged: %s not finite at step %d", ", ".join(lost), step)
             now = self.clock.read()
             values["images_seen"] = step * images
             values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
@@ -189,7 +197,7 @@ class Evaluation(Callback):
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary
-        return not self.best or values[primary] < self.best[primary] or math.isnan(self.best[primary])
+        return math.isfinite(values[primary]) and (not self.best or values[primary] < self.best[primary])
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
         if not all(value.isfinite().all() for value in network.state_dict().values()):

@@ -21,7 +21,17 @@ MAY_BE_NEGATIVE = ("model.loss",)  # parts of the config whose numbers may be la
 LARGEST_SEED = 2**63 - 1
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
 INPUT_GRADIENT = ("gantry.penalties.GradientPenalty", "gantry.penalties.R1", "gantry.penalties.R2")
-PARTS = ("generator", "discriminator", "loss", "optimizer")
+PARTS = ("data", "metrics.extractor", *(f"model.{p}" for p in ("generator", "discriminator", "loss", "optimizer")))
+# What there is where no signature says so.
+GROUPS = {
+    "": (
+        *("data", "model", "metrics", "trainer", "tracking", "paths"),
+        *("steps", "batch_size", "seed", "log_every", "max_images"),
+    ),
+    "metrics": ("every", "n_generated", "raw", "extractor"),
+    "tracking": ("uri", "experiment", "run_name", "close_timeout"),
+    "paths": ("root", "cache"),
+}
 LEAST = {"metrics.n_generated": 10}  # one for each split of the Inception Score
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
@@ -83,6 +93,21 @@ def unknown_options(config: Config) -> Iterator[str]:
             if name not in HYDRA_KEYS and name not in names:
                 valid = f"its options: {', '.join(names)}" if names else "it has none"
                 yield f"{key}.{name}: no such option{did_you_mean(name, names)} ({valid})"
+
+
+def unknown_keys(config: Config) -> Iterator[str]:
+    """Keys added with a + that nothing reads."""
+    for key in config.options:
+        group, _, name = key.rpartition(".")
+        if name not in GROUPS.get(group, (name,)):
+            yield f"{key}: no such option{did_you_mean(name, GROUPS[group])} (valid: {', '.join(GROUPS[group])})"
+
+
+def empty_text(config: Config) -> Iterator[str]:
+    """An empty path would be the current folder or the root."""
+    for key, option in config.options.items():
+        if option.value == "" and key != "tracking.uri":
+            yield f"{key}: must not be empty"
 
 
 def _own_options(read: Signature, partial: bool) -> list[str]:
@@ -159,9 +184,11 @@ def wrong_optimizer(config: Config) -> Iterator[str]:
 
 
 def part_without_target(config: Config) -> Iterator[str]:
-    """`model.loss=hinge`, where it takes `model.loss._target_=gantry.losses.hinge`."""
-    for key in (f"model.{part}" for part in PARTS):
-        if key in config.options and key not in config.targets:
+    """`model.loss=hinge`, where it takes `model.loss._target_=gantry.losses.hinge`; or no loss at all."""
+    for key in PARTS:
+        if key not in config.options:
+            yield f"{key}: missing; {key}._target_=package.module.name says what it is"
+        elif key not in config.targets:
             value = config.options[key].value
             if not isinstance(value, dict):
                 yield f"{key}: takes a _target_ ({key}._target_=package.module.name), not {_show(value)}"
@@ -225,11 +252,13 @@ def wrong_store(config: Config) -> Iterator[str]:
         try:
             locate(uri if isinstance(uri, str) else "")
         except UserError as error:
-            yield f"tracking.uri: {error}"
+            yield f"tracking.uri: {str(error).removeprefix('tracking.uri')[1:]}"
 
 
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     unknown_options,
+    unknown_keys,
+    empty_text,
     wrong_values,
     not_finite,
     out_of_range,

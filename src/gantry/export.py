@@ -45,4 +45,4 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
     module, name = target.rsplit(".", 1)
     network: nn.Module = getattr(importlib.import_module(module), name)(**config)
     network.load_state_dict(load_file(folder / WEIGHTS))
-    return network.eval()
+    return network.eval().requires_grad_(False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from gantry.tracking import redact, ui_command
 
 FILE = "summary.json"
+UNDELIVERED = "undelivered.jsonl"
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,16 @@ class Summary:
 
     def save(self) -> None:
         """Write `summary.json` in the run's folder."""
-        values = asdict(self) | {
-            "folder": str(self.folder),
-            "tracking_uri": self.tracking_uri and redact(self.tracking_uri),
-            "images_per_second": self.images / max(self.seconds, 1e-9),
-        }
+        metrics = {name: _finite(getattr(self, name)) for name in ("first", "best", "final")}
+        values = (
+            asdict(self)
+            | metrics
+            | {
+                "folder": str(self.folder),
+                "tracking_uri": self.tracking_uri and redact(self.tracking_uri),
+                "images_per_second": self.images / max(self.seconds, 1e-9),
+            }
+        )
         (self.folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
 
     def text(self) -> str:
@@ -78,9 +85,19 @@ class Summary:
             f"generator  {show(self.folder / 'generator' / 'best')}",
         ]
         if self.tracking_uri is not None:
-            lines.append(f"runs       {here('mlflow')}{ui_command(self.tracking_uri).removeprefix('mlflow')}")
-        lines.append(f"sweep      {here('python')} train.py -m model=vanilla,dcgan,wgan")
+            command = ui_command(self.tracking_uri)  # a server's is its address
+            mine = command.startswith("mlflow ")
+            lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
+        if (self.folder / UNDELIVERED).exists():
+            lines.append(f"           not all of this run: see {show(self.folder / UNDELIVERED)}")
+        script = show(Path(sys.argv[0]).absolute())
+        lines.append(f"sweep      {here('python')} {script} -m model=vanilla,dcgan,wgan")
         return "\n".join(lines)
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def show(path: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -64,7 +65,7 @@ def job(cfg: DictConfig) -> float:
     }
     summary = train(cfg, Path(hydra.runtime.output_dir), tags)
     print(summary.text(), flush=True)
-    return summary.best[summary.primary]
+    return summary.best.get(summary.primary, math.nan)
 
 
 def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
@@ -163,7 +164,7 @@ def _trainer(cfg: DictConfig, folder: Path) -> Trainer:
             default_root_dir=folder,
         )
     except (MisconfigurationException, ValueError) as error:
-        raise UserError(f"trainer: {error}") from error
+        raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
     return trainer

@@ -211,7 +211,8 @@ def table(jobs: Sequence[Job]) -> str:
             rows.append((*row, *[""] * (len(head) - len(row))))
             continue
         name = job.summary["primary"]
-        values = [f"{job.summary[when][name]:.2f}" for when in ("first", "best", "final")]
+        found = [job.summary[when].get(name) for when in ("first", "best", "final")]
+        values = ["nan" if value is None else f"{value:.2f}" for value in found]
         steps, speed = str(job.summary["steps"]), f"{job.summary['images_per_second']:,.0f}"
         rows.append((*row, steps, name, *values, speed))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -221,7 +222,7 @@ def table(jobs: Sequence[Job]) -> str:
 
 def _returned(job: Job) -> JobReturn:
     summary = job.summary or {}
-    value = summary["best"][summary["primary"]] if summary else None
+    value = summary["best"].get(summary["primary"]) if summary else None
     return JobReturn(
         overrides=job.overrides,
         cfg=job.config,
