@@ -6,8 +6,15 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from project import ROOT
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same initial weights in every test run."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -86,8 +86,6 @@ def test_the_articles_generator_at_mnist_size():
 @pytest.mark.parametrize("pair", PAIRS)
 def test_logits_are_not_squashed(pair):
     module, options = PAIRS[pair]
-    network = module.Discriminator((1, 16, 16), **options)
+    network = module.Discriminator((1, 16, 16), norm="none", **options)
     with torch.no_grad():
-        for weight in network.parameters():
-            weight.mul_(100)
-        assert network(torch.rand(8, 1, 16, 16)).abs().max() > 1
+        assert network(1e4 * torch.rand(8, 1, 16, 16)).abs().max() > 1
