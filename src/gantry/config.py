@@ -16,7 +16,7 @@ from gantry.options import HYDRA_KEYS, MISSING, Config, missing_values, read
 from gantry.signatures import Signature
 from gantry.tracking.store import locate
 
-MAY_BE_ZERO = ("seed", "workers")  # whole numbers are counts, at least 1, but for these
+MAY_BE_ZERO = ("seed",)  # whole numbers are counts, at least 1, but for these
 MAY_BE_NEGATIVE = ("model.loss",)  # parts of the config whose numbers may be labels, not sizes
 LARGEST_SEED = 2**63 - 1
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make

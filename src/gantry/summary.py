@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from gantry.tracking import redact, ui_command
+from gantry.tracking.base import UNDELIVERED
 
 FILE = "summary.json"
-UNDELIVERED = "undelivered.jsonl"
 
 
 @dataclass(frozen=True)

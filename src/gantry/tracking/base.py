@@ -16,6 +16,7 @@ log = logging.getLogger("gantry.tracking")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
+UNDELIVERED = "undelivered.jsonl"  # in the run's folder, what MLflow did not take (see `gantry.tracking.events`)
 RUN_FILE = "mlflow_run.json"  # in the run's folder, names its MLflow run once that exists
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantry.tracking.base import DatasetInfo, Status
+from gantry.tracking.base import UNDELIVERED, DatasetInfo, Status
 from gantry.tracking.folder import append_lines, write_png
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Spool:
     """The files of events that wait, in `<run folder>/undelivered/`, and the record of what never arrived."""
 
     def __init__(self, folder: Path) -> None:
-        self.record = folder / "undelivered.jsonl"
+        self.record = folder / UNDELIVERED
         self._folder = folder
         self._files = folder / "undelivered"
         self._begun = False
