@@ -96,7 +96,9 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
 
     import torch
 
-    from gantry import callbacks
+    from gantry.callbacks import Progress, TrainingLog
+    from gantry.clock import Clock
+    from gantry.evaluation import GRID, Evaluation
     from gantry.metrics.evaluator import Evaluator
 
     _quiet()
@@ -106,13 +108,11 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
     evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache)
     tracker = _open_tracker(cfg, folder, tags, data, evaluator.protocol)
     with _closed_truthfully(tracker), _generators_logged(tracker, folder):
-        clock = callbacks.Clock()
-        log = callbacks.TrainingLog(tracker, clock, cfg.log_every)
-        real = torch.from_numpy(data.images[: callbacks.GRID**2].copy())
-        evaluation = callbacks.Evaluation(
-            evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw
-        )
-        mine = [log, evaluation, callbacks.Progress(evaluation, tags["variant"])]
+        clock = Clock()
+        log = TrainingLog(tracker, clock, cfg.log_every)
+        real = torch.from_numpy(data.images[: GRID**2].copy())
+        evaluation = Evaluation(evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw)
+        mine = [log, evaluation, Progress(evaluation, tags["variant"])]
         trainer.callbacks += mine  # type: ignore[attr-defined]
         trainer.fit(gan, train_dataloaders=Batches(data, cfg.batch_size, gan.n_critic, cfg.seed))
         images = trainer.global_step * cfg.batch_size * gan.n_critic

@@ -1,0 +1,150 @@
+"""What is measured and kept while training: metrics, sample grids, checkpoints, the exported generator."""
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from gantry.clock import Clock
+from gantry.data.images import quantise
+from gantry.export import save_generator
+from gantry.gan import GAN
+from gantry.metrics.evaluator import Evaluator
+from gantry.randomness import draws
+from gantry.tracking import Tracker
+
+GRID = 8  # images along a side of the sample grid
+TILE = 48  # pixels an image of the grid is enlarged to, at least
+
+
+class Evaluation(Callback):
+    """Every `every` steps, and at the start and the end: metrics, a sample grid, checkpoints, the exported generator.
+
+    Args:
+        evaluator: measures the averaged generator, and the raw one under `raw/` where `raw` is set.
+        tracker: receives metrics and grids.
+        clock: stopped meanwhile.
+        folder: where `checkpoints/` and `generator/` go.
+        every: generator steps between evaluations.
+        network: the generator's config, from which the export is rebuilt.
+        real: uint8 real images (N, C, H, W) shown beside the samples, once.
+        raw: measure the generator without averaging too.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        tracker: Tracker,
+        clock: Clock,
+        folder: Path,
+        every: int,
+        network: dict[str, Any],
+        real: Tensor,
+        raw: bool = False,
+    ) -> None:
+        self.evaluator, self.tracker, self.clock, self.folder = evaluator, tracker, clock, folder
+        self.every, self.network, self.real, self.raw = every, network, real, raw
+        self.first: dict[str, float] = {}
+        self.final: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.best_step = 0
+        self.seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Show the real images, and where the untrained generator stands."""
+        self.tracker.log_image(enlarged_grid(self.real), "real", 0)
+        if trainer.global_step == 0:
+            self._evaluate(trainer, pl_module)
+            self.first = dict(self.final)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate when due."""
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.max_steps:
+            self._evaluate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know of the evaluations before."""
+        return {"first": self.first, "best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        self.first, self.best, self.best_step = (
+            state_dict["first"],
+            state_dict["best"],
+            state_dict["best_step"],
+        )
+
+    def _evaluate(self, trainer: Trainer, gan: GAN) -> None:
+        step = trainer.global_step
+        with self.clock.stopped(), torch.autocast(gan.device.type, enabled=False):
+            started = time.perf_counter()
+            values = self._measure(gan, gan.averaged)
+            if self.raw:
+                values |= {f"raw/{name}": value for name, value in self._measure(gan, gan.generator).items()}
+            self.final = values
+            if step > 0 and self._improves(values):
+                self.best, self.best_step = values, step
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            z = torch.from_numpy(normal(gan.seed, "grid noise", (GRID * GRID, gan.z_dim)))
+            picture = enlarged_grid(generate(gan.averaged, z))
+            logged = values | {f"best/{name}": value for name, value in self.best.items()}
+            if step == trainer.max_steps:
+                logged |= {f"final/{name}": value for name, value in values.items()}
+            self.tracker.log_metrics(logged | {"evaluation_seconds": seconds}, step)
+            self.tracker.log_image(picture, "samples", step)
+            if step > 0:
+                self._save(trainer, gan)
+
+    def _improves(self, values: dict[str, float]) -> bool:
+        primary = self.evaluator.primary
+        return math.isfinite(values[primary]) and (not self.best or values[primary] < self.best[primary])
+
+    def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
+        if not all(value.isfinite().all() for value in network.state_dict().values()):
+            return dict.fromkeys(self.evaluator.names.values(), math.nan)  # as uint8 its images would look like images
+        z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
+        return self.evaluator.evaluate(lambda start, count: generate(network, z[start : start + count])).values
+
+    def _save(self, trainer: Trainer, gan: GAN) -> None:
+        checkpoints = self.folder / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(checkpoints / "writing.ckpt")
+        (checkpoints / "writing.ckpt").replace(checkpoints / "last.ckpt")
+        save_generator(self.folder / "generator" / "last", gan.averaged.module, self.network)
+        if self.best_step == trainer.global_step:
+            shutil.copyfile(checkpoints / "last.ckpt", checkpoints / "writing.ckpt")
+            (checkpoints / "writing.ckpt").replace(checkpoints / "best.ckpt")
+            save_generator(self.folder / "generator" / "best", gan.averaged.module, self.network)
+
+
+def enlarged_grid(images: Tensor) -> np.ndarray:
+    """uint8 images (N, C, H, W) as one uint8 picture (H', W', 3), rows of eight, enlarged without smoothing."""
+    scale = max(1, -(-TILE // images.shape[-1]))
+    grid = make_grid(images.cpu(), nrow=GRID, padding=1).permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(grid.repeat(scale, 0).repeat(scale, 1))
+
+
+def generate(network: nn.Module, z: Tensor) -> Tensor:
+    """uint8 images (B, C, H, W) of a generator in eval mode from latents (B, z_dim); its mode is put back."""
+    training = network.training
+    network.eval()
+    with torch.inference_mode():
+        images = quantise(network(z.to(next(network.parameters()).device)))
+    network.train(training)
+    return images
+
+
+def normal(seed: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Fixed float32 noise of a purpose: the same at every step and for every variant of one z_dim."""
+    return draws(seed, 0, purpose).standard_normal(shape, dtype="float32")
