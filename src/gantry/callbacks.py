@@ -6,6 +6,8 @@ All of them count generator steps (`trainer.global_step`), and write to a tracke
 import logging
 import math
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
@@ -16,6 +18,7 @@ from gantry.clock import Clock
 from gantry.evaluation import Evaluation
 from gantry.gan import GAN
 from gantry.tracking import Tracker
+from gantry.tracking.folder import PROGRESS_FILE, write_json
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,16 @@ class TrainingLog(Callback):
         """Begin to measure the speed here."""
         self.clock.start()
         self.mark = (trainer.global_step, self.clock.read())
+        self.sums = {name: total.to(pl_module.device) for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time spent, and the sums of a log that is not due yet."""
+        return {"seconds": self.clock.read(), "sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        self.clock.seconds = state_dict["seconds"]
+        self.sums, self.counts = state_dict["sums"], state_dict["counts"]
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
@@ -52,17 +65,23 @@ class TrainingLog(Callback):
                 log.warning("Training has diverged: %s not finite at step %d", ", ".join(lost), step)
             now = self.clock.read()
             values["images_seen"] = step * images
+            values["training_seconds"] = now
             values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
             self.mark, self.sums, self.counts = (step, now), {}, {}
             self.tracker.log_metrics(values, step)
 
 
 class Progress(Callback):
-    """A bar of generator steps, with the time left and the last value of the first metric."""
+    """A bar of generator steps with the time left and the last value of the first metric, and the same as a file.
 
-    def __init__(self, evaluation: Evaluation, label: str) -> None:
-        self.evaluation, self.label = evaluation, label
+    `progress.json` in `folder` is `{"step", "steps", "seconds_left", "metric", "value"}`, written at most once
+    a second for whoever watches from outside.
+    """
+
+    def __init__(self, evaluation: Evaluation, label: str, folder: Path) -> None:
+        self.evaluation, self.label, self.file = evaluation, label, folder / PROGRESS_FILE
         self.bar: tqdm | None = None
+        self.written = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Open the bar where training starts."""
@@ -74,16 +93,20 @@ class Progress(Callback):
             dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10.0,
         )
+        self._write(trainer)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move on by the steps done."""
         if self.bar is not None:
-            primary = self.evaluation.evaluator.primary
-            if trainer.global_step % self.evaluation.every == 0 or trainer.global_step == trainer.max_steps:
+            measured = self.evaluation.last == trainer.global_step
+            if measured:
+                primary = self.evaluation.evaluator.primary
                 self.bar.set_postfix({primary: f"{self.evaluation.final[primary]:.2f}"}, refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
+            if measured or time.monotonic() - self.written > 1.0:
+                self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Close the bar."""
@@ -93,3 +116,20 @@ class Progress(Callback):
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
         """Close the bar, so that the message begins on a line of its own."""
         self.on_train_end(trainer, pl_module)
+
+    def _write(self, trainer: Trainer) -> None:
+        self.written = time.monotonic()
+        step, primary = trainer.global_step, self.evaluation.evaluator.primary
+        value = self.evaluation.final.get(primary, math.nan)
+        rate = self.bar.format_dict["rate"] if self.bar is not None else None
+        record = {
+            "step": step,
+            "steps": trainer.max_steps,
+            "seconds_left": (trainer.max_steps - step) / rate if rate else None,
+            "metric": primary,
+            "value": value if math.isfinite(value) else None,
+        }
+        try:
+            write_json(record, self.file)
+        except OSError as error:
+            log.debug("%s: %s", self.file, error)

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,12 +23,17 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from gantry.definitions import did_you_mean
-from gantry.errors import UserError
+from gantry.errors import JobFailed, UserError
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
-def run(task: Callable[[DictConfig], Any], config_dir: Path, config_name: str) -> None:
+def run(
+    task: Callable[[DictConfig], Any],
+    config_dir: Path,
+    config_name: str,
+    around: AbstractContextManager[None] | None = None,
+) -> None:
     """Compose the config from the command line and run `task` on it, or (with -m) on each job's of a sweep.
 
     HYDRA_FULL_ERROR=1 adds tracebacks to the messages; the exit codes stay.
@@ -37,6 +42,7 @@ def run(task: Callable[[DictConfig], Any], config_dir: Path, config_name: str) -
         task: what to do with the job's config; raises `UserError` where the user asked for what cannot work.
         config_dir: the absolute path of the folder of configs.
         config_name: the primary config in it, without ".yaml".
+        around: entered before Hydra reads the command line, left when all is done.
 
     Raises:
         SystemExit: with a code above, unless all went well. One raised by the task passes through.
@@ -44,10 +50,12 @@ def run(task: Callable[[DictConfig], Any], config_dir: Path, config_name: str) -
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:
-        with _exceptions_kept():
+        with _exceptions_kept(), around or nullcontext():
             main(jobs.watch(task))()
     except KeyboardInterrupt:
         _stop("interrupted", INTERRUPTED)
+    except JobFailed:
+        sys.exit(FAILED)
     except Exception as error:
         if any(error is failure for failure in jobs.failures):
             if jobs.started > 1:

@@ -25,12 +25,13 @@ PARTS = ("data", "metrics.extractor", *(f"model.{p}" for p in ("generator", "dis
 # What there is where no signature says so.
 GROUPS = {
     "": (
-        *("data", "model", "metrics", "trainer", "tracking", "paths"),
+        *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep"),
         *("steps", "batch_size", "seed", "log_every", "max_images"),
     ),
     "metrics": ("every", "n_generated", "raw", "extractor"),
     "tracking": ("uri", "experiment", "run_name", "close_timeout"),
     "paths": ("root", "cache"),
+    "sweep": ("jobs", "timeout", "max_failures", "resume"),
 }
 LEAST = {"metrics.n_generated": 10}  # one for each split of the Inception Score
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Entry points print the message without a traceback and exit with status 2.
     """
+
+
+class JobFailed(Exception):
+    """A job of a sweep that did not finish; the user has been told already."""

@@ -1,7 +1,9 @@
 """What is measured and kept while training: metrics, sample grids, checkpoints, the exported generator."""
 
 import math
+import resource
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
@@ -18,10 +21,13 @@ from gantry.export import save_generator
 from gantry.gan import GAN
 from gantry.metrics.evaluator import Evaluator
 from gantry.randomness import draws
+from gantry.signals import Stop, Stopped
 from gantry.tracking import Tracker
+from gantry.tracking.folder import CHECKPOINT
 
 GRID = 8  # images along a side of the sample grid
 TILE = 48  # pixels an image of the grid is enlarged to, at least
+STATE = ("first", "best", "best_step", "final", "last", "classes", "seconds")  # kept in checkpoints
 
 
 class Evaluation(Callback):
@@ -36,6 +42,7 @@ class Evaluation(Callback):
         network: the generator's config, from which the export is rebuilt.
         real: uint8 real images (N, C, H, W) shown beside the samples, once.
         raw: measure the generator without averaging too.
+        stop: asked after every step and while measuring whether to stop; the checkpoint is written then.
     """
 
     def __init__(
@@ -48,50 +55,62 @@ class Evaluation(Callback):
         network: dict[str, Any],
         real: Tensor,
         raw: bool = False,
+        stop: Stop | None = None,
     ) -> None:
         self.evaluator, self.tracker, self.clock, self.folder = evaluator, tracker, clock, folder
         self.every, self.network, self.real, self.raw = every, network, real, raw
+        self.stop = stop or Stop()
         self.first: dict[str, float] = {}
         self.final: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.best_step = 0
+        self.last: int | None = None  # the step measured last
+        self.classes: dict[str, tuple[float, float]] | None = None
         self.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Show the real images, and where the untrained generator stands."""
-        self.tracker.log_image(enlarged_grid(self.real), "real", 0)
-        if trainer.global_step == 0:
-            self._evaluate(trainer, pl_module)
+        """Show the real images, and where the untrained generator stands, or measure what a stop cut short."""
+        if self.last is None:
+            self.tracker.log_image(enlarged_grid(self.real), "real", 0)
+            self.evaluate(trainer, pl_module)
             self.first = dict(self.final)
+        elif self._due(trainer) and self.last != trainer.global_step:
+            self.evaluate(trainer, pl_module)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Evaluate when due."""
-        step = trainer.global_step
-        if step % self.every == 0 or step == trainer.max_steps:
-            self._evaluate(trainer, pl_module)
+        """Evaluate when due; stop when asked to."""
+        if self._due(trainer):
+            self.evaluate(trainer, pl_module)
+        self.stop.check()
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
+        """Write a checkpoint if the run was stopped between two steps, where it can be taken up again."""
+        if isinstance(exception, Stopped | SIGTERMException) and trainer.global_step > 0:
+            self._checkpoint(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know of the evaluations before."""
-        return {"first": self.first, "best": self.best, "best_step": self.best_step}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
-        self.first, self.best, self.best_step = (
-            state_dict["first"],
-            state_dict["best"],
-            state_dict["best_step"],
-        )
+        for name in STATE:
+            setattr(self, name, state_dict[name])
 
-    def _evaluate(self, trainer: Trainer, gan: GAN) -> None:
+    def _due(self, trainer: Trainer) -> bool:
+        return trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+
+    def evaluate(self, trainer: Trainer, gan: GAN) -> None:
+        """Measure the generator as it is now, show its samples and keep it."""
         step = trainer.global_step
         with self.clock.stopped(), torch.autocast(gan.device.type, enabled=False):
             started = time.perf_counter()
             values = self._measure(gan, gan.averaged)
             if self.raw:
                 values |= {f"raw/{name}": value for name, value in self._measure(gan, gan.generator).items()}
-            self.final = values
+            self.final, self.last = values, step
             if step > 0 and self._improves(values):
                 self.best, self.best_step = values, step
             seconds = time.perf_counter() - started
@@ -101,7 +120,8 @@ class Evaluation(Callback):
             logged = values | {f"best/{name}": value for name, value in self.best.items()}
             if step == trainer.max_steps:
                 logged |= {f"final/{name}": value for name, value in values.items()}
-            self.tracker.log_metrics(logged | {"evaluation_seconds": seconds}, step)
+            cost = {"evaluation_seconds": seconds, "training_seconds": self.clock.read()} | peak_memory()
+            self.tracker.log_metrics(logged | cost, step)
             self.tracker.log_image(picture, "samples", step)
             if step > 0:
                 self._save(trainer, gan)
@@ -114,18 +134,39 @@ class Evaluation(Callback):
         if not all(value.isfinite().all() for value in network.state_dict().values()):
             return dict.fromkeys(self.evaluator.names.values(), math.nan)  # as uint8 its images would look like images
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
-        return self.evaluator.evaluate(lambda start, count: generate(network, z[start : start + count])).values
 
-    def _save(self, trainer: Trainer, gan: GAN) -> None:
-        checkpoints = self.folder / "checkpoints"
+        def images(start: int, count: int) -> Tensor:
+            self.stop.check()
+            return generate(network, z[start : start + count])
+
+        measured = self.evaluator.evaluate(images)
+        if network is gan.averaged:
+            self.classes = measured.classes
+        return measured.values
+
+    def _checkpoint(self, trainer: Trainer) -> None:
+        checkpoints = self.folder / CHECKPOINT.parent
         checkpoints.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(checkpoints / "writing.ckpt")
-        (checkpoints / "writing.ckpt").replace(checkpoints / "last.ckpt")
+        (checkpoints / "writing.ckpt").replace(self.folder / CHECKPOINT)
+
+    def _save(self, trainer: Trainer, gan: GAN) -> None:
+        self._checkpoint(trainer)
         save_generator(self.folder / "generator" / "last", gan.averaged.module, self.network)
         if self.best_step == trainer.global_step:
-            shutil.copyfile(checkpoints / "last.ckpt", checkpoints / "writing.ckpt")
+            checkpoints = self.folder / CHECKPOINT.parent
+            shutil.copyfile(self.folder / CHECKPOINT, checkpoints / "writing.ckpt")
             (checkpoints / "writing.ckpt").replace(checkpoints / "best.ckpt")
             save_generator(self.folder / "generator" / "best", gan.averaged.module, self.network)
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory this process has held so far, in MiB: resident, and on the GPU where there is one."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
+    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if torch.cuda.is_available():
+        peak["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return peak
 
 
 def enlarged_grid(images: Tensor) -> np.ndarray:

@@ -23,15 +23,54 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class Stopped(SystemExit):
+    """Raised by `Stop.check`, where nothing is half done."""
+
+
+class Stop:
+    """A request to stop that waits until the code asks for it."""
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+
+    def check(self) -> None:
+        """Stop here, if asked to.
+
+        Raises:
+            Stopped: with code 128 + the signal's number.
+        """
+        if self.number is not None:
+            raise Stopped(128 + self.number)
+
+
+@contextmanager
+def deferred(stop: Stop) -> Iterator[None]:
+    """Note the first Ctrl-C, SIGTERM or SIGHUP in `stop`; a second one raises at once."""
+
+    def note(number: int, _: Any) -> None:
+        if stop.number is not None:
+            raise SystemExit(128 + number)
+        stop.number = signal.Signals(number)
+
+    with _handled(note):
+        yield
+
+
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Ignore further requests to stop: what runs inside takes bounded time and must not be left half done."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (*STOPS, signal.SIGINT)}
+    with _handled(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (*STOPS, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def stopped_by(error: BaseException) -> signal.Signals | None:
@@ -42,5 +81,5 @@ def stopped_by(error: BaseException) -> signal.Signals | None:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
             return signal.SIGINT
         number = error.code - 128 if isinstance(error.code, int) else 0
-        return signal.Signals(number) if number in set(STOPS) else None
+        return signal.Signals(number) if number in {signal.SIGINT, *STOPS} else None
     return None

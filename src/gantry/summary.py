@@ -30,6 +30,8 @@ class Summary:
         protocol: how the metrics were made.
         folder: the run's files.
         tracking_uri: the MLflow store; None where there is none.
+        classes: of each class the share of the real and of the generated images; None where they are not known.
+        peak_memory_mib, peak_gpu_memory_mib: the most memory held, on the GPU where there is one.
     """
 
     variant: str
@@ -46,6 +48,9 @@ class Summary:
     protocol: dict[str, Any]
     folder: Path
     tracking_uri: str | None
+    classes: dict[str, tuple[float, float]] | None = None
+    peak_memory_mib: float = 0.0
+    peak_gpu_memory_mib: float | None = None
 
     def save(self) -> None:
         """Write `summary.json` in the run's folder."""

@@ -25,8 +25,12 @@ from omegaconf import DictConfig, OmegaConf
 from gantry import cli
 from gantry.config import check
 from gantry.errors import UserError
-from gantry.launch.sweep import PARENT_RUN
-from gantry.signals import stoppable, stopped_by, undisturbed
+from gantry.launch import leash
+from gantry.launch.leader import PARENT_RUN, leading
+from gantry.launch.process import result
+from gantry.launch.record import held, of_the_run, state_of
+from gantry.resume import Start, check_unchanged, ending_on_record, parameters, take_up
+from gantry.signals import Stop, deferred, stoppable, stopped_by, undisturbed
 from gantry.summary import Summary
 from gantry.tracking import (
     DatasetInfo,
@@ -35,10 +39,10 @@ from gantry.tracking import (
     Tracker,
     Trackers,
     check_store,
-    flatten,
     redact,
 )
 from gantry.tracking.environment import environment, git_state
+from gantry.tracking.folder import METRICS_FILE, rewind
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -47,44 +51,61 @@ if TYPE_CHECKING:
     from gantry.gan import GAN
 
 ROOT = Path(__file__).parents[2]
+MOST_CLASSES = 64  # of which the summary says how often each is drawn
 
 
 def main() -> None:
     """The command line of train.py."""
-    cli.run(job, ROOT / "conf", "train")
+    cli.run(job, ROOT / "conf", "train", leading())
 
 
 def job(cfg: DictConfig) -> float:
-    """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric."""
+    """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric.
+
+    In a sweep that is taken up, what an earlier attempt left in the folder is kept, gone on with or set aside.
+    """
+    leash.follow()
     hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
     choices = hydra.runtime.choices
     tags = {
         "variant": choices["model"],
         "dataset": choices["data"],
-        "overrides": " ".join(hydra.overrides.task),
+        "overrides": " ".join(of_the_run(hydra.overrides.task)),
     }
-    summary = train(cfg, Path(hydra.runtime.output_dir), tags)
+    with held(folder, "the run in"):
+        start = Start()
+        if cfg.sweep.resume is not None:
+            if state_of(folder) == "finished":
+                check_unchanged(folder, cfg)
+                print(f"{folder} is finished and kept", flush=True)
+                return result(folder) or math.nan
+            start = take_up(folder, cfg)
+        with ending_on_record(folder):
+            summary = train(cfg, folder, tags, start)
     print(summary.text(), flush=True)
     return summary.best.get(summary.primary, math.nan)
 
 
-def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
+def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | None = None) -> Summary:
     """Train one GAN and leave its record in `folder` and, unless `tracking=none`, in MLflow.
 
     Args:
         cfg: the composed config of conf/train.yaml.
         folder: where samples, checkpoints, the exported generator, metrics.jsonl and summary.json go.
         tags: `variant` and `dataset`, by which runs are told apart, and whatever else is worth a tag.
+        start: where it begins; None: from nothing.
 
     Raises:
         UserError: the config or the data cannot work; nothing has been tracked yet.
     """
     check(cfg)
+    start = start or Start()
     from gantry.data.batches import Batches, check_batch_size
 
     if cfg.tracking:
         check_store(cfg.tracking.uri)
-    _check_folders(folder, cache := Path(cfg.paths.cache).expanduser())
+    _check_folders(folder, cache := Path(cfg.paths.cache).expanduser(), start)
     data: ImageSet = maker(cfg.data)(cache=cache)
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
@@ -98,7 +119,7 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
 
     from gantry.callbacks import Progress, TrainingLog
     from gantry.clock import Clock
-    from gantry.evaluation import GRID, Evaluation
+    from gantry.evaluation import GRID, Evaluation, peak_memory
     from gantry.metrics.evaluator import Evaluator
 
     _quiet()
@@ -106,15 +127,24 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
     gan, network = build(cfg, data)
     extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
     evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache)
-    tracker = _open_tracker(cfg, folder, tags, data, evaluator.protocol)
+    done = start.step()
+    if start.checkpoint is not None:
+        print(f"continues at step {done}", flush=True)
+        rewind(folder, done)
+    tracker = _open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
     with _closed_truthfully(tracker), _generators_logged(tracker, folder):
+        stop = Stop()
         clock = Clock()
         log = TrainingLog(tracker, clock, cfg.log_every)
         real = torch.from_numpy(data.images[: GRID**2].copy())
         evaluation = Evaluation(evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw)
-        mine = [log, evaluation, Progress(evaluation, tags["variant"])]
+        mine = [log, evaluation, Progress(evaluation, tags["variant"], folder)]
         trainer.callbacks += mine  # type: ignore[attr-defined]
-        trainer.fit(gan, train_dataloaders=Batches(data, cfg.batch_size, gan.n_critic, cfg.seed))
+        batches = Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, start=done)
+        with deferred(stop):
+            trainer.fit(gan, train_dataloaders=batches, ckpt_path=start.checkpoint)
+            if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
+                evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
         images = trainer.global_step * cfg.batch_size * gan.n_critic
         summary = Summary(
             variant=tags["variant"],
@@ -128,6 +158,8 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
             best=evaluation.best,
             best_step=evaluation.best_step,
             final=evaluation.final,
+            classes=_few(evaluation.classes),
+            **peak_memory(),
             protocol=dict(evaluator.protocol),
             folder=folder,
             tracking_uri=cfg.tracking.get("uri"),
@@ -137,9 +169,13 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str]) -> Summary:
     return summary
 
 
-def _check_folders(folder: Path, cache: Path) -> None:
-    """Refuse a run folder that holds a run, and a cache that cannot be written."""
-    if (folder / "metrics.jsonl").exists():
+def _few(classes: dict[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]] | None:
+    return classes if classes is not None and len(classes) <= MOST_CLASSES else None
+
+
+def _check_folders(folder: Path, cache: Path, start: Start) -> None:
+    """Refuse a run folder that holds a run not to be gone on with, and a cache that cannot be written."""
+    if (folder / METRICS_FILE).exists() and start.checkpoint is None:
         raise UserError(f"{folder} already holds a run; choose another with hydra.run.dir=/path")
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -199,11 +235,11 @@ def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
 
 
 def _open_tracker(
-    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any]
+    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
 ) -> Tracker:
     (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
-    params = flatten(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    params = parameters(cfg)
     tags = (
         tags
         | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
@@ -235,6 +271,8 @@ def _open_tracker(
                 ),
                 parent_run_id=os.environ.get(PARENT_RUN),
                 close_timeout=cfg.tracking.close_timeout,
+                continues=start.run_id,
+                supersedes=start.supersedes,
             )
         )
     tracker = Trackers(*trackers)
@@ -265,7 +303,7 @@ def _closed_truthfully(tracker: Tracker) -> Iterator[None]:
                 if number is None:
                     tracker.close("FAILED", f"{type(error).__name__}: {error}")
                 else:
-                    tracker.close("KILLED", f"stopped by {number.name}")
+                    tracker.close("KILLED", leash.reason() or f"stopped by {number.name}")
             if number == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise

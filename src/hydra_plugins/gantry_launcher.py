@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
 
-from gantry.launch.sweep import ProcessLauncher
+from gantry.launch.launcher import ProcessLauncher
 
 
 class GantryLauncher(ProcessLauncher):

@@ -10,7 +10,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from gantry.tracking import DatasetInfo, MLflowTracker
-from gantry.tracking.parent import close_if_running, close_parent, open_parent
 from gantry.tracking.store import prepare_store
 
 DIGITS = DatasetInfo("digits", "d" * 64, "sklearn.datasets.load_digits", "train", 1797, (16, 16, 1), 10)
@@ -134,30 +133,35 @@ def test_the_status_is_true(store: Path, client: MlflowClient, tmp_path: Path, s
     assert run.data.tags.get("gantry.reason") == reason
 
 
-def test_a_sweep_is_a_parent_with_nested_runs(store: Path, client: MlflowClient, tmp_path: Path) -> None:
-    parent = open_parent(store, "gantry", "sweep", ["model=vanilla,dcgan", "seed=0"])
-    assert parent is not None
-    assert client.get_run(parent).info.status == "RUNNING"
-    assert client.get_run(parent).data.tags["overrides"] == "model=vanilla,dcgan seed=0"
-    tracker = tracked(store, tmp_path, parent_run_id=parent)
-    tracker.close("FINISHED")
-    experiment = client.get_run(parent).info.experiment_id
-    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-    assert [run.info.run_id for run in nested] == [tracker.run_id]
-    close_parent(store, "gantry", parent, "FAILED")
-    assert client.get_run(parent).info.status == "FAILED"
+def test_a_run_goes_on_without_gap_or_repetition(store: Path, client: MlflowClient, tmp_path: Path) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    before = tracked(store, tmp_path, params={"seed": 0})
+    for step in (1, 2, 3):
+        before.log_metrics({"loss": step}, step)
+    before.log_image(picture, "samples", 2)
+    before.close("KILLED", "stopped by SIGTERM")
+    after = tracked(store, tmp_path, params={"seed": 0}, continues=before.run_id)
+    for step in (2, 3, 4):  # from a checkpoint of step 1
+        after.log_metrics({"loss": 10 * step, "new": step}, step)
+    for step in (2, 4):
+        after.log_image(picture, "samples", step)
+    after.close("FINISHED")
+    assert after.run_id == before.run_id
+    assert read(client, after).info.status == "FINISHED"
+    history = client.get_metric_history(after.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+    assert [point.step for point in client.get_metric_history(after.run_id, "new")] == [2, 3, 4]
+    pictures = [file.path for file in client.list_artifacts(after.run_id, "images") if file.path.endswith(".png")]
+    assert sorted(path.split("+")[2] for path in pictures) == ["2", "4"]
+    assert not (tmp_path / "undelivered.jsonl").exists()
 
 
-def test_a_job_that_died_is_ended_for_it_and_no_other(store: Path, client: MlflowClient) -> None:
-    died, ended = (open_parent(store, "gantry", name, []) for name in ("died", "ended"))
-    assert died is not None
-    assert ended is not None
-    close_parent(store, "gantry", ended, "FINISHED")
-    for run_id in (died, ended):
-        close_if_running(store, "gantry", run_id, "KILLED", "signal 9")
-    assert client.get_run(died).info.status == "KILLED"
-    assert client.get_run(died).data.tags["gantry.reason"] == "signal 9"
-    assert client.get_run(ended).info.status == "FINISHED"
+def test_an_attempt_that_a_later_one_replaces_says_so(store: Path, client: MlflowClient, tmp_path: Path) -> None:
+    failed = tracked(store, tmp_path / "failed")
+    failed.close("FAILED", "on purpose")
+    tracked(store, tmp_path / "again", supersedes=[failed.run_id]).close("FINISHED")
+    assert read(client, failed).data.tags["gantry.superseded"] == "true"
+    assert read(client, failed).info.status == "FAILED"
 
 
 def test_what_mlflow_refuses_is_kept_and_the_rest_arrives(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gantry.tracking.base import DatasetInfo
+from gantry.tracking.ending import end_run
 from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Tags
-from gantry.tracking.parent import end_run
+from gantry.tracking.folder import PARAMS_FILE, TAGS_FILE, read_metrics, read_values
 from gantry.tracking.store import prepare_store
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ METRICS_PER_REQUEST = 1000  # MLflow's limits
 PARAMS_PER_REQUEST = 100
 DIGEST_LENGTH = 36
 
+SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
+LOGGED_IMAGE = re.compile(r"(?P<key>.+?)[~+]step[~+](?P<step>\d+)[~+]timestamp")  # MLflow's name of an image's file
+
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
 
 T = TypeVar("T")
@@ -29,7 +35,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The run to create. `key` is its tag `gantry.id`, by which it is known before it has a run id."""
+    """The run to create. `key` is its tag `gantry.id`, by which it is known before it has a run id.
+
+    A run that goes on has its `continues` id instead. `supersedes` names attempts that this run replaces.
+    """
 
     uri: str
     experiment: str
@@ -37,6 +46,8 @@ class RunPlan:
     tags: dict[str, str]
     start_time: int
     key: str
+    continues: str | None = None
+    supersedes: tuple[str, ...] = ()
 
 
 class RunSession:
@@ -47,11 +58,19 @@ class RunSession:
         self._plan = plan
         self._tried = False
         self._client: MlflowClient
+        self._known: Known | None = None
 
     def connect(self) -> None:
         """Open the store and create the run; after a failure, take the one the failed call may have made."""
         plan = self._plan
         self._client, experiment_id = prepare_store(plan.uri, plan.experiment)
+        for run_id in plan.supersedes:
+            self._client.set_tag(run_id, SUPERSEDED, "true", synchronous=True)
+        if plan.continues is not None:
+            self._client.update_run(plan.continues, status="RUNNING")
+            self._known = Known(self._client, plan.continues)
+            self.run_id = plan.continues
+            return
         if self._tried:
             known = self._client.search_runs([experiment_id], f"tags.`gantry.id` = '{plan.key}'", max_results=1)
             if known:
@@ -75,6 +94,7 @@ class RunSession:
                     for event in events
                     if isinstance(event, Metrics)
                     for key, value in event.values.items()
+                    if self._known is None or self._known.is_new(key, event.step)
                 ]
                 for part in _parts(metrics, METRICS_PER_REQUEST):
                     client.log_batch(run_id, metrics=part, synchronous=True)
@@ -86,6 +106,8 @@ class RunSession:
                 for names in _parts(values, PARAMS_PER_REQUEST):
                     tags = [RunTag(name, values[name]) for name in names]
                     client.log_batch(run_id, tags=tags, synchronous=True)
+            case Image(_, step, key, _) if self._known is not None and (key, step) in self._known.images:
+                pass
             case Image(time, step, key, image):
                 pixels = _opened(image) if isinstance(image, Path) else image
                 client.log_image(run_id, pixels, key=key, step=step, timestamp=time, synchronous=True)
@@ -95,6 +117,46 @@ class RunSession:
                 _log_dataset(client, run_id, info)
             case Ended(time, status, reason):
                 end_run(client, run_id, status, reason, time)
+
+
+def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Send what the record in a run's folder holds and MLflow does not: the process was killed before it could."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    params, tags = (read_values(folder / name) for name in (PARAMS_FILE, TAGS_FILE))
+    for names in _parts(params, PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=[Param(name, params[name]) for name in names], synchronous=True)
+    for names in _parts(tags, PARAMS_PER_REQUEST):
+        client.log_batch(run_id, tags=[RunTag(name, tags[name]) for name in names], synchronous=True)
+    known = Known(client, run_id)
+    metrics = [
+        Metric(key, math.nan if value is None else value, int(line["time"] * 1000), line["step"])
+        for line in read_metrics(folder)
+        for key, value in line.items()
+        if key not in ("step", "time") and known.is_new(key, line["step"])
+    ]
+    for part in _parts(metrics, METRICS_PER_REQUEST):
+        client.log_batch(run_id, metrics=part, synchronous=True)
+
+
+class Known:
+    """What a run held before it was taken up again: the steps after its checkpoint come a second time."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.images = {
+            (match["key"], int(match["step"]))
+            for file in client.list_artifacts(run_id, "images")
+            if (match := LOGGED_IMAGE.match(Path(file.path).name))
+        }
+        self._client, self._run_id = client, run_id
+        self._last: dict[str, int] = {}
+
+    def is_new(self, key: str, step: int) -> bool:
+        """Whether the metric has no value at this step yet."""
+        if key not in self._last:
+            history = self._client.get_metric_history(self._run_id, key)
+            self._last[key] = max((point.step for point in history), default=-1)
+        return step > self._last[key]
 
 
 def is_refusal(error: Exception) -> bool:

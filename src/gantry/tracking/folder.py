@@ -17,6 +17,10 @@ from gantry.tracking.params import redact
 if TYPE_CHECKING:
     import numpy as np
 
+METRICS_FILE, STATUS_FILE, PROGRESS_FILE = "metrics.jsonl", "status.json", "progress.json"
+PARAMS_FILE, TAGS_FILE = "params.json", "tags.json"
+CHECKPOINT = Path("checkpoints/last.ckpt")
+
 
 class FolderTracker:
     """Writes plain files that outlive any server.
@@ -32,17 +36,17 @@ class FolderTracker:
 
     @never_raises
     def log_params(self, params: Mapping[str, Any]) -> None:
-        self._merge("params.json", params)
+        self._merge(PARAMS_FILE, params)
 
     @never_raises
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        self._merge("tags.json", tags)
+        self._merge(TAGS_FILE, tags)
 
     @never_raises
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        append_lines(self._folder / "metrics.jsonl", [{"step": step, "time": time.time(), **finite}])
+        append_lines(self._folder / METRICS_FILE, [{"step": step, "time": time.time(), **finite}])
 
     @never_raises
     def log_image(self, image: np.ndarray, key: str, step: int) -> None:
@@ -59,13 +63,46 @@ class FolderTracker:
     def close(self, status: Status, reason: str | None = None) -> None:
         if not self._closed:
             self._closed = True
-            said = redact(reason) if reason is not None else None
-            write_json({"status": status, "reason": said, "time": time.time()}, self._folder / "status.json")
+            write_status(self._folder, status, reason)
 
     def _merge(self, name: str, values: Mapping[str, Any]) -> None:
         path = self._folder / name
-        known = json.loads(path.read_text()) if path.exists() else {}
-        write_json(known | {key: redact(str(value)) for key, value in values.items()}, path)
+        write_json(read_values(path) | {key: redact(str(value)) for key, value in values.items()}, path)
+
+
+def write_status(folder: Path, status: Status, reason: str | None) -> None:
+    """Say in a run's folder how it ended."""
+    said = redact(reason) if reason is not None else None
+    write_json({"status": status, "reason": said, "time": time.time()}, folder / STATUS_FILE)
+
+
+def read_values(path: Path) -> dict[str, str]:
+    """The values of params.json or tags.json; none where the file is missing."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; one that a kill left half written is left out."""
+    path = folder / METRICS_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [record for line in lines if (record := _parsed(line)) is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Take back what the record in `folder` holds beyond `step`: the run goes on from there."""
+    (folder / STATUS_FILE).unlink(missing_ok=True)
+    path = folder / METRICS_FILE
+    kept = [record for record in read_metrics(folder) if record["step"] <= step]
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    part.replace(path)
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:

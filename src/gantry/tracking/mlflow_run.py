@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,9 @@ class MLflowTracker:
         dataset: shown as the run's input.
         parent_run_id: the sweep's parent run.
         close_timeout: seconds `close` waits for what is left.
+        continues: the id of the run to go on with, which keeps its tags, params and data set; what it holds
+            already at a step is not sent again.
+        supersedes: ids of runs that this one replaces; they get the tag `gantry.superseded`.
 
     Raises:
         UserError: as `check_store`.
@@ -65,12 +68,15 @@ class MLflowTracker:
         dataset: DatasetInfo | None = None,
         parent_run_id: str | None = None,
         close_timeout: float = 30.0,
+        continues: str | None = None,
+        supersedes: Sequence[str] = (),
     ) -> None:
         check_store(uri)
         all_tags = origin() | {key: redact(str(value)) for key, value in (tags or {}).items()}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
-        self._plan = RunPlan(str(uri), experiment, run_name, all_tags, _now(), uuid.uuid4().hex)
+        key = uuid.uuid4().hex
+        self._plan = RunPlan(str(uri), experiment, run_name, all_tags, _now(), key, continues, tuple(supersedes))
         self._session = RunSession(self._plan)
         self._folder = folder
         self._spool = Spool(folder)
@@ -82,10 +88,11 @@ class MLflowTracker:
         self._abandoned = False  # the thread is to stop where it is
         self._failing = False
         self._refused: set[str] = set()  # kinds of events
-        if params:
-            self.log_params(params)
-        if dataset is not None:
-            self._put(Dataset(dataset))
+        if continues is None:
+            if params:
+                self.log_params(params)
+            if dataset is not None:
+                self._put(Dataset(dataset))
         threading.Thread(target=self._work, name="mlflow-delivery", daemon=True).start()
 
     @property

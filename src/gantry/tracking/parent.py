@@ -1,40 +1,77 @@
-"""The run above a sweep's jobs, and the true ending of a job that could not write its own.
+"""The run above a sweep's jobs, and the true ending of jobs that could not write their own.
 
-Called by the launcher between jobs, so these wait for the store (seconds, where a server is away), but like
+Called by the process that leads a sweep, so these wait for the store (seconds, where a server is away), but like
 all of tracking they do not raise: a sweep without its parent run is better than no sweep.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantry.tracking.base import Status, log
+from gantry.tracking.base import RUN_FILE, Status, log
+from gantry.tracking.delivery import replenish
+from gantry.tracking.ending import REASON_LIMIT, end_run
 from gantry.tracking.environment import origin
+from gantry.tracking.folder import write_json
 from gantry.tracking.params import redact
-from gantry.tracking.store import prepare_store
+from gantry.tracking.store import locate, prepare_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
-REASON_LIMIT = 5000  # characters, the least of the lengths MLflow's stores take
+KIND = "gantry.kind"  # tag; "sweep" on a sweep's own run
+FOLDER = "gantry.folder"  # tag: the run's folder
+PARENT = "mlflow.parentRunId"
 
 
-def open_parent(uri: str | Path, experiment: str, name: str, overrides: Sequence[str]) -> str | None:
-    """Create a sweep's parent run.
+@dataclass(frozen=True)
+class Child:
+    """A job that has ended.
+
+    Args:
+        folder: the job's.
+        status, reason: how it ended.
+        name: for the run table, where it made no run itself.
+        tags: for such a run.
+        log: its log file; need not exist.
+        tail: the log's last lines.
+    """
+
+    folder: Path
+    status: Status
+    reason: str | None
+    name: str
+    tags: dict[str, str]
+    log: Path
+    tail: str
+
+
+def open_parent(
+    uri: str | Path, experiment: str, name: str, overrides: Sequence[str], folder: Path, run_id: str | None = None
+) -> str | None:
+    """Create a sweep's run, or open it again.
 
     Args:
         name: the sweep's name in the run table.
         overrides: the sweep's command line, kept in the tag `overrides`.
+        folder: the sweep's.
+        run_id: of the sweep that is taken up.
 
     Returns:
         Its id, to be given to the jobs as `parent_run_id`; None where the store cannot be reached.
     """
     with _warns("The sweep has no parent run in MLflow, its jobs stand alone"):
         client, experiment_id = prepare_store(uri, experiment)
-        tags = origin() | {"overrides": redact(" ".join(overrides))}
+        if run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active":
+            client.update_run(run_id, status="RUNNING")
+            return run_id
+        tags = origin() | {"overrides": redact(" ".join(overrides)), KIND: "sweep", FOLDER: str(folder)}
         return client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
     return None
 
@@ -46,21 +83,61 @@ def close_parent(uri: str | Path, experiment: str, run_id: str, status: Status) 
         end_run(client, run_id, status)
 
 
-def close_if_running(uri: str | Path, experiment: str, run_id: str, status: Status, reason: str) -> None:
-    """End a job's run whose process is gone, unless it had ended it itself."""
-    with _warns(f"MLflow may still show the run {run_id} as RUNNING"):
-        client, _ = prepare_store(uri, experiment)
-        if client.get_run(run_id).info.status not in ("FINISHED", "FAILED", "KILLED"):
-            end_run(client, run_id, status, reason)
+def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
+    """See that a job's run says how the job ended; a job that died before it had a run gets one."""
+    with _warns(f"MLflow may not show how {child.name} ended"):
+        client, experiment_id = prepare_store(uri, experiment)
+        run = _run_of(client, experiment_id, parent, child.folder)
+        if run is None:
+            if child.status == "FINISHED":
+                return  # its server was away; the record waits in its folder
+            tags = origin() | child.tags | {PARENT: parent}
+            run = client.create_run(experiment_id, tags=tags, run_name=child.name)
+            write_json({"run_id": run.info.run_id, "experiment": experiment}, child.folder / RUN_FILE)
+        if child.status != "FINISHED":
+            replenish(client, run.info.run_id, child.folder)
+        if run.info.status != child.status or (child.reason and run.data.tags.get("gantry.reason") != child.reason):
+            end_run(client, run.info.run_id, child.status, child.reason)
+        if child.status != "FINISHED":
+            if child.log.exists():
+                client.log_artifact(run.info.run_id, str(child.log))
+            if child.tail:
+                tail = redact(child.tail)[-REASON_LIMIT:]
+                client.set_tag(run.info.run_id, "gantry.log_tail", tail, synchronous=True)
 
 
-def end_run(
-    client: MlflowClient, run_id: str, status: Status, reason: str | None = None, end_time: int | None = None
-) -> None:
-    """Set a run's status and, where there is one, the tag `gantry.reason`; `end_time` in ms since 1970."""
-    if reason is not None:
-        client.set_tag(run_id, "gantry.reason", redact(reason)[:REASON_LIMIT], synchronous=True)
-    client.set_terminated(run_id, status=status, end_time=end_time)
+def close_children(uri: str | Path, experiment: str, parent: str, reason: str) -> None:
+    """End, as KILLED, the runs under `parent` that are still RUNNING: no job is left that could."""
+    with _warns("MLflow may still show jobs of the sweep as RUNNING"):
+        client, experiment_id = prepare_store(uri, experiment)
+        mine = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
+        for run in client.search_runs([experiment_id], mine, max_results=1000):
+            end_run(client, run.info.run_id, "KILLED", reason)
+
+
+def folder_of_sweep(uri: str | Path, experiment: str, name: str) -> Path | None:
+    """The folder of the sweep whose run has this id or name, as its tag says; None where the store knows none."""
+    location = locate(uri)
+    if location.database is not None and not location.database.exists():
+        return None
+    with _warns(f"cannot look for {name} in MLflow"):
+        client, experiment_id = prepare_store(uri, experiment)
+        sweeps = client.search_runs([experiment_id], f"tags.`{KIND}` = 'sweep'", max_results=1000)
+        for run in sweeps:
+            if name in (run.info.run_id, run.info.run_name):
+                return Path(run.data.tags[FOLDER])
+    return None
+
+
+def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path) -> Run | None:
+    """The run of the job in `folder`: by its own record, or, where it was killed before it wrote one, by its tags."""
+    record = folder / RUN_FILE
+    if record.exists():
+        return client.get_run(json.loads(record.read_text())["run_id"])
+    for run in client.search_runs([experiment_id], f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"):
+        if run.data.tags.get(FOLDER) == str(folder):
+            return run
+    return None
 
 
 @contextmanager

@@ -1,0 +1,75 @@
+"""Who computes where: GPUs for one job at a time, and the processor's cores shared out among the jobs beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from omegaconf import DictConfig, ListConfig
+
+THREADS = "OMP_NUM_THREADS"
+GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The GPUs this process may use, by the names CUDA_VISIBLE_DEVICES takes; found without importing torch."""
+    if GPUS in environment:
+        return [name for name in environment[GPUS].split(",") if name not in ("", "-1", "NoDevFiles")]
+    try:
+        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.split()
+
+
+def gpus_wanted(trainer: DictConfig, there_are: int) -> int:
+    """How many GPUs a job with this `trainer` config takes of those there are; 0 on the processor."""
+    if there_are == 0 or trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
+        return 0
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, ListConfig | list):
+        return len(devices)
+    return there_are if devices in ("auto", -1, "-1") else int(devices)
+
+
+class Shares:
+    """Hands out the machine to jobs that run at the same time.
+
+    A job that uses GPUs gets a group of its own; one that does not, its share of the cores.
+
+    Args:
+        gpus: their names for CUDA_VISIBLE_DEVICES.
+        at_once: the most jobs at a time; None: one on the processor, as many as there are free groups on GPUs.
+        n_cores: to be shared out.
+    """
+
+    def __init__(self, gpus: Sequence[str], at_once: int | None, n_cores: int) -> None:
+        self.free = list(gpus)
+        self.total = len(gpus)
+        self.at_once = at_once
+        self.n_cores = n_cores
+        self.taken: dict[int, list[str]] = {}
+
+    def take(self, job: int, trainer: DictConfig) -> dict[str, str] | None:
+        """The environment in which job number `job` is to run, or None where it must wait."""
+        wanted = gpus_wanted(trainer, self.total)
+        limit = self.at_once if self.at_once is not None else (self.total if wanted else 1)
+        if len(self.taken) >= limit or wanted > len(self.free):
+            return None
+        self.taken[job], self.free = self.free[:wanted], self.free[wanted:]
+        environment = {GPUS: ",".join(self.taken[job])} if wanted else {}
+        beside = limit if not wanted else max(1, min(limit, self.total // wanted))
+        if beside > 1 and THREADS not in os.environ:
+            environment[THREADS] = str(max(1, self.n_cores // beside))
+        return environment
+
+    def give_back(self, job: int) -> None:
+        """The job has ended."""
+        self.free = sorted([*self.free, *self.taken.pop(job)])

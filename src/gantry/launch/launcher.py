@@ -1,0 +1,204 @@
+"""Hydra's launcher: every job of a sweep a process tree of its own, `sweep.jobs` at a time.
+
+A process of its own keeps a job's failure, memory and settings from the others, whatever kills it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from gantry.config import check
+from gantry.errors import JobFailed, UserError
+from gantry.launch import leader
+from gantry.launch.devices import Shares, cores, visible_gpus
+from gantry.launch.process import GRACE_OF_HUNG, Job, result
+from gantry.launch.record import JobRecord, SweepRecord, identity, labels, set_aside, state_of
+from gantry.launch.view import View, view
+from gantry.resume import check_unchanged
+from gantry.signals import stopped_by, undisturbed
+
+TICK = 0.1  # seconds between two looks at the jobs
+
+
+class ProcessLauncher(Launcher):
+    """Checks every job's config, then runs each as a child process; a job that fails does not stop the others."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's hook: keep what `launch` needs; the task runs in the children, found by the command line."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run one job for each list of overrides.
+
+        Returns:
+            For each its best value of the first metric; a failed one raises `JobFailed` when its value is read.
+
+        Raises:
+            UserError: a job's config cannot work, or the sweep taken up is another one; none has been started.
+            SystemExit, KeyboardInterrupt: the sweep was stopped; its jobs have been.
+        """
+        setup_globals()
+        taken_up = leader.taken_up(self.config)
+        jobs = self._jobs(job_overrides, initial_job_idx, taken_up)
+        refuse(jobs)
+        sweep = leader.begin(self.config, jobs[0].config, taken_up)
+        sweep.add(jobs)
+        options = jobs[0].config.sweep
+        at_once = None if options.jobs == "auto" else options.jobs
+        with view(jobs) as shown:
+            run(
+                jobs,
+                Shares(visible_gpus(), at_once, cores()),
+                timeout=options.timeout,
+                max_failures=options.max_failures,
+                environment=sweep.environment,
+                ended=sweep.settle,
+                shown=shown,
+            )
+        return [_returned(job) for job in jobs]
+
+    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, taken_up: SweepRecord | None) -> list[Job]:
+        known = taken_up.jobs if taken_up else []
+        number = max([first, *(job.number + 1 for job in known)]) if known else first
+        jobs = []
+        for overrides in job_overrides:
+            before = taken_up.job(overrides) if taken_up else None
+            job = self._job(before.number if before else number, list(overrides), before)
+            if before is None:
+                number += 1
+            jobs.append(job)
+        _refuse_repeats(jobs)
+        for job, label in zip(jobs, labels([job.record.overrides for job in jobs]), strict=True):
+            job.label = label
+        return jobs
+
+    def _job(self, number: int, overrides: list[str], before: JobRecord | None) -> Job:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.num = number
+            config.hydra.job.id = str(number)
+        HydraConfig.instance().set_config(config)
+        sweep = Path(config.hydra.sweep.dir).absolute()
+        record = before or JobRecord(number, overrides, str(config.hydra.sweep.subdir))
+        with open_dict(config):
+            del config["hydra"]
+        OmegaConf.resolve(config)
+        folder = sweep / record.folder
+        return Job(record, overrides, config, folder, state_of(folder) if before else "new")
+
+
+def refuse(jobs: Sequence[Job]) -> None:
+    """Check all configs before any job starts.
+
+    Raises:
+        UserError: naming each job that cannot work and why.
+    """
+    problems = []
+    for job in jobs:
+        try:
+            check(job.config)
+            if job.state in ("finished", "continues"):
+                check_unchanged(job.folder, job.config)
+        except UserError as error:
+            problems.append(f"job {job.name}:\n{error}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _refuse_repeats(jobs: Sequence[Job]) -> None:
+    seen: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        if other := seen.get(identity(job.record.overrides)):
+            raise UserError(
+                f"jobs {other.record.number} and {job.record.number} are the same: {' '.join(job.record.overrides)}"
+            )
+        seen[identity(job.record.overrides)] = job
+
+
+def run(
+    jobs: Sequence[Job],
+    shares: Shares,
+    *,
+    timeout: float | None,
+    max_failures: int | None,
+    environment: dict[str, str],
+    ended: Callable[[Job], None],
+    shown: View,
+) -> None:
+    """Run the jobs to their ends; when stopped, stop them first.
+
+    Args:
+        jobs: those that finished before are left alone.
+        shares: hands out GPUs and cores, and says how many run at once.
+        timeout: seconds without a sign of progress after which a job is stopped.
+        max_failures: after so many no further job is started; None: go on.
+        environment: what each job gets beside ours.
+        ended: called with each job once it has ended.
+        shown: where the user sees it.
+    """
+    waiting = deque(job for job in jobs if job.state != "finished")
+    running: list[Job] = []
+    failures = 0
+    leash, ours = os.pipe()
+    try:
+        while waiting or running:
+            for job in [job for job in running if job.poll()]:
+                running.remove(job)
+                shares.give_back(job.record.number)
+                failures += job.status != "FINISHED"
+                shown.ended(job)
+                ended(job)
+            if max_failures is not None and failures >= max_failures and waiting:
+                shown.given_up(failures, len(waiting))
+                waiting.clear()
+            while waiting and (share := shares.take(waiting[0].record.number, waiting[0].config.trainer)) is not None:
+                job = waiting.popleft()
+                if job.state == "again":
+                    set_aside(job.folder)
+                job.start(environment | share, leash)
+                running.append(job)
+                shown.started(job)
+            for job in running:
+                if timeout is not None and job.quiet_for() > timeout:
+                    job.tell(f"no progress for {timeout:g} s (sweep.timeout)", GRACE_OF_HUNG)
+            shown.tick()
+            time.sleep(TICK)
+    except BaseException as error:
+        with undisturbed():
+            number = stopped_by(error)
+            for job in running:
+                job.tell(f"the sweep was stopped by {number.name}" if number else f"the sweep failed: {error}")
+            while running:
+                for job in [job for job in running if job.poll()]:
+                    running.remove(job)
+                    shown.ended(job)
+                    ended(job)
+                time.sleep(TICK)
+        raise
+    finally:
+        os.close(leash)
+        os.close(ours)
+
+
+def _returned(job: Job) -> JobReturn:
+    finished = job.status == "FINISHED" or job.state == "finished"
+    return JobReturn(
+        overrides=job.record.overrides,
+        cfg=job.config,
+        working_dir=str(job.folder),
+        status=JobStatus.COMPLETED if finished else JobStatus.FAILED,
+        _return_value=result(job.folder) if finished else JobFailed(f"job {job.name}: {job.reason or 'not started'}"),
+    )

@@ -1,0 +1,266 @@
+"""A sweep as a whole, whichever launcher runs its jobs: begun once, recorded, taken up again, ended truthfully.
+
+One process leads a sweep: the one the user started. It holds the sweep's folder, its run in MLflow is the jobs'
+parent, and whatever way it ends, the jobs' runs and the parent are closed as what they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from gantry.errors import JobFailed
+from gantry.launch import leash
+from gantry.launch.find import find_sweep
+from gantry.launch.process import Job, quoted
+from gantry.launch.record import (
+    LOG_FILE,
+    JobRecord,
+    SweepRecord,
+    held,
+    load_sweep,
+    log_tail,
+    of_the_run,
+    state_of,
+    status_of,
+)
+from gantry.launch.table import table
+from gantry.signals import stoppable, stopped_by, undisturbed
+from gantry.summary import here, show
+from gantry.tracking.base import Status
+from gantry.tracking.folder import write_status
+from gantry.tracking.parent import Child, close_children, close_parent, open_parent, settle
+from gantry.tracking.store import check_store
+
+PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
+OWN = "gantry"  # our launcher, of hydra/launcher
+WORDLESS = "its process ended without a word: killed, or out of memory"
+
+log = logging.getLogger("gantry.launch")
+
+_led: Sweep | None = None
+
+
+class Sweep:
+    """The sweep this process leads.
+
+    Args:
+        record: new, or of the sweep taken up.
+        reopened: it is taken up.
+        own: our launcher runs it, and tells of each job's end.
+    """
+
+    def __init__(self, record: SweepRecord, reopened: bool, own: bool) -> None:
+        self.record, self.own = record, own
+        self._open = ExitStack()
+        self._open.enter_context(held(record.folder, "the sweep in"))
+        if record.tracking_uri is not None and record.experiment is not None:
+            record.parent_run = open_parent(
+                record.tracking_uri,
+                record.experiment,
+                record.name,
+                record.overrides,
+                record.folder,
+                record.parent_run if reopened else None,
+            )
+        record.save()
+        # Telling MLflow waits for it; the next job does not.
+        self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweep-clerk")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the jobs must be told."""
+        return {} if self.record.parent_run is None else {PARENT_RUN: self.record.parent_run}
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Enter jobs in the record, before any of them starts."""
+        known = {job.number for job in self.record.jobs}
+        self.record.jobs += [job.record for job in jobs if job.record.number not in known]
+        self.record.save()
+
+    def settle(self, job: Job) -> None:
+        """See, in the background, that a job's run in MLflow says how it ended."""
+        assert job.status is not None
+        self._settle(job.record, job.status, job.reason, job.config)
+
+    def _settle(self, job: JobRecord, status: Status, reason: str | None, config: DictConfig | None = None) -> None:
+        record = self.record
+        if record.tracking_uri is None or record.experiment is None or record.parent_run is None:
+            return
+        folder = record.folder / job.folder
+        tags = {"overrides": " ".join(of_the_run(job.overrides)), "gantry.folder": str(folder)}
+        if config is not None:
+            tags["seed"] = str(config.seed)
+        child = Child(folder, status, reason, job.folder, tags, folder / LOG_FILE, log_tail(folder))
+        self._clerk.submit(settle, record.tracking_uri, record.experiment, record.parent_run, child)
+
+    def end(self, error: BaseException | None) -> None:
+        """Close everything, show what became of the jobs, and compare them unless the user is waiting to leave."""
+        record = self.record
+        with undisturbed():
+            if not self.own:
+                self._find_jobs()
+            number = stopped_by(error) if error is not None else None
+            states = [status_of(record.folder / job.folder)[0] for job in record.jobs]
+            finished = all(state == "FINISHED" for state in states)
+            status: Status = "KILLED" if number else ("FINISHED" if finished and error is None else "FAILED")
+            self._clerk.shutdown(wait=True)
+            if record.tracking_uri is not None and record.experiment is not None and record.parent_run is not None:
+                close_children(record.tracking_uri, record.experiment, record.parent_run, WORDLESS)
+                close_parent(record.tracking_uri, record.experiment, record.parent_run, status)
+        print(table(record), flush=True)
+        if number is None:
+            self._compare()
+        if not finished:
+            script = show(Path(sys.argv[0]).absolute())
+            print(f"take it up again: {here('python')} {script} -m sweep.resume={show(record.folder)}", flush=True)
+        self._open.close()
+
+    def _find_jobs(self) -> None:
+        """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
+        for file in sorted(self.record.folder.glob("*/.hydra/overrides.yaml")):
+            folder = file.parent.parent
+            overrides = [str(text) for text in OmegaConf.load(file)]
+            hydra = OmegaConf.load(file.with_name("hydra.yaml"))
+            number = OmegaConf.select(hydra, "hydra.job.num", default=len(self.record.jobs))
+            job = JobRecord(int(number), overrides, folder.name)
+            if self.record.job(overrides) is None:
+                self.record.jobs.append(job)
+            status, reason = status_of(folder)
+            if status is None:
+                status, reason = "KILLED", WORDLESS
+                write_status(folder, status, reason)
+            if status != "FINISHED":
+                self._settle(job, status, reason)
+        self.record.jobs.sort(key=lambda job: job.number)
+        self.record.save()
+
+    def _compare(self) -> None:
+        try:
+            from gantry.compare import compare_sweep
+
+            print(compare_sweep(self.record.folder).text(), flush=True)
+        except Exception:  # the sweep has ended as it has, whatever the report comes to
+            log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
+
+
+def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = None, own: bool = True) -> Sweep:
+    """Lead a sweep; a second call, for a further batch of the same sweep, returns the same.
+
+    Args:
+        config: Hydra's config of the multirun.
+        job: one job's config, which names the store.
+        taken_up: the sweep to go on with.
+        own: our launcher runs the jobs.
+
+    Raises:
+        UserError: the store cannot work, or another process leads this sweep.
+    """
+    global _led
+    if _led is None:
+        tracking: DictConfig = job.tracking
+        if tracking:
+            check_store(tracking.uri)
+        if taken_up is not None:
+            record = taken_up
+        else:
+            folder = Path(config.hydra.sweep.dir).absolute()
+            record = SweepRecord(folder, f"sweep {show(folder)}", typed(config))
+        record.tracking_uri, record.experiment = tracking.get("uri"), tracking.get("experiment")
+        _led = Sweep(record, taken_up is not None, own)
+        if taken_up is not None:
+            print(found(taken_up), flush=True)
+    return _led
+
+
+def taken_up(config: DictConfig) -> SweepRecord | None:
+    """The sweep that `sweep.resume` names, in whose folder `config` runs; None where it names none."""
+    return load_sweep(Path(config.hydra.sweep.dir)) if config.sweep.resume is not None else None
+
+
+def typed(config: DictConfig) -> list[str]:
+    """The command line's overrides, without those that taking up a sweep adds by itself."""
+    overrides = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    ours = ("hydra.mode=", "hydra.sweep.dir=", "sweep.resume=", "+hydra.job.env_set")
+    return [text for text in overrides if not text.startswith(ours)]
+
+
+def found(record: SweepRecord) -> str:
+    """What the sweep's folder says of its jobs."""
+    states = [state_of(record.folder / job.folder) for job in record.jobs]
+    words = {"finished": "finished and kept", "continues": "to go on", "again": "to begin again", "new": "not begun"}
+    counts = [f"{states.count(state)} {text}" for state, text in words.items() if state in states]
+    return f"{show(record.folder)}: {', '.join(counts) or 'no job'}"
+
+
+@contextmanager
+def leading() -> Iterator[None]:
+    """Around the whole command: take up the sweep it names, and end the sweep it has led.
+
+    Raises:
+        UserError: there is no such sweep.
+        JobFailed: some job has not finished; the user has been told.
+    """
+    sys.argv[1:] = arguments(sys.argv[1:])
+    with stoppable():
+        try:
+            yield
+        except BaseException as error:
+            if _led is not None:
+                if not _led.own and isinstance(error, Exception):
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                _led.end(error)
+                if isinstance(error, Exception):
+                    raise JobFailed from error
+            raise
+        if _led is not None:
+            _led.end(None)
+
+
+def arguments(given: Sequence[str]) -> list[str]:
+    """The command line, with what `sweep.resume=...` implies: the sweep's folder and, where none is given, its jobs.
+
+    Raises:
+        UserError: there is no such sweep.
+    """
+    asked = [text.partition("=")[2] for text in given if text.startswith("sweep.resume=")]
+    if not asked or asked[-1] in ("", "null") or leash.LEASH in os.environ:  # a job's is its sweep's
+        return list(given)
+    folder = find_sweep(asked[-1], given)
+    words = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
+    flags = [text for text in given if text not in words]
+    words = [text for text in words if not text.startswith("sweep.resume=")]
+    if not of_the_run(words):
+        keys = {text.partition("=")[0] for text in words}
+        words += [text for text in load_sweep(folder).overrides if text.partition("=")[0] not in keys]
+    if not {"-m", "--multirun"} & set(flags):
+        flags.append("-m")
+    return [*flags, *words, f"sweep.resume={quoted(folder)}", f"hydra.sweep.dir={quoted(folder)}"]
+
+
+class OtherLaunchers(Callback):
+    """Hydra's callback: leads the sweeps that another launcher than ours runs (joblib, submitit, Ray, basic)."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Open the sweep's run, and have every job told of it wherever it will run."""
+        if config.hydra.runtime.choices["hydra/launcher"] == OWN:
+            return
+        setup_globals()
+        HydraConfig.instance().set_config(config)
+        folder = Path(config.hydra.sweep.dir).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep = begin(config, config, taken_up(config), own=False)
+        with open_dict(config):
+            # Every launcher composes its jobs anew from these.
+            config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={v}" for k, v in sweep.environment.items()]

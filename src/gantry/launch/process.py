@@ -1,0 +1,166 @@
+"""One job as a process tree of its own: started, watched, stopped, and judged by how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+
+from gantry.launch.leash import LEASH
+from gantry.launch.record import LOG_FILE, JobRecord, State, log_tail, read_json, status_of
+from gantry.signals import STOPS
+from gantry.summary import FILE as SUMMARY_FILE
+from gantry.tracking.base import Status
+from gantry.tracking.folder import METRICS_FILE, PROGRESS_FILE, write_status
+
+GRACE = 60.0  # seconds a job that is told to stop has to write its checkpoint and close its run
+GRACE_OF_HUNG = 10.0  # where it shows no sign of life anyway
+
+
+@dataclass
+class Job:
+    """One job of a sweep and what is known of it.
+
+    Attributes:
+        record: its place in `sweep.json`.
+        overrides: those of this command line, which may say that the sweep is taken up.
+        config: resolved, without Hydra's own node.
+        folder: absolute.
+        state: what taking up the sweep means for it; "new" in a new sweep.
+        status, reason: how it ended; None while it has not.
+        label: the overrides in which it differs from the other jobs.
+    """
+
+    record: JobRecord
+    overrides: list[str]
+    config: DictConfig
+    folder: Path
+    state: State = "new"
+    status: Status | None = None
+    reason: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0  # by time.time, as files are dated
+    ended: float = 0.0
+    told: str | None = None  # why it was told to stop
+    deadline: float = 0.0  # by which it must have stopped
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it: its number and what sets it apart from the others."""
+        return f"[{self.record.number}] {self.label}".rstrip()
+
+    @property
+    def command(self) -> list[str]:
+        """What runs it: the sweep's own command line with this job's overrides."""
+        arguments = get_args_parser().parse_args()
+        options = [
+            text
+            for name in ("config_path", "config_name", "config_dir")
+            if (value := getattr(arguments, name)) is not None
+            for text in (f"--{name.replace('_', '-')}", value)
+        ]
+        return [sys.executable, sys.argv[0], *options, *self.overrides, f"hydra.run.dir={quoted(self.folder)}"]
+
+    def start(self, environment: dict[str, str], leash: int) -> None:
+        """Start it as the leader of a process group of its own, its output in `log.txt`.
+
+        Args:
+            environment: what it gets beside ours.
+            leash: a file descriptor whose other end is ours alone: when we are gone, it reads as ended.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.started = time.time()
+        with (self.folder / LOG_FILE).open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=os.environ | environment | {LEASH: str(leash)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(leash,),
+            )
+
+    def poll(self) -> bool:
+        """Whether it has ended; then its status and reason are known, and nothing of its tree is left."""
+        assert self.process is not None
+        code = self.process.poll()
+        if code is None:
+            if self.told is not None and time.time() > self.deadline:
+                self._signal(signal.SIGKILL)
+            return False
+        self._signal(signal.SIGKILL)
+        self.ended = time.time()
+        self.status, self.reason = verdict(code, self.folder, self.told)
+        if status_of(self.folder) != (self.status, self.reason):
+            write_status(self.folder, self.status, self.reason)
+        return True
+
+    def tell(self, why: str, grace: float = GRACE) -> None:
+        """Tell it to stop: it writes a checkpoint and closes its run, or is killed after `grace` seconds."""
+        if self.told is None:
+            self.told, self.deadline = why, time.time() + grace
+            self._signal(signal.SIGTERM)
+
+    def quiet_for(self) -> float:
+        """Seconds since it last showed a sign of progress: a step, a measurement."""
+        dates = [self.started]
+        for name in (PROGRESS_FILE, METRICS_FILE):
+            try:
+                dates.append((self.folder / name).stat().st_mtime)
+            except OSError:
+                continue
+        return time.time() - max(dates)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+def verdict(code: int, folder: Path, told: str | None) -> tuple[Status, str | None]:
+    """How a job ended, from its exit code and from what it left.
+
+    Args:
+        code: negative where a signal ended it.
+        folder: the job's.
+        told: why we told it to stop; None where we did not.
+
+    Returns:
+        The status, and the reason where that is not FINISHED.
+    """
+    said, reason = status_of(folder)
+    if code == 0 and said == "FINISHED" and (folder / SUMMARY_FILE).exists():
+        return "FINISHED", None
+    if told is not None:
+        return "KILLED", told
+    number = -code if code < 0 else code - 128
+    if code < 0 or number in (signal.SIGINT, *STOPS):
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        hint = " (by hand, or for lack of memory)" if number == signal.SIGKILL else ""
+        return "KILLED", reason if said == "KILLED" else f"killed by {name}{hint}"
+    if said == "FAILED" and reason:
+        return "FAILED", reason
+    last = log_tail(folder, lines=1)
+    what = f"exit code {code}" if code else "ended without a result"
+    return "FAILED", f"{what}: {last}" if last else what
+
+
+def result(folder: Path) -> float | None:
+    """The best value of a finished job's first metric."""
+    summary = read_json(folder / SUMMARY_FILE) or {}
+    return summary.get("best", {}).get(summary.get("primary"))
+
+
+def quoted(path: Path) -> str:
+    """A path as a value in Hydra's override grammar, in which most punctuation has a meaning."""
+    return "'" + str(path).replace("'", "\\'") + "'"

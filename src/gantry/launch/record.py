@@ -1,0 +1,195 @@
+"""What a sweep and its jobs leave on disk, from which it can be told what became of them and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from gantry.errors import UserError
+from gantry.summary import FILE as SUMMARY_FILE
+from gantry.tracking.base import RUN_FILE, Status
+from gantry.tracking.folder import CHECKPOINT, METRICS_FILE, STATUS_FILE, write_json
+
+SWEEP_FILE = "sweep.json"
+LOG_FILE = "log.txt"
+LOCK_FILE = ".lock"
+EARLIER = "earlier"  # in a job's folder, the attempts before
+OWN_KEYS = ("sweep.", "hydra.", "hydra/")  # overrides that say how to run, not what
+
+BAR = re.compile(r"\d+%\|")  # as tqdm draws it
+
+State = Literal["finished", "continues", "again", "new"]
+
+
+@dataclass
+class JobRecord:
+    """One job of a sweep: its overrides, and its folder's name within the sweep's."""
+
+    number: int
+    overrides: list[str]
+    folder: str
+
+
+@dataclass
+class SweepRecord:
+    """`sweep.json` in a sweep's folder.
+
+    Attributes:
+        folder: the sweep's folder, absolute.
+        name: of its run in MLflow.
+        overrides: the command line as typed.
+        parent_run: the id of its run in MLflow; None where there is none.
+        tracking_uri, experiment: the store; None with `tracking=none`.
+        jobs: those started so far and those still to come.
+    """
+
+    folder: Path
+    name: str
+    overrides: list[str]
+    parent_run: str | None = None
+    tracking_uri: str | None = None
+    experiment: str | None = None
+    jobs: list[JobRecord] = field(default_factory=list)
+
+    def save(self) -> None:
+        """Write it."""
+        values = asdict(self)
+        del values["folder"]
+        write_json(values, self.folder / SWEEP_FILE)
+
+    def job(self, overrides: Sequence[str]) -> JobRecord | None:
+        """The job of these overrides, in whatever order."""
+        asked = identity(overrides)
+        return next((job for job in self.jobs if identity(job.overrides) == asked), None)
+
+
+def load_sweep(folder: Path) -> SweepRecord:
+    """The record of the sweep in `folder`.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = folder / SWEEP_FILE
+    try:
+        values = json.loads(path.read_text())
+        jobs = [JobRecord(**job) for job in values.pop("jobs")]
+        return SweepRecord(folder=folder.absolute(), jobs=jobs, **values)
+    except OSError as error:
+        raise UserError(f"{folder} holds no sweep: cannot read {path} ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def identity(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What makes two jobs the same job."""
+    return tuple(sorted(of_the_run(overrides)))
+
+
+def of_the_run(overrides: Sequence[str]) -> list[str]:
+    """The overrides without those that say how to run the sweep."""
+    return [text for text in overrides if not text.lstrip("+~").startswith(OWN_KEYS)]
+
+
+def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Of each job the overrides that not all of them share; of a single one, all."""
+    mine = [of_the_run(overrides) for overrides in jobs]
+    shared = set(mine[0]).intersection(*mine[1:]) if len(mine) > 1 else set()
+    return [" ".join(text for text in overrides if text not in shared) for overrides in mine]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's values; None where it is missing or half written."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def status_of(folder: Path) -> tuple[Status | None, str | None]:
+    """How the job in `folder` says it ended, and why; (None, None) where it has not said."""
+    record = read_json(folder / STATUS_FILE) or {}
+    return record.get("status"), record.get("reason")
+
+
+def state_of(folder: Path) -> State:
+    """What taking up a sweep means for the job in `folder`.
+
+    Returns:
+        "finished": it is kept; "continues": from its checkpoint, as it was killed; "again": it failed, or left no
+        checkpoint; "new": it never began.
+    """
+    status, _ = status_of(folder)
+    if status == "FINISHED" and (folder / SUMMARY_FILE).exists():
+        return "finished"
+    if status != "FAILED" and (folder / CHECKPOINT).exists():
+        return "continues"
+    return "again" if any((folder / name).exists() for name in (STATUS_FILE, METRICS_FILE)) else "new"
+
+
+def set_aside(folder: Path) -> None:
+    """Move what an attempt left to `earlier/<number>` in the job's folder, so that it can begin again."""
+    left = [path for path in folder.iterdir() if path.name not in (EARLIER, LOCK_FILE, ".hydra")]
+    if left:
+        earlier = folder / EARLIER
+        target = earlier / str(1 + len(list(earlier.glob("*"))))
+        target.mkdir(parents=True)
+        for path in left:
+            path.rename(target / path.name)
+
+
+def earlier_runs(folder: Path) -> list[str]:
+    """The MLflow runs of the attempts set aside."""
+    records = (read_json(path) for path in sorted(folder.glob(f"{EARLIER}/*/{RUN_FILE}")))
+    return [record["run_id"] for record in records if record]
+
+
+def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:
+    """The end of a job's log, without progress bars."""
+    try:
+        with (folder / LOG_FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4 * characters))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    return "\n".join([line for line in shown if line and not BAR.search(line)][-lines:])[-characters:]
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Hold `folder` while the process lives: the system lets go of the lock whatever ends it.
+
+    Raises:
+        UserError: another process holds it; `what` names it in the message.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{what} {folder} is still running; stop it first, or wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_dead(folder: Path) -> bool:
+    """Whether `folder` was held by a process of this machine that is gone; False where that cannot be told."""
+    path = folder / LOCK_FILE
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False

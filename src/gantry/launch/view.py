@@ -1,0 +1,167 @@
+"""What the user sees of a sweep while it runs: a line a job."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gantry.launch.process import Job
+from gantry.launch.record import LOG_FILE, log_tail, read_json
+from gantry.summary import show
+from gantry.tracking.folder import PROGRESS_FILE
+
+EVERY = 30.0  # seconds between two reports where the output is no terminal
+SETTLED = 8  # of the jobs that have ended, the most recent shown on a terminal
+STYLES = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "running": "cyan"}
+
+
+class View(Protocol):
+    """Told what happens to the jobs."""
+
+    def started(self, job: Job) -> None:
+        """A job has begun."""
+
+    def ended(self, job: Job) -> None:
+        """A job has ended, with its status."""
+
+    def given_up(self, failures: int, waiting: int) -> None:
+        """After `failures` of them, the jobs still waiting will not be started."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+
+@contextmanager
+def view(jobs: Sequence[Job]) -> Iterator[View]:
+    """The view that fits standard output: a table kept up to date on a terminal, else lines."""
+    if sys.stdout.isatty():
+        console = Console()
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            shown = TerminalView(jobs, live)
+            yield shown
+            shown.refresh()
+    else:
+        yield LineView(jobs)
+
+
+class LineView:
+    """A line when a job starts and ends, and now and then one for each that runs."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs, self._reported = jobs, time.monotonic()
+        for job in jobs:
+            if job.state == "finished":
+                self._say(job, "FINISHED before, kept")
+
+    def started(self, job: Job) -> None:
+        what = {"continues": "continues from its checkpoint", "again": "starts again"}.get(job.state, "started")
+        self._say(job, f"{what}, log in {show(job.folder / LOG_FILE)}")
+
+    def ended(self, job: Job) -> None:
+        reason = f": {job.reason}" if job.reason else ""
+        self._say(job, f"{job.status} after {duration(job.ended - job.started)}{reason}")
+        if job.status == "FAILED":
+            print(indented(log_tail(job.folder)), flush=True)
+
+    def given_up(self, failures: int, waiting: int) -> None:
+        print(f"{failures} jobs have failed (sweep.max_failures): {waiting} are not started", flush=True)
+
+    def tick(self) -> None:
+        if time.monotonic() - self._reported > EVERY:
+            self._reported = time.monotonic()
+            for job in self._jobs:
+                if running(job):
+                    self._say(job, " ".join(part for part in progress(job) if part) or "starting")
+
+    def _say(self, job: Job, what: str) -> None:
+        print(f"{job.name}: {what}", flush=True)
+
+
+class TerminalView:
+    """A table redrawn in place: what runs, what has ended last, how many wait; failures stay above it."""
+
+    def __init__(self, jobs: Sequence[Job], live: Live) -> None:
+        self._jobs, self._live = jobs, live
+        self._drawn = 0.0
+
+    def started(self, job: Job) -> None:
+        self.refresh()
+
+    def ended(self, job: Job) -> None:
+        if job.status != "FINISHED":
+            style = STYLES[str(job.status)]
+            self._live.console.print(Text(f"{job.name}: {job.status}, {job.reason}", style))
+            if job.status == "FAILED":
+                self._live.console.print(Text(indented(log_tail(job.folder)), "dim"))
+        self.refresh()
+
+    def given_up(self, failures: int, waiting: int) -> None:
+        self._live.console.print(f"{failures} jobs have failed (sweep.max_failures): {waiting} are not started")
+
+    def tick(self) -> None:
+        if time.monotonic() - self._drawn > 0.5:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Draw it as things stand."""
+        self._drawn = time.monotonic()
+        self._live.update(self._table())
+
+    def _table(self) -> Table:
+        ended = [job for job in self._jobs if job.status is not None or job.state == "finished"]
+        active = [job for job in self._jobs if running(job)]
+        waiting = len(self._jobs) - len(ended) - len(active)
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("job", "run", "status", "step", "time left", "last metric"):
+            table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1 if name == "run" else None)
+        for job in [*sorted(ended, key=lambda job: job.ended)[-SETTLED:], *active]:
+            status = str(job.status or ("FINISHED" if job.state == "finished" else "running"))
+            step, left, metric = progress(job)
+            left = duration(job.ended - job.started) if job.status else left
+            words = Text(job.label)
+            table.add_row(str(job.record.number), words, Text(status, STYLES[status]), step, left, metric)
+        finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
+        rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
+        table.add_row("", Text(rest, "dim"), "", "", "", "")
+        return table
+
+
+def running(job: Job) -> bool:
+    """Whether it has started and not ended."""
+    return job.process is not None and job.status is None
+
+
+def progress(job: Job) -> tuple[str, str, str]:
+    """Step, time left and last metric, each as text; empty before training begins."""
+    record = read_json(job.folder / PROGRESS_FILE)
+    if record is None:
+        return "", "", ""
+    left = record.get("seconds_left")
+    value = record.get("value")
+    return (
+        f"{record['step']}/{record['steps']}",
+        f"{duration(left)} left" if left is not None else "",
+        f"{record['metric']} {value:.4g}" if value is not None else "",
+    )
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 42 s, 3:05, 2:10:00."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def indented(text: str) -> str:
+    """Log lines as a block under the job's own."""
+    return "\n".join(f"    | {line}" for line in text.splitlines())

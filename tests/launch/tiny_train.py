@@ -1,0 +1,82 @@
+"""train.py without torch: the same command line, launcher and records around a loop that only counts.
+
+`seed` says what a job does: SABOTAGE below, else it counts to `steps`.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+
+from gantry import cli
+from gantry.launch import leash
+from gantry.launch.leader import leading
+from gantry.launch.record import held
+from gantry.resume import Start, ending_on_record, parameters, take_up
+from gantry.signals import Stop, deferred
+from gantry.tracking import FolderTracker
+from gantry.tracking.folder import CHECKPOINT, PROGRESS_FILE, rewind, write_json
+from gantry.train import ROOT, _closed_truthfully
+
+RAISE, KILL, EXIT, HANG, FILL = 90, 91, 92, 93, 94
+AT = 3  # the step at which it happens
+PAUSE = float(os.environ.get("TINY_PAUSE", "0.01"))
+
+
+def sabotage(seed):
+    if seed == RAISE and not os.environ.get("TINY_MENDED"):
+        raise ValueError("on purpose")
+    if seed == KILL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if seed == EXIT:
+        os._exit(3)
+    if seed == HANG:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        time.sleep(1000)
+    if seed == FILL:
+        raise MemoryError
+
+
+def job(cfg):
+    leash.follow()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with held(folder, "the run in"):
+        start = take_up(folder, cfg) if cfg.sweep.resume is not None else Start()
+        with (folder / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        with ending_on_record(folder):
+            train(cfg, folder, start)
+
+
+def train(cfg, folder, start):
+    checkpoint = folder / CHECKPOINT
+    checkpoint.parent.mkdir(exist_ok=True)
+    done = int(checkpoint.read_text()) if start.checkpoint else 0
+    if start.checkpoint:
+        rewind(folder, done)
+    tracker, stop = FolderTracker(folder), Stop()
+    tracker.log_params(parameters(cfg))
+    with _closed_truthfully(tracker):
+        with deferred(stop):
+            for step in range(done + 1, cfg.steps + 1):
+                time.sleep(PAUSE)
+                tracker.log_metrics({"fid": 1 / step}, step)
+                write_json(
+                    {"step": step, "steps": cfg.steps, "metric": "fid", "value": 1 / step}, folder / PROGRESS_FILE
+                )
+                part = checkpoint.with_name("writing")
+                part.write_text(str(step))
+                part.replace(checkpoint)
+                if step == AT:
+                    sabotage(cfg.seed)
+                stop.check()
+        values = {"fid": 1 / cfg.steps}
+        summary = {"primary": "fid", "first": {"fid": 1.0}, "best": values, "final": values, "steps": cfg.steps}
+        threads = os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES")
+        write_json(summary | {"images_per_second": 1.0, "environment": threads}, folder / "summary.json")
+
+
+if __name__ == "__main__":
+    cli.run(job, ROOT / "conf", "train", leading())

@@ -1,0 +1,121 @@
+"""The run above a sweep's jobs, and the jobs that could not say how they ended."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from gantry.tracking import FolderTracker, MLflowTracker
+from gantry.tracking.parent import Child, close_children, close_parent, folder_of_sweep, open_parent, settle
+from gantry.tracking.store import prepare_store
+
+
+@pytest.fixture(scope="module")
+def client(store: Path) -> MlflowClient:
+    return prepare_store(store, "gantry")[0]
+
+
+@pytest.fixture
+def parent(store: Path, tmp_path: Path) -> str:
+    run = open_parent(store, "gantry", f"sweep {tmp_path}", ["model=vanilla,dcgan", "seed=0"], tmp_path)
+    assert run is not None
+    return run
+
+
+def children(client: MlflowClient, parent: str) -> list[Run]:
+    experiment = client.get_run(parent).info.experiment_id
+    return client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+
+
+def ended(folder: Path, status: str, reason: str | None = None) -> Child:
+    tags = {"gantry.folder": str(folder), "overrides": "seed=0"}
+    return Child(folder, status, reason, folder.name, tags, folder / "log.txt", "the last line")  # type: ignore[arg-type]
+
+
+def test_a_sweep_is_a_parent_with_nested_runs(store: Path, client: MlflowClient, tmp_path: Path, parent: str) -> None:
+    run = client.get_run(parent)
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["overrides"] == "model=vanilla,dcgan seed=0"
+    assert run.data.tags["gantry.kind"] == "sweep"
+    tracker = MLflowTracker(store, "gantry", tmp_path / "0", parent_run_id=parent)
+    tracker.close("FINISHED")
+    assert [run.info.run_id for run in children(client, parent)] == [tracker.run_id]
+    close_parent(store, "gantry", parent, "FAILED")
+    assert client.get_run(parent).info.status == "FAILED"
+
+
+def test_a_sweep_is_found_by_its_id_and_its_name_and_opened_again(
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+) -> None:
+    for name in (parent, f"sweep {tmp_path}"):
+        assert folder_of_sweep(store, "gantry", name) == tmp_path
+    assert folder_of_sweep(store, "gantry", "no such sweep") is None
+    close_parent(store, "gantry", parent, "KILLED")
+    assert open_parent(store, "gantry", "sweep", [], tmp_path, parent) == parent
+    assert client.get_run(parent).info.status == "RUNNING"
+
+
+def test_a_job_killed_without_a_word_is_ended_for_it_with_all_it_had_written(
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+) -> None:
+    folder = tmp_path / "0"
+    tracker = MLflowTracker(store, "gantry", folder, parent_run_id=parent)
+    tracker.log_metrics({"loss": 1.0}, 1)
+    assert tracker.wait_for_run(30)
+    local = FolderTracker(folder)
+    for step in (1, 2):
+        local.log_metrics({"loss": float(step)}, step)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')  # killed here
+    (folder / "log.txt").write_text("the whole log")
+    while not client.get_metric_history(str(tracker.run_id), "loss"):
+        pass
+    settle(store, "gantry", parent, ended(folder, "KILLED", "killed by SIGKILL"))
+    (run,) = children(client, parent)
+    assert (run.info.run_id, run.info.status) == (tracker.run_id, "KILLED")
+    assert run.data.tags["gantry.reason"] == "killed by SIGKILL"
+    assert run.data.tags["gantry.log_tail"] == "the last line"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+    assert "log.txt" in [file.path for file in client.list_artifacts(run.info.run_id)]
+    tracker.close("KILLED")
+
+
+def test_a_job_that_died_before_it_had_a_run_gets_one(
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+) -> None:
+    folder = tmp_path / "3_wgan_digits"
+    local = FolderTracker(folder)
+    local.log_params({"seed": 7})
+    local.set_tags({"variant": "wgan"})
+    local.log_metrics({"loss": float("nan")}, 1)
+    for _ in range(2):  # a second look changes nothing
+        settle(store, "gantry", parent, ended(folder, "FAILED", "exit code 3"))
+    (run,) = children(client, parent)
+    assert (run.info.run_name, run.info.status) == ("3_wgan_digits", "FAILED")
+    assert run.data.params == {"seed": "7"}
+    assert run.data.tags["variant"] == "wgan"
+    assert run.data.tags["gantry.reason"] == "exit code 3"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1]
+    assert json.loads((folder / "mlflow_run.json").read_text())["run_id"] == run.info.run_id
+
+
+def test_a_job_that_ended_itself_is_left_alone(store: Path, client: MlflowClient, tmp_path: Path, parent: str) -> None:
+    tracker = MLflowTracker(store, "gantry", tmp_path / "0", parent_run_id=parent)
+    tracker.close("FINISHED")
+    before = client.get_run(str(tracker.run_id))
+    settle(store, "gantry", parent, ended(tmp_path / "0", "FINISHED"))
+    assert client.get_run(str(tracker.run_id)).to_dictionary() == before.to_dictionary()
+
+
+def test_no_run_of_a_sweep_that_has_ended_stays_running(
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+) -> None:
+    lost = MLflowTracker(store, "gantry", tmp_path / "0", parent_run_id=parent)
+    assert lost.wait_for_run(30)
+    close_children(store, "gantry", parent, "its process ended without a word")
+    (run,) = children(client, parent)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["gantry.reason"] == "its process ended without a word"
+    lost.close("KILLED")
