@@ -2,6 +2,7 @@ import math
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,34 @@ def test_a_generator_of_one_image_gives_finite_values(tiny: NetworkExtractor, tm
     values = evaluator.evaluate(served(np.zeros((50, 3, 32, 32), np.uint8))).values
     assert all(math.isfinite(value) for value in values.values())
     assert values["fid_tiny"] > 0.5
+
+
+def test_the_classes_shares_are_the_classifiers_verdicts(tiny: NetworkExtractor, tmp_path: Path) -> None:
+    # The logits are the brightness of the four quarters: an image is of the class of its brightest quarter.
+    def bright(quarters: list[int]) -> np.ndarray:
+        images = np.full((len(quarters), 1, 32, 32), 20, np.uint8)
+        for image, quarter in zip(images, quarters, strict=True):
+            top, left = 16 * (quarter // 2), 16 * (quarter % 2)
+            image[:, top : top + 16, left : left + 16] = 200
+        return images
+
+    labels = np.array([0, 0, 1, 2, 3] * 4)
+    data = replace(image_set(bright(labels.tolist()), labels), classes=("nw", "ne", "sw", "se"))
+    evaluation = Evaluator(tiny, data, 20, tmp_path).evaluate(served(bright([0] * 15 + [1] * 5)))
+    assert evaluation.classes == {"nw": (0.4, 0.75), "ne": (0.2, 0.25), "sw": (0.2, 0.0), "se": (0.2, 0.0)}
+    assert evaluation.values["modes_tiny"] == 2
+
+
+def test_there_are_no_classes_without_labels_or_finite_features(tmp_path: Path) -> None:
+    class Diverged(Means):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features, logits = super().forward(images)
+            return torch.where(features == 0, math.nan, features), logits
+
+    for labelled, images in ((False, random_images(50, seed=1)), (True, np.zeros((50, 3, 32, 32), np.uint8))):
+        extractor = NetworkExtractor(Diverged(), "tiny", "0" * 64, "none", torch.device("cpu"), labelled=labelled)
+        evaluator = Evaluator(extractor, image_set(random_images(60)), 50, tmp_path)
+        assert evaluator.evaluate(served(images)).classes is None
 
 
 def test_a_memory_map_will_do(tiny: NetworkExtractor, tmp_path: Path) -> None:

@@ -37,11 +37,15 @@ class Evaluation:
         values: score by name, the primary one first; all NaN when the features are not finite.
         protocol: what else one must know to compare them: extractor, weights, counts, split, data.
         seconds: how long it took.
+        classes: for each of the data set's classes its share, 0 to 1, of the real and of the generated images,
+            by the classifier's verdict on both; None where the extractor does not know the classes, or the
+            features are not finite.
     """
 
     values: dict[str, float]
     protocol: dict[str, str | int | float]
     seconds: float
+    classes: dict[str, tuple[float, float]] | None = None
 
 
 class Reals(NamedTuple):
@@ -116,6 +120,7 @@ class Evaluator:
         """
         began = time.perf_counter()
         features, logits = self._look(generate, self.n_generated)
+        classes = None
         if features.isfinite().all() and logits.isfinite().all():
             mean, std = scores.inception_score(logits)
             values = {
@@ -126,10 +131,22 @@ class Evaluator:
             }
             if self.extractor.labelled:
                 values["modes"] = float(scores.classes_covered(self.real.predicted, logits.argmax(1)))
+                classes = self._shares(logits)
         else:
             values = dict.fromkeys(self.names, math.nan)
         named = {self.names[statistic]: value for statistic, value in values.items()}
-        return Evaluation(named, self.protocol, time.perf_counter() - began)
+        return Evaluation(named, self.protocol, time.perf_counter() - began, classes)
+
+    def _shares(self, logits: Tensor) -> dict[str, tuple[float, float]]:
+        """Of each class its share of the real and of the generated images, whose logits are (n, classes)."""
+        known = self.data.classes or ()
+        count = max(logits.shape[1], len(known))
+        real, generated = (
+            (torch.bincount(verdicts, minlength=count).double() / len(verdicts)).tolist()
+            for verdicts in (self.real.predicted, logits.argmax(1))
+        )
+        names = [*known, *map(str, range(len(known), count))]
+        return dict(zip(names, zip(real, generated, strict=True), strict=True))
 
     def _look(self, images: Callable[[int, int], Tensor], count: int) -> Features:
         """The features of `count` images, asked for in batches."""
