@@ -137,7 +137,9 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
         clock = Clock()
         log = TrainingLog(tracker, clock, cfg.log_every)
         real = torch.from_numpy(data.images[: GRID**2].copy())
-        evaluation = Evaluation(evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw)
+        evaluation = Evaluation(
+            evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw, stop
+        )
         mine = [log, evaluation, Progress(evaluation, tags["variant"], folder)]
         trainer.callbacks += mine  # type: ignore[attr-defined]
         batches = Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, start=done)

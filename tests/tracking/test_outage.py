@@ -89,11 +89,11 @@ def test_the_process_ends_although_the_server_hangs(hanging: str, tmp_path: Path
     assert [line["kind"] for line in undelivered(tmp_path)] == ["run", "metrics", "ended"]
 
 
-def test_a_sweep_goes_on_without_its_parent(hanging: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sweep_goes_on_without_its_parent(hanging: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     # The listening socket answers nothing; a port nobody listens on fails at once.
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert open_parent(f"http://u:secret@127.0.0.1:{port}", "gantry", "sweep", []) is None
+    assert open_parent(f"http://u:secret@127.0.0.1:{port}", "gantry", "sweep", [], tmp_path) is None
     assert "no parent run" in caplog.text
     assert "secret" not in caplog.text
 

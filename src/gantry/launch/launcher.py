@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
@@ -193,9 +194,24 @@ def run(
         os.close(ours)
 
 
+class Returned(JobReturn):
+    """What a job came to; Hydra's own prints a line where a failed one's value is read, on which ours is clear."""
+
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        """The best value of the first metric.
+
+        Raises:
+            JobFailed: the job did not finish.
+        """
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+
 def _returned(job: Job) -> JobReturn:
     finished = job.status == "FINISHED" or job.state == "finished"
-    return JobReturn(
+    return Returned(
         overrides=job.record.overrides,
         cfg=job.config,
         working_dir=str(job.folder),
