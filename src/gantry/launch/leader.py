@@ -150,7 +150,7 @@ class Sweep:
         try:
             from gantry.compare import compare_sweep
 
-            print(compare_sweep(self.record.folder).text(), flush=True)
+            print(compare_sweep(self.record.folder).text(failures=False), flush=True)
         except Exception:  # the sweep has ended as it has, whatever the report comes to
             log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
 

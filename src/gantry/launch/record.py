@@ -25,6 +25,7 @@ EARLIER = "earlier"  # in a job's folder, the attempts before
 OWN_KEYS = ("sweep.", "hydra.", "hydra/")  # overrides that say how to run, not what
 
 BAR = re.compile(r"\d+%\|")  # as tqdm draws it
+COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 State = Literal["finished", "continues", "again", "new"]
 
@@ -159,7 +160,7 @@ def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
+    shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in COLOUR.sub("", text).split("\n")]
     return "\n".join([line for line in shown if line and not BAR.search(line)][-lines:])[-characters:]
 
 

@@ -1,0 +1,1 @@
+"""What several runs tell together: ranking, curves, samples, cost. Importing this package imports nothing heavy."""

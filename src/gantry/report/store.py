@@ -1,0 +1,216 @@
+"""Runs, sweeps and their children read from an MLflow store. Every call may wait for the store, and may raise."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantry.errors import UserError
+from gantry.report.runs import Curve, Picture, Run, split_overrides
+from gantry.tracking.base import log
+from gantry.tracking.params import redact
+from gantry.tracking.store import check_store, locate, prepare_store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MLflowRun
+
+MOST_RUNS = 1000
+CONNECTIONS = 8  # at once to a server; SQLite is faster with one
+SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
+NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
+NOTE_LIMIT = 8000  # characters MLflow takes
+SWEEP = "tags.`gantry.kind` = 'sweep'"
+_IMAGE = re.compile(r"images/(?P<key>\w+)[+~]step[+~](?P<step>\d+)[+~]timestamp[+~]\d+[+~].*\.png")
+
+
+class Unanswered(UserError):
+    """A store that is away."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store and one of its experiments.
+
+    Args:
+        client: as `prepare_store` returns it.
+        uri: the store's address.
+        experiment_id: the experiment.
+    """
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+
+    def sweeps(self) -> list[MLflowRun]:
+        """The sweeps' own runs, the latest first."""
+        newest = ["attributes.start_time DESC"]
+        return list(self.client.search_runs([self.experiment_id], SWEEP, max_results=MOST_RUNS, order_by=newest))
+
+    def sweep(self, wanted: str | None) -> MLflowRun | None:
+        """The sweep with this run id, name or folder's name, the latest of several; None where there is none.
+
+        Args:
+            wanted: None for the latest sweep.
+        """
+        for run in self.sweeps():
+            folder = run.data.tags.get("gantry.folder", "")
+            if wanted in (None, run.info.run_id, run.info.run_name, folder, folder.rpartition("/")[2]):
+                return run
+        return None
+
+    def children(self, parent: str) -> list[MLflowRun]:
+        """The jobs of a sweep in the order they began, attempts that were replaced left out."""
+        return self.search(f"tags.`mlflow.parentRunId` = '{parent}'")
+
+    def search(self, condition: str) -> list[MLflowRun]:
+        """The runs that an MLflow filter picks in the order they began; sweeps' own runs are not among them.
+
+        Raises:
+            UserError: MLflow does not understand the filter.
+        """
+        from mlflow.exceptions import MlflowException
+
+        oldest = ["attributes.start_time ASC"]
+        try:
+            found = self.client.search_runs([self.experiment_id], condition, max_results=MOST_RUNS, order_by=oldest)
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise UserError(
+                f"filter: MLflow does not understand {condition!r}: {error.message}\n"
+                "such as: filter=\"tags.variant = 'wgan' and params.steps = '3000'\""
+            ) from error
+        kept = [run for run in found if "gantry.kind" not in run.data.tags]
+        return [run for run in kept if run.data.tags.get(SUPERSEDED) != "true"]
+
+    def get(self, run_id: str) -> MLflowRun | None:
+        """The run with this id; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def read(self, runs: Sequence[MLflowRun]) -> list[Run]:
+        """All that a comparison needs of these runs; images are fetched when they are asked for."""
+        wanted = [(run.info.run_id, name) for run in runs for name in run.data.metrics]
+        if locate(self.uri).folder is None:
+            with ThreadPoolExecutor(CONNECTIONS) as pool:
+                found = list(pool.map(lambda one: self._curve(*one), wanted))
+        else:
+            found = [self._curve(*one) for one in wanted]
+        curves: dict[str, dict[str, Curve]] = {run.info.run_id: {} for run in runs}
+        for (run_id, name), curve in zip(wanted, found, strict=True):
+            curves[run_id][name] = curve
+        artifacts = self._reachable([run.info.run_id for run in runs])
+        return [self._run(run, curves[run.info.run_id], *artifacts[run.info.run_id]) for run in runs]
+
+    def publish(self, run_id: str, mark: str, text: str, files: Sequence[Path], folder: str) -> None:
+        """Log files to `folder` of a run's artifacts, and put `text` at the end of its description.
+
+        Args:
+            mark: begins `text`; what stands from it on is replaced, what a user wrote above it stays.
+        """
+        for file in files:
+            self.client.log_artifact(run_id, str(file), folder)
+        written = self.client.get_run(run_id).data.tags.get(NOTE, "").partition(mark)[0].rstrip()
+        note = f"{written}\n\n{text}" if written else text
+        self.client.set_tag(run_id, NOTE, note[:NOTE_LIMIT], synchronous=True)
+
+    def _curve(self, run_id: str, name: str) -> Curve:
+        """A metric's values by step; of two values at a step, the later one."""
+        history = self.client.get_metric_history(run_id, name)
+        return {point.step: point.value for point in sorted(history, key=lambda point: (point.step, point.timestamp))}
+
+    def _run(
+        self, run: MLflowRun, curves: dict[str, Curve], pictures: dict[str, dict[int, Picture]], summary: dict[str, Any]
+    ) -> Run:
+        run_id, tags = run.info.run_id, run.data.tags
+        return Run(
+            name=run.info.run_name or run_id,
+            status=run.info.status if run.info.status != "SCHEDULED" else "RUNNING",
+            reason=tags.get("gantry.reason"),
+            params=run.data.params,
+            tags=tags,
+            overrides=split_overrides(tags.get("overrides", "")),
+            curves=curves,
+            samples=pictures.get("samples", {}),
+            real=next(iter(pictures.get("real", {}).values()), None),
+            classes=summary.get("classes") or {},
+            log=tags.get("gantry.log_tail", ""),
+            started=run.info.start_time / 1000,
+            run_id=run_id,
+        )
+
+    def _reachable(self, run_ids: Sequence[str]) -> dict[str, tuple[dict[str, dict[int, Picture]], dict[str, Any]]]:
+        """The runs' images and summaries; a warning and none where the place of the artifacts is out of reach."""
+        from mlflow.exceptions import MlflowException
+
+        found: dict[str, tuple[dict[str, dict[int, Picture]], dict[str, Any]]] = {}
+        errors = []
+        for run_id in run_ids:
+            try:
+                files = {item.path for item in self.client.list_artifacts(run_id)}
+                pictures = self._pictures(run_id) if "images" in files else {}
+                summary = json.loads(self._file(run_id, "summary.json")) if "summary.json" in files else {}
+                found[run_id] = pictures, summary
+            except (MlflowException, OSError) as error:
+                found[run_id] = {}, {}
+                errors.append(redact(str(error)).splitlines()[0])
+        if errors:
+            log.warning(
+                "No images of %d of %d runs, whose artifacts cannot be read: %s", len(errors), len(found), errors[0]
+            )
+        return found
+
+    def _pictures(self, run_id: str) -> dict[str, dict[int, Picture]]:
+        """The images by key and step; of two at a step, the later one."""
+        found: dict[str, dict[int, Picture]] = {}
+        for item in sorted(self.client.list_artifacts(run_id, "images"), key=lambda item: item.path):
+            if match := _IMAGE.fullmatch(item.path):
+                found.setdefault(match["key"], {})[int(match["step"])] = partial(self._file, run_id, item.path)
+        return found
+
+    def _file(self, run_id: str, path: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def open_store(uri: str, experiment: str) -> Store | None:
+    """The store at `uri`, which is not created: None where there is none yet.
+
+    Raises:
+        UserError: the store cannot be used, or has no such experiment.
+        Unanswered: the store does not answer.
+    """
+    location = locate(uri)
+    if location.database is not None and not location.database.exists():
+        return None
+    check_store(uri)
+    client, _ = _answering(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = sorted(known.name for known in client.search_experiments())
+        raise UserError(f"tracking.experiment={experiment}: not in {redact(uri)}, which has {', '.join(names)}")
+    return Store(client, uri, found.experiment_id)
+
+
+def _answering(uri: str) -> tuple[MlflowClient, Any]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return prepare_store(uri, "Default")  # which every store has: a look must not create an experiment
+    except (MlflowException, OSError) as error:
+        reason = redact(str(error)).splitlines()[0]
+        raise Unanswered(f"tracking.uri={redact(uri)} does not answer: {reason}") from error
