@@ -28,7 +28,8 @@ from gantry.errors import UserError
 from gantry.launch import leash
 from gantry.launch.leader import PARENT_RUN, leading
 from gantry.launch.process import result
-from gantry.launch.record import held, of_the_run, state_of
+from gantry.launch.record import of_the_run, state_of
+from gantry.lock import held
 from gantry.resume import Start, check_unchanged, ending_on_record, parameters, take_up
 from gantry.signals import Stop, deferred, stoppable, stopped_by, undisturbed
 from gantry.summary import Summary

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from gantry import cli
 from gantry.launch import leash
 from gantry.launch.leader import leading
-from gantry.launch.record import held
+from gantry.lock import held
 from gantry.resume import Start, ending_on_record, parameters, take_up
 from gantry.signals import Stop, deferred
 from gantry.tracking import FolderTracker

@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from gantry.lock import held
 from gantry.tracking import FolderTracker, MLflowTracker
 from gantry.tracking.parent import Child, close_children, close_parent, folder_of_sweep, open_parent, settle
 from gantry.tracking.store import prepare_store
@@ -119,3 +120,29 @@ def test_no_run_of_a_sweep_that_has_ended_stays_running(
     assert run.info.status == "KILLED"
     assert run.data.tags["gantry.reason"] == "its process ended without a word"
     lost.close("KILLED")
+
+
+def test_the_next_start_closes_what_dead_processes_left_running(
+    store: Path, client: MlflowClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = {}
+    for name in ("dead", "alive", "elsewhere"):
+        folder = tmp_path / name
+        if name != "elsewhere":
+            folder.mkdir()
+            (folder / ".lock").touch()
+        runs[name] = open_parent(store, "gantry", name, [], folder)
+        assert runs[name] is not None
+        client.update_run(runs[name], status="RUNNING")  # the next one's start closed it: its lock is free
+    with held(tmp_path / "alive", "the run in"):
+        client.update_run(runs["alive"], status="RUNNING")
+        tracker = MLflowTracker(store, "gantry", tmp_path / "new")
+        tracker.close("FINISHED")
+        found = {name: client.get_run(str(run)) for name, run in runs.items()}
+    assert {name: run.info.status for name, run in found.items()} == {
+        "dead": "KILLED",
+        "alive": "RUNNING",
+        "elsewhere": "RUNNING",
+    }
+    assert found["dead"].data.tags["gantry.reason"] == "its process ended without a word: killed, or out of memory"
+    assert "had been left RUNNING" in caplog.text

@@ -28,7 +28,6 @@ from gantry.launch.record import (
     LOG_FILE,
     JobRecord,
     SweepRecord,
-    held,
     load_sweep,
     log_tail,
     of_the_run,
@@ -36,16 +35,17 @@ from gantry.launch.record import (
     status_of,
 )
 from gantry.launch.table import table
+from gantry.lock import held
 from gantry.signals import stoppable, stopped_by, undisturbed
 from gantry.summary import here, show
 from gantry.tracking.base import Status
+from gantry.tracking.ending import WORDLESS
 from gantry.tracking.folder import write_status
 from gantry.tracking.parent import Child, close_children, close_parent, open_parent, settle
 from gantry.tracking.store import check_store
 
 PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
 OWN = "gantry"  # our launcher, of hydra/launcher
-WORDLESS = "its process ended without a word: killed, or out of memory"
 
 log = logging.getLogger("gantry.launch")
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from gantry.errors import UserError
+from gantry.lock import LOCK_FILE
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE, Status
 from gantry.tracking.folder import CHECKPOINT, METRICS_FILE, STATUS_FILE, write_json
 
 SWEEP_FILE = "sweep.json"
 LOG_FILE = "log.txt"
-LOCK_FILE = ".lock"
 EARLIER = "earlier"  # in a job's folder, the attempts before
 OWN_KEYS = ("sweep.", "hydra.", "hydra/")  # overrides that say how to run, not what
 
@@ -162,35 +159,3 @@ def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:
         return ""
     shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in COLOUR.sub("", text).split("\n")]
     return "\n".join([line for line in shown if line and not BAR.search(line)][-lines:])[-characters:]
-
-
-@contextmanager
-def held(folder: Path, what: str) -> Iterator[None]:
-    """Hold `folder` while the process lives: the system lets go of the lock whatever ends it.
-
-    Raises:
-        UserError: another process holds it; `what` names it in the message.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_FILE
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"{what} {folder} is still running; stop it first, or wait for it") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_dead(folder: Path) -> bool:
-    """Whether `folder` was held by a process of this machine that is gone; False where that cannot be told."""
-    path = folder / LOCK_FILE
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return True
-    except (Timeout, OSError):
-        return False

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gantry.launch.record import is_dead, log_tail, read_json, status_of
+from gantry.launch.record import log_tail, read_json, status_of
+from gantry.lock import is_dead
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE
+from gantry.tracking.ending import WORDLESS
 from gantry.tracking.folder import METRICS_FILE, PARAMS_FILE, TAGS_FILE
 
 NOT_STARTED = "NOT STARTED"
@@ -143,7 +145,7 @@ def _ending(folder: Path, begun: bool) -> tuple[str, str | None]:
         return status, reason
     if not begun:
         return NOT_STARTED, None
-    return ("KILLED", "its process is gone and left no ending") if is_dead(folder) else ("RUNNING", None)
+    return ("KILLED", WORDLESS) if is_dead(folder) else ("RUNNING", None)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gantry.tracking.base import DatasetInfo
-from gantry.tracking.ending import end_run
+from gantry.tracking.ending import WORDLESS, close_dead, end_run
 from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Tags
 from gantry.tracking.folder import PARAMS_FILE, TAGS_FILE, read_metrics, read_values
 from gantry.tracking.store import prepare_store
@@ -64,8 +64,12 @@ class RunSession:
         """Open the store and create the run; after a failure, take the one the failed call may have made."""
         plan = self._plan
         self._client, experiment_id = prepare_store(plan.uri, plan.experiment)
+        if not self._tried:
+            close_dead(self._client, experiment_id)
         for run_id in plan.supersedes:
             self._client.set_tag(run_id, SUPERSEDED, "true", synchronous=True)
+            if self._client.get_run(run_id).info.status == "RUNNING":
+                end_run(self._client, run_id, "KILLED", WORDLESS)
         if plan.continues is not None:
             self._client.update_run(plan.continues, status="RUNNING")
             self._known = Known(self._client, plan.continues)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gantry.tracking.base import RUN_FILE, Status, log
 from gantry.tracking.delivery import replenish
-from gantry.tracking.ending import REASON_LIMIT, end_run
+from gantry.tracking.ending import FOLDER, REASON_LIMIT, close_dead, end_run
 from gantry.tracking.environment import origin
 from gantry.tracking.folder import write_json
 from gantry.tracking.params import redact
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 KIND = "gantry.kind"  # tag; "sweep" on a sweep's own run
-FOLDER = "gantry.folder"  # tag: the run's folder
 PARENT = "mlflow.parentRunId"
 
 
@@ -68,6 +67,7 @@ def open_parent(
     """
     with _warns("The sweep has no parent run in MLflow, its jobs stand alone"):
         client, experiment_id = prepare_store(uri, experiment)
+        close_dead(client, experiment_id)
         if run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active":
             client.update_run(run_id, status="RUNNING")
             return run_id

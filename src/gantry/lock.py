@@ -1,0 +1,46 @@
+"""Folders held by the process that works in them, by which the dead are told from the living."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gantry.errors import UserError
+
+LOCK_FILE = ".lock"
+PATIENCE = 2.0  # seconds: somebody may just be looking whether the folder is held
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Hold `folder` while the process lives: the system lets go of the lock whatever ends it.
+
+    Raises:
+        UserError: another process holds it; `what` names it in the message.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise UserError(f"{what} {folder} is still running; stop it first, or wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_dead(folder: Path) -> bool:
+    """Whether `folder` was held by a process of this machine that is gone; False where that cannot be told."""
+    path = folder / LOCK_FILE
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return True
+    except (Timeout, OSError):
+        return False
