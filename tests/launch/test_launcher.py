@@ -6,10 +6,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import alive, wait_for
 from tiny_train import EXIT, FILL, HANG, KILL, RAISE
 
 TINY = Path(__file__).with_name("tiny_train.py")
@@ -69,25 +69,11 @@ class Tiny:
         ]
         return [file for file in open_ if least <= json.loads(file.read_text())["step"] <= most]
 
-    def wait_for(self, what, seconds=60):
-        deadline = time.time() + seconds
-        while not (found := what()):
-            assert time.time() < deadline
-            time.sleep(0.05)
-        return found
-
     def pids(self):
         return [int(pid) for file in self.folder.glob("outputs/*/*/*/pids") for pid in file.read_text().split()]
 
     def left(self):
         return [pid for pid in self.pids() if alive(pid)]
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -145,7 +131,7 @@ def test_jobs_share_the_cores_and_run_at_most_so_many_at_once(tiny, monkeypatch)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_stops_its_jobs_with_a_checkpoint_and_can_be_taken_up(tiny, number, code):
     started = tiny.start("-m", "tracking=none", "seed=0,1,2", "steps=100000", "sweep.jobs=2")
-    tiny.wait_for(lambda: len(list(tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt"))) == 2)
+    wait_for(lambda: len(list(tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt"))) == 2)
     started.send_signal(number)
     text = started.communicate(timeout=60)[0]
     assert started.returncode == code, text
@@ -158,10 +144,10 @@ def test_a_stopped_sweep_stops_its_jobs_with_a_checkpoint_and_can_be_taken_up(ti
 
 def test_kill_9_leaves_no_orphan_and_no_finished_work_is_repeated(tiny):
     started = tiny.start("-m", "tracking=none", "seed=0,1,2,3,4,5", "steps=40", "sweep.jobs=2", TINY_PAUSE="0.02")
-    tiny.wait_for(lambda: list(tiny.folder.glob("outputs/*/*/*/summary.json")) and tiny.under_way(5, 25))
+    wait_for(lambda: list(tiny.folder.glob("outputs/*/*/*/summary.json")) and tiny.under_way(5, 25))
     started.kill()
     started.communicate()
-    tiny.wait_for(lambda: not tiny.left(), 20)
+    wait_for(lambda: not tiny.left(), 20)
     before = tiny.statuses()
     finished = [seed for seed, (status, _) in before.items() if status == "FINISHED"]
     stopped = [seed for seed, (_, reason) in before.items() if reason and "its sweep is gone" in reason]
@@ -198,7 +184,7 @@ def test_taking_up_what_is_not_there_or_still_runs_or_has_changed_is_refused(tin
     code, text = tiny.run("seed=0", "sweep.resume=outputs/nowhere")
     assert (code, "no such sweep" in text) == (2, True)
     started = tiny.start("-m", "tracking=none", "seed=0,1", "steps=100000")
-    tiny.wait_for(lambda: list(tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt")))
+    wait_for(lambda: list(tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt")))
     code, text = tiny.run("seed=0,1", "steps=100000", f"sweep.resume={tiny.sweep}")
     assert (code, "is still running" in text) == (2, True), text
     started.terminate()
