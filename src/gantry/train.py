@@ -262,7 +262,8 @@ def _open_tracker(
                 folder,
                 run_name=cfg.tracking.run_name,
                 tags=tags,
-                params=params,
+                # MLflow's parallel coordinates and scatter plots know params and metrics only.
+                params={name: tags[name] for name in ("variant", "dataset")} | params,
                 dataset=DatasetInfo(
                     name=data.name,
                     digest=data.digest,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gantry.report.runs import Run
 
 NOT_COMPARED = ("paths.", "tracking.", "sweep.", "hydra.")  # options that do not change what a run learns
-NOT_COMPARED_NAMES = ("log_every", "seed")
+NOT_COMPARED_NAMES = ("log_every", "seed", "variant", "dataset")
 LABEL_KEYS = 3
 
 

@@ -1,0 +1,109 @@
+"""Makes Gantry's search known to Hydra: `python train.py -m hydra/sweeper=gantry_optuna key=interval(...) ...`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from gantry.config import check
+from gantry.errors import UserError
+from gantry.launch.devices import gpus_wanted, visible_gpus
+from gantry.launch.search import STUDY_FILE, Search, check_options
+from gantry.launch.space import read_space
+
+
+class GantryOptuna(Sweeper):
+    """Runs trials in batches of as many as run at once, whichever launcher runs them.
+
+    Args:
+        n_trials: of the whole search.
+        sampler: of `gantry.launch.search.SAMPLERS`.
+        seed: of the proposals.
+        params: a space kept in YAML, key by key as on the command line, which wins.
+    """
+
+    config: DictConfig
+    hydra_context: HydraContext
+
+    def __init__(self, n_trials: int, sampler: str, seed: int, params: DictConfig) -> None:
+        self.n_trials, self.sampler, self.seed, self.params = n_trials, sampler, seed, params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's hook: keep what `sweep` needs."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launch = (
+            Plugins.instance()
+            .instantiate_launcher(hydra_context=hydra_context, task_function=task_function, config=config)
+            .launch
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Search until there have been `n_trials`, or `sweep.max_failures` jobs have failed.
+
+        Raises:
+            UserError: the search cannot work; no job has been started.
+        """
+        check_options(self.n_trials, self.sampler, self.seed)
+        folder = Path(self.config.hydra.sweep.dir)
+        if (folder / STUDY_FILE).exists() and self.config.sweep.resume is None:
+            raise UserError(f"{folder} holds a search; go on with it by sweep.resume={folder}")
+        written = [f"{key!s}={value}" for key, value in self.params.items()]
+        space = read_space([*written, *arguments], self.hydra_context.config_loader)
+        search = Search(space, self.n_trials, self.sampler, self.seed, folder)
+        at_once, most = _at_once(self.config), self.config.sweep.max_failures
+        failures = 0
+        while (most is None or failures < most) and (trials := search.next(at_once, self._refusal)):
+            overrides = [trial.overrides for trial in trials]
+            for trial, job in zip(trials, self.launch(overrides, initial_job_idx=trials[0].job), strict=True):
+                # Reading `return_value` would raise what the job raised.
+                value: Any = job._return_value
+                if job.status == JobStatus.COMPLETED:
+                    search.tell(trial, value)
+                else:
+                    failures += 1
+                    search.tell(trial, None, str(value))
+        search.save()
+        print(search.report(), flush=True)
+
+    def _refusal(self, overrides: list[str]) -> str | None:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = 0, "0"
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        try:
+            check(config)
+        except UserError as error:
+            return str(error)
+        return None
+
+
+def _at_once(config: DictConfig) -> int:
+    """How many jobs run at once: `sweep.jobs`, or with auto one on a processor, one for each group of GPUs."""
+    if config.sweep.jobs != "auto":
+        return int(config.sweep.jobs)
+    gpus = len(visible_gpus())
+    wanted = gpus_wanted(config.trainer, gpus)
+    return max(1, gpus // wanted) if wanted else 1
+
+
+@dataclass
+class GantryOptunaConf:
+    """The search's config."""
+
+    _target_: str = "hydra_plugins.gantry_optuna.GantryOptuna"
+    n_trials: int = 20
+    sampler: str = "gp"
+    seed: int = "${oc.select:seed,0}"  # type: ignore[assignment]
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="gantry_optuna", node=GantryOptunaConf, provider="gantry")
