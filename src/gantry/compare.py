@@ -20,7 +20,7 @@ from gantry.report.page import write
 from gantry.report.runs import NOT_STARTED, Run, from_folder, split_overrides
 from gantry.report.sweeps import find_runs, find_sweep
 from gantry.tracking.base import log
-from gantry.tracking.params import redact
+from gantry.tracking.params import HIDDEN, redact
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
@@ -68,7 +68,9 @@ def job(cfg: DictConfig) -> None:
     else:
         found = find_sweep(cfg.sweep, lambda: _open(cfg, needed=cfg.sweep is not None))
         if isinstance(found, Path):
-            comparison = compare_sweep(found, metric, steps, out, track=bool(cfg.tracking))
+            comparison = compare_sweep(
+                found, metric, steps, out, track=bool(cfg.tracking), store=cfg.tracking.get("uri")
+            )
         else:
             comparison = _compare_parent(found, cfg, metric, steps, out)
     print(comparison.text(), flush=True)
@@ -80,6 +82,7 @@ def compare_sweep(
     steps: Sequence[int] | None = None,
     out: Path | None = None,
     track: bool = True,
+    store: str | None = None,
 ) -> Comparison:
     """Compare the jobs of a sweep; write the report and show it in the sweep's MLflow run.
 
@@ -92,20 +95,23 @@ def compare_sweep(
         steps: where to look besides the end; None for at most four, evenly spread.
         out: where the report goes; `comparison` in the sweep's folder where None.
         track: use MLflow where the sweep did.
+        store: its address, where the sweep's record hides a password in it.
 
     Raises:
         UserError: `folder` holds no sweep, or no run has such a metric or was measured at such a step.
     """
     sweep = load_sweep(folder)
-    store = _store_of(sweep) if track else None
+    if sweep.tracking_uri is not None and HIDDEN in sweep.tracking_uri:
+        sweep.tracking_uri = store
+    opened = _store_of(sweep) if track else None
     report = (out or sweep.folder / FOLDER) / REPORT
-    address = sweep.tracking_uri if sweep.parent_run else None
+    address = redact(sweep.tracking_uri) if sweep.tracking_uri and sweep.parent_run else None
     comparison = compare(
-        _jobs(sweep, store), sweep.name, report, metric=metric, steps=steps, store=address, typed=sweep.overrides
+        _jobs(sweep, opened), sweep.name, report, metric=metric, steps=steps, store=address, typed=sweep.overrides
     )
     files = write(comparison)
-    if store is not None and sweep.parent_run is not None:
-        _publish(store, sweep.parent_run, comparison, files)
+    if opened is not None and sweep.parent_run is not None:
+        _publish(opened, sweep.parent_run, comparison, files)
     return comparison
 
 

@@ -174,6 +174,20 @@ def test_what_is_typed_beside_it_wins(sweep):
         assert leader.arguments(untouched) == untouched
 
 
+def test_a_sweeps_record_keeps_no_password_and_says_when_it_needs_one(sweep):
+    uri = "http://user:hunter2@host:5000"
+    sweep.tracking_uri = uri
+    sweep.overrides = ["model=wgan,dcgan", f"tracking.uri={uri}"]
+    sweep.jobs[0].overrides.append(f"tracking.uri={uri}")
+    sweep.save()
+    assert "hunter2" not in (sweep.folder / "sweep.json").read_text()
+    with pytest.raises(UserError, match=r"the password was not kept; give tracking\.uri=\.\.\. again"):
+        leader.arguments(["sweep.resume=abc123"])
+    given = leader.arguments(["sweep.resume=abc123", f"tracking.uri={uri}"])
+    assert given[:3] == ["-m", f"tracking.uri={uri}", "model=wgan,dcgan"]
+    assert load_sweep(sweep.folder).job(["model=wgan", f"tracking.uri={uri}"]) is not None
+
+
 def test_an_unknown_or_damaged_sweep_is_named(sweep, tmp_path):
     with pytest.raises(UserError, match=r"sweep\.resume=nobody: no such sweep[\s\S]*it's_sweep"):
         leader.arguments(["-m", "sweep.resume=nobody"])

@@ -28,11 +28,13 @@ from gantry.launch.record import (
     LOG_FILE,
     JobRecord,
     SweepRecord,
+    identity,
     load_sweep,
     log_tail,
     of_the_run,
     state_of,
     status_of,
+    without_passwords,
 )
 from gantry.launch.table import table
 from gantry.lock import held
@@ -150,7 +152,7 @@ class Sweep:
         try:
             from gantry.compare import compare_sweep
 
-            print(compare_sweep(self.record.folder).text(failures=False), flush=True)
+            print(compare_sweep(self.record.folder, store=self.record.tracking_uri).text(failures=False), flush=True)
         except Exception:  # the sweep has ended as it has, whatever the report comes to
             log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
 
@@ -241,9 +243,8 @@ def arguments(given: Sequence[str]) -> list[str]:
     words = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     flags = [text for text in given if text not in words]
     words = [text for text in words if not text.startswith("sweep.resume=")]
-    if not of_the_run(words):
-        keys = {text.partition("=")[0] for text in words}
-        words += [text for text in load_sweep(folder).overrides if text.partition("=")[0] not in keys]
+    if not identity(words):
+        words += without_passwords(load_sweep(folder), words)
     if not {"-m", "--multirun"} & set(flags):
         flags.append("-m")
     return [*flags, *words, f"sweep.resume={quoted(folder)}", f"hydra.sweep.dir={quoted(folder)}"]

@@ -15,6 +15,7 @@ from gantry.lock import LOCK_FILE
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE, Status
 from gantry.tracking.folder import CHECKPOINT, METRICS_FILE, STATUS_FILE, write_json
+from gantry.tracking.params import HIDDEN, redact
 
 SWEEP_FILE = "sweep.json"
 LOG_FILE = "log.txt"
@@ -58,8 +59,14 @@ class SweepRecord:
     jobs: list[JobRecord] = field(default_factory=list)
 
     def save(self) -> None:
-        """Write it."""
-        values = asdict(self)
+        """Write it, passwords hidden."""
+        jobs = [asdict(job) | {"overrides": [redact(text) for text in job.overrides]} for job in self.jobs]
+        hidden = {
+            "overrides": [redact(text) for text in self.overrides],
+            "tracking_uri": self.tracking_uri and redact(self.tracking_uri),
+            "jobs": jobs,
+        }
+        values = asdict(self) | hidden
         del values["folder"]
         write_json(values, self.folder / SWEEP_FILE)
 
@@ -87,8 +94,21 @@ def load_sweep(folder: Path) -> SweepRecord:
 
 
 def identity(overrides: Sequence[str]) -> tuple[str, ...]:
-    """What makes two jobs the same job."""
-    return tuple(sorted(of_the_run(overrides)))
+    """What makes two jobs the same job, wherever they are tracked."""
+    return tuple(sorted(text for text in of_the_run(overrides) if not text.startswith(("tracking=", "tracking."))))
+
+
+def without_passwords(record: SweepRecord, given: Sequence[str]) -> list[str]:
+    """The command line of a sweep, but for what `given` says otherwise.
+
+    Raises:
+        UserError: one of them held a password, which is not kept.
+    """
+    keys = {text.partition("=")[0] for text in given}
+    kept = [text for text in record.overrides if text.partition("=")[0] not in keys]
+    if hidden := [text for text in kept if HIDDEN in text]:
+        raise UserError(f"{hidden[0]}: the password was not kept; give {hidden[0].partition('=')[0]}=... again")
+    return kept
 
 
 def of_the_run(overrides: Sequence[str]) -> list[str]:

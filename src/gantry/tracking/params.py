@@ -13,9 +13,12 @@ _USERINFO = re.compile(r"://(?:[^\s/:@]*:\S*|[^\s/?#]*)@")
 _QUERY = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)[^&\s\"']*")
 
 
+HIDDEN = "***"
+
+
 def redact(text: str) -> str:
     """`text` with the user and password and the secret parameters of every address in it written as ***."""
-    return _QUERY.sub(r"\1***", _USERINFO.sub("://***@", text))
+    return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(f"://{HIDDEN}@", text))
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, str]:
