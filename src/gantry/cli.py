@@ -136,7 +136,7 @@ def _report_job(error: Exception) -> None:
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         print(f"job {job.job.num} ({' '.join(job.overrides.task)}) failed:", file=sys.stderr)
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | JobFailed):
         print(error, file=sys.stderr)
     else:
         traceback.print_exception(error)

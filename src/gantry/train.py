@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from gantry import cli
 from gantry.config import check
 from gantry.errors import UserError
-from gantry.launch import leash
+from gantry.launch import apart, leash
 from gantry.launch.leader import PARENT_RUN, leading
 from gantry.launch.process import result
 from gantry.launch.record import of_the_run, state_of
@@ -65,6 +65,8 @@ def job(cfg: DictConfig) -> float:
 
     In a sweep that is taken up, what an earlier attempt left in the folder is kept, gone on with or set aside.
     """
+    if apart.asked():
+        return apart.run(cfg) or math.nan
     leash.follow()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)

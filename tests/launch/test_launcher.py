@@ -199,6 +199,16 @@ def test_taking_up_what_is_not_there_or_still_runs_or_has_changed_is_refused(tin
     assert not tiny.left()
 
 
+@pytest.mark.parametrize("launcher", ["gantry", "basic"])
+def test_a_folder_that_holds_a_sweep_is_not_written_over(tiny, launcher):
+    assert tiny.run("seed=0", "steps=4")[0] == 0
+    before = (tiny.sweep / "sweep.json").read_text()
+    code, text = tiny.run("seed=1", "steps=4", f"hydra.sweep.dir={tiny.sweep}", f"hydra/launcher={launcher}")
+    assert code == 2, text
+    assert "holds a sweep; take it up with sweep.resume=" in text
+    assert (tiny.sweep / "sweep.json").read_text() == before
+
+
 def test_the_same_job_twice_is_refused(tiny):
     code, text = tiny.run("seed=0,0", "steps=4")
     assert code == 2

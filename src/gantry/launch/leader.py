@@ -6,8 +6,10 @@ parent, and whatever way it ends, the jobs' runs and the parent are closed as wh
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +20,16 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from gantry.errors import JobFailed
-from gantry.launch import leash
+from gantry.cli import REFUSED
+from gantry.errors import JobFailed, UserError
+from gantry.launch import apart, leash
 from gantry.launch.find import find_sweep
-from gantry.launch.process import Job, quoted
+from gantry.launch.process import Job, command, quoted
 from gantry.launch.record import (
     LOG_FILE,
+    SWEEP_FILE,
     JobRecord,
     SweepRecord,
     identity,
@@ -178,6 +182,8 @@ def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = No
             record = taken_up
         else:
             folder = Path(config.hydra.sweep.dir).absolute()
+            if (folder / SWEEP_FILE).exists():
+                raise UserError(f"{folder} holds a sweep; take it up with sweep.resume={show(folder)}")
             record = SweepRecord(folder, f"sweep {show(folder)}", typed(config))
         record.tracking_uri, record.experiment = tracking.get("uri"), tracking.get("experiment")
         _led = Sweep(record, taken_up is not None, own)
@@ -220,10 +226,10 @@ def leading() -> Iterator[None]:
             yield
         except BaseException as error:
             if _led is not None:
-                if not _led.own and isinstance(error, Exception):
+                if not _led.own and isinstance(error, Exception) and not isinstance(error, UserError | JobFailed):
                     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 _led.end(error)
-                if isinstance(error, Exception):
+                if isinstance(error, Exception) and not isinstance(error, UserError):
                     raise JobFailed from error
             raise
         if _led is not None:
@@ -261,7 +267,17 @@ class OtherLaunchers(Callback):
         HydraConfig.instance().set_config(config)
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        sweep = begin(config, config, taken_up(config), own=False)
-        with open_dict(config):
+        try:
+            sweep = begin(config, config, taken_up(config), own=False)
+        except UserError as error:  # which Hydra would make a warning
+            print(error, file=sys.stderr)
+            sys.exit(REFUSED)
+        environment = sweep.environment | {apart.COMMAND: json.dumps(command())}
+        with read_write(config.hydra), open_dict(config.hydra):
             # Every launcher composes its jobs anew from these.
-            config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={v}" for k, v in sweep.environment.items()]
+            config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={_text(v)}" for k, v in environment.items()]
+
+
+def _text(value: str) -> str:
+    """Any text as a value in Hydra's override grammar."""
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Job:
     told: str | None = None  # why it was told to stop
     deadline: float = 0.0  # by which it must have stopped
     label: str = ""
+    program: list[str] | None = None  # what runs it, without overrides; None: what runs us
 
     @property
     def name(self) -> str:
@@ -61,28 +63,23 @@ class Job:
     @property
     def command(self) -> list[str]:
         """What runs it: the sweep's own command line with this job's overrides."""
-        arguments = get_args_parser().parse_args()
-        options = [
-            text
-            for name in ("config_path", "config_name", "config_dir")
-            if (value := getattr(arguments, name)) is not None
-            for text in (f"--{name.replace('_', '-')}", value)
-        ]
-        return [sys.executable, sys.argv[0], *options, *self.overrides, f"hydra.run.dir={quoted(self.folder)}"]
+        program = self.program or [sys.executable, *command()]
+        return [*program, *self.overrides, f"hydra.run.dir={quoted(self.folder)}"]
 
-    def start(self, environment: dict[str, str], leash: int) -> None:
+    def start(self, environment: dict[str, str], leash: int, without: Sequence[str] = ()) -> None:
         """Start it as the leader of a process group of its own, its output in `log.txt`.
 
         Args:
             environment: what it gets beside ours.
             leash: a file descriptor whose other end is ours alone: when we are gone, it reads as ended.
+            without: what of ours it does not get.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started = time.time()
         with (self.folder / LOG_FILE).open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                env=os.environ | environment | {LEASH: str(leash)},
+                env={k: v for k, v in os.environ.items() if k not in without} | environment | {LEASH: str(leash)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -125,6 +122,18 @@ class Job:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
+
+
+def command() -> list[str]:
+    """What ran this process, absolute and without overrides; Python itself comes before it."""
+    arguments = get_args_parser().parse_args()
+    options = [
+        text
+        for name in ("config_path", "config_name", "config_dir")
+        if (value := getattr(arguments, name)) is not None
+        for text in (f"--{name.replace('_', '-')}", value)
+    ]
+    return [str(Path(sys.argv[0]).absolute()), *options]
 
 
 def verdict(code: int, folder: Path, told: str | None) -> tuple[Status, str | None]:
