@@ -36,11 +36,22 @@ def held(folder: Path, what: str) -> Iterator[None]:
 
 def is_dead(folder: Path) -> bool:
     """Whether `folder` was held by a process of this machine that is gone; False where that cannot be told."""
+    return _is_free(folder) is True
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine holds `folder`; False where that cannot be told."""
+    return _is_free(folder) is False
+
+
+def _is_free(folder: Path) -> bool | None:
     path = folder / LOCK_FILE
     if not path.exists():
-        return False
+        return None
     try:
         with FileLock(path, timeout=0):
             return True
-    except (Timeout, OSError):
+    except Timeout:
         return False
+    except OSError:
+        return None

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.errors import UserError
 from gantry.launch import leash
-from gantry.launch.record import earlier_runs, read_json, set_aside, state_of
+from gantry.launch.record import read_json, set_aside, state_of
 from gantry.signals import stopped_by
 from gantry.tracking.base import RUN_FILE
 from gantry.tracking.folder import CHECKPOINT, STATUS_FILE, write_status
@@ -29,12 +29,10 @@ class Start:
     Attributes:
         checkpoint: to go on from; None: from nothing.
         run_id: its run in MLflow, with a checkpoint and where there is one.
-        supersedes: runs in MLflow of failed attempts that this one replaces.
     """
 
     checkpoint: Path | None = None
     run_id: str | None = None
-    supersedes: tuple[str, ...] = ()
 
     def step(self) -> int:
         """Generator steps done."""
@@ -62,7 +60,7 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
         return Start(folder / CHECKPOINT, record.get("run_id"))
     if state == "again":
         set_aside(folder)
-    return Start(supersedes=tuple(earlier_runs(folder)))
+    return Start()
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> None:

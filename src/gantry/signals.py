@@ -1,7 +1,7 @@
 """Being asked to stop: by Ctrl-C, by a scheduler, by a closed terminal."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,8 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in STOPS}
-    try:
+    with _handled(stop, STOPS):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Stopped(SystemExit):
@@ -64,8 +60,10 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handler: Any) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in (*STOPS, signal.SIGINT)}
+def _handled(handler: Any, numbers: Sequence[signal.Signals] = (*STOPS, signal.SIGINT)) -> Iterator[None]:
+    # What is ignored stays so: `nohup` asks for it.
+    asked = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in asked}
     try:
         yield
     finally:

@@ -66,7 +66,7 @@ def job(cfg: DictConfig) -> float:
     In a sweep that is taken up, what an earlier attempt left in the folder is kept, gone on with or set aside.
     """
     if apart.asked():
-        return apart.run(cfg) or math.nan
+        return apart.run(cfg)
     leash.follow()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
@@ -82,7 +82,7 @@ def job(cfg: DictConfig) -> float:
             if state_of(folder) == "finished":
                 check_unchanged(folder, cfg)
                 print(f"{folder} is finished and kept", flush=True)
-                return result(folder) or math.nan
+                return math.nan if (best := result(folder)) is None else best
             start = take_up(folder, cfg)
         with ending_on_record(folder):
             summary = train(cfg, folder, tags, start)
@@ -278,7 +278,7 @@ def _open_tracker(
                 parent_run_id=os.environ.get(PARENT_RUN),
                 close_timeout=cfg.tracking.close_timeout,
                 continues=start.run_id,
-                supersedes=start.supersedes,
+                goes_on=start.checkpoint is not None,
             )
         )
     tracker = Trackers(*trackers)

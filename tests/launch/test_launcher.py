@@ -166,6 +166,51 @@ def test_kill_9_leaves_no_orphan_and_no_finished_work_is_repeated(tiny):
         assert f"[{seed}] seed={seed}: continues from its checkpoint" in text
 
 
+def test_a_grown_sweep_that_was_stopped_is_taken_up_whole(tiny):
+    assert tiny.run("seed=0", "steps=4")[0] == 0
+    grown = tiny.start(f"sweep.resume={tiny.sweep}", "seed=0,1,2", "steps=100000")
+    wait_for(lambda: tiny.under_way(2, 100000))
+    grown.terminate()
+    assert grown.wait(60) == 143
+    records = [job["overrides"] for job in tiny.jobs()]
+    assert [("seed=0" in job, "steps=4" in job) for job in records] == [
+        (True, True),
+        (True, False),
+        *[(False, False)] * 2,
+    ]
+    for job in tiny.jobs():
+        folder = tiny.sweep / job["folder"]
+        if (folder / "checkpoints/last.ckpt").exists() and not (folder / "summary.json").exists():
+            (folder / "checkpoints/last.ckpt").write_text("99990")  # nearly there
+    resumed = tiny.start(f"sweep.resume={tiny.sweep}", "sweep.max_failures=1", TINY_PAUSE="0")
+    wait_for(lambda: len(list(tiny.folder.glob("outputs/*/*/*/pids"))) == 3)
+    resumed.terminate()
+    text = resumed.communicate(timeout=60)[0]
+    assert "1 finished and kept" in text
+    assert "[1]" in text
+    assert not tiny.left()
+
+
+def test_losing_the_terminal_stops_no_sweep(tiny):
+    started = tiny.start("-m", "tracking=none", "seed=0,1", "steps=4")
+    started.stdout.close()
+    started.wait(60)
+    assert [status for status, _ in tiny.statuses().values()] == ["FINISHED"] * 2
+
+
+def test_what_is_ignored_stays_ignored(tiny):
+    """As `nohup` asks."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        started = tiny.start("-m", "tracking=none", "seed=0", "steps=200")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_for(lambda: tiny.under_way(2, 150))
+    started.send_signal(signal.SIGHUP)
+    text = started.communicate(timeout=60)[0]
+    assert started.returncode == 0, text
+
+
 def test_a_failed_job_starts_again_and_a_sweep_can_grow(tiny):
     code, _ = tiny.run(f"seed=0,{RAISE}", "steps=4")
     assert code == 1

@@ -69,6 +69,11 @@ def test_a_job_takes_the_gpus_its_trainer_asks_for(options, there_are, wanted):
     assert gpus_wanted(trainer(**options), there_are) == wanted
 
 
+def test_more_gpus_than_there_are_is_refused():
+    with pytest.raises(UserError, match=r"trainer\.devices=3 takes 3 GPUs; there are 2"):
+        Shares(["0", "1"], at_once=None, n_cores=8).check([trainer(), trainer(devices=3)])
+
+
 def test_gpus_are_those_the_process_may_see(monkeypatch, tmp_path):
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3,GPU-8a"}) == ["3", "GPU-8a"]
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
@@ -110,6 +115,7 @@ def test_the_log_tail_is_what_was_printed_last_without_bars_and_colours(tmp_path
         (143, ("KILLED", "stopped by SIGTERM"), None, ("KILLED", "stopped by SIGTERM")),
         (143, ("KILLED", "stopped by SIGTERM"), "no progress for 9 s", ("KILLED", "no progress for 9 s")),
         (-9, None, "no progress for 9 s", ("KILLED", "no progress for 9 s")),
+        (-9, ("FINISHED", None), "no progress for 9 s", ("FINISHED", None)),
     ],
 )
 def test_a_jobs_end_is_judged_by_its_exit_and_its_word(tmp_path, code, said, told, expected):
@@ -167,11 +173,20 @@ def test_a_sweep_named_alone_is_taken_up_with_its_own_command_line(sweep, name):
 def test_what_is_typed_beside_it_wins(sweep):
     where = quoted(sweep.folder)
     end = [f"sweep.resume={where}", f"hydra.sweep.dir={where}"]
-    assert leader.arguments(["-m", "model=wgan", "sweep.resume=abc123"]) == ["-m", "model=wgan", *end]
+    mine = ["-m", "tracking=none", "model=wgan", *end]
+    assert leader.arguments(["-m", "model=wgan", "sweep.resume=abc123"]) == mine
     given = ["sweep.resume=abc123", "-m", "sweep.jobs=2"]
-    assert leader.arguments(given) == ["-m", "sweep.jobs=2", "model=wgan,dcgan", "tracking=none", *end]
+    assert leader.arguments(given) == ["-m", "model=wgan,dcgan", "tracking=none", "sweep.jobs=2", *end]
     for untouched in (["-m", "model=wgan"], ["model=wgan", "sweep.resume=null"]):
         assert leader.arguments(untouched) == untouched
+
+
+def test_a_sweep_stays_in_its_store_wherever_it_is_taken_up(sweep):
+    sweep.overrides, sweep.tracking_uri, sweep.experiment = ["model=wgan,dcgan"], "/its/own/mlruns", "gantry"
+    sweep.save()
+    given = leader.arguments(["sweep.resume=abc123"])
+    assert given[1:4] == ["model=wgan,dcgan", "tracking.uri='/its/own/mlruns'", "tracking.experiment='gantry'"]
+    assert "tracking.uri='/its/own/mlruns'" not in leader.arguments(["sweep.resume=abc123", "tracking.uri=/mine"])
 
 
 def test_a_sweeps_record_keeps_no_password_and_says_when_it_needs_one(sweep):
@@ -184,7 +199,7 @@ def test_a_sweeps_record_keeps_no_password_and_says_when_it_needs_one(sweep):
     with pytest.raises(UserError, match=r"the password was not kept; give tracking\.uri=\.\.\. again"):
         leader.arguments(["sweep.resume=abc123"])
     given = leader.arguments(["sweep.resume=abc123", f"tracking.uri={uri}"])
-    assert given[:3] == ["-m", f"tracking.uri={uri}", "model=wgan,dcgan"]
+    assert given[:3] == ["-m", "model=wgan,dcgan", f"tracking.uri={uri}"]
     assert load_sweep(sweep.folder).job(["model=wgan", f"tracking.uri={uri}"]) is not None
 
 

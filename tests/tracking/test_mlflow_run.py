@@ -148,6 +148,7 @@ def test_a_run_goes_on_without_gap_or_repetition(store: Path, client: MlflowClie
     after.close("FINISHED")
     assert after.run_id == before.run_id
     assert read(client, after).info.status == "FINISHED"
+    assert "gantry.reason" not in read(client, after).data.tags
     history = client.get_metric_history(after.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
     assert [point.step for point in client.get_metric_history(after.run_id, "new")] == [2, 3, 4]
@@ -157,9 +158,16 @@ def test_a_run_goes_on_without_gap_or_repetition(store: Path, client: MlflowClie
 
 
 def test_an_attempt_that_a_later_one_replaces_says_so(store: Path, client: MlflowClient, tmp_path: Path) -> None:
-    failed = tracked(store, tmp_path / "failed")
+    tags = {"gantry.folder": "/sweep/3"}
+    failed, other = (
+        tracked(store, tmp_path / name, parent_run_id="a sweep", tags=tags | extra)
+        for name, extra in (("failed", {}), ("other", {"gantry.folder": "/sweep/4"}))
+    )
     failed.close("FAILED", "on purpose")
-    tracked(store, tmp_path / "again", supersedes=[failed.run_id]).close("FINISHED")
+    other.close("FINISHED")
+    again = tracked(store, tmp_path / "again", parent_run_id="a sweep", tags=tags)
+    again.close("FINISHED")
+    assert not {"gantry.superseded"} & (read(client, again).data.tags.keys() | read(client, other).data.tags.keys())
     assert read(client, failed).data.tags["gantry.superseded"] == "true"
     assert read(client, failed).info.status == "FAILED"
 

@@ -115,11 +115,15 @@ def test_no_run_of_a_sweep_that_has_ended_stays_running(
 ) -> None:
     lost = MLflowTracker(store, "gantry", tmp_path / "0", parent_run_id=parent)
     assert lost.wait_for_run(30)
-    close_children(store, "gantry", parent, "its process ended without a word")
-    (run,) = children(client, parent)
-    assert run.info.status == "KILLED"
-    assert run.data.tags["gantry.reason"] == "its process ended without a word"
+    said = MLflowTracker(store, "gantry", tmp_path / "1", parent_run_id=parent, tags={"gantry.folder": tmp_path / "1"})
+    assert said.wait_for_run(30)
+    FolderTracker(tmp_path / "1").close("FINISHED")
+    close_children(store, "gantry", parent)
+    ends = {run.info.run_id: (run.info.status, run.data.tags.get("gantry.reason")) for run in children(client, parent)}
+    wordless = "its process ended without a word: killed, or out of memory"
+    assert ends == {lost.run_id: ("KILLED", wordless), said.run_id: ("FINISHED", None)}
     lost.close("KILLED")
+    said.close("FINISHED")
 
 
 def test_the_next_start_closes_what_dead_processes_left_running(

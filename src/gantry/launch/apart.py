@@ -7,6 +7,7 @@ the other jobs too: joblib ends all its workers, Ray's and submitit's launchers 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -29,8 +30,8 @@ def asked() -> bool:
     return COMMAND in os.environ
 
 
-def run(cfg: DictConfig) -> float | None:
-    """Run the job at hand as a child process; returns its best value.
+def run(cfg: DictConfig) -> float:
+    """Run the job at hand as a child process; returns its best value, NaN where it has none.
 
     Raises:
         JobFailed: it did not finish; its folder says why.
@@ -59,4 +60,5 @@ def run(cfg: DictConfig) -> float | None:
         os.close(ours)
     if job.status != "FINISHED":
         raise JobFailed(f"job {job.record.number}: {job.status}, {job.reason}")
-    return result(folder)
+    best = result(folder)
+    return math.nan if best is None else best

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, ListConfig
 
+from gantry.errors import UserError
+
 THREADS = "OMP_NUM_THREADS"
 GPUS = "CUDA_VISIBLE_DEVICES"
 
@@ -56,6 +58,16 @@ class Shares:
         self.at_once = at_once
         self.n_cores = n_cores
         self.taken: dict[int, list[str]] = {}
+
+    def check(self, trainers: Sequence[DictConfig]) -> None:
+        """Refuse jobs that no share can ever serve.
+
+        Raises:
+            UserError: naming how many GPUs there are.
+        """
+        for trainer in trainers:
+            if (wanted := gpus_wanted(trainer, self.total)) > self.total:
+                raise UserError(f"trainer.devices={trainer.devices} takes {wanted} GPUs; there are {self.total}")
 
     def take(self, job: int, trainer: DictConfig) -> dict[str, str] | None:
         """The environment in which job number `job` is to run, or None where it must wait."""

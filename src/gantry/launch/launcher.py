@@ -25,10 +25,12 @@ from gantry.launch.devices import Shares, cores, visible_gpus
 from gantry.launch.process import GRACE_OF_HUNG, Job, result
 from gantry.launch.record import JobRecord, SweepRecord, identity, labels, set_aside, state_of
 from gantry.launch.view import View, view
+from gantry.lock import is_held
 from gantry.resume import check_unchanged
 from gantry.signals import stopped_by, undisturbed
 
 TICK = 0.1  # seconds between two looks at the jobs
+HOW = ("sweep.", "tracking=", "tracking.")  # overrides that this command line gives to every job
 
 
 class ProcessLauncher(Launcher):
@@ -55,16 +57,22 @@ class ProcessLauncher(Launcher):
         taken_up = leader.taken_up(self.config)
         jobs = self._jobs(job_overrides, initial_job_idx, taken_up)
         refuse(jobs)
+        options = jobs[0].config.sweep
+        at_once = None if options.jobs == "auto" else min(options.jobs, len(jobs))
+        shares = Shares(visible_gpus(), at_once, cores())
+        shares.check([job.config.trainer for job in jobs])
+        if self.config.hydra.sweeper.get("max_batch_size") is not None:
+            raise UserError("hydra.sweeper.max_batch_size: sweep.jobs says how many jobs run at a time")
         sweep = leader.begin(self.config, jobs[0].config, taken_up)
         sweep.add(jobs)
-        options = jobs[0].config.sweep
-        at_once = None if options.jobs == "auto" else options.jobs
+        if taken_up is not None:
+            print(found(jobs), flush=True)
         with view(jobs) as shown:
             run(
                 jobs,
-                Shares(visible_gpus(), at_once, cores()),
+                shares,
                 timeout=options.timeout,
-                max_failures=options.max_failures,
+                may_fail=None if options.max_failures is None else options.max_failures - sweep.failures,
                 environment=sweep.environment,
                 ended=sweep.settle,
                 shown=shown,
@@ -75,7 +83,7 @@ class ProcessLauncher(Launcher):
         known = taken_up.jobs if taken_up else []
         number = max([first, *(job.number + 1 for job in known)]) if known else first
         jobs = []
-        for overrides in job_overrides:
+        for overrides in [*job_overrides, *self._others(job_overrides, known)]:
             before = taken_up.job(overrides) if taken_up else None
             job = self._job(before.number if before else number, list(overrides), before)
             if before is None:
@@ -85,6 +93,21 @@ class ProcessLauncher(Launcher):
         for job, label in zip(jobs, labels([job.record.overrides for job in jobs]), strict=True):
             job.label = label
         return jobs
+
+    def _others(self, job_overrides: Sequence[Sequence[str]], known: Sequence[JobRecord]) -> list[list[str]]:
+        """The known jobs that the command line does not name: taking up a sweep takes up all of it.
+
+        A sweeper that proposes its jobs takes up its own.
+        """
+        if self.config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+            return []
+        named = {identity(overrides) for overrides in job_overrides}
+        how = [text for text in job_overrides[0] if text.startswith(HOW)]
+        return [
+            [*(text for text in job.overrides if not text.startswith(HOW)), *how]
+            for job in known
+            if identity(job.overrides) not in named
+        ]
 
     def _job(self, number: int, overrides: list[str], before: JobRecord | None) -> Job:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
@@ -101,22 +124,34 @@ class ProcessLauncher(Launcher):
         return Job(record, overrides, config, folder, state_of(folder) if before else "new")
 
 
+def found(jobs: Sequence[Job]) -> str:
+    """What is known of the jobs of a sweep that is taken up."""
+    words = {"finished": "finished and kept", "continues": "to go on", "again": "to begin again", "new": "not begun"}
+    states = [job.state for job in jobs]
+    return ", ".join(f"{states.count(state)} {text}" for state, text in words.items() if state in states)
+
+
 def refuse(jobs: Sequence[Job]) -> None:
     """Check all configs before any job starts.
 
     Raises:
         UserError: naming each job that cannot work and why.
     """
-    problems = []
+    problems: dict[str, list[str]] = {}
     for job in jobs:
         try:
             check(job.config)
             if job.state in ("finished", "continues"):
                 check_unchanged(job.folder, job.config)
         except UserError as error:
-            problems.append(f"job {job.name}:\n{error}")
+            problems.setdefault(str(error), []).append(job.name)
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(
+            "\n".join(
+                text if len(names) == len(jobs) else f"job {', '.join(names)}:\n{text}"
+                for text, names in problems.items()
+            )
+        )
 
 
 def _refuse_repeats(jobs: Sequence[Job]) -> None:
@@ -134,7 +169,7 @@ def run(
     shares: Shares,
     *,
     timeout: float | None,
-    max_failures: int | None,
+    may_fail: int | None,
     environment: dict[str, str],
     ended: Callable[[Job], None],
     shown: View,
@@ -145,7 +180,7 @@ def run(
         jobs: those that finished before are left alone.
         shares: hands out GPUs and cores, and says how many run at once.
         timeout: seconds without a sign of progress after which a job is stopped.
-        max_failures: after so many no further job is started; None: go on.
+        may_fail: after so many failed jobs no further one is started; None: go on.
         environment: what each job gets beside ours.
         ended: called with each job once it has ended.
         shown: where the user sees it.
@@ -162,10 +197,15 @@ def run(
                 failures += job.status != "FINISHED"
                 shown.ended(job)
                 ended(job)
-            if max_failures is not None and failures >= max_failures and waiting:
+            if may_fail is not None and failures >= may_fail and waiting:
                 shown.given_up(failures, len(waiting))
                 waiting.clear()
-            while waiting and (share := shares.take(waiting[0].record.number, waiting[0].config.trainer)) is not None:
+            # A job of a sweep that was killed may still be writing its checkpoint.
+            while (
+                waiting
+                and not is_held(waiting[0].folder)
+                and (share := shares.take(waiting[0].record.number, waiting[0].config.trainer)) is not None
+            ):
                 job = waiting.popleft()
                 if job.state == "again":
                     set_aside(job.folder)

@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +33,23 @@ from gantry.launch.record import (
     SWEEP_FILE,
     JobRecord,
     SweepRecord,
-    identity,
     load_sweep,
     log_tail,
     of_the_run,
-    state_of,
-    status_of,
+    read_status,
     without_passwords,
 )
 from gantry.launch.table import table
-from gantry.lock import held
+from gantry.lock import held, is_held
 from gantry.signals import stoppable, stopped_by, undisturbed
 from gantry.summary import here, show
 from gantry.tracking.base import Status
-from gantry.tracking.ending import WORDLESS
+from gantry.tracking.ending import last_word
 from gantry.tracking.folder import write_status
 from gantry.tracking.parent import Child, close_children, close_parent, open_parent, settle
 from gantry.tracking.store import check_store
 
+TELLING = 60.0  # seconds a sweep that has ended waits for MLflow to take its last words
 PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
 OWN = "gantry"  # our launcher, of hydra/launcher
 
@@ -72,17 +72,16 @@ class Sweep:
         self._open = ExitStack()
         self._open.enter_context(held(record.folder, "the sweep in"))
         if record.tracking_uri is not None and record.experiment is not None:
-            record.parent_run = open_parent(
-                record.tracking_uri,
-                record.experiment,
-                record.name,
-                record.overrides,
-                record.folder,
-                record.parent_run if reopened else None,
+            before = record.parent_run if reopened else None
+            opened = open_parent(
+                record.tracking_uri, record.experiment, record.name, record.overrides, record.folder, before
             )
+            record.parent_run = opened or before  # the store may only be away
         record.save()
         # Telling MLflow waits for it; the next job does not.
         self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweep-clerk")
+        self._told: list[Future[None]] = []
+        self.failures = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -98,6 +97,7 @@ class Sweep:
     def settle(self, job: Job) -> None:
         """See, in the background, that a job's run in MLflow says how it ended."""
         assert job.status is not None
+        self.failures += job.status != "FINISHED"
         self._settle(job.record, job.status, job.reason, job.config)
 
     def _settle(self, job: JobRecord, status: Status, reason: str | None, config: DictConfig | None = None) -> None:
@@ -109,29 +109,43 @@ class Sweep:
         if config is not None:
             tags["seed"] = str(config.seed)
         child = Child(folder, status, reason, job.folder, tags, folder / LOG_FILE, log_tail(folder))
-        self._clerk.submit(settle, record.tracking_uri, record.experiment, record.parent_run, child)
+        where = record.tracking_uri, record.experiment, record.parent_run
+        self._told.append(self._clerk.submit(settle, *where, child))
 
-    def end(self, error: BaseException | None) -> None:
-        """Close everything, show what became of the jobs, and compare them unless the user is waiting to leave."""
+    def end(self, error: BaseException | None) -> bool:
+        """Close everything, show what became of the jobs, and compare them unless the user is waiting to leave.
+
+        Returns:
+            Whether all jobs have finished.
+        """
         record = self.record
+        number = stopped_by(error) if error is not None else None
         with undisturbed():
             if not self.own:
                 self._find_jobs()
-            number = stopped_by(error) if error is not None else None
-            states = [status_of(record.folder / job.folder)[0] for job in record.jobs]
+            states = [read_status(record.folder / job.folder)[0] for job in record.jobs]
             finished = all(state == "FINISHED" for state in states)
             status: Status = "KILLED" if number else ("FINISHED" if finished and error is None else "FAILED")
-            self._clerk.shutdown(wait=True)
             if record.tracking_uri is not None and record.experiment is not None and record.parent_run is not None:
-                close_children(record.tracking_uri, record.experiment, record.parent_run, WORDLESS)
-                close_parent(record.tracking_uri, record.experiment, record.parent_run, status)
-        print(table(record), flush=True)
-        if number is None:
-            self._compare()
-        if not finished:
-            script = show(Path(sys.argv[0]).absolute())
-            print(f"take it up again: {here('python')} {script} -m sweep.resume={show(record.folder)}", flush=True)
+                where = record.tracking_uri, record.experiment, record.parent_run
+                self._told += [
+                    self._clerk.submit(close_children, *where),
+                    self._clerk.submit(close_parent, *where, status),
+                ]
+            if wait(self._told, TELLING).not_done:
+                log.warning("MLflow does not answer: it may show runs of this sweep as RUNNING")
+            self._clerk.shutdown(wait=False, cancel_futures=True)
+        with suppress(OSError):  # the terminal may be gone
+            print(table(record), flush=True)
+            if number is None:
+                self._compare()
+            elif any(state == "FINISHED" for state in states):
+                print(f"compare what has finished: {typing('compare.py')} sweep={shlex.quote(show(record.folder))}")
+            if not finished:
+                again = shlex.quote(f"sweep.resume={show(record.folder)}")
+                print(f"take it up again: {typing(sys.argv[0])} -m {again}", flush=True)
         self._open.close()
+        return finished
 
     def _find_jobs(self) -> None:
         """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
@@ -143,12 +157,12 @@ class Sweep:
             job = JobRecord(int(number), overrides, folder.name)
             if self.record.job(overrides) is None:
                 self.record.jobs.append(job)
-            status, reason = status_of(folder)
-            if status is None:
-                status, reason = "KILLED", WORDLESS
+            if is_held(folder):
+                continue  # it runs on, out of our reach
+            status, reason = last_word(folder)
+            if read_status(folder)[0] is None:
                 write_status(folder, status, reason)
-            if status != "FINISHED":
-                self._settle(job, status, reason)
+            self._settle(job, status, reason)
         self.record.jobs.sort(key=lambda job: job.number)
         self.record.save()
 
@@ -180,6 +194,7 @@ def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = No
             check_store(tracking.uri)
         if taken_up is not None:
             record = taken_up
+            record.overrides = typed(config)
         else:
             folder = Path(config.hydra.sweep.dir).absolute()
             if (folder / SWEEP_FILE).exists():
@@ -187,8 +202,6 @@ def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = No
             record = SweepRecord(folder, f"sweep {show(folder)}", typed(config))
         record.tracking_uri, record.experiment = tracking.get("uri"), tracking.get("experiment")
         _led = Sweep(record, taken_up is not None, own)
-        if taken_up is not None:
-            print(found(taken_up), flush=True)
     return _led
 
 
@@ -197,19 +210,17 @@ def taken_up(config: DictConfig) -> SweepRecord | None:
     return load_sweep(Path(config.hydra.sweep.dir)) if config.sweep.resume is not None else None
 
 
+def typing(script: str) -> str:
+    """How to type a script of the project here."""
+    path = Path(sys.argv[0]).absolute().parent / Path(script).name
+    return f"{here('python')} {show(path)}"
+
+
 def typed(config: DictConfig) -> list[str]:
     """The command line's overrides, without those that taking up a sweep adds by itself."""
     overrides = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
     ours = ("hydra.mode=", "hydra.sweep.dir=", "sweep.resume=", "+hydra.job.env_set")
     return [text for text in overrides if not text.startswith(ours)]
-
-
-def found(record: SweepRecord) -> str:
-    """What the sweep's folder says of its jobs."""
-    states = [state_of(record.folder / job.folder) for job in record.jobs]
-    words = {"finished": "finished and kept", "continues": "to go on", "again": "to begin again", "new": "not begun"}
-    counts = [f"{states.count(state)} {text}" for state, text in words.items() if state in states]
-    return f"{show(record.folder)}: {', '.join(counts) or 'no job'}"
 
 
 @contextmanager
@@ -226,18 +237,20 @@ def leading() -> Iterator[None]:
             yield
         except BaseException as error:
             if _led is not None:
-                if not _led.own and isinstance(error, Exception) and not isinstance(error, UserError | JobFailed):
+                if isinstance(error, Exception) and not isinstance(error, UserError | JobFailed):
                     print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 _led.end(error)
                 if isinstance(error, Exception) and not isinstance(error, UserError):
                     raise JobFailed from error
             raise
-        if _led is not None:
-            _led.end(None)
+        if _led is not None and not _led.end(None):
+            raise JobFailed
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """The command line, with what `sweep.resume=...` implies: the sweep's folder and, where none is given, its jobs.
+    """The command line, with what `sweep.resume=...` implies: the sweep's folder, its store and its own overrides.
+
+    What is typed beside it wins over the sweep's own: `seed=0,1,2,3` adds a seed.
 
     Raises:
         UserError: there is no such sweep.
@@ -249,8 +262,11 @@ def arguments(given: Sequence[str]) -> list[str]:
     words = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     flags = [text for text in given if text not in words]
     words = [text for text in words if not text.startswith("sweep.resume=")]
-    if not identity(words):
-        words += without_passwords(load_sweep(folder), words)
+    record = load_sweep(folder)
+    words = [*without_passwords(record, words), *words]
+    if record.tracking_uri is not None and not any(text.startswith(("tracking=", "tracking.uri=")) for text in words):
+        # The default is a folder of where the sweep was started.
+        words += [f"tracking.uri={quoted(record.tracking_uri)}", f"tracking.experiment={quoted(record.experiment)}"]
     if not {"-m", "--multirun"} & set(flags):
         flags.append("-m")
     return [*flags, *words, f"sweep.resume={quoted(folder)}", f"hydra.sweep.dir={quoted(folder)}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -16,11 +17,13 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from gantry.launch.leash import LEASH
-from gantry.launch.record import LOG_FILE, JobRecord, State, log_tail, read_json, status_of
+from gantry.launch.record import LOG_FILE, JobRecord, State, log_tail, read_json, read_status
 from gantry.signals import STOPS
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import Status
 from gantry.tracking.folder import METRICS_FILE, PROGRESS_FILE, write_status
+
+log = logging.getLogger("gantry.launch")
 
 GRACE = 60.0  # seconds a job that is told to stop has to write its checkpoint and close its run
 GRACE_OF_HUNG = 10.0  # where it shows no sign of life anyway
@@ -98,8 +101,11 @@ class Job:
         self._signal(signal.SIGKILL)
         self.ended = time.time()
         self.status, self.reason = verdict(code, self.folder, self.told)
-        if status_of(self.folder) != (self.status, self.reason):
-            write_status(self.folder, self.status, self.reason)
+        if read_status(self.folder) != (self.status, self.reason):
+            try:
+                write_status(self.folder, self.status, self.reason)
+            except OSError as error:  # the sweep goes on, on a full disk too
+                log.warning("%s: cannot write how it ended: %s", self.name, error)
         return True
 
     def tell(self, why: str, grace: float = GRACE) -> None:
@@ -147,9 +153,9 @@ def verdict(code: int, folder: Path, told: str | None) -> tuple[Status, str | No
     Returns:
         The status, and the reason where that is not FINISHED.
     """
-    said, reason = status_of(folder)
-    if code == 0 and said == "FINISHED" and (folder / SUMMARY_FILE).exists():
-        return "FINISHED", None
+    said, reason = read_status(folder)
+    if said == "FINISHED" and (folder / SUMMARY_FILE).exists() and (code == 0 or told is not None):
+        return "FINISHED", None  # told to stop while it closed its run, it had done its work
     if told is not None:
         return "KILLED", told
     number = -code if code < 0 else code - 128
@@ -170,6 +176,6 @@ def result(folder: Path) -> float | None:
     return summary.get("best", {}).get(summary.get("primary"))
 
 
-def quoted(path: Path) -> str:
-    """A path as a value in Hydra's override grammar, in which most punctuation has a meaning."""
-    return "'" + str(path).replace("'", "\\'") + "'"
+def quoted(text: object) -> str:
+    """A path, or any text without a backslash, as a value in Hydra's override grammar."""
+    return "'" + str(text).replace("'", "\\'") + "'"

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from gantry.errors import UserError
 from gantry.lock import LOCK_FILE
 from gantry.summary import FILE as SUMMARY_FILE
-from gantry.tracking.base import RUN_FILE, Status
-from gantry.tracking.folder import CHECKPOINT, METRICS_FILE, STATUS_FILE, write_json
+from gantry.tracking.folder import CHECKPOINT, METRICS_FILE, STATUS_FILE, read_status, write_json
 from gantry.tracking.params import HIDDEN, redact
 
 SWEEP_FILE = "sweep.json"
@@ -131,12 +130,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def status_of(folder: Path) -> tuple[Status | None, str | None]:
-    """How the job in `folder` says it ended, and why; (None, None) where it has not said."""
-    record = read_json(folder / STATUS_FILE) or {}
-    return record.get("status"), record.get("reason")
-
-
 def state_of(folder: Path) -> State:
     """What taking up a sweep means for the job in `folder`.
 
@@ -144,7 +137,7 @@ def state_of(folder: Path) -> State:
         "finished": it is kept; "continues": from its checkpoint, as it was killed; "again": it failed, or left no
         checkpoint; "new": it never began.
     """
-    status, _ = status_of(folder)
+    status, _ = read_status(folder)
     if status == "FINISHED" and (folder / SUMMARY_FILE).exists():
         return "finished"
     if status != "FAILED" and (folder / CHECKPOINT).exists():
@@ -161,12 +154,6 @@ def set_aside(folder: Path) -> None:
         target.mkdir(parents=True)
         for path in left:
             path.rename(target / path.name)
-
-
-def earlier_runs(folder: Path) -> list[str]:
-    """The MLflow runs of the attempts set aside."""
-    records = (read_json(path) for path in sorted(folder.glob(f"{EARLIER}/*/{RUN_FILE}")))
-    return [record["run_id"] for record in records if record]
 
 
 def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gantry.launch.record import SweepRecord, labels, read_json, status_of
+from gantry.launch.record import SweepRecord, labels, read_json, read_status
 from gantry.summary import FILE as SUMMARY_FILE
 
 HEAD = ("job", "run", "status", "steps", "metric", "start", "best", "final", "images/s")
@@ -16,7 +16,7 @@ def table(sweep: SweepRecord) -> str:
     reasons = []
     for job, label in zip(sweep.jobs, labels([job.overrides for job in sweep.jobs]), strict=True):
         folder = sweep.folder / job.folder
-        status, reason = status_of(folder)
+        status, reason = read_status(folder)
         row = (str(job.number), label, status or "not started")
         summary = read_json(folder / SUMMARY_FILE) if status == "FINISHED" else None
         if status != "FINISHED":

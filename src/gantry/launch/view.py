@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -42,14 +42,32 @@ class View(Protocol):
 @contextmanager
 def view(jobs: Sequence[Job]) -> Iterator[View]:
     """The view that fits standard output: a table kept up to date on a terminal, else lines."""
-    if sys.stdout.isatty():
-        console = Console()
-        with Live(console=console, refresh_per_second=4, transient=True) as live:
-            shown = TerminalView(jobs, live)
-            yield shown
-            shown.refresh()
-    else:
-        yield LineView(jobs)
+    if not sys.stdout.isatty():
+        yield Unbreakable(LineView(jobs))
+        return
+    with ExitStack() as stack:
+        live = Live(console=Console(), refresh_per_second=4, transient=True)
+        live.start()
+        stack.callback(suppressed(live.stop))
+        yield Unbreakable(TerminalView(jobs, live))
+
+
+def suppressed(call: Callable[..., None]) -> Callable[..., None]:
+    """The call, without the error of an output that is gone: a closed terminal, `| head`."""
+
+    def silent(*arguments: Any) -> None:
+        with suppress(OSError, ValueError):
+            call(*arguments)
+
+    return silent
+
+
+class Unbreakable:
+    """A view whose output may go away: the sweep goes on unseen."""
+
+    def __init__(self, shown: View) -> None:
+        self.started, self.ended = suppressed(shown.started), suppressed(shown.ended)
+        self.given_up, self.tick = suppressed(shown.given_up), suppressed(shown.tick)
 
 
 class LineView:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gantry.launch.record import log_tail, read_json, status_of
+from gantry.launch.record import log_tail, read_json, read_status
 from gantry.lock import is_dead
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE
@@ -140,7 +140,7 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
 
 def _ending(folder: Path, begun: bool) -> tuple[str, str | None]:
     """How a run ended, and why it did not finish."""
-    status, reason = status_of(folder)
+    status, reason = read_status(folder)
     if status is not None:
         return status, reason
     if not begun:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gantry.tracking.base import DatasetInfo
-from gantry.tracking.ending import WORDLESS, close_dead, end_run
+from gantry.tracking.ending import FOLDER, PARENT, WORDLESS, close_dead, end_run, reopen
 from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Tags
 from gantry.tracking.folder import PARAMS_FILE, TAGS_FILE, read_metrics, read_values
 from gantry.tracking.store import prepare_store
@@ -37,7 +37,7 @@ T = TypeVar("T")
 class RunPlan:
     """The run to create. `key` is its tag `gantry.id`, by which it is known before it has a run id.
 
-    A run that goes on has its `continues` id instead. `supersedes` names attempts that this run replaces.
+    A run that `goes_on` from a checkpoint has its `continues` id instead, where it had been created.
     """
 
     uri: str
@@ -46,8 +46,9 @@ class RunPlan:
     tags: dict[str, str]
     start_time: int
     key: str
+    folder: Path
     continues: str | None = None
-    supersedes: tuple[str, ...] = ()
+    goes_on: bool = False
 
 
 class RunSession:
@@ -66,14 +67,9 @@ class RunSession:
         self._client, experiment_id = prepare_store(plan.uri, plan.experiment)
         if not self._tried:
             close_dead(self._client, experiment_id)
-        for run_id in plan.supersedes:
-            self._client.set_tag(run_id, SUPERSEDED, "true", synchronous=True)
-            if self._client.get_run(run_id).info.status == "RUNNING":
-                end_run(self._client, run_id, "KILLED", WORDLESS)
         if plan.continues is not None:
-            self._client.update_run(plan.continues, status="RUNNING")
-            self._known = Known(self._client, plan.continues)
-            self.run_id = plan.continues
+            reopen(self._client, plan.continues)
+            self._go_on(plan.continues)
             return
         if self._tried:
             known = self._client.search_runs([experiment_id], f"tags.`gantry.id` = '{plan.key}'", max_results=1)
@@ -83,7 +79,28 @@ class RunSession:
         self._tried = True
         tags = plan.tags | {"gantry.id": plan.key}
         run = self._client.create_run(experiment_id, plan.start_time, tags, plan.run_name)
+        self._supersede(experiment_id, run.info.run_id)
+        if plan.goes_on:
+            self._go_on(run.info.run_id)
         self.run_id = run.info.run_id
+
+    def _go_on(self, run_id: str) -> None:
+        """Send what the attempts before had written and not delivered, and take note of what is there."""
+        replenish(self._client, run_id, self._plan.folder)
+        self._known = Known(self._client, run_id)
+        self.run_id = run_id
+
+    def _supersede(self, experiment_id: str, run_id: str) -> None:
+        """Mark the attempts at the same job, in the same folder of the same sweep, that this run replaces."""
+        tags = self._plan.tags
+        if PARENT not in tags or FOLDER not in tags:
+            return
+        siblings = f"tags.`{PARENT}` = '{tags[PARENT]}'"
+        for other in self._client.search_runs([experiment_id], siblings, max_results=1000):
+            if other.info.run_id != run_id and other.data.tags.get(FOLDER) == tags[FOLDER]:
+                self._client.set_tag(other.info.run_id, SUPERSEDED, "true", synchronous=True)
+                if other.info.status == "RUNNING":
+                    end_run(self._client, other.info.run_id, "KILLED", WORDLESS)
 
     def send(self, events: Sequence[Event]) -> None:
         """Deliver one event, or several of metrics in as few requests as MLflow allows."""

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from gantry.lock import is_dead
 from gantry.tracking.base import Status, log
+from gantry.tracking.folder import read_status
 from gantry.tracking.params import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 WORDLESS = "its process ended without a word: killed, or out of memory"
+PARENT = "mlflow.parentRunId"
 FOLDER = "gantry.folder"  # tag: the run's folder
 REASON_LIMIT = 5000  # characters, the least of the lengths MLflow's stores take
 
@@ -26,10 +28,26 @@ def end_run(
     client.set_terminated(run_id, status=status, end_time=end_time)
 
 
+def reopen(client: MlflowClient, run_id: str) -> None:
+    """Set a run RUNNING again, and take back why it had ended."""
+    client.update_run(run_id, status="RUNNING")
+    for tag in client.get_run(run_id).data.tags.keys() & {"gantry.reason", "gantry.log_tail"}:
+        client.delete_tag(run_id, tag)
+
+
 def close_dead(client: MlflowClient, experiment_id: str) -> None:
-    """End, as KILLED, the runs shown as RUNNING whose processes, of this machine, are gone."""
+    """End the runs shown as RUNNING whose processes, of this machine, are gone: as they said, else as KILLED."""
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
         folder = run.data.tags.get(FOLDER)
         if folder is not None and is_dead(Path(folder)):
-            end_run(client, run.info.run_id, "KILLED", WORDLESS)
-            log.warning("%s in %s had been left RUNNING by a process that is gone: KILLED", run.info.run_name, folder)
+            status, reason = last_word(Path(folder))
+            end_run(client, run.info.run_id, status, reason)
+            log.warning(
+                "%s in %s had been left RUNNING by a process that is gone: %s", run.info.run_name, folder, status
+            )
+
+
+def last_word(folder: Path) -> tuple[Status, str | None]:
+    """How a run whose process is gone ended: what it said in its folder, else killed without a word."""
+    status, reason = read_status(folder)
+    return (status, reason) if status is not None else ("KILLED", WORDLESS)

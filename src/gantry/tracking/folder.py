@@ -76,6 +76,15 @@ def write_status(folder: Path, status: Status, reason: str | None) -> None:
     write_json({"status": status, "reason": said, "time": time.time()}, folder / STATUS_FILE)
 
 
+def read_status(folder: Path) -> tuple[Status | None, str | None]:
+    """How the run in `folder` says it ended, and why; (None, None) where it has not said."""
+    try:
+        record = json.loads((folder / STATUS_FILE).read_text())
+    except (OSError, ValueError):
+        return None, None
+    return record.get("status"), record.get("reason")
+
+
 def read_values(path: Path) -> dict[str, str]:
     """The values of params.json or tags.json; none where the file is missing."""
     return json.loads(path.read_text()) if path.exists() else {}

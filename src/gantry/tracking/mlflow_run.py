@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +50,7 @@ class MLflowTracker:
         close_timeout: seconds `close` waits for what is left.
         continues: the id of the run to go on with, which keeps its tags, params and data set; what it holds
             already at a step is not sent again.
-        supersedes: ids of runs that this one replaces; they get the tag `gantry.superseded`.
+        goes_on: from a checkpoint; what the folder's record holds already is sent too.
 
     Raises:
         UserError: as `check_store`.
@@ -69,14 +69,14 @@ class MLflowTracker:
         parent_run_id: str | None = None,
         close_timeout: float = 30.0,
         continues: str | None = None,
-        supersedes: Sequence[str] = (),
+        goes_on: bool = False,
     ) -> None:
         check_store(uri)
         all_tags = origin() | {key: redact(str(value)) for key, value in (tags or {}).items()}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
         key = uuid.uuid4().hex
-        self._plan = RunPlan(str(uri), experiment, run_name, all_tags, _now(), key, continues, tuple(supersedes))
+        self._plan = RunPlan(str(uri), experiment, run_name, all_tags, _now(), key, folder, continues, goes_on)
         self._session = RunSession(self._plan)
         self._folder = folder
         self._spool = Spool(folder)

@@ -21,6 +21,15 @@ def redact(text: str) -> str:
     return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(f"://{HIDDEN}@", text))
 
 
+def brief(error: BaseException, limit: int = 200) -> str:
+    """An error in a line without passwords; what lies under a network library's is said first."""
+    root = error
+    while (under := root.__cause__ or root.__context__) is not None:
+        root = under
+    text = " ".join(redact(f"{root}" if root is error else f"{root} ({error})").split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def flatten(config: Mapping[str, Any]) -> dict[str, str]:
     """A nested, resolved config as flat text: `{"model": {"lr": 2e-4}}` becomes `{"model.lr": "0.0002"}`.
 

@@ -7,18 +7,21 @@ all of tracking they do not raise: a sweep without its parent run is better than
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gantry.lock import is_held
 from gantry.tracking.base import RUN_FILE, Status, log
 from gantry.tracking.delivery import replenish
-from gantry.tracking.ending import FOLDER, REASON_LIMIT, close_dead, end_run
+from gantry.tracking.ending import FOLDER, PARENT, REASON_LIMIT, close_dead, end_run, last_word, reopen
 from gantry.tracking.environment import origin
 from gantry.tracking.folder import write_json
-from gantry.tracking.params import redact
+from gantry.tracking.params import brief, redact
 from gantry.tracking.store import locate, prepare_store
 
 if TYPE_CHECKING:
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 KIND = "gantry.kind"  # tag; "sweep" on a sweep's own run
-PARENT = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def open_parent(
         client, experiment_id = prepare_store(uri, experiment)
         close_dead(client, experiment_id)
         if run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active":
-            client.update_run(run_id, status="RUNNING")
+            reopen(client, run_id)
             return run_id
         tags = origin() | {"overrides": redact(" ".join(overrides)), KIND: "sweep", FOLDER: str(folder)}
         return client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
@@ -91,7 +93,7 @@ def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
         if run is None:
             if child.status == "FINISHED":
                 return  # its server was away; the record waits in its folder
-            tags = origin() | child.tags | {PARENT: parent}
+            tags = origin() | {key: redact(value) for key, value in child.tags.items()} | {PARENT: parent}
             run = client.create_run(experiment_id, tags=tags, run_name=child.name)
             write_json({"run_id": run.info.run_id, "experiment": experiment}, child.folder / RUN_FILE)
         if child.status != "FINISHED":
@@ -100,19 +102,21 @@ def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
             end_run(client, run.info.run_id, child.status, child.reason)
         if child.status != "FINISHED":
             if child.log.exists():
-                client.log_artifact(run.info.run_id, str(child.log))
+                _log_redacted(client, run.info.run_id, child.log)
             if child.tail:
                 tail = redact(child.tail)[-REASON_LIMIT:]
                 client.set_tag(run.info.run_id, "gantry.log_tail", tail, synchronous=True)
 
 
-def close_children(uri: str | Path, experiment: str, parent: str, reason: str) -> None:
-    """End, as KILLED, the runs under `parent` that are still RUNNING: no job is left that could."""
+def close_children(uri: str | Path, experiment: str, parent: str) -> None:
+    """End the runs under `parent` that are still RUNNING, but for those whose process lives on (on a cluster, say)."""
     with _warns("MLflow may still show jobs of the sweep as RUNNING"):
         client, experiment_id = prepare_store(uri, experiment)
         mine = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([experiment_id], mine, max_results=1000):
-            end_run(client, run.info.run_id, "KILLED", reason)
+            folder = Path(run.data.tags.get(FOLDER, os.devnull))
+            if not is_held(folder):
+                end_run(client, run.info.run_id, *last_word(folder))
 
 
 def folder_of_sweep(uri: str | Path, experiment: str, name: str) -> Path | None:
@@ -140,9 +144,17 @@ def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path)
     return None
 
 
+def _log_redacted(client: MlflowClient, run_id: str, log: Path) -> None:
+    """Log a job's log without the passwords that an error may have shown in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / log.name
+        copy.write_text(redact(log.read_text(errors="replace")))
+        client.log_artifact(run_id, str(copy))
+
+
 @contextmanager
 def _warns(consequence: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("%s: %s", consequence, redact(str(error)))
+        log.warning("%s: %s", consequence, brief(error))
