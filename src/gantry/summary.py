@@ -66,8 +66,8 @@ class Summary:
         )
         (self.folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
 
-    def text(self) -> str:
-        """What the user sees at the end: what was reached, where it is, what to type next."""
+    def text(self, in_sweep: bool = False) -> str:
+        """What the user sees at the end: what was reached, where it is, and, outside a sweep, what to type next."""
         width = max(len(name) for name in self.final)
         lines = [
             "",
@@ -95,6 +95,8 @@ class Summary:
             lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
         if (self.folder / UNDELIVERED).exists():
             lines.append(f"           not all of this run: see {show(self.folder / UNDELIVERED)}")
+        if in_sweep:
+            return "\n".join(lines)
         script = show(Path(sys.argv[0]).absolute())
         lines.append(f"sweep      {here('python')} {script} -m model=vanilla,dcgan,wgan")
         return "\n".join(lines)

@@ -67,7 +67,7 @@ def job(cfg: DictConfig) -> float:
     """
     if apart.asked():
         return apart.run(cfg)
-    leash.follow()
+    in_sweep = leash.follow()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     choices = hydra.runtime.choices
@@ -86,7 +86,7 @@ def job(cfg: DictConfig) -> float:
             start = take_up(folder, cfg)
         with ending_on_record(folder):
             summary = train(cfg, folder, tags, start)
-    print(summary.text(), flush=True)
+    print(summary.text(in_sweep), flush=True)
     return summary.best.get(summary.primary, math.nan)
 
 

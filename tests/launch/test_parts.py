@@ -237,7 +237,7 @@ def test_on_a_terminal_every_job_has_a_line_that_is_kept_up_to_date(tmp_path):
     except OSError:  # the other end is closed
         pass
     assert started.wait(timeout=10) == 1
-    for word in ("time left", "last metric", "running", "/120", "fid 0.", "1 waiting", "ValueError: on purpose"):
+    for word in ("time", "fid", "running", "/120", " left", "0.0", "1 waiting", "ValueError: on purpose"):
         assert word in text, word
     statuses = [json.loads(path.read_text())["status"] for path in sorted(tmp_path.glob("outputs/*/*/*/status.json"))]
     assert statuses == ["FINISHED", "FAILED"]

@@ -64,7 +64,14 @@ def train(cfg, folder, start):
                 time.sleep(PAUSE)
                 tracker.log_metrics({"fid": 1 / step}, step)
                 write_json(
-                    {"step": step, "steps": cfg.steps, "metric": "fid", "value": 1 / step}, folder / PROGRESS_FILE
+                    {
+                        "step": step,
+                        "steps": cfg.steps,
+                        "metric": "fid",
+                        "value": 1 / step,
+                        "seconds_left": (cfg.steps - step) * PAUSE,
+                    },
+                    folder / PROGRESS_FILE,
                 )
                 part = checkpoint.with_name("writing")
                 part.write_text(str(step))

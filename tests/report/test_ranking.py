@@ -149,6 +149,41 @@ def test_labels_name_what_was_typed_as_shortly_as_it_tells_runs_apart() -> None:
     ]
 
 
+def test_sets_are_named_by_what_was_typed_not_by_what_it_did_to_a_hash() -> None:
+    runs = []
+    for size, steps in ((8, 300), (16, 300), (8, 600)):
+        tags = {"metrics.data_digest": f"{size:064}", "metrics.extractor_sha256": f"{size + 1:064}"}
+        typed = ["model=dcgan", f"steps={steps}", f"data.image_size={size}", "batch_size=16"]
+        runs.append(run(tags=tags, typed=typed, steps=steps, params={"data.image_size": str(size)}))
+    sets = comparable_sets(runs)
+    assert [one.title for one in sets] == [
+        "digits, 300 generator steps, data.image_size=8",
+        "digits, 300 generator steps, data.image_size=16",
+        "digits, 600 generator steps, data.image_size=8",
+    ]
+    assert sorted(apart(sets)) == ["budget: 300 and 600 generator steps", "data.image_size: 8 and 16"]
+
+
+def test_what_the_same_budget_hides_is_said() -> None:
+    small, large = run("dcgan", seed=0), run("wgan", seed=0)
+    for one, images in ((small, 4800.0), (large, 24000.0)):
+        one.curves["images_seen"] = {300: images}  # type: ignore[index]
+    (one,) = comparable_sets([small, large, run("dcgan", seed=1)])
+    notes = tables.cautions(one, None)
+    assert "The budget counts generator steps: real images seen differ, from 4,800 to 24,000." in notes
+    assert "Not all have as many seeds: the fewer, the less a mean says." in notes
+    cells = [row[3:5] for row in tables.ranking(one, [100]).rows]
+    assert cells == [("2 ± 0", "2 ± 0"), ("2", "2")]
+
+
+def test_a_mean_over_fewer_seeds_than_finished_says_so() -> None:
+    lucky, diverged = run(seed=0, final=3.0), run(seed=1, final=math.nan)
+    diverged.curves.pop(f"best/{FID}")  # type: ignore[attr-defined]
+    (one,) = comparable_sets([lucky, diverged])
+    (row,) = tables.ranking(one, []).rows
+    assert row[3:5] == ("diverged (1 of 2)", "3 (1 of 2 seeds)")
+
+
 def test_a_repeat_of_a_seed_is_not_another_seed() -> None:
     (one,) = comparable_sets([run(final=3.0, started=20.0), run(final=9.0, started=10.0), run(seed=1, final=5.0)])
     (group,) = one.groups

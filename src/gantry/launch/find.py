@@ -28,7 +28,7 @@ def find_sweep(name: str, arguments: Sequence[str] = ()) -> Path:
     known = sweeps_here()
     for path in known:
         record = read_json(path / SWEEP_FILE) or {}
-        if name in (record.get("parent_run"), record.get("name")):
+        if name in (path.name, record.get("parent_run"), record.get("name")):
             return path
     if (found := _in_store(name, arguments)) is not None:
         return found
@@ -42,7 +42,8 @@ def find_sweep(name: str, arguments: Sequence[str] = ()) -> Path:
 def sweeps_here() -> list[Path]:
     """The sweeps in `outputs` of the current folder, the newest first."""
     files = Path("outputs").absolute().glob(f"*/*/{SWEEP_FILE}")
-    return [file.parent for file in sorted(files, key=lambda file: file.parent, reverse=True)]
+    sound = [file.parent for file in files if read_json(file) is not None]
+    return sorted(sound, reverse=True)
 
 
 def _in_store(name: str, arguments: Sequence[str]) -> Path | None:

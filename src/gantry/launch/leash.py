@@ -13,10 +13,12 @@ GRACE = 60.0  # seconds to write a checkpoint and close the run
 _gone = threading.Event()
 
 
-def follow() -> None:
-    """Stop this process when its sweep is gone; nothing where there is none."""
-    if (number := os.environ.pop(LEASH, None)) is not None:
-        threading.Thread(target=_watch, args=(int(number),), name="leash", daemon=True).start()
+def follow() -> bool:
+    """Stop this process when its sweep is gone; returns whether it has one."""
+    if (number := os.environ.pop(LEASH, None)) is None:
+        return False
+    threading.Thread(target=_watch, args=(int(number),), name="leash", daemon=True).start()
+    return True
 
 
 def reason() -> str | None:

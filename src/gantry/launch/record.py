@@ -119,7 +119,7 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     """Of each job the overrides that not all of them share; of a single one, all."""
     mine = [of_the_run(overrides) for overrides in jobs]
     shared = set(mine[0]).intersection(*mine[1:]) if len(mine) > 1 else set()
-    return [" ".join(text for text in overrides if text not in shared) for overrides in mine]
+    return [" ".join(text for text in overrides if text not in shared) or "defaults" for overrides in mine]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

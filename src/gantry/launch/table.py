@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from gantry.launch.record import SweepRecord, labels, read_json, read_status
 from gantry.summary import FILE as SUMMARY_FILE
+from gantry.tracking.folder import PROGRESS_FILE
 
-HEAD = ("job", "run", "status", "steps", "metric", "start", "best", "final", "images/s")
+HEAD = ("job", "run", "status", "steps", "metric", "start", "best", "last", "images/s")
 
 
 def table(sweep: SweepRecord) -> str:
-    """One line a job; what did not finish says why."""
+    """One line a job; what did not finish says how far it got and why it ended."""
     rows: list[tuple[str, ...]] = [HEAD]
-    reasons = []
+    reasons, waiting = [], 0
     for job, label in zip(sweep.jobs, labels([job.overrides for job in sweep.jobs]), strict=True):
         folder = sweep.folder / job.folder
         status, reason = read_status(folder)
-        row = (str(job.number), label, status or "not started")
-        summary = read_json(folder / SUMMARY_FILE) if status == "FINISHED" else None
-        if status != "FINISHED":
-            reasons.append(f"job {job.number}: {status or 'not started'}{f', {reason}' if reason else ''}")
-        if summary is None:
-            rows.append((*row, *[""] * (len(HEAD) - len(row))))
-            continue
-        name = summary["primary"]
-        found = [summary[when].get(name) for when in ("first", "best", "final")]
-        values = ["nan" if value is None else f"{value:.2f}" for value in found]
-        rows.append((*row, str(summary["steps"]), name, *values, f"{summary['images_per_second']:,.0f}"))
+        rows.append((str(job.number), label, status or "not started", *reached(folder, status)))
+        if status is None:
+            waiting += 1
+        elif status != "FINISHED":
+            reasons.append(f"job {job.number}: {status}, {reason}")
+    if waiting:
+        reasons.append(f"{waiting} not started")
     return "\n".join(["", *aligned(rows), *reasons])
+
+
+def reached(folder: Path, status: str | None) -> tuple[str, str, str, str, str, str]:
+    """How far a job came: steps, metric, its first, best and last value, images a second."""
+    summary = read_json(folder / SUMMARY_FILE) if status == "FINISHED" else None
+    if summary is not None:
+        name = summary["primary"]
+        start, best, last = (_number(summary[when].get(name)) for when in ("first", "best", "final"))
+        return str(summary["steps"]), name, start, best, last, f"{summary['images_per_second']:,.0f}"
+    progress = read_json(folder / PROGRESS_FILE)
+    if progress is None:
+        return "", "", "", "", "", ""
+    return f"{progress['step']}/{progress['steps']}", progress["metric"], "", "", _number(progress["value"]), ""
+
+
+def _number(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.2f}"
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -133,23 +133,32 @@ class TerminalView:
         self._drawn = time.monotonic()
         self._live.update(self._table())
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         ended = [job for job in self._jobs if job.status is not None or job.state == "finished"]
         active = [job for job in self._jobs if running(job)]
         waiting = len(self._jobs) - len(ended) - len(active)
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("job", "run", "status", "step", "time left", "last metric"):
-            table.add_column(name, overflow="ellipsis", no_wrap=True, ratio=1 if name == "run" else None)
+        rows = []
         for job in [*sorted(ended, key=lambda job: job.ended)[-SETTLED:], *active]:
             status = str(job.status or ("FINISHED" if job.state == "finished" else "running"))
-            step, left, metric = progress(job)
-            left = duration(job.ended - job.started) if job.status else left
-            words = Text(job.label)
-            table.add_row(str(job.record.number), words, Text(status, STYLES[status]), step, left, metric)
+            step, left, metric, value = progress(job)
+            left = f"took {duration(job.ended - job.started)}" if job.status else left
+            rows.append((str(job.record.number), job.label, status, step, left, metric, value))
+        metrics = {row[5] for row in rows if row[5]}
+        metric = metrics.pop() if len(metrics) == 1 else "metric"
+        cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip()) for row in rows]
+        head = ("job", "run", "status", "step", "time", metric)
+        # The run's name is what can be cut short.
+        others = sum(max(len(row[i]) for row in [head, *cells]) + 2 for i in (0, 2, 3, 4, 5))
+        room = max(8, self._live.console.width - others - 2)
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in head:
+            table.add_column(name, no_wrap=True)
+        for row in cells:
+            label = row[1] if len(row[1]) <= room else f"{row[1][: room - 1]}…"
+            table.add_row(row[0], Text(label), Text(row[2], STYLES[row[2]]), *row[3:])
         finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
         rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
-        table.add_row("", Text(rest, "dim"), "", "", "", "")
-        return table
+        return Group(table, Text(rest, "dim"))
 
 
 def running(job: Job) -> bool:
@@ -157,17 +166,18 @@ def running(job: Job) -> bool:
     return job.process is not None and job.status is None
 
 
-def progress(job: Job) -> tuple[str, str, str]:
-    """Step, time left and last metric, each as text; empty before training begins."""
+def progress(job: Job) -> tuple[str, str, str, str]:
+    """Step, time left, metric and its last value, each as text; empty before training begins."""
     record = read_json(job.folder / PROGRESS_FILE)
     if record is None:
-        return "", "", ""
+        return "", "", "", ""
     left = record.get("seconds_left")
     value = record.get("value")
     return (
         f"{record['step']}/{record['steps']}",
         f"{duration(left)} left" if left is not None else "",
-        f"{record['metric']} {value:.4g}" if value is not None else "",
+        record["metric"] if value is not None else "",
+        f"{value:.4g}" if value is not None else "",
     )
 
 

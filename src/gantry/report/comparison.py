@@ -98,13 +98,14 @@ class Comparison:
 
     def _brief(self, one: ComparableSet) -> tables.Table:
         """The first columns of the ranking, and the speed."""
-        full, cost = tables.ranking(one, ()), tables.cost(one)
+        full, cost = tables.ranking(one, self.steps or ()), tables.cost(one)
+        shown = 5 + sum(name.startswith("step ") for name in full.head)
         speeds = {}
         if "real images a second" in cost.head:
             column = cost.head.index("real images a second")
             speeds = {row[0]: row[column] for row in cost.rows}
-        rows = [(*row[:5], speeds.get(row[1], tables.ABSENT)) for row in full.rows]
-        return tables.Table((*full.head[:5], "images/s"), rows)
+        rows = [(*row[:shown], speeds.get(row[1], tables.ABSENT)) for row in full.rows]
+        return tables.Table((*full.head[:shown], "images/s"), rows)
 
     def _failures(self, width: int) -> list[str]:
         listed = [f"{run.name}: {run.status}, {tables.reason(run)}".rstrip(", ") for run in self.unfinished]

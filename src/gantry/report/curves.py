@@ -194,7 +194,7 @@ def _scale(axes: Axes, metric: str, curves: list[Band]) -> None:
 def _ticks(axes: Axes, axis: str) -> None:
     from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=axis != "seconds"))
     if axis == "images":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     elif axis == "steps":

@@ -44,9 +44,9 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 def _distinguishing(run: Run, alike: Sequence[Run]) -> list[str]:
     """What was typed for `run` and not for all of `alike`; where that does not tell them apart, its options."""
-    typed = [_typed(other) for other in alike]
-    keys = [key for key in dict.fromkeys(k for own in typed for k in own) if len({t.get(key) for t in typed}) > 1]
-    table: dict[str, list[str | None]] = {key: [other.get(key) for other in typed] for key in keys}
+    given = [typed(other) for other in alike]
+    keys = [key for key in dict.fromkeys(k for own in given for k in own) if len({t.get(key) for t in given}) > 1]
+    table: dict[str, list[str | None]] = {key: [other.get(key) for other in given] for key in keys}
     if len(set(zip(*table.values(), strict=True))) < len(alike):
         table = dict(list(differences(alike).items())[:LABEL_KEYS])
     values = [column[alike.index(run)] for column in table.values()]
@@ -68,7 +68,7 @@ def _short(keys: Sequence[str]) -> list[str]:
     ]
 
 
-def _typed(run: Run) -> dict[str, str]:
+def typed(run: Run) -> dict[str, str]:
     """The overrides that could tell a run from others of its variant."""
     pairs = [override.lstrip("+~").partition("=")[::2] for override in run.overrides]
     ignored = ("model", "data", *NOT_COMPARED_NAMES)

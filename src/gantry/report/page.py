@@ -54,7 +54,6 @@ def write(comparison: Comparison) -> list[Path]:
         axes=curves.AXES,
         tables=tables,
         most_sets=MOST_SETS,
-        most_groups=pictures.MOST_GROUPS,
     )
     comparison.report.write_text(html, encoding="utf-8")
     written = [comparison.report]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from gantry.report.differences import config, labels
+from gantry.report.differences import config, labels, typed
 from gantry.report.runs import Run, lower_is_better
 
 # Runs are ranked together where all of these agree: the run's tags, and what each is called in a sentence.
@@ -26,6 +26,7 @@ IMPLIED = {  # what need not be said of two sets that differ in a key
     "metrics.extractor": ("metrics.extractor_sha256", "metric"),
     "metrics.n_generated": ("metric",),
 }
+SAID = ("steps", "seed", "model", "data", "metrics.n_generated")  # in a set's title or rows anyway
 CHOSEN_STEPS = 4
 
 
@@ -99,12 +100,14 @@ class ComparableSet:
         metric: what they are ranked by.
         groups: ranked ones first, best first.
         repeats: finished runs left out because a later one has the same config and seed.
+        options: what was typed for all of its runs and otherwise for those of other sets, by key.
     """
 
     protocol: Mapping[str, str]
     metric: str
     groups: tuple[Group, ...]
     repeats: tuple[Run, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def budget(self) -> int:
@@ -113,7 +116,8 @@ class ComparableSet:
 
     @property
     def title(self) -> str:
-        return f"{self.protocol['metrics.data']}, {self.budget:,} generator steps"
+        said = "".join(f", {key}={value}" for key, value in self.options.items())
+        return f"{self.protocol['metrics.data']}, {self.budget:,} generator steps{said}"
 
     @property
     def measured(self) -> str:
@@ -171,7 +175,20 @@ def comparable_sets(runs: Sequence[Run], metric: str | None = None) -> list[Comp
         if (protocol := _protocol(run)) is not None:
             found.setdefault(tuple(protocol.items()), []).append(run)
     sets = [_set(dict(protocol), members, metric) for protocol, members in found.items()]
+    sets = [replace(one, options=options) for one, options in zip(sets, _options(list(found.values())), strict=True)]
     return sorted(sets, key=lambda one: -sum(len(group.shown) for group in one.groups))
+
+
+def _options(sets: Sequence[Sequence[Run]]) -> list[dict[str, str]]:
+    """For each set what was typed alike for all of its runs, and not for those of all other sets."""
+    everywhere = [[typed(run) for run in runs] for runs in sets]
+    keys = dict.fromkeys(key for runs in everywhere for options in runs for key in options if key not in SAID)
+    shared = [{key: {options.get(key) for options in runs} for key in keys} for runs in everywhere]
+    telling = [key for key in keys if len({value for values in shared for value in values[key]}) > 1]
+    return [
+        {key: value for key in telling if len(values[key]) == 1 and (value := next(iter(values[key]))) is not None}
+        for values in shared
+    ]
 
 
 def apart(sets: Sequence[ComparableSet]) -> list[str]:
@@ -181,7 +198,12 @@ def apart(sets: Sequence[ComparableSet]) -> list[str]:
     for key, consequences in IMPLIED.items():
         if key in differing:
             differing = {other: values for other, values in differing.items() if other not in consequences}
-    names = {**PROTOCOL, "metric": "metric", "steps": "budget"}
+    hashes = {"metrics.data_digest", "metrics.extractor_sha256"}
+    if hashes & differing.keys() and (keys := dict.fromkeys(key for one in sets for key in one.options)):
+        # What was typed says more than what it did to a hash.
+        differing = {key: values for key, values in differing.items() if key not in hashes}
+        differing |= {key: _several({one.options.get(key, "as it is") for one in sets}) for key in keys}
+    names = {**PROTOCOL, **{key: key for key in differing}, **PROTOCOL, "metric": "metric", "steps": "budget"}
     units = {"steps": " generator steps"}
     return [
         f"{names[key]}: {', '.join(values[:-1])} and {values[-1]}{units.get(key, '')}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gantry.errors import UserError
 from gantry.launch.find import sweeps_here
-from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
+from gantry.launch.record import SWEEP_FILE, read_json
 from gantry.report.runs import Run, from_folder
 from gantry.summary import show
 from gantry.tracking.folder import STATUS_FILE, TAGS_FILE
@@ -37,7 +37,7 @@ def find_sweep(wanted: str | None, store: Callable[[], Store | None]) -> Path | 
     folders = sweeps_here()
     opened = store()
     parent = opened.sweep(wanted) if opened is not None else None
-    if parent is not None:
+    if parent is not None and not (wanted is None and folders and _is_later(folders[0], parent)):
         return _folder_of(parent) or parent
     for folder in folders:
         record = read_json(folder / SWEEP_FILE) or {}
@@ -56,7 +56,17 @@ def _folder_of(parent: MLflowRun) -> Path | None:
     folder = Path(parent.data.tags.get("gantry.folder", os.devnull))
     if not (folder / SWEEP_FILE).is_file():
         return None
-    return folder if load_sweep(folder).parent_run == parent.info.run_id else None
+    record = read_json(folder / SWEEP_FILE) or {}
+    return folder if record.get("parent_run") == parent.info.run_id else None
+
+
+def _is_later(folder: Path, parent: MLflowRun) -> bool:
+    """Whether the sweep in `folder`, tracked elsewhere or nowhere, was begun after the one of `parent`."""
+    record = read_json(folder / SWEEP_FILE)
+    if record is None or record.get("parent_run") == parent.info.run_id:
+        return False
+    begun = (folder / "multirun.yaml", folder / SWEEP_FILE)
+    return next((file.stat().st_mtime for file in begun if file.exists()), 0.0) > parent.info.start_time / 1000
 
 
 def find_runs(names: Sequence[str], store: Callable[[], Store | None]) -> list[Run]:

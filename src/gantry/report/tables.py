@@ -58,10 +58,20 @@ def ranking(one: ComparableSet, steps: Sequence[int]) -> Table:
                 f"{place}" + (" ≈" if standing.close else ""),
                 group.label,
                 seeds(group),
-                shown(standing.final),
-                shown(standing.best),
-                *(shown(group.over_seeds(_at(one.metric, step))) for step in at),
-                *(shown(group.over_seeds(_last(f"final/{name}"))) for name in others),
+                *(
+                    shown(found)
+                    + (
+                        ""
+                        if found is None or found.n == len(group.finished)
+                        else f" ({found.n} of {len(group.finished)} seeds)"
+                    )
+                    for found in (
+                        standing.final,
+                        standing.best,
+                        *(group.over_seeds(_at(one.metric, step)) for step in at),
+                        *(group.over_seeds(_last(f"final/{name}")) for name in others),
+                    )
+                ),
             )
         )
     return Table(head, rows, tuple(standing.group.label for standing in one.standings))
@@ -85,7 +95,7 @@ def basis(one: ComparableSet) -> str:
     """How to read the columns of a set's ranking."""
     return (
         f"Ranked by the mean of {one.metric} after the last step, as are all columns that name no other. Best is its "
-        f"value at the step at which {one.protocol['metric']} was lowest: picked by the metric itself, so it flatters. "
+        f"value at the step at which {one.protocol['metric']} was lowest: a step picked by looking flatters. "
         "± is the standard deviation over seeds (n - 1)."
     )
 
@@ -104,6 +114,13 @@ def cautions(one: ComparableSet, metric: str | None) -> list[str]:
     if single and len(standings) > 1:
         which = "each" if len(single) == len(finite) else ", ".join(single)
         notes.append(f"One seed of {which}: small differences say little. seed=0,1,2 repeats.")
+    seen = {round(images.mean) for row in standings if (images := row.group.over_seeds(_last("images_seen")))}
+    if len(seen) > 1:
+        notes.append(
+            f"The budget counts generator steps: real images seen differ, from {min(seen):,} to {max(seen):,}."
+        )
+    if len({row.final.n for row in standings if row.final is not None}) > 1:
+        notes.append("Not all have as many seeds: the fewer, the less a mean says.")
     if one.repeats:
         repeats = "An earlier run" if len(one.repeats) == 1 else f"{len(one.repeats)} earlier runs"
         notes.append(f"{repeats} of the same config and seed left out.")
