@@ -66,20 +66,18 @@ def steps(client: MlflowClient, run, key="loss/generator"):
     return [point.step for point in client.get_metric_history(run.info.run_id, key)]
 
 
-def test_twelve_jobs_of_which_five_are_saboteurs(tmp_path, cache):
-    harms = ",".join(map(str, range(12)))
-    started = start(
-        tmp_path,
-        cache,
-        "steps=20",
-        "model.loss._target_=saboteurs.loss",
-        f"+model.loss.harm={harms}",
-        "sweep.jobs=2",
-        "sweep.timeout=45",
-    )
-    text = started.communicate(timeout=900)[0]
-    assert started.returncode == 1, text
-    client, parent, children = runs(tmp_path)
+SABOTAGE = [
+    "steps=20",
+    "model.loss._target_=saboteurs.loss",
+    f"+model.loss.harm={','.join(map(str, range(12)))}",
+    "sweep.jobs=2",
+    "sweep.timeout=45",
+]
+
+
+def check_saboteurs(folder, text):
+    """Seven good results, five true failures, the parent closed, no process left."""
+    client, parent, children = runs(folder)
     assert parent.info.status == "FAILED"
     assert len(children) == 12
     found = {}
@@ -87,6 +85,7 @@ def test_twelve_jobs_of_which_five_are_saboteurs(tmp_path, cache):
         found[int(run.data.params["model.loss.harm"])] = run.info.status
         if run.info.status == "FINISHED":
             assert steps(client, run) == list(range(2, 21, 2))
+            assert "gantry.reason" not in run.data.tags
         else:
             assert run.data.tags["gantry.reason"]
             assert "log.txt" in [file.path for file in client.list_artifacts(run.info.run_id)]
@@ -95,46 +94,59 @@ def test_twelve_jobs_of_which_five_are_saboteurs(tmp_path, cache):
     for harm, status in found.items():
         assert re.search(rf"^{harm} +\+model\.loss\.harm={harm} +{status}\b", table, re.M), table
     assert "comparison/report.html" in [file.path for file in client.list_artifacts(parent.info.run_id, "comparison")]
-    assert not processes(tmp_path)
+    assert not processes(folder)
+
+
+def finished_jobs(folder):
+    """When each finished job of the sweep said so."""
+    (sweep,) = folder.glob("outputs/*/*_sweep")
+    files = list(sweep.glob("*/status.json"))
+    return sweep, {f: f.stat().st_mtime_ns for f in files if json.loads(f.read_text())["status"] == "FINISHED"}
+
+
+def kill(sweep, folder, after):
+    """SIGKILL to the sweep alone, some seconds after its first job trains; its jobs follow."""
+    while not list(folder.glob("outputs/*/*_sweep/*/progress.json")):
+        assert sweep.poll() is None, sweep.communicate()[0]
+        time.sleep(0.1)
+    time.sleep(after)
+    sweep.send_signal(signal.SIGKILL)
+    sweep.communicate()
+    deadline = time.time() + 90
+    while processes(folder):
+        assert time.time() < deadline
+        time.sleep(0.5)
+
+
+def test_twelve_jobs_of_which_five_are_saboteurs(tmp_path, cache):
+    started = start(tmp_path, cache, *SABOTAGE)
+    text = started.communicate(timeout=900)[0]
+    assert started.returncode == 1, text
+    check_saboteurs(tmp_path, text)
+
+
+def test_the_same_after_the_sweep_itself_is_killed(tmp_path, cache):
+    started = start(tmp_path, cache, *SABOTAGE)
+    kill(started, tmp_path, random.Random(7).uniform(5, 60))
+    sweep, finished = finished_jobs(tmp_path)
+    resumed = start(tmp_path, cache, f"sweep.resume={sweep}")
+    text = resumed.communicate(timeout=900)[0]
+    assert resumed.returncode == 1, text
+    check_saboteurs(tmp_path, text)
+    assert all(file.stat().st_mtime_ns == written for file, written in finished.items())
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_sweep_killed_at_a_random_moment_is_taken_up_without_repeating_finished_work(tmp_path, cache, seed):
-    jobs = 6
-    started = start(
-        tmp_path, cache, "steps=60", "metrics.every=10", f"seed={','.join(map(str, range(jobs)))}", "sweep.jobs=2"
-    )
-    while not list(tmp_path.glob("outputs/*/*_sweep/*/progress.json")):
-        assert started.poll() is None, started.communicate()[0]
-        time.sleep(0.1)
-    time.sleep(random.Random(seed).uniform(0, 30))
-    started.send_signal(signal.SIGKILL)
-    started.communicate()
-    deadline = time.time() + 90
-    while processes(tmp_path):
-        assert time.time() < deadline
-        time.sleep(0.5)
-    (sweep,) = tmp_path.glob("outputs/*/*_sweep")
-    finished = {
-        path.parent: path.stat().st_mtime_ns
-        for path in sweep.glob("*/status.json")
-        if json.loads(path.read_text())["status"] == "FINISHED"
-    }
-    resumed = start(
-        tmp_path,
-        cache,
-        "steps=60",
-        "metrics.every=10",
-        f"seed={','.join(map(str, range(jobs)))}",
-        "sweep.jobs=2",
-        f"sweep.resume={sweep}",
-    )
+    started = start(tmp_path, cache, "steps=60", "metrics.every=10", "seed=0,1,2,3,4,5", "sweep.jobs=2")
+    kill(started, tmp_path, random.Random(seed).uniform(0, 30))
+    sweep, finished = finished_jobs(tmp_path)
+    resumed = start(tmp_path, cache, f"sweep.resume={sweep}")
     text = resumed.communicate(timeout=600)[0]
     assert resumed.returncode == 0, text
-    for folder, written in finished.items():
-        assert (folder / "status.json").stat().st_mtime_ns == written
+    assert all(file.stat().st_mtime_ns == written for file, written in finished.items())
     client, parent, children = runs(tmp_path)
-    assert (parent.info.status, len(children)) == ("FINISHED", jobs)
+    assert (parent.info.status, len(children)) == ("FINISHED", 6)
     for run in children:
         assert run.info.status == "FINISHED"
         assert steps(client, run) == list(range(2, 61, 2))
