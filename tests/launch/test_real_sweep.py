@@ -30,7 +30,8 @@ def start(folder, cache, *overrides):
         "model=vanilla",
         f"paths.cache={cache}",
     ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *overrides],
         cwd=folder,

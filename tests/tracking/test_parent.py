@@ -102,6 +102,18 @@ def test_a_job_that_died_before_it_had_a_run_gets_one(
     assert json.loads((folder / "mlflow_run.json").read_text())["run_id"] == run.info.run_id
 
 
+def test_a_later_attempt_without_a_run_of_its_own_replaces_the_one_before(
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+) -> None:
+    folder = tmp_path / "5_wgan_digits"
+    folder.mkdir()
+    for _ in range(2):
+        settle(store, "gantry", parent, ended(folder, "FAILED", "exit code 3"))
+        (folder / "mlflow_run.json").unlink()  # set aside with all else
+    superseded = [run.data.tags.get("gantry.superseded") for run in children(client, parent)]
+    assert sorted(superseded, key=str) == [None, "true"]
+
+
 def test_a_job_that_ended_itself_is_left_alone(store: Path, client: MlflowClient, tmp_path: Path, parent: str) -> None:
     tracker = MLflowTracker(store, "gantry", tmp_path / "0", parent_run_id=parent)
     tracker.close("FINISHED")

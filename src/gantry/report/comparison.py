@@ -17,7 +17,7 @@ from gantry.report.runs import Run
 from gantry.summary import show
 
 MARK = "<!-- comparison -->"  # begins our part of a run's description; not shown
-NOTE_LIMIT = 8000  # characters MLflow takes
+NOTE_LIMIT = 8000  # characters MLflow takes of a description
 FAILURES = 10  # lines of failed runs in the terminal and the description
 CELL = 44  # characters of a label in the terminal, at least 12 where the terminal is narrow
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gantry.errors import UserError
 from gantry.report.runs import Curve, Picture, Run, split_overrides
 from gantry.tracking.base import log
+from gantry.tracking.ending import SUPERSEDED
 from gantry.tracking.params import redact
 from gantry.tracking.store import check_store, locate, prepare_store
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 1000
 CONNECTIONS = 8  # at once to a server; SQLite is faster with one
-SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
 NOTE_LIMIT = 8000  # characters MLflow takes
 SWEEP = "tags.`gantry.kind` = 'sweep'"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gantry.tracking.base import DatasetInfo
-from gantry.tracking.ending import FOLDER, PARENT, WORDLESS, close_dead, end_run, reopen
+from gantry.tracking.ending import close_dead, end_run, reopen, supersede
 from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Tags
 from gantry.tracking.folder import PARAMS_FILE, TAGS_FILE, read_metrics, read_values
 from gantry.tracking.store import prepare_store
@@ -25,7 +25,6 @@ METRICS_PER_REQUEST = 1000  # MLflow's limits
 PARAMS_PER_REQUEST = 100
 DIGEST_LENGTH = 36
 
-SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
 LOGGED_IMAGE = re.compile(r"(?P<key>.+?)[~+]step[~+](?P<step>\d+)[~+]timestamp")  # MLflow's name of an image's file
 
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
@@ -79,7 +78,7 @@ class RunSession:
         self._tried = True
         tags = plan.tags | {"gantry.id": plan.key}
         run = self._client.create_run(experiment_id, plan.start_time, tags, plan.run_name)
-        self._supersede(experiment_id, run.info.run_id)
+        supersede(self._client, experiment_id, run)
         if plan.goes_on:
             self._go_on(run.info.run_id)
         self.run_id = run.info.run_id
@@ -89,18 +88,6 @@ class RunSession:
         replenish(self._client, run_id, self._plan.folder)
         self._known = Known(self._client, run_id)
         self.run_id = run_id
-
-    def _supersede(self, experiment_id: str, run_id: str) -> None:
-        """Mark the attempts at the same job, in the same folder of the same sweep, that this run replaces."""
-        tags = self._plan.tags
-        if PARENT not in tags or FOLDER not in tags:
-            return
-        siblings = f"tags.`{PARENT}` = '{tags[PARENT]}'"
-        for other in self._client.search_runs([experiment_id], siblings, max_results=1000):
-            if other.info.run_id != run_id and other.data.tags.get(FOLDER) == tags[FOLDER]:
-                self._client.set_tag(other.info.run_id, SUPERSEDED, "true", synchronous=True)
-                if other.info.status == "RUNNING":
-                    end_run(self._client, other.info.run_id, "KILLED", WORDLESS)
 
     def send(self, events: Sequence[Event]) -> None:
         """Deliver one event, or several of metrics in as few requests as MLflow allows."""

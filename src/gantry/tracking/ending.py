@@ -12,9 +12,11 @@ from gantry.tracking.params import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 WORDLESS = "its process ended without a word: killed, or out of memory"
 PARENT = "mlflow.parentRunId"
+SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
 FOLDER = "gantry.folder"  # tag: the run's folder
 REASON_LIMIT = 5000  # characters, the least of the lengths MLflow's stores take
 
@@ -33,6 +35,18 @@ def reopen(client: MlflowClient, run_id: str) -> None:
     client.update_run(run_id, status="RUNNING")
     for tag in client.get_run(run_id).data.tags.keys() & {"gantry.reason", "gantry.log_tail"}:
         client.delete_tag(run_id, tag)
+
+
+def supersede(client: MlflowClient, experiment_id: str, run: Run) -> None:
+    """Mark the attempts at the same job, in the same folder of the same sweep, that a new run replaces."""
+    parent, folder = (run.data.tags.get(tag) for tag in (PARENT, FOLDER))
+    if parent is None or folder is None:
+        return
+    for other in client.search_runs([experiment_id], f"tags.`{PARENT}` = '{parent}'", max_results=1000):
+        if other.info.run_id != run.info.run_id and other.data.tags.get(FOLDER) == folder:
+            client.set_tag(other.info.run_id, SUPERSEDED, "true", synchronous=True)
+            if other.info.status == "RUNNING":
+                end_run(client, other.info.run_id, "KILLED", WORDLESS)
 
 
 def close_dead(client: MlflowClient, experiment_id: str) -> None:

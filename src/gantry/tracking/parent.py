@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gantry.lock import is_held
 from gantry.tracking.base import RUN_FILE, Status, log
 from gantry.tracking.delivery import replenish
-from gantry.tracking.ending import FOLDER, PARENT, REASON_LIMIT, close_dead, end_run, last_word, reopen
+from gantry.tracking.ending import FOLDER, PARENT, REASON_LIMIT, close_dead, end_run, last_word, reopen, supersede
 from gantry.tracking.environment import origin
 from gantry.tracking.folder import write_json
 from gantry.tracking.params import brief, redact
@@ -95,6 +95,7 @@ def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
                 return  # its server was away; the record waits in its folder
             tags = origin() | {key: redact(value) for key, value in child.tags.items()} | {PARENT: parent}
             run = client.create_run(experiment_id, tags=tags, run_name=child.name)
+            supersede(client, experiment_id, run)
             write_json({"run_id": run.info.run_id, "experiment": experiment}, child.folder / RUN_FILE)
         if child.status != "FINISHED":
             replenish(client, run.info.run_id, child.folder)
