@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -49,6 +50,7 @@ from gantry.tracking.folder import write_status
 from gantry.tracking.parent import Child, close_children, close_parent, open_parent, settle
 from gantry.tracking.store import check_store
 
+LEAVING = 30.0  # seconds the jobs of another launcher have to leave their folders once it has returned
 TELLING = 60.0  # seconds a sweep that has ended waits for MLflow to take its last words
 PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
 OWN = "gantry"  # our launcher, of hydra/launcher
@@ -149,6 +151,7 @@ class Sweep:
 
     def _find_jobs(self) -> None:
         """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
+        deadline = time.monotonic() + LEAVING
         for file in sorted(self.record.folder.glob("*/.hydra/overrides.yaml")):
             folder = file.parent.parent
             overrides = [str(text) for text in OmegaConf.load(file)]
@@ -157,8 +160,10 @@ class Sweep:
             job = JobRecord(int(number), overrides, folder.name)
             if self.record.job(overrides) is None:
                 self.record.jobs.append(job)
+            while is_held(folder) and time.monotonic() < deadline:
+                time.sleep(0.2)
             if is_held(folder):
-                continue  # it runs on, out of our reach
+                continue  # it runs on, out of our reach: a cluster's queue keeps it
             status, reason = last_word(folder)
             if read_status(folder)[0] is None:
                 write_status(folder, status, reason)
