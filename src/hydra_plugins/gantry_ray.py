@@ -18,7 +18,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantry.errors import JobFailed, UserError
-from gantry.signals import Stop, deferred
+from gantry.launch.process import GRACE
+from gantry.signals import Stop, deferred, undisturbed
 
 TICK = 0.5  # seconds between two looks at the signals
 
@@ -64,11 +65,18 @@ class GantryRay(Launcher):
                 config.hydra.job.num, config.hydra.job.id = number, str(number)
             waiting.append((overrides, remote.remote(self.hydra_context, self.task_function, config, state)))
         # Ray's own handler of SIGTERM aborts the process, and what ours would raise is lost in Ray's calls.
-        with deferred(stop):
-            left = [reference for _, reference in waiting]
-            while left:
-                _, left = ray.wait(left, num_returns=len(left), timeout=TICK)
-                stop.check()
+        left = [reference for _, reference in waiting]
+        try:
+            with deferred(stop):
+                while left:
+                    _, left = ray.wait(left, num_returns=len(left), timeout=TICK)
+                    stop.check()
+        except BaseException:
+            with undisturbed():  # Ray's own end would kill the jobs before they have written their checkpoints
+                for reference in left:
+                    ray.cancel(reference)
+                ray.wait(left, num_returns=len(left), timeout=GRACE)
+            raise
         returned = []
         for overrides, reference in waiting:
             try:
