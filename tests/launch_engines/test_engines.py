@@ -134,9 +134,11 @@ def test_a_stopped_sweep_stops_its_jobs(tmp_path, cache, launcher):
     parent, children = runs(tmp_path)
     assert parent.info.status == "KILLED"
     assert {run.info.status for run in children} == {"KILLED"}
-    for run in children:  # told by its worker, or by its leash where that was killed
-        assert any(word in run.data.tags["gantry.reason"] for word in ("was stopped", "sweep is gone"))
-    assert len(list(tmp_path.glob("outputs/*/*_sweep/*/checkpoints/last.ckpt"))) == len(children)
+    # joblib kills the whole trees of its workers; Ray lets the jobs write a checkpoint.
+    said = {"joblib": "without a word", "ray": "was stopped"}[launcher]
+    assert all(said in run.data.tags["gantry.reason"] for run in children)
+    if launcher == "ray":
+        assert len(list(tmp_path.glob("outputs/*/*_sweep/*/checkpoints/last.ckpt"))) == len(children)
 
 
 def processes(folder):
