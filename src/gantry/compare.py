@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry import cli
 from gantry.errors import UserError
+from gantry.launch.process import quoted
 from gantry.launch.record import SweepRecord, load_sweep
 from gantry.report.comparison import MARK, Comparison, compare
 from gantry.report.page import write
@@ -47,9 +47,7 @@ def as_typed(argument: str) -> str:
     name, _, text = argument.partition("=")
     if f"{name}=" not in AS_TYPED or text in ("", "null"):
         return argument
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)  # to Hydra, a backslash means itself except before a quote
-    ending = len(escaped) - len(escaped.rstrip("\\"))
-    return f"{name}='{escaped}{ending * chr(92)}'"
+    return f"{name}={quoted(text)}"
 
 
 def job(cfg: DictConfig) -> None:

@@ -191,6 +191,29 @@ def test_a_grown_sweep_that_was_stopped_is_taken_up_whole(tiny):
     assert not tiny.left()
 
 
+def test_a_job_that_still_winds_down_is_waited_for(tiny):
+    started = tiny.start("-m", "tracking=none", "seed=0", "steps=100000")
+    wait_for(lambda: tiny.under_way(2, 100000))
+    (pid,) = tiny.pids()
+    os.kill(pid, signal.SIGSTOP)
+    started.kill()
+    started.communicate()
+    (checkpoint,) = tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt")
+    checkpoint.unlink()  # it has yet to write one
+    resumed = tiny.start(f"sweep.resume={tiny.sweep}")
+    assert "1 to begin again" in resumed.stdout.readline()
+    assert tiny.pids() == [pid]
+    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: len(tiny.pids()) == 2)
+    wait_for(lambda: len(tiny.left()) == 1 and tiny.under_way(2, 100000))
+    resumed.terminate()
+    text = resumed.communicate(timeout=60)[0]
+    assert "[0] seed=0 steps=100000: continues from its checkpoint" in text.replace("tracking=none ", "")
+    assert not list(tiny.sweep.glob("*/earlier"))
+    steps = tiny.steps(0)
+    assert steps == list(range(1, len(steps) + 1))
+
+
 def test_losing_the_terminal_stops_no_sweep(tiny):
     started = tiny.start("-m", "tracking=none", "seed=0,1", "steps=4")
     started.stdout.close()

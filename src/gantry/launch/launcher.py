@@ -207,6 +207,11 @@ def run(
                 and (share := shares.take(waiting[0].record.number, waiting[0].config.trainer)) is not None
             ):
                 job = waiting.popleft()
+                if job.state in ("continues", "again"):
+                    job.state = state_of(job.folder)  # what its last moments came to
+                if job.state == "finished":
+                    shares.give_back(job.record.number)
+                    continue
                 if job.state == "again":
                     set_aside(job.folder)
                 job.start(environment | share, leash)

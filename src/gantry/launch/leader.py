@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import time
@@ -296,9 +295,4 @@ class OtherLaunchers(Callback):
         environment = sweep.environment | {apart.COMMAND: json.dumps(command())}
         with read_write(config.hydra), open_dict(config.hydra):
             # Every launcher composes its jobs anew from these.
-            config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={_text(v)}" for k, v in environment.items()]
-
-
-def _text(value: str) -> str:
-    """Any text as a value in Hydra's override grammar."""
-    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", re.sub(r"(\\+)$", r"\1\1", value)) + "'"
+            config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={quoted(v)}" for k, v in environment.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -177,5 +178,9 @@ def result(folder: Path) -> float | None:
 
 
 def quoted(text: object) -> str:
-    """A path, or any text without a backslash, as a value in Hydra's override grammar."""
-    return "'" + str(text).replace("'", "\\'") + "'"
+    """Any text, such as a path, as a value in Hydra's override grammar.
+
+    There a backslash means itself, except before a quote.
+    """
+    ending = re.sub(r"(\\+)$", r"\1\1", str(text))
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", ending) + "'"
