@@ -70,7 +70,7 @@ class Tiny:
         return [file for file in open_ if least <= json.loads(file.read_text())["step"] <= most]
 
     def pids(self):
-        return [int(pid) for file in self.folder.glob("outputs/*/*/*/pids") for pid in file.read_text().split()]
+        return [int(pid) for file in self.folder.rglob("pids") for pid in file.read_text().split()]
 
     def left(self):
         return [pid for pid in self.pids() if alive(pid)]

@@ -50,6 +50,12 @@ def job(cfg):
             train(cfg, folder, start)
 
 
+def save(checkpoint, step):
+    part = checkpoint.with_name("writing")
+    part.write_text(str(step))
+    part.replace(checkpoint)
+
+
 def train(cfg, folder, start):
     checkpoint = folder / CHECKPOINT
     checkpoint.parent.mkdir(exist_ok=True)
@@ -73,11 +79,11 @@ def train(cfg, folder, start):
                     },
                     folder / PROGRESS_FILE,
                 )
-                part = checkpoint.with_name("writing")
-                part.write_text(str(step))
-                part.replace(checkpoint)
+                save(checkpoint, step)
                 if step == AT:
                     sabotage(cfg.seed)
+                if stop.number is not None:
+                    save(checkpoint, step)  # as a real run does, whenever the step's own was written
                 stop.check()
         values = {"fid": 1 / cfg.steps}
         summary = {"primary": "fid", "first": {"fid": 1.0}, "best": values, "final": values, "steps": cfg.steps}
