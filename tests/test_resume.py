@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from gantry import train as training
+from gantry.distributed import peers
 from gantry.errors import UserError
 from gantry.resume import Start, check_unchanged, parameters, take_up
 from gantry.signals import Stop, Stopped
@@ -38,7 +39,7 @@ def overrides():
 @pytest.fixture
 def run(config, overrides, tmp_path, monkeypatch):
     def run(name, stop=None, start=None):
-        monkeypatch.setattr(training, "Stop", Stop if stop is None else lambda: StopAt(stop))
+        monkeypatch.setattr(peers, "AgreedStop", lambda _: Stop() if stop is None else StopAt(stop))
         return training.train(config(*overrides), tmp_path / name, TAGS, start)
 
     (tmp_path / "stopped").mkdir()

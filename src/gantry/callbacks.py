@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
 from gantry.clock import Clock
+from gantry.distributed.peers import Peers
 from gantry.evaluation import Evaluation
 from gantry.gan import GAN
 from gantry.tracking import Tracker
@@ -24,10 +26,14 @@ log = logging.getLogger(__name__)
 
 
 class TrainingLog(Callback):
-    """Log the means of losses and scores since the last log every `every` steps, read from the device only then."""
+    """Log the means of losses and scores, since the last log and over all ranks, every `every` steps.
 
-    def __init__(self, tracker: Tracker, clock: Clock, every: int) -> None:
+    They are read from the device, and exchanged, only then.
+    """
+
+    def __init__(self, tracker: Tracker, clock: Clock, every: int, peers: Peers | None = None) -> None:
         self.tracker, self.clock, self.every = tracker, clock, every
+        self.peers = peers or Peers()
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.mark = (0, 0.0)
@@ -58,7 +64,8 @@ class TrainingLog(Callback):
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
             images = pl_module.batch_size * pl_module.n_critic
-            values = {name: (total / self.counts[name]).item() for name, total in self.sums.items()}
+            means = self.peers.mean(torch.stack([total / self.counts[name] for name, total in self.sums.items()]))
+            values = dict(zip(self.sums, means.tolist(), strict=True))
             lost = [name for name, value in values.items() if not math.isfinite(value)]
             if lost and not self.diverged:
                 self.diverged = True

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gantry.definitions import did_you_mean
+from gantry.distributed.place import AUTO, find_place, ranks
 from gantry.errors import UserError
 from gantry.options import HYDRA_KEYS, MISSING, Config, missing_values, read
 from gantry.signatures import Signature
@@ -25,7 +26,7 @@ PARTS = ("data", "metrics.extractor", *(f"model.{p}" for p in ("generator", "dis
 # What there is where no signature says so.
 GROUPS = {
     "": (
-        *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep"),
+        *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep", "resume"),
         *("steps", "batch_size", "seed", "log_every", "max_images"),
     ),
     "metrics": ("every", "n_generated", "raw", "extractor"),
@@ -228,13 +229,46 @@ def batch_norm_of_one(config: Config) -> Iterator[str]:
         yield f"batch_size: must be at least 2 with BatchNorm (model.{normed[0]}.norm=batch)"
 
 
-def several_devices(config: Config) -> Iterator[str]:
-    """Until the distributed strategy is here."""
-    for key, option in config.options.items():
-        if key in ("trainer.devices", "trainer.num_nodes"):
-            several = len(option.value) != 1 if isinstance(option.value, list) else option.value != 1
-            if several:
-                yield f"{key}: must be 1, not {_show(option.value)}; several devices are not supported yet"
+def wrong_devices(config: Config) -> Iterator[str]:
+    """Ranks that nobody has started, or that cannot share the batch."""
+    trainer = config.value("trainer")
+    if not isinstance(trainer, dict):
+        return
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    for key, number in (("devices", devices), ("num_nodes", nodes)):
+        if isinstance(number, int) and (isinstance(number, bool) or number < 1) and (key, number) != ("devices", -1):
+            yield f"trainer.{key}: must be at least 1, not {_show(number)}"
+            return
+    if not isinstance(nodes, int) or not isinstance(devices, int | list | str):
+        return  # `wrong_values` says so
+    place = find_place()
+    count = ranks(trainer, place) if not isinstance(devices, str) or devices in AUTO else 1
+    start = f"trainer=ddp trainer.devices={place.local_world_size}"
+    if "strategy" not in trainer:
+        if place.world_size > 1:
+            machines = place.world_size // place.local_world_size
+            yield f"trainer: {place.by} has started {place.world_size} ranks; use {start} trainer.num_nodes={machines}"
+        elif devices not in AUTO and count > 1:
+            key = "num_nodes" if nodes > 1 else "devices"
+            yield f"trainer.{key}: {count} ranks need trainer=ddp (trainer=ddp trainer.{key}={_show(trainer[key])})"
+        return
+    if place.by != "nobody" and count != place.world_size:
+        yield (
+            f"trainer.devices: {_show(devices)} on {nodes} machines (trainer.num_nodes) are {count} ranks, "
+            f"but {place.by} has started {place.world_size}"
+        )
+    elif place.by == "nobody" and nodes > 1:
+        yield (
+            f"trainer.num_nodes: {nodes} machines need torchrun or srun to start their ranks, such as, on each: "
+            f"torchrun --nnodes={nodes} --nproc-per-node={count // nodes} --rdzv-backend=c10d "
+            f"--rdzv-endpoint=<first machine>:29500 train.py ..."
+        )
+    elif _is_number(size := config.value("batch_size")) and size > 0 and size % count:
+        nearest = max(round(size / count), 1) * count
+        yield (
+            f"batch_size: {size} cannot be shared by {count} ranks: it counts the images of all of them "
+            f"and must be a multiple of {count}, such as {nearest}"
+        )
 
 
 def wrong_trainer(config: Config) -> Iterator[str]:
@@ -270,7 +304,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     penalty_under_batch_norm,
     sigmoid_at_the_critic,
     batch_norm_of_one,
-    several_devices,
+    wrong_devices,
     wrong_trainer,
     wrong_store,
 )

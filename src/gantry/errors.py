@@ -10,3 +10,15 @@ class UserError(Exception):
 
 class JobFailed(Exception):
     """A job of a sweep that did not finish; the user has been told already."""
+
+
+class PeerFailed(JobFailed):
+    """Another rank of this run has failed, which ends this one too.
+
+    Attributes:
+        reason: which rank and why, in one line; the message holds that rank's traceback.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -33,6 +33,8 @@ STATE = ("first", "best", "best_step", "final", "last", "classes", "seconds")  #
 class Evaluation(Callback):
     """Every `every` steps, and at the start and the end: metrics, a sample grid, checkpoints, the exported generator.
 
+    All ranks measure together; the files are rank 0's.
+
     Args:
         evaluator: measures the averaged generator, and the raw one under `raw/` where `raw` is set.
         tracker: receives metrics and grids.
@@ -136,22 +138,23 @@ class Evaluation(Callback):
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
 
         def images(start: int, count: int) -> Tensor:
-            self.stop.check()
             return generate(network, z[start : start + count])
 
-        measured = self.evaluator.evaluate(images)
+        measured = self.evaluator.evaluate(images, self.stop.check)
         if network is gan.averaged:
             self.classes = measured.classes
         return measured.values
 
     def _checkpoint(self, trainer: Trainer) -> None:
         checkpoints = self.folder / CHECKPOINT.parent
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(checkpoints / "writing.ckpt")
-        (checkpoints / "writing.ckpt").replace(self.folder / CHECKPOINT)
+        trainer.save_checkpoint(checkpoints / "writing.ckpt")  # by rank 0, while the others wait
+        if trainer.is_global_zero:
+            (checkpoints / "writing.ckpt").replace(self.folder / CHECKPOINT)
 
     def _save(self, trainer: Trainer, gan: GAN) -> None:
         self._checkpoint(trainer)
+        if not trainer.is_global_zero:
+            return
         save_generator(self.folder / "generator" / "last", gan.averaged.module, self.network)
         if self.best_step == trainer.global_step:
             checkpoints = self.folder / CHECKPOINT.parent

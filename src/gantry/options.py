@@ -23,6 +23,7 @@ KINDS = {
     "tracking.close_timeout": FLOAT,
     "paths.root": TEXT,
     "paths.cache": TEXT,
+    "resume": Kind(types=frozenset({str}), optional=True),
     "sweep.jobs": Kind(types=frozenset({int}), choices=("auto",)),
     "sweep.timeout": Kind(types=frozenset({float}), optional=True),
     "sweep.max_failures": Kind(types=frozenset({int}), optional=True),

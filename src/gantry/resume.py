@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from gantry.distributed.place import find_place
 from gantry.errors import UserError
 from gantry.launch import leash
+from gantry.launch.process import quoted
 from gantry.launch.record import read_json, set_aside, state_of
 from gantry.signals import stopped_by
 from gantry.tracking.base import RUN_FILE
@@ -19,7 +22,7 @@ from gantry.tracking.folder import CHECKPOINT, STATUS_FILE, write_status
 from gantry.tracking.params import flatten
 
 # What a run may go on with when it differs: where things are, how often they are logged, how the sweep is run.
-FREE = ("paths.", "tracking.", "sweep.", "data.root", "log_every")
+FREE = ("paths.", "tracking.", "data.root", "log_every", "trainer.devices", "trainer.num_nodes")
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,13 @@ class Start:
 def take_up(folder: Path, cfg: DictConfig) -> Start:
     """Prepare a run's folder for what comes next: to go on where it was stopped, or to begin again.
 
+    A job of a sweep that has failed begins again; a single run goes on from its checkpoint, since the user says so.
+
     Raises:
         UserError: the config is not the one the run was stopped with.
     """
     state = state_of(folder)
-    if state == "continues":
+    if state == "continues" or (cfg.resume is not None and (folder / CHECKPOINT).exists()):
         check_unchanged(folder, cfg)
         (folder / STATUS_FILE).unlink(missing_ok=True)
         record = read_json(folder / RUN_FILE) or {}
@@ -61,6 +66,30 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
     if state == "again":
         set_aside(folder)
     return Start()
+
+
+def arguments(given: Sequence[str]) -> list[str]:
+    """The command line, with what `resume=...` implies: the run's folder and its own overrides.
+
+    What is typed beside it wins over the run's own.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    asked = [text.partition("=")[2].strip("'\"") for text in given if text.startswith("resume=")]
+    if not asked or asked[-1] in ("", "null") or leash.LEASH in os.environ:  # a rank's is its run's
+        return list(given)
+    if {"-m", "--multirun"} & set(given):
+        raise UserError("resume= goes on with one run; a sweep is taken up with sweep.resume=")
+    folder = Path(asked[-1]).expanduser().absolute()
+    file = folder / ".hydra" / "overrides.yaml"
+    if not file.exists():
+        if find_place().rank > 0:
+            return list(given)  # on another machine; `Peers.check_same` sees to the rest
+        raise UserError(f"resume={asked[-1]}: {folder} holds no run, which has a .hydra/overrides.yaml")
+    keys = {text.partition("=")[0] for text in given} | {"resume"}
+    own = [text for text in map(str, OmegaConf.load(file)) if text.partition("=")[0] not in keys]
+    return [*own, *given, f"hydra.run.dir={quoted(folder)}"]
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> None:
@@ -82,9 +111,9 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
 
 
 def parameters(cfg: DictConfig) -> dict[str, str]:
-    """The resolved config as flat text, as it stands in params.json and in MLflow, without how the sweep is run."""
+    """The resolved config as flat text, as it stands in params.json and in MLflow, without how it was started."""
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    return flatten({key: value for key, value in tree.items() if key != "sweep"})
+    return flatten({key: value for key, value in tree.items() if key not in ("sweep", "resume")})
 
 
 @contextmanager

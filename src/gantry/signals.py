@@ -15,7 +15,7 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
 
-    with _handled(stop, STOPS):
+    with handled(stop, STOPS):
         yield
 
 
@@ -48,19 +48,20 @@ def deferred(stop: Stop) -> Iterator[None]:
             raise SystemExit(128 + number)
         stop.number = signal.Signals(number)
 
-    with _handled(note):
+    with handled(note):
         yield
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Ignore further requests to stop: what runs inside takes bounded time and must not be left half done."""
-    with _handled(signal.SIG_IGN):
+    with handled(signal.SIG_IGN):
         yield
 
 
 @contextmanager
-def _handled(handler: Any, numbers: Sequence[signal.Signals] = (*STOPS, signal.SIGINT)) -> Iterator[None]:
+def handled(handler: Any, numbers: Sequence[signal.Signals] = (*STOPS, signal.SIGINT)) -> Iterator[None]:
+    """Have `handler` take the signals that ask to stop, and put back who took them before."""
     # What is ignored stays so: `nohup` asks for it.
     asked = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in asked}

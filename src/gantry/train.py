@@ -5,16 +5,12 @@ What is slow to import (torch, Lightning) is imported only once the config and t
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,153 +20,176 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry import cli
 from gantry.config import check
-from gantry.errors import UserError
+from gantry.distributed import processes
+from gantry.distributed.place import Place, find_place, fixed_devices, rank_of_another_launcher, ranks
+from gantry.errors import PeerFailed, UserError
 from gantry.launch import apart, leash
-from gantry.launch.leader import PARENT_RUN, leading
+from gantry.launch.leader import leading
 from gantry.launch.process import result
 from gantry.launch.record import of_the_run, state_of
 from gantry.lock import held
+from gantry.recording import ROOT, closed_truthfully, generators_logged, open_tracker
 from gantry.resume import Start, check_unchanged, ending_on_record, parameters, take_up
-from gantry.signals import Stop, deferred, stoppable, stopped_by, undisturbed
+from gantry.signals import deferred
 from gantry.summary import Summary
-from gantry.tracking import (
-    DatasetInfo,
-    FolderTracker,
-    MLflowTracker,
-    Tracker,
-    Trackers,
-    check_store,
-    redact,
-)
-from gantry.tracking.environment import environment, git_state
+from gantry.tracking import Tracker, Trackers, check_store
 from gantry.tracking.folder import METRICS_FILE, rewind
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Trainer
+    from pytorch_lightning import Callback, Trainer
 
     from gantry.data.images import ImageSet
     from gantry.gan import GAN
 
-ROOT = Path(__file__).parents[2]
 MOST_CLASSES = 64  # of which the summary says how often each is drawn
 
 
 def main() -> None:
     """The command line of train.py."""
-    cli.run(job, ROOT / "conf", "train", leading())
+    with rank_of_another_launcher(find_place()):
+        cli.run(job, ROOT / "conf", "train", leading())
 
 
 def job(cfg: DictConfig) -> float:
     """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric.
 
-    In a sweep that is taken up, what an earlier attempt left in the folder is kept, gone on with or set aside.
+    With several devices this process only starts the ranks and watches them. What an earlier attempt left in the
+    folder is kept, gone on with or set aside where the command line takes it up.
     """
     if apart.asked():
         return apart.run(cfg)
     in_sweep = leash.follow()
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
+    place = find_place()
+    check(cfg)
+    cfg.trainer.devices = fixed_devices(cfg.trainer, place)
+    if place.by == "nobody" and (count := ranks(cfg.trainer, place)) > 1:
+        return processes.run(cfg, folder, count, in_sweep)
     choices = hydra.runtime.choices
     tags = {
         "variant": choices["model"],
         "dataset": choices["data"],
         "overrides": " ".join(of_the_run(hydra.overrides.task)),
     }
+    if place.rank > 0:
+        train(cfg, folder, tags, place=place)
+        return math.nan
     with held(folder, "the run in"):
         start = Start()
-        if cfg.sweep.resume is not None:
+        if cfg.sweep.resume is not None or cfg.resume is not None:
             if state_of(folder) == "finished":
                 check_unchanged(folder, cfg)
                 print(f"{folder} is finished and kept", flush=True)
                 return math.nan if (best := result(folder)) is None else best
             start = take_up(folder, cfg)
         with ending_on_record(folder):
-            summary = train(cfg, folder, tags, start)
+            summary = train(cfg, folder, tags, start, place)
     print(summary.text(in_sweep), flush=True)
     return summary.best.get(summary.primary, math.nan)
 
 
-def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | None = None) -> Summary:
+def train(
+    cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | None = None, place: Place | None = None
+) -> Summary:
     """Train one GAN and leave its record in `folder` and, unless `tracking=none`, in MLflow.
 
     Args:
         cfg: the composed config of conf/train.yaml.
         folder: where samples, checkpoints, the exported generator, metrics.jsonl and summary.json go.
         tags: `variant` and `dataset`, by which runs are told apart, and whatever else is worth a tag.
-        start: where it begins; None: from nothing.
+        start: where it begins; None: from nothing. Rank 0's counts.
+        place: this process among the run's ranks, of which only rank 0 leaves a record; None: alone.
 
     Raises:
         UserError: the config or the data cannot work; nothing has been tracked yet.
+        PeerFailed: another rank has failed.
     """
     check(cfg)
-    start = start or Start()
+    start, place = start or Start(), place or Place()
     from gantry.data.batches import Batches, check_batch_size
 
-    if cfg.tracking:
+    if cfg.tracking and place.rank == 0:
         check_store(cfg.tracking.uri)
     _check_folders(folder, cache := Path(cfg.paths.cache).expanduser(), start)
     data: ImageSet = maker(cfg.data)(cache=cache)
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
-    check_batch_size(len(data), cfg.batch_size)
-    if data.skipped:
-        tags = tags | {"data.skipped": str(data.skipped)}
-        print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
-    print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
+    check_batch_size(len(data), cfg.batch_size, ranks(cfg.trainer, place))
+    if place.rank == 0:
+        if data.skipped:
+            tags = tags | {"data.skipped": str(data.skipped)}
+            print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
+        print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
 
     import torch
 
     from gantry.callbacks import Progress, TrainingLog
     from gantry.clock import Clock
+    from gantry.distributed.peers import AgreedStop, joined
     from gantry.evaluation import GRID, Evaluation, peak_memory
     from gantry.metrics.evaluator import Evaluator
 
     _quiet()
-    trainer = _trainer(cfg, folder)
+    trainer = _trainer(cfg, folder, place)
     gan, network = build(cfg, data)
-    extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
-    evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache)
-    done = start.step()
-    if start.checkpoint is not None:
-        print(f"continues at step {done}", flush=True)
-        rewind(folder, done)
-    tracker = _open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
-    with _closed_truthfully(tracker), _generators_logged(tracker, folder):
-        stop = Stop()
-        clock = Clock()
-        log = TrainingLog(tracker, clock, cfg.log_every)
-        real = torch.from_numpy(data.images[: GRID**2].copy())
-        evaluation = Evaluation(
-            evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw, stop
-        )
-        mine = [log, evaluation, Progress(evaluation, tags["variant"], folder)]
-        trainer.callbacks += mine  # type: ignore[attr-defined]
-        batches = Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, start=done)
-        with deferred(stop):
-            trainer.fit(gan, train_dataloaders=batches, ckpt_path=start.checkpoint)
-            if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
-                evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
-        images = trainer.global_step * cfg.batch_size * gan.n_critic
-        summary = Summary(
-            variant=tags["variant"],
-            dataset=tags["dataset"],
-            steps=trainer.global_step,
-            images=images,
-            seconds=clock.read(),
-            evaluation_seconds=evaluation.seconds,
-            primary=evaluator.primary,
-            first=evaluation.first,
-            best=evaluation.best,
-            best_step=evaluation.best_step,
-            final=evaluation.final,
-            classes=_few(evaluation.classes),
-            **peak_memory(),
-            protocol=dict(evaluator.protocol),
-            folder=folder,
-            tracking_uri=cfg.tracking.get("uri"),
-        )
-        summary.save()
-        tracker.log_artifact(folder / "summary.json")
+    with joined(trainer.strategy) as peers:
+        peers.check_same(parameters(cfg) | {"data": data.digest})
+        start = peers.tell(start)
+        done = peers.tell(start.step() if peers.first else 0)
+        extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
+        evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers)
+        if not peers.first:
+            tracker: Tracker = Trackers()
+        else:
+            if start.checkpoint is not None:
+                print(f"continues at step {done}", flush=True)
+                rewind(folder, done)
+            tracker = open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
+
+        def give_up(failure: PeerFailed) -> None:
+            print(failure, file=sys.stderr, flush=True)
+            tracker.close("FAILED", failure.reason)
+
+        with closed_truthfully(tracker), generators_logged(tracker, folder), peers.blame(give_up):
+            stop = AgreedStop(peers)
+            clock = Clock()
+            log = TrainingLog(tracker, clock, cfg.log_every, peers)
+            real = torch.from_numpy(data.images[: GRID**2].copy())
+            evaluation = Evaluation(
+                evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw, stop
+            )
+            mine: list[Callback] = [log, evaluation]
+            if peers.first:
+                mine.append(Progress(evaluation, tags["variant"], folder))
+            trainer.callbacks += mine  # type: ignore[attr-defined]
+            batches = Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size, done)
+            with deferred(stop):
+                trainer.fit(gan, train_dataloaders=batches, ckpt_path=start.checkpoint)
+                if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
+                    evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
+            images = trainer.global_step * cfg.batch_size * gan.n_critic
+            summary = Summary(
+                variant=tags["variant"],
+                dataset=tags["dataset"],
+                steps=trainer.global_step,
+                images=images,
+                seconds=clock.read(),
+                evaluation_seconds=evaluation.seconds,
+                primary=evaluator.primary,
+                first=evaluation.first,
+                best=evaluation.best,
+                best_step=evaluation.best_step,
+                final=evaluation.final,
+                classes=_few(evaluation.classes),
+                **peak_memory(),
+                protocol=dict(evaluator.protocol),
+                folder=folder,
+                tracking_uri=cfg.tracking.get("uri"),
+            )
+            if peers.first:
+                summary.save()
+                tracker.log_artifact(folder / "summary.json")
     return summary
 
 
@@ -181,7 +200,10 @@ def _few(classes: dict[str, tuple[float, float]] | None) -> dict[str, tuple[floa
 def _check_folders(folder: Path, cache: Path, start: Start) -> None:
     """Refuse a run folder that holds a run not to be gone on with, and a cache that cannot be written."""
     if (folder / METRICS_FILE).exists() and start.checkpoint is None:
-        raise UserError(f"{folder} already holds a run; choose another with hydra.run.dir=/path")
+        raise UserError(
+            f"{folder} already holds a run; go on with it by resume={folder}, "
+            "or choose another with hydra.run.dir=/path"
+        )
     try:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
@@ -191,9 +213,14 @@ def _check_folders(folder: Path, cache: Path, start: Start) -> None:
         ) from error
 
 
-def _trainer(cfg: DictConfig, folder: Path) -> Trainer:
+def _trainer(cfg: DictConfig, folder: Path, place: Place) -> Trainer:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    options: dict[str, Any] = {}
+    if "strategy" in cfg.trainer:
+        from gantry.distributed.strategy import plugins
+
+        options = {"plugins": plugins(place, cfg.trainer.get("sync_batchnorm", False)), "sync_batchnorm": False}
     try:
         trainer: Trainer = maker(cfg.trainer)(
             max_steps=cfg.steps,
@@ -203,6 +230,7 @@ def _trainer(cfg: DictConfig, folder: Path) -> Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
+            **options,
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
@@ -237,85 +265,6 @@ def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
     Given to `instantiate` itself, objects would be taken for config, and errors wrapped.
     """
     return instantiate(node, _partial_=True, _convert_="all")
-
-
-def _open_tracker(
-    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
-) -> Tracker:
-    (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
-    params = parameters(cfg)
-    tags = (
-        tags
-        | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
-        | git_state(ROOT)
-        | {f"metrics.{name}": str(value) for name, value in protocol.items()}
-    )
-    local = FolderTracker(folder)
-    local.log_params(params)
-    local.set_tags(tags)
-    trackers: list[Tracker] = [local]
-    if cfg.tracking:
-        channels, height, width = data.shape
-        trackers.append(
-            MLflowTracker(
-                cfg.tracking.uri,
-                cfg.tracking.experiment,
-                folder,
-                run_name=cfg.tracking.run_name,
-                tags=tags,
-                # MLflow's parallel coordinates and scatter plots know params and metrics only.
-                params={name: tags[name] for name in ("variant", "dataset")} | params,
-                dataset=DatasetInfo(
-                    name=data.name,
-                    digest=data.digest,
-                    source=data.source,
-                    split=data.split,
-                    images=len(data),
-                    shape=(height, width, channels),
-                    classes=len(data.classes or ()),
-                ),
-                parent_run_id=os.environ.get(PARENT_RUN),
-                close_timeout=cfg.tracking.close_timeout,
-                continues=start.run_id,
-                goes_on=start.checkpoint is not None,
-            )
-        )
-    tracker = Trackers(*trackers)
-    tracker.log_artifact(folder / "config.yaml")
-    tracker.log_artifact(folder / "environment.json")
-    return tracker
-
-
-@contextmanager
-def _generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
-    """Log what has been exported, however the run ends."""
-    try:
-        yield
-    finally:
-        for file in sorted((folder / "generator").glob("*/[!.]*")):
-            tracker.log_artifact(file, f"generator/{file.parent.name}")
-
-
-@contextmanager
-def _closed_truthfully(tracker: Tracker) -> Iterator[None]:
-    """Close the run as what it was: FINISHED, FAILED with the error, KILLED by a signal."""
-    with stoppable():
-        try:
-            yield
-        except BaseException as error:
-            with undisturbed():
-                number = stopped_by(error)
-                if number is None:
-                    tracker.close("FAILED", f"{type(error).__name__}: {error}")
-                else:
-                    tracker.close("KILLED", leash.reason() or f"stopped by {number.name}")
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            raise
-        else:
-            with undisturbed():
-                tracker.close("FINISHED")
 
 
 def _quiet() -> None:

@@ -14,11 +14,12 @@ from gantry import cli
 from gantry.launch import leash
 from gantry.launch.leader import leading
 from gantry.lock import held
+from gantry.recording import closed_truthfully
 from gantry.resume import Start, ending_on_record, parameters, take_up
 from gantry.signals import Stop, deferred
 from gantry.tracking import FolderTracker
 from gantry.tracking.folder import CHECKPOINT, PROGRESS_FILE, rewind, write_json
-from gantry.train import ROOT, _closed_truthfully
+from gantry.train import ROOT
 
 RAISE, KILL, EXIT, HANG, FILL = 90, 91, 92, 93, 94
 AT = 3  # the step at which it happens
@@ -64,7 +65,7 @@ def train(cfg, folder, start):
         rewind(folder, done)
     tracker, stop = FolderTracker(folder), Stop()
     tracker.log_params(parameters(cfg))
-    with _closed_truthfully(tracker):
+    with closed_truthfully(tracker):
         with deferred(stop):
             for step in range(done + 1, cfg.steps + 1):
                 time.sleep(PAUSE)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 
 from gantry.errors import UserError
 
@@ -31,14 +32,22 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     return found.stdout.split()
 
 
-def gpus_wanted(trainer: DictConfig, there_are: int) -> int:
+def gpus_wanted(trainer: Mapping[str, Any], there_are: int) -> int:
     """How many GPUs a job with this `trainer` config takes of those there are; 0 on the processor."""
     if there_are == 0 or trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
         return 0
     devices = trainer.get("devices", 1)
-    if isinstance(devices, ListConfig | list):
-        return len(devices)
-    return there_are if devices in ("auto", -1, "-1") else int(devices)
+    if devices in ("auto", -1, "-1"):
+        return there_are
+    return devices if isinstance(devices, int) else len(devices)
+
+
+def processes_wanted(trainer: Mapping[str, Any], there_are: int) -> int:
+    """How many ranks a job with this `trainer` config has on this machine, which has so many GPUs."""
+    devices = trainer.get("devices", 1)
+    if devices in ("auto", -1, "-1"):
+        return max(1, gpus_wanted(trainer, there_are))
+    return devices if isinstance(devices, int) else len(devices)
 
 
 class Shares:
@@ -78,8 +87,9 @@ class Shares:
         self.taken[job], self.free = self.free[:wanted], self.free[wanted:]
         environment = {GPUS: ",".join(self.taken[job])} if wanted else {}
         beside = limit if not wanted else max(1, min(limit, self.total // wanted))
-        if beside > 1 and THREADS not in os.environ:
-            environment[THREADS] = str(max(1, self.n_cores // beside))
+        processes = beside * processes_wanted(trainer, self.total)
+        if processes > 1 and THREADS not in os.environ:
+            environment[THREADS] = str(max(1, self.n_cores // processes))
         return environment
 
     def give_back(self, job: int) -> None:

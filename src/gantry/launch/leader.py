@@ -23,6 +23,7 @@ from hydra.core.utils import setup_globals
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from gantry import resume
 from gantry.cli import REFUSED
 from gantry.errors import JobFailed, UserError
 from gantry.launch import apart, leash
@@ -229,13 +230,13 @@ def typed(config: DictConfig) -> list[str]:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Around the whole command: take up the sweep it names, and end the sweep it has led.
+    """Around the whole command: take up the sweep or the run it names, and end the sweep it has led.
 
     Raises:
-        UserError: there is no such sweep.
+        UserError: there is no such sweep or run.
         JobFailed: some job has not finished; the user has been told.
     """
-    sys.argv[1:] = arguments(sys.argv[1:])
+    sys.argv[1:] = resume.arguments(arguments(sys.argv[1:]))
     with stoppable():
         try:
             yield

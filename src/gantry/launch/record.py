@@ -18,6 +18,7 @@ from gantry.tracking.params import HIDDEN, redact
 
 SWEEP_FILE = "sweep.json"
 LOG_FILE = "log.txt"
+RANK_LOGS = "rank_*.txt"  # in a run's folder, what its ranks but the first have printed
 EARLIER = "earlier"  # in a job's folder, the attempts before
 OWN_KEYS = ("sweep.", "hydra.", "hydra/")  # overrides that say how to run, not what
 
@@ -147,7 +148,11 @@ def state_of(folder: Path) -> State:
 
 def set_aside(folder: Path) -> None:
     """Move what an attempt left to `earlier/<number>` in the job's folder, so that it can begin again."""
-    left = [path for path in folder.iterdir() if path.name not in (EARLIER, LOCK_FILE, ".hydra")]
+    left = [
+        path
+        for path in folder.iterdir()
+        if path.name not in (EARLIER, LOCK_FILE, ".hydra") and not path.match(RANK_LOGS)
+    ]
     if left:
         earlier = folder / EARLIER
         target = earlier / str(1 + len(list(earlier.glob("*"))))

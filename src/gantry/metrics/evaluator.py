@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gantry.data.images import ImageSet
+from gantry.distributed.peers import Peers
 from gantry.errors import UserError
 from gantry.metrics import scores
 from gantry.metrics.extractors import Extractor, Features
@@ -66,22 +67,28 @@ class Evaluator:
         data: the real images, measured as they are, never mirrored.
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
+        peers: the ranks that share the generated images out; rank 0 has their features and scores them.
 
     Raises:
         UserError: too few images on either side.
     """
 
-    def __init__(self, extractor: Extractor, data: ImageSet, n_generated: int, cache: Path) -> None:
+    def __init__(
+        self, extractor: Extractor, data: ImageSet, n_generated: int, cache: Path, peers: Peers | None = None
+    ) -> None:
         if n_generated < scores.INCEPTION_SCORE_SPLITS:
             raise UserError(
                 f"metrics.n_generated={n_generated} is too few to measure: "
                 f"{scores.INCEPTION_SCORE_SPLITS} or more, 2000 and up for values that mean something"
             )
+        if peers is not None and n_generated < peers.world_size:
+            raise UserError(f"metrics.n_generated={n_generated} is too few for {peers.world_size} ranks to share")
         if len(data.images) < 2:
             raise UserError(f"{data.name} has {len(data.images)} images: metrics need at least 2")
         self.extractor = extractor
         self.data = data
         self.n_generated = n_generated
+        self.peers = peers or Peers()
         self.names = scores.names(extractor, n_generated, data.split)
         # KID on 100 subsets takes seconds: little beside Inception, but most of an evaluation with
         # a classifier, where 20 subsets of 1000 see a data set of a few thousand images often enough.
@@ -111,15 +118,22 @@ class Evaluator:
             "inception_score_splits": scores.INCEPTION_SCORE_SPLITS,
         }
 
-    def evaluate(self, generate: Callable[[int, int], Tensor]) -> Evaluation:
-        """Measures the generator behind `generate`.
+    def evaluate(
+        self, generate: Callable[[int, int], Tensor], between: Callable[[], None] = lambda: None
+    ) -> Evaluation:
+        """Measures the generator behind `generate`; every rank must call it, and gets the same.
 
         Args:
             generate: (start, count) -> the images of noise vectors start to start + count, uint8
-                (count, C, H, W) of the data's shape, on any device.
+                (count, C, H, W) of the data's shape, on any device. Over all ranks each vector is asked for once.
+            between: called between batches, on every rank equally often.
         """
         began = time.perf_counter()
-        features, logits = self._look(generate, self.n_generated)
+        looked = self._look_together(generate, between)
+        return self.peers.tell(self._score(looked, began) if looked is not None else None)  # type: ignore[return-value]
+
+    def _score(self, looked: Features, began: float) -> Evaluation:
+        features, logits = looked
         classes = None
         if features.isfinite().all() and logits.isfinite().all():
             mean, std = scores.inception_score(logits)
@@ -148,17 +162,29 @@ class Evaluator:
         names = [*known, *map(str, range(len(known), count))]
         return dict(zip(names, zip(real, generated, strict=True), strict=True))
 
+    def _look_together(self, generate: Callable[[int, int], Tensor], between: Callable[[], None]) -> Features | None:
+        """The features of the generated images, each rank looking at its share; rank 0 gets all, in their order."""
+        peers, count = self.peers, self.n_generated
+        begin, end = (count * rank // peers.world_size for rank in (peers.rank, peers.rank + 1))
+        most = -(-count // peers.world_size)
+        parts = []
+        for start in range(begin, begin + most, BATCH):
+            between()
+            if start < end:
+                parts.append(self._look_once(generate, start, min(BATCH, end - start)))
+        features, logits = (peers.gather(part, most) for part in _joined(parts))
+        return Features(torch.cat(features), torch.cat(logits)) if peers.first else None
+
     def _look(self, images: Callable[[int, int], Tensor], count: int) -> Features:
         """The features of `count` images, asked for in batches."""
-        parts = []
-        for start in range(0, count, BATCH):
-            size = min(BATCH, count - start)
-            batch = images(start, size)
-            expected = (size, *self.data.images.shape[1:])
-            if batch.dtype != torch.uint8 or tuple(batch.shape) != expected:
-                raise ValueError(f"expected uint8 images {expected}, not {batch.dtype} {tuple(batch.shape)}")
-            parts.append(self.extractor(batch))
-        return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        return _joined([self._look_once(images, start, min(BATCH, count - start)) for start in range(0, count, BATCH)])
+
+    def _look_once(self, images: Callable[[int, int], Tensor], start: int, size: int) -> Features:
+        batch = images(start, size)
+        expected = (size, *self.data.images.shape[1:])
+        if batch.dtype != torch.uint8 or tuple(batch.shape) != expected:
+            raise ValueError(f"expected uint8 images {expected}, not {batch.dtype} {tuple(batch.shape)}")
+        return self.extractor(batch)
 
     def _real(self, folder: Path) -> Reals:
         key = {
@@ -195,6 +221,10 @@ class Evaluator:
         if not features.isfinite().all():
             raise UserError(f"the {self.extractor.name} features of {self.data.name} are not finite: wrong weights?")
         return Reals(features, logits.argmax(1), scores.moments(features))
+
+
+def _joined(parts: list[Features]) -> Features:
+    return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def _save(real: Reals, path: Path) -> None:

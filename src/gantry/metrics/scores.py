@@ -31,7 +31,8 @@ def _fid_metric(dimensions: int) -> "FrechetInceptionDistance":
 
     identity = nn.Identity()
     identity.num_features = dimensions  # type: ignore[assignment]
-    return FrechetInceptionDistance(feature=identity)
+    # Rank 0 alone scores all images; left to itself the metric would wait for the other ranks.
+    return FrechetInceptionDistance(feature=identity, sync_on_compute=False)
 
 
 def _feed(metric: "FrechetInceptionDistance", features: Tensor, real: bool) -> None:

@@ -9,6 +9,7 @@ from gantry.lock import is_dead
 from gantry.tracking.base import Status, log
 from gantry.tracking.folder import read_status
 from gantry.tracking.params import redact
+from gantry.tracking.store import prepare_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,6 +60,14 @@ def close_dead(client: MlflowClient, experiment_id: str) -> None:
             log.warning(
                 "%s in %s had been left RUNNING by a process that is gone: %s", run.info.run_name, folder, status
             )
+
+
+def close_runs_left(uri: str | Path, experiment: str) -> None:
+    """`close_dead`, where the store may be away; never raises."""
+    try:
+        close_dead(*prepare_store(uri, experiment))
+    except Exception as error:
+        log.warning("MLflow may still show the run as RUNNING: %s", redact(str(error)))
 
 
 def last_word(folder: Path) -> tuple[Status, str | None]:

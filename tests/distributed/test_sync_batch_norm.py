@@ -124,7 +124,7 @@ def on(device):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_plugin_is_undone_and_the_average_stays_in_eval_mode(device):
-    from gantry.launch.sync_batch_norm import SyncBatchNormAnywhere
+    from gantry.distributed.sync_batch_norm import SyncBatchNormAnywhere
 
     module, plugin = on(device), SyncBatchNormAnywhere()
     parameters, modes = list(module.parameters()), [part.training for part in module.modules()]
@@ -147,7 +147,7 @@ def test_the_plugin_is_undone_and_the_average_stays_in_eval_mode(device):
 def test_lightning_takes_the_plugin_beside_its_own_option(asked):
     from pytorch_lightning import Trainer
 
-    from gantry.launch.sync_batch_norm import SyncBatchNormAnywhere
+    from gantry.distributed.sync_batch_norm import SyncBatchNormAnywhere
 
     plugin = SyncBatchNormAnywhere()
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)

@@ -1,0 +1,314 @@
+"""What a run's ranks tell one another beside gradients: values, when to stop, and who has failed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gantry.errors import PeerFailed, UserError
+from gantry.signals import Stop, Stopped
+
+if TYPE_CHECKING:
+    from gantry.distributed.strategy import NetworkwiseDDP
+
+T = TypeVar("T")
+
+BEAT = 0.5  # seconds between two signs of life
+SILENCE = 10.0  # seconds without one after which a rank counts as gone
+LEAVING = 5.0  # seconds the main thread has to leave, once a rank has failed, before the process is ended
+CAUSE = "cause"
+COMMUNICATION = ("gloo", "nccl", "connection", "socket", "timed out")  # in the message of a lost peer's neighbour
+
+log = logging.getLogger("gantry.distributed")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a run ends: the first failure of any of its ranks."""
+
+    rank: int
+    host: str
+    reason: str  # one line
+    details: str = ""  # the traceback
+
+    def failure(self) -> PeerFailed:
+        """As an exception for the ranks that have not failed themselves."""
+        where = f"rank {self.rank} on {self.host}"
+        return PeerFailed(f"{where}: {self.reason}", f"{where} failed:\n{self.details or self.reason}".rstrip())
+
+
+class Peers:
+    """The ranks of one run. Alone, as by default, every call returns at once.
+
+    Attributes:
+        rank: 0 to world_size - 1.
+        world_size: how many there are.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1, group: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._group = group  # of gloo: it takes tensors on the processor, whatever the gradients take
+        self._watch: _Watch | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which tracks and writes."""
+        return self.rank == 0
+
+    def tell(self, value: T) -> T:
+        """Rank 0's `value`, at every rank."""
+        if self.world_size > 1:
+            held: list[Any] = [value]
+            dist.broadcast_object_list(held, src=0, group=self._group)
+            value = held[0]
+        return value
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the ranks of `values`, of one shape everywhere; on the processor, float64."""
+        values = values.detach().cpu().double()
+        if self.world_size > 1:
+            dist.all_reduce(values, group=self._group)
+        return values / self.world_size
+
+    def gather(self, part: Tensor, most: int) -> list[Tensor]:
+        """The ranks' parts (n_rank, d), each of at most `most` rows, at rank 0 in order; elsewhere an empty list."""
+        if self.world_size == 1:
+            return [part]
+        padded = part.new_zeros((most, *part.shape[1:]))
+        padded[: len(part)] = part
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)] if self.first else None
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)] if self.first else None
+        dist.gather(torch.tensor([len(part)]), lengths, group=self._group)
+        dist.gather(padded, parts, group=self._group)
+        return [full[: int(n)] for full, n in zip(parts, lengths, strict=True)] if parts and lengths else []
+
+    def check_same(self, settings: dict[str, str]) -> None:
+        """Refuse to train with other settings than rank 0's.
+
+        Raises:
+            UserError: naming those that differ.
+        """
+        theirs = self.tell(settings)
+        differ = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
+        if differ:
+            lines = [f"{k}: {settings.get(k, 'absent')}, at rank 0 {theirs.get(k, 'absent')}" for k in differ]
+            raise UserError("\n".join([f"rank {self.rank} on {socket.gethostname()} has another config:", *lines]))
+
+    @contextmanager
+    def blame(self, give_up: Callable[[PeerFailed], None] | None = None) -> Iterator[None]:
+        """Around what the ranks do together: one's failure ends all of them, with that one's reason.
+
+        Args:
+            give_up: called, in another thread, where a rank has failed and this one waits for it in vain; the
+                process ends afterwards.
+
+        Raises:
+            PeerFailed: another rank has failed, or is gone.
+        """
+        if self._watch is None:
+            yield
+            return
+        self._watch.give_up = give_up
+        try:
+            yield
+        except (Stopped, PeerFailed):
+            raise
+        except BaseException as error:
+            cause = self._watch.cause_of(error)
+            if cause.rank != self.rank and _is_communication(error):
+                raise cause.failure() from error
+            raise
+        finally:
+            self._watch.give_up = None
+
+    def end(self) -> None:
+        """Give no further signs of life."""
+        if self._watch is not None:
+            self._watch.end()
+
+
+@contextmanager
+def joined(strategy: Any) -> Iterator[Peers]:
+    """Meet the run's other ranks, and leave together; where `strategy` is not a distributed one, be alone.
+
+    Raises:
+        PeerFailed: another rank has failed, or is gone.
+    """
+    peers = _join(strategy) if hasattr(strategy, "setup_distributed") else Peers()
+    try:
+        with peers.blame():
+            yield peers
+            if peers.world_size > 1:
+                dist.barrier(group=peers._group)
+    finally:
+        peers.end()
+
+
+def _join(strategy: NetworkwiseDDP) -> Peers:
+    strategy.setup_environment()
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if world_size == 1:
+        return Peers()
+    peers = Peers(rank, world_size, cast(dist.ProcessGroup, dist.new_group(backend="gloo")))
+    address = os.environ["MASTER_ADDR"]
+    limit = timedelta(seconds=SILENCE)
+    server = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=limit) if rank == 0 else None
+    port = peers.tell(server.port if server is not None else 0)
+    store = server or dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=limit)
+    store.set(f"host/{rank}", socket.gethostname())
+    store.set(f"beat/{rank}", "0")
+    dist.barrier(group=peers._group)
+    peers._watch = _Watch(store, rank, world_size)
+    peers._watch.start()
+    return peers
+
+
+class AgreedStop(Stop):
+    """A request to stop, made to any rank, that all of them follow at the same step.
+
+    Each check sends this rank's request on its way and reads what became of the one before: a step later, and
+    without waiting.
+    """
+
+    def __init__(self, peers: Peers) -> None:
+        super().__init__()
+        self._peers = peers
+        self._sent: tuple[Any, Tensor] | None = None
+
+    def check(self) -> None:
+        """Stop here, if any rank had been asked to by its last check. All ranks must call it equally often.
+
+        Raises:
+            Stopped: with code 128 + the signal's number.
+        """
+        if self._peers.world_size == 1:
+            super().check()
+            return
+        if self._sent is not None:
+            work, numbers = self._sent
+            work.wait()
+            if number := int(numbers.item()):
+                raise Stopped(128 + number)
+        numbers = torch.tensor([self.number or 0])
+        self._sent = dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._peers._group, async_op=True), numbers
+
+
+class _Watch:
+    """Sends signs of life, looks for the other ranks', and for the first failure that one has told of.
+
+    Two threads: one talks to rank 0's store, which may keep it waiting where that machine is cut off; the other judges.
+    """
+
+    def __init__(self, store: dist.TCPStore, rank: int, world_size: int) -> None:
+        self.store, self.rank, self.world_size = store, rank, world_size
+        self.hosts = [store.get(f"host/{rank}").decode() for rank in range(world_size)]
+        self.give_up: Callable[[PeerFailed], None] | None = None
+        self.cause: Cause | None = None
+        self._beats = [b""] * world_size
+        self._heard = [time.monotonic()] * world_size
+        self._answered = time.monotonic()  # by rank 0's store
+        self._leaving, self._ended = threading.Event(), threading.Event()
+        self._lock = threading.Lock()  # of the store's connection
+
+    def start(self) -> None:
+        for work in (self._talk, self._judge):
+            threading.Thread(target=work, name=f"peers-{work.__name__}", daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def cause_of(self, error: BaseException) -> Cause:
+        """Whose failure `error`, which ended this rank's main thread, comes from; the others are told of ours."""
+        self._leaving.set()
+        if _is_communication(error):
+            deadline = time.monotonic() + SILENCE + 2 * BEAT
+            while self.cause is None and time.monotonic() < deadline:
+                time.sleep(BEAT / 5)
+            if self.cause is not None:
+                return self.cause
+        mine = Cause(
+            self.rank,
+            self.hosts[self.rank],
+            f"{type(error).__name__}: {error}".splitlines()[0],
+            "".join(traceback.format_exception(error)),
+        )
+        return self._post(mine)
+
+    def _post(self, cause: Cause) -> Cause:
+        """Tell the others; returns the first that any of them has told of."""
+        if self._lock.acquire(timeout=LEAVING):
+            try:
+                cause = Cause(**json.loads(self.store.compare_set(CAUSE, "", json.dumps(asdict(cause)))))
+            except Exception as error:  # the store's rank is gone; there is nobody left to tell
+                log.debug("%s", error)
+            finally:
+                self._lock.release()
+        return cause
+
+    def _talk(self) -> None:
+        number = 0
+        while not self._ended.wait(BEAT):
+            number += 1
+            try:
+                with self._lock:
+                    self.store.set(f"beat/{self.rank}", str(number))
+                    beats = self.store.multi_get([f"beat/{rank}" for rank in range(self.world_size)])
+                    found = self.store.get(CAUSE) if self.store.check([CAUSE]) else None
+            except Exception as error:
+                log.debug("%s", error)
+                continue
+            now = self._answered = time.monotonic()
+            for rank, beat in enumerate(beats):
+                if beat != self._beats[rank]:
+                    self._beats[rank], self._heard[rank] = beat, now
+            if found is not None and self.cause is None:
+                self.cause = Cause(**json.loads(found))
+
+    def _judge(self) -> None:
+        looked = time.monotonic()
+        while not self._ended.wait(BEAT):
+            now = time.monotonic()
+            if now - looked > SILENCE / 2:  # this process, or its whole machine, had been suspended
+                self._answered, self._heard = now, [now] * self.world_size
+            looked = now
+            if self.cause is None and (lost := self._lost(now)) is not None:
+                reason = f"gone without a word for {SILENCE:g} s: killed, out of memory, or its machine is cut off"
+                cause = Cause(lost, self.hosts[lost], reason)
+                self.cause = self._post(cause) if now - self._answered < SILENCE else cause
+            if self.cause is not None:
+                self._leave(self.cause)
+                return
+
+    def _lost(self, now: float) -> int | None:
+        if now - self._answered >= SILENCE:
+            return 0
+        return next((rank for rank, heard in enumerate(self._heard) if now - heard >= SILENCE), None)
+
+    def _leave(self, cause: Cause) -> None:
+        """End the process if its main thread cannot: it may wait in a collective for a rank that is gone."""
+        if self._leaving.wait(LEAVING) or self._ended.is_set() or cause.rank == self.rank:
+            return
+        if self.give_up is not None:
+            self.give_up(cause.failure())
+        os._exit(1)
+
+
+def _is_communication(error: BaseException) -> bool:
+    """Whether an error may come from the failure of another rank."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in COMMUNICATION)

@@ -1,0 +1,108 @@
+"""A run's record from its first line to its last: what it is, what it leaves, how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gantry.errors import PeerFailed
+from gantry.launch import leash
+from gantry.launch.leader import PARENT_RUN
+from gantry.resume import Start, parameters
+from gantry.signals import stoppable, stopped_by, undisturbed
+from gantry.tracking import DatasetInfo, FolderTracker, MLflowTracker, Tracker, Trackers, redact
+from gantry.tracking.environment import environment, git_state
+
+if TYPE_CHECKING:
+    from gantry.data.images import ImageSet
+
+ROOT = Path(__file__).parents[2]
+
+
+def open_tracker(
+    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
+) -> Tracker:
+    """Begin the record of a run, in its folder and, unless `tracking=none`, in MLflow."""
+    (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    params = parameters(cfg)
+    tags = (
+        tags
+        | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
+        | git_state(ROOT)
+        | {f"metrics.{name}": str(value) for name, value in protocol.items()}
+    )
+    local = FolderTracker(folder)
+    local.log_params(params)
+    local.set_tags(tags)
+    trackers: list[Tracker] = [local]
+    if cfg.tracking:
+        channels, height, width = data.shape
+        trackers.append(
+            MLflowTracker(
+                cfg.tracking.uri,
+                cfg.tracking.experiment,
+                folder,
+                run_name=cfg.tracking.run_name,
+                tags=tags,
+                # MLflow's parallel coordinates and scatter plots know params and metrics only.
+                params={name: tags[name] for name in ("variant", "dataset")} | params,
+                dataset=DatasetInfo(
+                    name=data.name,
+                    digest=data.digest,
+                    source=data.source,
+                    split=data.split,
+                    images=len(data),
+                    shape=(height, width, channels),
+                    classes=len(data.classes or ()),
+                ),
+                parent_run_id=os.environ.get(PARENT_RUN),
+                close_timeout=cfg.tracking.close_timeout,
+                continues=start.run_id,
+                goes_on=start.checkpoint is not None,
+            )
+        )
+    tracker = Trackers(*trackers)
+    tracker.log_artifact(folder / "config.yaml")
+    tracker.log_artifact(folder / "environment.json")
+    return tracker
+
+
+@contextmanager
+def generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
+    """Log what has been exported, however the run ends."""
+    try:
+        yield
+    finally:
+        for file in sorted((folder / "generator").glob("*/[!.]*")):
+            tracker.log_artifact(file, f"generator/{file.parent.name}")
+
+
+@contextmanager
+def closed_truthfully(tracker: Tracker) -> Iterator[None]:
+    """Close the run as what it was: FINISHED, FAILED with the error, KILLED by a signal."""
+    with stoppable():
+        try:
+            yield
+        except BaseException as error:
+            with undisturbed():
+                number = stopped_by(error)
+                if isinstance(error, PeerFailed):
+                    tracker.close("FAILED", error.reason)
+                elif number is None:
+                    tracker.close("FAILED", f"{type(error).__name__}: {error}")
+                else:
+                    tracker.close("KILLED", leash.reason() or f"stopped by {number.name}")
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise
+        else:
+            with undisturbed():
+                tracker.close("FINISHED")
