@@ -26,7 +26,7 @@ PARTS = ("data", "metrics.extractor", *(f"model.{p}" for p in ("generator", "dis
 GROUPS = {
     "": (
         *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep"),
-        *("steps", "batch_size", "seed", "log_every", "max_images"),
+        *("steps", "batch_size", "accumulate", "compile", "seed", "log_every", "max_images"),
     ),
     "metrics": ("every", "n_generated", "raw", "extractor"),
     "tracking": ("uri", "experiment", "run_name", "close_timeout"),
@@ -40,7 +40,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 RESERVED = {
     "data": ("cache",),
     "metrics.extractor": ("data", "cache", "device"),
-    "model": ("seed", "batch_size"),
+    "model": ("seed", "batch_size", "accumulate", "compile"),
     "model.generator": ("z_dim", "image_shape"),
     "model.discriminator": ("image_shape",),
     "trainer": (
@@ -157,6 +157,12 @@ def seed_too_large(config: Config) -> Iterator[str]:
         yield f"seed: must be at most 2**63 - 1 = {LARGEST_SEED}, not {seed}"
 
 
+def no_gradient_left(config: Config) -> Iterator[str]:
+    """A gradient clipped to nothing never moves a weight."""
+    if _is_number(norm := config.value("model.max_grad_norm")) and norm == 0:
+        yield "model.max_grad_norm: must be above 0, not 0; without it nothing is clipped"
+
+
 def wrong_image_size(config: Config) -> Iterator[str]:
     """Sizes that the networks cannot reach by doubling a start of 4, 5, ... pixels."""
     size = config.value("data.image_size")
@@ -264,6 +270,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     not_finite,
     out_of_range,
     seed_too_large,
+    no_gradient_left,
     wrong_image_size,
     wrong_optimizer,
     part_without_target,

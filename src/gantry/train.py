@@ -104,7 +104,7 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
     """
     check(cfg)
     start = start or Start()
-    from gantry.data.batches import Batches, check_batch_size
+    from gantry.data.batches import Batches
 
     if cfg.tracking:
         check_store(cfg.tracking.uri)
@@ -112,7 +112,7 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
     data: ImageSet = maker(cfg.data)(cache=cache)
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
-    check_batch_size(len(data), cfg.batch_size)
+    batch_size = whole_batch(cfg, len(data))
     if data.skipped:
         tags = tags | {"data.skipped": str(data.skipped)}
         print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
@@ -122,11 +122,14 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
 
     from gantry.callbacks import Progress, TrainingLog
     from gantry.clock import Clock
+    from gantry.compiler import check_compiler
     from gantry.evaluation import GRID, Evaluation, peak_memory
     from gantry.metrics.evaluator import Evaluator
 
     _quiet()
     trainer = _trainer(cfg, folder)
+    if cfg.compile:
+        check_compiler(trainer.strategy.root_device)
     gan, network = build(cfg, data)
     extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
     evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache)
@@ -145,12 +148,12 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
         )
         mine = [log, evaluation, Progress(evaluation, tags["variant"], folder)]
         trainer.callbacks += mine  # type: ignore[attr-defined]
-        batches = Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, start=done)
+        batches = Batches(data, batch_size, gan.n_critic, cfg.seed, start=done)
         with deferred(stop):
             trainer.fit(gan, train_dataloaders=batches, ckpt_path=start.checkpoint)
             if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
                 evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
-        images = trainer.global_step * cfg.batch_size * gan.n_critic
+        images = trainer.global_step * batch_size * gan.n_critic
         summary = Summary(
             variant=tags["variant"],
             dataset=tags["dataset"],
@@ -172,6 +175,24 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
         summary.save()
         tracker.log_artifact(folder / "summary.json")
     return summary
+
+
+def whole_batch(cfg: DictConfig, n_images: int) -> int:
+    """The images of one discriminator step, in all its parts.
+
+    Raises:
+        UserError: the data set has fewer.
+    """
+    from gantry.data.batches import check_batch_size
+
+    check_batch_size(n_images, cfg.batch_size)
+    whole: int = cfg.batch_size * cfg.accumulate
+    if whole > n_images:
+        raise UserError(
+            f"batch_size={cfg.batch_size} times accumulate={cfg.accumulate} is larger than the data set, which has "
+            f"{n_images} images; the largest valid value of accumulate is {n_images // cfg.batch_size}"
+        )
+    return whole
 
 
 def _few(classes: dict[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]] | None:
@@ -227,7 +248,14 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
     generator = maker(network)()
     discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
-    gan = maker(model)(generator=generator, discriminator=discriminator, seed=cfg.seed, batch_size=cfg.batch_size)
+    gan = maker(model)(
+        generator=generator,
+        discriminator=discriminator,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size * cfg.accumulate,
+        accumulate=cfg.accumulate,
+        compile=cfg.compile,
+    )
     return gan, network
 
 
