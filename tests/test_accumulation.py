@@ -114,7 +114,9 @@ def test_each_backward_pass_concerns_one_network_only(gan_in):
     passes = []
     backwards(
         gan,
-        lambda: passes.append([name for name, net in networks.items() if any(w.requires_grad for w in net.parameters())]),
+        lambda: passes.append(
+            [name for name, net in networks.items() if any(w.requires_grad for w in net.parameters())]
+        ),
     )
     fit(gan, 1)
     assert passes == [["discriminator"]] * 4 + [["generator"]] * 2
@@ -123,9 +125,14 @@ def test_each_backward_pass_concerns_one_network_only(gan_in):
 
 def test_a_failing_step_leaves_both_networks_trainable():
     network = torch.nn.Linear(2, 2)
-    with pytest.raises(RuntimeError, match="out of memory"), frozen(network):
-        assert not any(weight.requires_grad for weight in network.parameters())
-        raise RuntimeError("out of memory")
+
+    def fail():
+        with frozen(network):
+            assert not any(weight.requires_grad for weight in network.parameters())
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fail()
     assert all(weight.requires_grad for weight in network.parameters())
 
 

@@ -34,7 +34,7 @@ GROUPS = {
     "sweep": ("jobs", "timeout", "max_failures", "resume"),
 }
 LEAST = {"metrics.n_generated": 10, "sweep.timeout": 1}  # one for each split of the Inception Score; seconds
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 # What the caller passes itself, or what would change what a step is: not the config's to set.
 RESERVED = {

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -28,7 +28,7 @@ from gantry.errors import UserError
 from gantry.launch import apart, leash
 from gantry.launch.leader import PARENT_RUN, leading
 from gantry.launch.process import result
-from gantry.launch.record import of_the_run, state_of
+from gantry.launch.record import of_the_run, read_json, state_of
 from gantry.lock import held
 from gantry.resume import Start, check_unchanged, ending_on_record, parameters, take_up
 from gantry.signals import Stop, deferred, stoppable, stopped_by, undisturbed
@@ -79,6 +79,7 @@ def job(cfg: DictConfig) -> float:
     with held(folder, "the run in"):
         start = Start()
         if cfg.sweep.resume is not None:
+            cfg = as_begun(folder, cfg)
             if state_of(folder) == "finished":
                 check_unchanged(folder, cfg)
                 print(f"{folder} is finished and kept", flush=True)
@@ -125,8 +126,10 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
     from gantry.compiler import check_compiler
     from gantry.evaluation import GRID, Evaluation, peak_memory
     from gantry.metrics.evaluator import Evaluator
+    from gantry.precision import settled
 
     _quiet()
+    cfg = settled(cfg)
     trainer = _trainer(cfg, folder)
     if cfg.compile:
         check_compiler(trainer.strategy.root_device)
@@ -177,6 +180,14 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
     return summary
 
 
+def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
+    """The config with the precision that `auto` stood for when the run in `folder` began, on whatever machine."""
+    began = (read_json(folder / "params.json") or {}).get("trainer.precision")
+    if cfg.trainer.precision != "auto" or began is None:
+        return cfg
+    return cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"precision": began}}))
+
+
 def whole_batch(cfg: DictConfig, n_images: int) -> int:
     """The images of one discriminator step, in all its parts.
 
@@ -215,6 +226,8 @@ def _check_folders(folder: Path, cache: Path, start: Start) -> None:
 def _trainer(cfg: DictConfig, folder: Path) -> Trainer:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    from gantry.precision import count_skipped_steps
+
     try:
         trainer: Trainer = maker(cfg.trainer)(
             max_steps=cfg.steps,
@@ -229,6 +242,7 @@ def _trainer(cfg: DictConfig, folder: Path) -> Trainer:
         raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
+    count_skipped_steps(trainer)
     return trainer
 
 
