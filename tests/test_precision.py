@@ -276,3 +276,20 @@ def test_losses_are_taken_in_float32(half, gan_of):
     trainer(1, scaling() if half == "16" else MixedPrecision("bf16-mixed", "cpu")).fit(gan, batches(gan))
     assert set(seen) == {torch.float32}
     assert all(weight.dtype == torch.float32 for weight in gan.parameters())
+
+
+# --- on a GPU ---
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("variant", ["dcgan", "wgan_gp", "sngan"])
+def test_half_precision_trains_on_a_gpu(variant, precision, compile, config, tmp_path):
+    chosen = [f"model={variant}", "trainer.accelerator=gpu", f"trainer.precision={precision}", f"compile={compile}"]
+    cfg = config("experiment=smoke", "steps=50", "metrics.every=50", "+model.max_grad_norm=100", *chosen)
+    entry.train(cfg, tmp_path, TAGS | {"variant": variant})
+    last = [row for row in map(json.loads, (tmp_path / "metrics.jsonl").open()) if "loss/generator" in row][-1]
+    assert all(value is not None for value in last.values())  # null is what is not finite
+    assert ("loss_scale" in last) == (precision == "16-mixed")
+    assert last.get("skipped/generator", 0) + last.get("skipped/discriminator", 0) < 50
