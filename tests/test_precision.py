@@ -17,7 +17,7 @@ from gantry.errors import UserError
 from gantry.penalties import R1, GradientPenalty
 from gantry.precision import LossScaling, choose, count_skipped_steps
 from gantry.randomness import draws
-from gantry.resume import check_unchanged
+from gantry.resume import as_begun, check_unchanged
 from gantry.train import build
 
 SGD = ["model.optimizer._target_=torch.optim.SGD", "~model.optimizer.betas", "model.optimizer.lr=1.0"]
@@ -126,10 +126,12 @@ def test_auto_is_said_and_recorded_as_what_it_stood_for(config, tmp_path, monkey
     assert "trainer.precision=bf16-mixed: told so\n" in capsys.readouterr().out
     assert json.loads((tmp_path / "params.json").read_text())["trainer.precision"] == "bf16-mixed"
     assert "precision: bf16-mixed" in (tmp_path / "config.yaml").read_text()
-    # Taken up on a machine that would choose otherwise, it goes on as it began.
-    with pytest.raises(UserError, match=r"trainer\.precision"):
-        check_unchanged(tmp_path, cfg)
-    check_unchanged(tmp_path, entry.as_begun(tmp_path, cfg))
+    # Taken up on a machine that would choose otherwise, it goes on as it began; a choice of the user's is another run.
+    check_unchanged(tmp_path, cfg)
+    assert as_begun(tmp_path, cfg).trainer.precision == "bf16-mixed"
+    cfg.trainer.precision = "32-true"
+    with pytest.raises(UserError, match=r"trainer\.precision: was bf16-mixed, is 32-true"):
+        check_unchanged(tmp_path, as_begun(tmp_path, cfg))
 
 
 # --- the loss scaler ---

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -28,9 +28,9 @@ from gantry.errors import UserError
 from gantry.launch import apart, leash
 from gantry.launch.leader import PARENT_RUN, leading
 from gantry.launch.process import result
-from gantry.launch.record import of_the_run, read_json, state_of
+from gantry.launch.record import of_the_run, state_of
 from gantry.lock import held
-from gantry.resume import Start, check_unchanged, ending_on_record, parameters, take_up
+from gantry.resume import Start, as_begun, check_unchanged, ending_on_record, parameters, take_up
 from gantry.signals import Stop, deferred, stoppable, stopped_by, undisturbed
 from gantry.summary import Summary
 from gantry.tracking import (
@@ -178,14 +178,6 @@ def train(cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | No
         summary.save()
         tracker.log_artifact(folder / "summary.json")
     return summary
-
-
-def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
-    """The config with the precision that `auto` stood for when the run in `folder` began, on whatever machine."""
-    began = (read_json(folder / "params.json") or {}).get("trainer.precision")
-    if cfg.trainer.precision != "auto" or began is None:
-        return cfg
-    return cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"precision": began}}))
 
 
 def whole_batch(cfg: DictConfig, n_images: int) -> int:
