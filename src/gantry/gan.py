@@ -1,7 +1,7 @@
 """The one training step that serves every variant."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -90,7 +90,7 @@ class GAN(LightningModule):
         self.z_dim, self.seed, self.batch_size, self.n_critic = z_dim, seed, batch_size, n_critic
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
         # In a tuple: as an attribute each would be registered, and saved, as a network of its own.
-        self._forward = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
+        self._networks = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """The generator's and the discriminator's optimizers, in this order.
@@ -131,7 +131,7 @@ class GAN(LightningModule):
         return record
 
     def _discriminator_loss(self, due: list[int], images: Tensor, z: Tensor, *uniform: Tensor) -> tuple[Tensor, Record]:
-        generate, discriminate = self._forward
+        generate, discriminate = self._networks
         real = to_float(images)
         with torch.no_grad():
             fake = generate(z)
@@ -146,7 +146,7 @@ class GAN(LightningModule):
         return loss, record
 
     def _generator_loss(self, images: Tensor, z: Tensor) -> tuple[Tensor, Record]:
-        generate, discriminate = self._forward
+        generate, discriminate = self._networks
         fake_logits = discriminate(generate(z)).float()
         real_logits = discriminate(to_float(images)).float() if self.sees_real else fake_logits.detach()
         loss = self.loss(real_logits, fake_logits).generator
@@ -168,7 +168,7 @@ class GAN(LightningModule):
         optimizer.step()
         return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
 
-    def _apart(self) -> Any:
+    def _apart(self) -> AbstractContextManager[None]:
         """A context in which gradients stay on their rank: Lightning's, which strategies of one device lack."""
         return getattr(self.trainer.strategy, "block_backward_sync", nullcontext)()
 
