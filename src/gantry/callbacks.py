@@ -19,6 +19,7 @@ from gantry.clock import Clock
 from gantry.distributed.peers import Peers
 from gantry.evaluation import Evaluation
 from gantry.gan import GAN
+from gantry.precision import LossScaling
 from gantry.tracking import Tracker
 from gantry.tracking.folder import PROGRESS_FILE, write_json
 
@@ -74,6 +75,8 @@ class TrainingLog(Callback):
             values["images_seen"] = step * images
             values["training_seconds"] = now
             values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
+            if isinstance(trainer.precision_plugin, LossScaling):
+                values |= trainer.precision_plugin.values()
             self.mark, self.sums, self.counts = (step, now), {}, {}
             self.tracker.log_metrics(values, step)
 

@@ -27,7 +27,7 @@ PARTS = ("data", "metrics.extractor", *(f"model.{p}" for p in ("generator", "dis
 GROUPS = {
     "": (
         *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep", "resume"),
-        *("steps", "batch_size", "seed", "log_every", "max_images"),
+        *("steps", "batch_size", "accumulate", "compile", "seed", "log_every", "max_images"),
     ),
     "metrics": ("every", "n_generated", "raw", "extractor"),
     "tracking": ("uri", "experiment", "run_name", "close_timeout"),
@@ -35,13 +35,13 @@ GROUPS = {
     "sweep": ("jobs", "timeout", "max_failures", "resume"),
 }
 LEAST = {"metrics.n_generated": 10, "sweep.timeout": 1}  # one for each split of the Inception Score; seconds
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 # What the caller passes itself, or what would change what a step is: not the config's to set.
 RESERVED = {
     "data": ("cache",),
     "metrics.extractor": ("data", "cache", "device"),
-    "model": ("seed", "batch_size"),
+    "model": ("seed", "batch_size", "accumulate", "compile"),
     "model.generator": ("z_dim", "image_shape"),
     "model.discriminator": ("image_shape",),
     "trainer": (
@@ -156,6 +156,12 @@ def seed_too_large(config: Config) -> Iterator[str]:
     """The seed is one signed 64-bit number."""
     if _is_number(seed := config.value("seed")) and seed > LARGEST_SEED:
         yield f"seed: must be at most 2**63 - 1 = {LARGEST_SEED}, not {seed}"
+
+
+def no_gradient_left(config: Config) -> Iterator[str]:
+    """A gradient clipped to nothing never moves a weight."""
+    if _is_number(norm := config.value("model.max_grad_norm")) and norm == 0:
+        yield "model.max_grad_norm: must be above 0, not 0; without it nothing is clipped"
 
 
 def wrong_image_size(config: Config) -> Iterator[str]:
@@ -298,6 +304,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     not_finite,
     out_of_range,
     seed_too_large,
+    no_gradient_left,
     wrong_image_size,
     wrong_optimizer,
     part_without_target,

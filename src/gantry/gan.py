@@ -1,16 +1,20 @@
 """The one training step that serves every variant."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from gantry.averaging import AveragedGenerator
+from gantry.compiler import compiled
 from gantry.data.images import to_float
 from gantry.errors import UserError
 from gantry.losses import Loss, generator_sees_real
@@ -18,6 +22,8 @@ from gantry.penalties import INPUT_GRADIENT, Constraint, Penalty
 from gantry.randomness import draws
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+Record = dict[str, Tensor]
+Objective = Callable[..., tuple[Tensor, Record]]
 
 
 class GAN(LightningModule):
@@ -26,6 +32,11 @@ class GAN(LightningModule):
     One step is one generator step: `n_critic` discriminator steps, each on a new batch of real images, then
     one step of the generator. `global_step` counts generator steps.
 
+    With `accumulate` each of these steps takes its batch in as many equal parts, one after the other, and adds up
+    their gradients: the step of the whole batch, up to rounding, in the memory of a part. Two things see a part
+    only: BatchNorm, whose statistics are those of a part as they are those of a rank's share, and spectral
+    normalisation, which takes a power iteration at every part.
+
     Args:
         generator: maps latents (B, z_dim) to images (B, C, H, W) in [-1, 1].
         discriminator: maps images to one logit each, (B,), with no sigmoid at its end.
@@ -33,12 +44,16 @@ class GAN(LightningModule):
         optimizer: makes an optimizer of parameters; used for the discriminator too unless that has its own.
         z_dim: length of the latent vector, drawn from a standard normal distribution.
         seed: of every draw (`gantry.randomness`).
-        batch_size: images of one step over all devices.
+        batch_size: images of one step over all devices, in all its parts.
         penalties: terms added to the discriminator's loss.
         constraints: projections applied to the discriminator after each of its steps.
         n_critic: discriminator steps in one generator step.
         ema: `half_life` (images) and `ramp_up` of the averaged generator.
         discriminator_optimizer: where the discriminator's optimizer differs (two time-scales, Heusel et al. 2017).
+        accumulate: parts a batch is taken in; divides each device's share of `batch_size`.
+        max_grad_norm: the longest a network's gradient, all its weights together, may be; a longer one is
+            scaled down to it before the step (Pascanu et al. 2013, algorithm 1). None: as long as it is.
+        compile: run the networks through torch.compile, but for penalties (`gantry.compiler`).
 
     Raises:
         UserError: the parts do not go together.
@@ -60,6 +75,9 @@ class GAN(LightningModule):
         n_critic: int = 1,
         ema: dict[str, float] | None = None,
         discriminator_optimizer: OptimizerFactory | None = None,
+        accumulate: int = 1,
+        max_grad_norm: float | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -70,73 +88,105 @@ class GAN(LightningModule):
         self.penalties, self.constraints = list(penalties), list(constraints)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer or optimizer
         self.z_dim, self.seed, self.batch_size, self.n_critic = z_dim, seed, batch_size, n_critic
+        self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
+        # In a tuple: as an attribute each would be registered, and saved, as a network of its own.
+        self._networks = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """The generator's and the discriminator's optimizers, in this order."""
-        return [
+        """The generator's and the discriminator's optimizers, in this order.
+
+        Raises:
+            UserError: gradients are to be clipped that only the optimizer itself unscales.
+        """
+        optimizers = [
             self.optimizer(self.generator.parameters()),
             self.discriminator_optimizer(self.discriminator.parameters()),
         ]
+        check_clipping(optimizers, self.max_grad_norm, self.trainer)
+        return optimizers
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Record:
         """One generator step on `batch["images"]`, uint8 of shape (n_critic, B, C, H, W).
 
         Returns what happened, as detached scalars: `loss/discriminator`, `loss/generator` and the mean outputs
-        `score/real`, `score/fake` of the last discriminator step, and the last value of each penalty due.
+        `score/real`, `score/fake` of the last discriminator step, and the last value of each penalty due; each
+        the mean over the parts of a batch.
         """
         generator_optimizer, discriminator_optimizer = self._optimizers()
         step = self.global_step
-        record: dict[str, Tensor] = {}
+        record: Record = {}
         for k, images in enumerate(batch["images"]):
-            real, critic_step = to_float(images), step * self.n_critic + k
-            with torch.no_grad():
-                fake = self.generator(self.noise(critic_step, "discriminator noise"))
-            record |= self._discriminator_step(discriminator_optimizer, real, fake, critic_step)
+            critic_step = step * self.n_critic + k
+            due = [index for index, penalty in enumerate(self.penalties) if critic_step % penalty.every == 0]
+            uniform = [self._draw(critic_step, f"penalty {index}", (), "random") for index in due]
+            z = self.noise(critic_step, "discriminator noise")
+            objective = partial(self._discriminator_loss, due)
+            record |= self._minimise(objective, discriminator_optimizer, self.generator, images, z, *uniform)
+            for constraint in self.constraints:
+                constraint(self.discriminator)
 
-        self.discriminator.requires_grad_(False)
-        fake_logits = self.discriminator(self.generator(self.noise(step, "generator noise"))).float()
-        real_logits = self.discriminator(real).float() if self.sees_real else fake_logits.detach()
-        loss = self.loss(real_logits, fake_logits).generator
-        generator_optimizer.zero_grad()
-        self.manual_backward(loss)
-        generator_optimizer.step()
-        self.discriminator.requires_grad_(True)
-
+        z = self.noise(step, "generator noise")
+        record |= self._minimise(self._generator_loss, generator_optimizer, self.discriminator, images, z)
         self.averaged.update(self.generator, step * self.batch_size, self.batch_size)
-        return {"loss/generator": loss.detach()} | record
+        return record
 
-    def _discriminator_step(
-        self, optimizer: LightningOptimizer, real: Tensor, fake: Tensor, critic_step: int
-    ) -> dict[str, Tensor]:
-        real_logits, fake_logits = self.discriminator(real).float(), self.discriminator(fake).float()
+    def _discriminator_loss(self, due: list[int], images: Tensor, z: Tensor, *uniform: Tensor) -> tuple[Tensor, Record]:
+        generate, discriminate = self._networks
+        real = to_float(images)
+        with torch.no_grad():
+            fake = generate(z)
+        real_logits, fake_logits = discriminate(real).float(), discriminate(fake).float()
         loss = self.loss(real_logits, fake_logits).discriminator
-        record = {
-            "loss/discriminator": loss,
-            "score/real": real_logits.mean(),
-            "score/fake": fake_logits.mean(),
-        }
-        for index, penalty in enumerate(self.penalties):
-            if critic_step % penalty.every == 0:
-                uniform = self._draw(critic_step, f"penalty {index}", (), "random").to(real.device)
-                term = penalty(self.discriminator, real, fake, uniform)
-                loss = loss + penalty.every * term
-                record[f"penalty/{index}_{type(penalty).__name__}"] = term
+        record = {"loss/discriminator": loss, "score/real": real_logits.mean(), "score/fake": fake_logits.mean()}
+        for index, numbers in zip(due, uniform, strict=True):
+            penalty = self.penalties[index]
+            term = penalty(self.discriminator, real, fake, numbers)
+            loss = loss + penalty.every * term
+            record[f"penalty/{index}_{type(penalty).__name__}"] = term
+        return loss, record
+
+    def _generator_loss(self, images: Tensor, z: Tensor) -> tuple[Tensor, Record]:
+        generate, discriminate = self._networks
+        fake_logits = discriminate(generate(z)).float()
+        real_logits = discriminate(to_float(images)).float() if self.sees_real else fake_logits.detach()
+        loss = self.loss(real_logits, fake_logits).generator
+        return loss, {"loss/generator": loss}
+
+    def _minimise(
+        self, objective: Objective, optimizer: LightningOptimizer, other: nn.Module, *whole: Tensor
+    ) -> Record:
+        """One step on the mean of the objective over the parts of a batch, with the other network's weights fixed."""
+        records: list[Record] = []
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        with frozen(other):
+            for part in zip(*(values.unflatten(0, (self.accumulate, -1)) for values in whole), strict=True):
+                loss, record = objective(*part)
+                records.append({name: value.detach() for name, value in record.items()})
+                # The sum over the parts is exchanged between ranks, once.
+                with nullcontext() if len(records) == self.accumulate else self._apart():
+                    self.manual_backward(loss / self.accumulate)
         optimizer.step()
-        for constraint in self.constraints:
-            constraint(self.discriminator)
-        return {name: value.detach() for name, value in record.items()}
+        return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """A context in which gradients stay on their rank: Lightning's, which strategies of one device lack."""
+        return getattr(self.trainer.strategy, "block_backward_sync", nullcontext)()
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient: by now it is the whole batch's, the mean over ranks, and no longer scaled."""
+        if self.max_grad_norm is not None:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            clip_grad_norm_(weights, self.max_grad_norm)
 
     def noise(self, index: int, purpose: str) -> Tensor:
         """Latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch."""
-        return self._draw(index, purpose, (self.z_dim,), "standard_normal").to(self.device)
+        return self._draw(index, purpose, (self.z_dim,), "standard_normal")
 
     def _draw(self, index: int, purpose: str, shape: tuple[int, ...], distribution: str) -> Tensor:
         generator = draws(self.seed, index, purpose)
         values = getattr(generator, distribution)((self.batch_size, *shape), dtype="float32")
         local = self.batch_size // self.trainer.world_size
-        return torch.from_numpy(values[self.trainer.global_rank * local :][:local])
+        return torch.from_numpy(values[self.trainer.global_rank * local :][:local]).to(self.device)
 
     def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
         generator_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
@@ -148,6 +198,35 @@ class GAN(LightningModule):
 
 def _nothing(*_: Any) -> None:
     """Stands for a hook of the discriminator's optimizer."""
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Meanwhile the network's weights take no gradient; those that did before do again afterwards."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+
+
+def check_clipping(optimizers: Sequence[Optimizer], max_grad_norm: float | None, trainer: Trainer) -> None:
+    """Refuse to clip under a loss scaler what fused optimizers unscale only in their step.
+
+    Raises:
+        UserError: naming the keys that exclude each other.
+    """
+    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+    fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in optimizers)
+    if max_grad_norm is not None and scaled and fused:
+        raise UserError(
+            f"model.max_grad_norm={max_grad_norm} cannot clip the gradients of a fused optimizer under "
+            "trainer.precision=16-mixed, which are still scaled: use model.optimizer.fused=false or "
+            "trainer.precision=bf16-mixed"
+        )
 
 
 def check_parts(discriminator: nn.Module, penalties: Sequence[Penalty]) -> None:

@@ -15,6 +15,8 @@ KINDS = {
     "seed": INT,
     "steps": INT,
     "batch_size": INT,
+    "accumulate": INT,
+    "compile": Kind(types=frozenset({bool})),
     "log_every": INT,
     "max_images": Kind(types=frozenset({int}), optional=True),
     "metrics.raw": Kind(types=frozenset({bool})),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -98,7 +98,7 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
     Raises:
         UserError: naming the keys that differ.
     """
-    before, now = read_json(folder / "params.json"), parameters(cfg)
+    before, now = read_json(folder / "params.json"), parameters(as_begun(folder, cfg))
     if before is None:
         return
     differ = [
@@ -108,6 +108,14 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> None:
     ]
     if differ:
         raise UserError("\n".join([f"{folder} holds a run of another config, which cannot go on:", *differ]))
+
+
+def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
+    """The config with the precision that `auto` stood for when the run in `folder` began, on whatever machine."""
+    began = (read_json(folder / "params.json") or {}).get("trainer.precision")
+    if cfg.trainer.precision != "auto" or began is None:
+        return cfg
+    return cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"precision": began}}))
 
 
 def parameters(cfg: DictConfig) -> dict[str, str]:

@@ -29,7 +29,7 @@ from gantry.launch.process import result
 from gantry.launch.record import of_the_run, state_of
 from gantry.lock import held
 from gantry.recording import ROOT, closed_truthfully, generators_logged, open_tracker
-from gantry.resume import Start, check_unchanged, ending_on_record, parameters, take_up
+from gantry.resume import Start, as_begun, check_unchanged, ending_on_record, parameters, take_up
 from gantry.signals import deferred
 from gantry.summary import Summary
 from gantry.tracking import Tracker, Trackers, check_store
@@ -72,12 +72,15 @@ def job(cfg: DictConfig) -> float:
         "dataset": choices["data"],
         "overrides": " ".join(of_the_run(hydra.overrides.task)),
     }
+    resumed = cfg.sweep.resume is not None or cfg.resume is not None
+    if resumed:
+        cfg = as_begun(folder, cfg)
     if place.rank > 0:
         train(cfg, folder, tags, place=place)
         return math.nan
     with held(folder, "the run in"):
         start = Start()
-        if cfg.sweep.resume is not None or cfg.resume is not None:
+        if resumed:
             if state_of(folder) == "finished":
                 check_unchanged(folder, cfg)
                 print(f"{folder} is finished and kept", flush=True)
@@ -107,7 +110,7 @@ def train(
     """
     check(cfg)
     start, place = start or Start(), place or Place()
-    from gantry.data.batches import Batches, check_batch_size
+    from gantry.data.batches import Batches
 
     if cfg.tracking and place.rank == 0:
         check_store(cfg.tracking.uri)
@@ -115,7 +118,7 @@ def train(
     data: ImageSet = maker(cfg.data)(cache=cache)
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
-    check_batch_size(len(data), cfg.batch_size, ranks(cfg.trainer, place))
+    batch_size = whole_batch(cfg, len(data), ranks(cfg.trainer, place))
     if place.rank == 0:
         if data.skipped:
             tags = tags | {"data.skipped": str(data.skipped)}
@@ -126,12 +129,17 @@ def train(
 
     from gantry.callbacks import Progress, TrainingLog
     from gantry.clock import Clock
+    from gantry.compiler import check_compiler
     from gantry.distributed.peers import AgreedStop, joined
     from gantry.evaluation import GRID, Evaluation, peak_memory
     from gantry.metrics.evaluator import Evaluator
+    from gantry.precision import settled
 
     _quiet()
+    cfg = settled(cfg, quiet=place.rank > 0)
     trainer = _trainer(cfg, folder, place)
+    if cfg.compile:
+        check_compiler(trainer.strategy.root_device)
     gan, network = build(cfg, data)
     with joined(trainer.strategy) as peers:
         peers.check_same(parameters(cfg) | {"data": data.digest})
@@ -163,12 +171,12 @@ def train(
             if peers.first:
                 mine.append(Progress(evaluation, tags["variant"], folder))
             trainer.callbacks += mine  # type: ignore[attr-defined]
-            batches = Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size, done)
+            batches = Batches(data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size, done)
             with deferred(stop):
                 trainer.fit(gan, train_dataloaders=batches, ckpt_path=start.checkpoint)
                 if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
                     evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
-            images = trainer.global_step * cfg.batch_size * gan.n_critic
+            images = trainer.global_step * batch_size * gan.n_critic
             summary = Summary(
                 variant=tags["variant"],
                 dataset=tags["dataset"],
@@ -191,6 +199,24 @@ def train(
                 summary.save()
                 tracker.log_artifact(folder / "summary.json")
     return summary
+
+
+def whole_batch(cfg: DictConfig, n_images: int, world_size: int) -> int:
+    """The images of one discriminator step, in all its parts.
+
+    Raises:
+        UserError: the data set has fewer.
+    """
+    from gantry.data.batches import check_batch_size
+
+    check_batch_size(n_images, cfg.batch_size, world_size)
+    whole: int = cfg.batch_size * cfg.accumulate
+    if whole > n_images:
+        raise UserError(
+            f"batch_size={cfg.batch_size} times accumulate={cfg.accumulate} is larger than the data set, which has "
+            f"{n_images} images; the largest valid value of accumulate is {n_images // cfg.batch_size}"
+        )
+    return whole
 
 
 def _few(classes: dict[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]] | None:
@@ -216,6 +242,8 @@ def _check_folders(folder: Path, cache: Path, start: Start) -> None:
 def _trainer(cfg: DictConfig, folder: Path, place: Place) -> Trainer:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    from gantry.precision import count_skipped_steps
+
     options: dict[str, Any] = {}
     if "strategy" in cfg.trainer:
         from gantry.distributed.strategy import plugins
@@ -236,6 +264,7 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place) -> Trainer:
         raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
+    count_skipped_steps(trainer)
     return trainer
 
 
@@ -255,7 +284,14 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
     generator = maker(network)()
     discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
-    gan = maker(model)(generator=generator, discriminator=discriminator, seed=cfg.seed, batch_size=cfg.batch_size)
+    gan = maker(model)(
+        generator=generator,
+        discriminator=discriminator,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size * cfg.accumulate,
+        accumulate=cfg.accumulate,
+        compile=cfg.compile,
+    )
     return gan, network
 
 

@@ -1,0 +1,92 @@
+"""Which precision suits a machine, and the loss scaling of float16 with its skipped steps counted."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor
+from torch.optim import Optimizer
+
+AUTO = "auto"
+NETWORKS = ("generator", "discriminator")  # in the order of `GAN.configure_optimizers`
+
+
+def choose(accelerator: str) -> tuple[str, str]:
+    """The precision that `trainer.precision=auto` stands for on this machine, and why.
+
+    bf16-mixed where the device computes with bfloat16 natively, else 32-true: nothing is timed, so that the same
+    machine always chooses the same. On others torch emulates bfloat16, more slowly than float32.
+
+    Args:
+        accelerator: `trainer.accelerator`.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16-mixed", f"the GPU ({name}) computes with bfloat16"
+        return "32-true", f"the GPU ({name}) does not compute with bfloat16"
+    if accelerator != "cpu" and torch.backends.mps.is_available():
+        return "32-true", "Gantry is not tried with bfloat16 on Apple's GPUs"
+    sets = (("avx512_bf16", torch.cpu._is_avx512_bf16_supported()), ("amx", torch.cpu._is_amx_tile_supported()))
+    found = [name for name, there in sets if there]
+    if found:
+        return "bf16-mixed", f"the processor has bfloat16 instructions ({', '.join(found)})"
+    return "32-true", "the processor has no bfloat16 instructions (avx512_bf16 or amx)"
+
+
+def settled(cfg: DictConfig, quiet: bool = False) -> DictConfig:
+    """The config with a precision in the place of `auto`; says in a line which and why, unless `quiet`."""
+    if cfg.trainer.precision != AUTO:
+        return cfg
+    precision, reason = choose(cfg.trainer.accelerator)
+    if not quiet:
+        print(f"trainer.precision={precision}: {reason}", flush=True)
+    return cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"precision": precision}}))
+
+
+class LossScaling(MixedPrecision):
+    """Lightning's 16-mixed, which also counts for each network the steps left out because a gradient overflowed.
+
+    The loss is scaled up so that float16 gradients do not vanish; where one is not finite, the step is skipped and
+    the scale halved (Micikevicius et al. 2018, Mixed Precision Training, section 3.2). Both networks share the scale.
+    """
+
+    def __init__(self, device: str, scaler: torch.amp.GradScaler | None = None) -> None:
+        super().__init__("16-mixed", device, scaler)
+        self.skipped: dict[str, int | Tensor] = dict.fromkeys(NETWORKS, 0)
+
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
+    ) -> Any:
+        """Step, or skip and count; the counts stay on the device, which nothing here waits for."""
+        scaler = cast(torch.amp.GradScaler, self.scaler)
+        one = torch.ones((), device=model.device)
+        before = scaler.scale(one)
+        result = super().optimizer_step(optimizer, model, closure, **kwargs)
+        name = NETWORKS[model.trainer.optimizers.index(optimizer)]
+        self.skipped[name] = self.skipped[name] + (scaler.scale(one) < before)
+        return result
+
+    def values(self) -> dict[str, float]:
+        """`skipped/generator` and `skipped/discriminator`, of the run so far, and the `loss_scale` now."""
+        counts = {f"skipped/{name}": float(count) for name, count in self.skipped.items()}
+        return counts | {"loss_scale": cast(torch.amp.GradScaler, self.scaler).get_scale()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scaler's state, and the counts."""
+        return super().state_dict() | {"skipped": {name: int(count) for name, count in self.skipped.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        self.skipped = dict(state_dict["skipped"])
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "skipped"})
+
+
+def count_skipped_steps(trainer: Trainer) -> None:
+    """Where the trainer scales losses, have it count the steps it skips."""
+    plugin = trainer.precision_plugin
+    if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
+        trainer.strategy.precision_plugin = LossScaling(plugin.device, plugin.scaler)
