@@ -112,9 +112,11 @@ def train(
     start, place = start or Start(), place or Place()
     from gantry.data.batches import Batches
 
-    if cfg.tracking and place.rank == 0:
-        check_store(cfg.tracking.uri)
-    _check_folders(folder, cache := Path(cfg.paths.cache).expanduser(), start)
+    if place.rank == 0:
+        if cfg.tracking:
+            check_store(cfg.tracking.uri)
+        _check_new(folder, start)
+    _check_cache(cache := Path(cfg.paths.cache).expanduser())
     data: ImageSet = maker(cfg.data)(cache=cache)
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
@@ -223,13 +225,17 @@ def _few(classes: dict[str, tuple[float, float]] | None) -> dict[str, tuple[floa
     return classes if classes is not None and len(classes) <= MOST_CLASSES else None
 
 
-def _check_folders(folder: Path, cache: Path, start: Start) -> None:
-    """Refuse a run folder that holds a run not to be gone on with, and a cache that cannot be written."""
+def _check_new(folder: Path, start: Start) -> None:
+    """Refuse a run folder that holds a run not to be gone on with."""
     if (folder / METRICS_FILE).exists() and start.checkpoint is None:
         raise UserError(
             f"{folder} already holds a run; go on with it by resume={folder}, "
             "or choose another with hydra.run.dir=/path"
         )
+
+
+def _check_cache(cache: Path) -> None:
+    """Refuse a cache that cannot be written."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()

@@ -268,6 +268,9 @@ class _Watch:
                     self.store.set(f"beat/{self.rank}", str(number))
                     beats = self.store.multi_get([f"beat/{rank}" for rank in range(self.world_size)])
                     found = self.store.get(CAUSE) if self.store.check([CAUSE]) else None
+            except dist.DistNetworkError:  # its machine has closed the connection, for want of the process
+                self.cause = self.cause or Cause(0, self.hosts[0], "gone without a word: killed, or out of memory")
+                return
             except Exception as error:
                 log.debug("%s", error)
                 continue

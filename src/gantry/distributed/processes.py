@@ -97,20 +97,19 @@ def _wait(processes: list[subprocess.Popen[bytes]], told: list[int]) -> int | No
     """Wait until all have ended; returns the rank that failed first, if any."""
     failed: int | None = None
     deadline = math.inf
-    while any(process.poll() is None for process in processes):
-        if failed is None:
-            failed = next((rank for rank, process in enumerate(processes) if process.returncode), None)
-            if failed is not None:
-                deadline = min(deadline, time.monotonic() + (GRACE_OF_STOPPED if told else GRACE))
+    while True:
+        codes = [process.poll() for process in processes]
+        if failed is None and (failures := [rank for rank, code in enumerate(codes) if code]):
+            failed = failures[0]
+            deadline = time.monotonic() + GRACE
+        if None not in codes:
+            return failed
         if told:
             deadline = min(deadline, time.monotonic() + GRACE_OF_STOPPED)
         if time.monotonic() > deadline:
             for process in processes:
                 _signal(process, signal.SIGKILL)
         time.sleep(TICK)
-    return (
-        failed if failed is not None else next((r for r, process in enumerate(processes) if process.returncode), None)
-    )
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:

@@ -55,7 +55,9 @@ class NetworkwiseDDP(DDPStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Prepare for `trainer`."""
-        # A broadcast and a wait for the device at every step, to stop together: `AgreedStop` sees to that.
+        # Lightning's way to stop together waits for the other ranks within the signal handler, which ends in a
+        # deadlock, and for the device at every step. Here `AgreedStop` sees to that.
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
         super().setup(trainer)
 
@@ -116,4 +118,4 @@ def agree(buffers: list[Tensor]) -> None:
 
 
 def _nothing() -> None:
-    """Stands for Lightning's exchange of SIGTERM."""
+    """Stands for what Lightning does about SIGTERM."""
