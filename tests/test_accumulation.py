@@ -65,7 +65,7 @@ def backwards(gan, called):
     ("variant", "overrides"),
     [
         ("dcgan", SGD),  # Adam would not notice a sum in the place of a mean
-        ("dcgan", ["+model.max_grad_norm=0.5", *SGD]),
+        ("dcgan", ["model.max_grad_norm=0.5", *SGD]),
         ("wgan", ["model.n_critic=3"]),
         ("wgan_gp", ["model.n_critic=2"]),
         ("r3gan", []),  # relativistic, R1 and R2

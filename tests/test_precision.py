@@ -223,7 +223,7 @@ def test_a_resumed_run_has_the_scale_the_counts_and_the_weights_of_one_never_sto
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_networks_whole_gradient_is_clipped_as_it_is_without_a_scale(scaled, parts, gan_of):
     size = [f"batch_size={6 // parts}", f"accumulate={parts}"]
-    gan = gan_of("wgan_gp", "model.n_critic=2", "+model.max_grad_norm=0.001", *SGD, *size)
+    gan = gan_of("wgan_gp", "model.n_critic=2", "model.max_grad_norm=0.001", *SGD, *size)
     steps = watched(gan)
     trainer(2, scaling() if scaled else None).fit(gan, batches(gan))
     assert len(steps) == 6
@@ -232,14 +232,14 @@ def test_a_networks_whole_gradient_is_clipped_as_it_is_without_a_scale(scaled, p
 
 
 def test_a_short_gradient_is_not_clipped(gan_of):
-    free, bounded = gan_of("dcgan"), gan_of("dcgan", "+model.max_grad_norm=1e6")
+    free, bounded = gan_of("dcgan"), gan_of("dcgan", "model.max_grad_norm=1e6")
     for gan in (free, bounded):
         trainer(2).fit(gan, batches(gan))
     assert all(torch.equal(a, b) for a, b in zip(free.parameters(), bounded.parameters(), strict=True))
 
 
 def test_clipping_what_is_still_scaled_is_refused(gan_of):
-    gan = gan_of("dcgan", "+model.max_grad_norm=1.0", "+model.optimizer.fused=true")
+    gan = gan_of("dcgan", "model.max_grad_norm=1.0", "+model.optimizer.fused=true")
     with pytest.raises(UserError, match=r"model\.max_grad_norm=1\.0 .* fused .* trainer\.precision=bf16-mixed"):
         trainer(1, scaling()).fit(gan, batches(gan))
     trainer(1, precision="bf16-mixed").fit(gan, batches(gan))
@@ -247,7 +247,7 @@ def test_clipping_what_is_still_scaled_is_refused(gan_of):
 
 def test_a_gradient_clipped_to_nothing_is_refused(config, tmp_path):
     with pytest.raises(UserError, match=r"model\.max_grad_norm: must be above 0"):
-        entry.train(config("+model.max_grad_norm=0"), tmp_path, TAGS)
+        entry.train(config("model.max_grad_norm=0"), tmp_path, TAGS)
 
 
 # --- float32 ---
@@ -289,7 +289,7 @@ def test_losses_are_taken_in_float32(half, gan_of):
 @pytest.mark.parametrize("variant", ["dcgan", "wgan_gp", "sngan"])
 def test_half_precision_trains_on_a_gpu(variant, precision, compile, config, tmp_path):
     chosen = [f"model={variant}", "trainer.accelerator=gpu", f"trainer.precision={precision}", f"compile={compile}"]
-    cfg = config("experiment=smoke", "steps=50", "metrics.every=50", "+model.max_grad_norm=100", *chosen)
+    cfg = config("experiment=smoke", "steps=50", "metrics.every=50", "model.max_grad_norm=100", *chosen)
     entry.train(cfg, tmp_path, TAGS | {"variant": variant})
     last = [row for row in map(json.loads, (tmp_path / "metrics.jsonl").open()) if "loss/generator" in row][-1]
     assert all(value is not None for value in last.values())  # null is what is not finite

@@ -161,7 +161,7 @@ def seed_too_large(config: Config) -> Iterator[str]:
 def no_gradient_left(config: Config) -> Iterator[str]:
     """A gradient clipped to nothing never moves a weight."""
     if _is_number(norm := config.value("model.max_grad_norm")) and norm == 0:
-        yield "model.max_grad_norm: must be above 0, not 0; without it nothing is clipped"
+        yield "model.max_grad_norm: must be above 0, not 0; null clips nothing"
 
 
 def wrong_image_size(config: Config) -> Iterator[str]:
@@ -231,8 +231,12 @@ def sigmoid_at_the_critic(config: Config) -> Iterator[str]:
 def batch_norm_of_one(config: Config) -> Iterator[str]:
     """BatchNorm has no variance to divide by in a batch of one."""
     normed = [n for n in ("generator", "discriminator") if config.value(f"model.{n}.norm") == "batch"]
-    if normed and config.value("batch_size") == 1:
-        yield f"batch_size: must be at least 2 with BatchNorm (model.{normed[0]}.norm=batch)"
+    trainer = config.value("trainer") or {}
+    devices, together = trainer.get("devices"), trainer.get("sync_batchnorm", False)
+    share = devices if isinstance(devices, int) and "strategy" in trainer and not together else 1
+    if normed and config.value("batch_size") == share:
+        hint = " on each device; trainer.sync_batchnorm=true takes the whole batch" if share > 1 else ""
+        yield f"batch_size: must be at least {2 * share} with BatchNorm (model.{normed[0]}.norm=batch){hint}"
 
 
 def wrong_devices(config: Config) -> Iterator[str]:

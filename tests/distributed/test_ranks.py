@@ -238,7 +238,7 @@ def test_when_the_first_process_is_killed_its_ranks_leave_a_checkpoint(start, tm
 @pytest.mark.slow
 def test_a_sweep_of_runs_of_two_ranks_outlives_the_death_of_one_rank(start, tmp_path):
     overrides = [text for text in harm("") if not text.startswith("+model.loss.harms")]
-    process = start("-m", *overrides, "+model.loss.harms='none-none','1-kill','0-fail'", "steps=8")
+    process = start(*overrides, "+model.loss.harms='9-none','1-kill','0-fail'", "steps=8", "-m")
     text = ended(process, 300)
     assert process.returncode == 1, text
     client, experiment = prepare_store(tmp_path / "mlruns", "gantry")
@@ -246,7 +246,7 @@ def test_a_sweep_of_runs_of_two_ranks_outlives_the_death_of_one_rank(start, tmp_
     (parent,) = [run for run in runs if run.data.tags.get("gantry.kind") == "sweep"]
     jobs = {run.data.params.get("model.loss.harms"): run for run in runs if run is not parent}
     assert {name: run.info.status for name, run in jobs.items()} == {
-        "none-none": "FINISHED",
+        "9-none": "FINISHED",
         "1-kill": "FAILED",
         "0-fail": "FAILED",
     }

@@ -53,6 +53,13 @@ def test_on_the_processor_jobs_share_the_cores(monkeypatch, at_once, together):
     assert shares.take(9, trainer()) == {}
 
 
+@pytest.mark.parametrize(("at_once", "devices", "threads"), [(1, 2, "4"), (2, 2, "2"), (2, 8, "1"), (1, "auto", None)])
+def test_the_ranks_of_jobs_share_them_too(monkeypatch, at_once, devices, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    taken = Shares([], at_once=at_once, n_cores=8).take(1, trainer(devices=devices, accelerator="cpu"))
+    assert taken.get("OMP_NUM_THREADS") == threads
+
+
 @pytest.mark.parametrize(
     ("options", "there_are", "wanted"),
     [
