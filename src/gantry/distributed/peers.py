@@ -31,6 +31,8 @@ BEAT = 0.5  # seconds between two signs of life
 SILENCE = 10.0  # seconds without one after which a rank counts as gone
 LEAVING = 5.0  # seconds the main thread has to leave, once a rank has failed, before the process is ended
 CAUSE = "cause"
+# Where a machine has its files; that the data are the same is told by their digest.
+PLACES = ("paths.", "tracking.", "data.root", "data.folder", "metrics.extractor.weights")
 COMMUNICATION = ("gloo", "nccl", "connection", "socket", "timed out")  # in the message of a lost peer's neighbour
 
 log = logging.getLogger("gantry.distributed")
@@ -97,13 +99,14 @@ class Peers:
         return [full[: int(n)] for full, n in zip(parts, lengths, strict=True)] if parts and lengths else []
 
     def check_same(self, settings: dict[str, str]) -> None:
-        """Refuse to train with other settings than rank 0's.
+        """Refuse to train with other settings than rank 0's, except for where each machine has its files.
 
         Raises:
             UserError: naming those that differ.
         """
         theirs = self.tell(settings)
-        differ = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
+        keys = sorted(key for key in settings.keys() | theirs.keys() if not key.startswith(PLACES))
+        differ = [key for key in keys if settings.get(key) != theirs.get(key)]
         if differ:
             lines = [f"{k}: {settings.get(k, 'absent')}, at rank 0 {theirs.get(k, 'absent')}" for k in differ]
             raise UserError("\n".join([f"rank {self.rank} on {socket.gethostname()} has another config:", *lines]))
@@ -244,7 +247,7 @@ class _Watch:
             self.rank,
             self.hosts[self.rank],
             f"{type(error).__name__}: {error}".splitlines()[0],
-            "".join(traceback.format_exception(error)),
+            str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error)),
         )
         return self._post(mine)
 
