@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gantry.distributed.place import interface_towards
 from gantry.errors import PeerFailed, UserError
 from gantry.signals import Stop, Stopped
 
@@ -162,6 +163,10 @@ def joined(strategy: Any) -> Iterator[Peers]:
 
 
 def _join(strategy: NetworkwiseDDP) -> Peers:
+    # Gloo takes the interface of the machine's own name, which on many a machine is the loopback.
+    environment = strategy.cluster_environment
+    if strategy.num_nodes > 1 and environment and (name := interface_towards(environment.main_address)):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     strategy.setup_environment()
     rank, world_size = dist.get_rank(), dist.get_world_size()
     if world_size == 1:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +17,7 @@ from gantry.launch.devices import processes_wanted, visible_gpus
 
 RANKS = "GANTRY_RANKS"  # environment variable: how many ranks `gantry.distributed.processes` has started
 AUTO = ("auto", -1, "-1")
+SIOCGIFADDR = 0x8915  # Linux's request for an interface's address
 INTERACTIVE = ("bash", "interactive")  # SLURM's job names under which Lightning too takes a process for one alone
 
 
@@ -68,6 +72,22 @@ def fixed_devices(trainer: Mapping[str, Any], place: Place) -> Any:
     """`trainer.devices` as it is recorded and given to Lightning: with a strategy, a number instead of `auto`."""
     devices = trainer.get("devices", 1)
     return ranks_a_machine(trainer, place) if "strategy" in trainer and devices in AUTO else devices
+
+
+def interface_towards(address: str) -> str | None:
+    """The network interface by which this machine reaches `address`, a machine's name or number.
+
+    None where that cannot be told (IPv6 alone, another system than Linux), or is the loopback.
+    """
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # sends nothing
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # one without an address
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(answer[20:24]) == own and not own.startswith("127."):
+                    return name
+    return None
 
 
 @contextmanager
