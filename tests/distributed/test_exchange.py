@@ -14,6 +14,9 @@ import torch
 from filelock import FileLock
 from gan_ranks import BATCH, CASES, SLOW, train
 
+from gantry.distributed.strategy import NetworkwiseDDP
+from gantry.errors import UserError
+
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 WORLDS = [2, FOUR]
 
@@ -100,6 +103,11 @@ def test_lightnings_default_strategy_cannot_train_a_gan(ranks):
     for seen in ranks("wgan_gp, Lightning's default"):
         assert "parameters that were not used in producing the loss" in seen["error"]
         assert seen["digests"] == []
+
+
+def test_a_static_graph_under_which_nothing_is_exchanged_is_refused():
+    with pytest.raises(UserError, match="static_graph"):
+        NetworkwiseDDP(static_graph=True)
 
 
 # What is the same on all ranks (HAZARDS 1.4)
@@ -207,24 +215,20 @@ def distances(state, expected):
     return {name: float((state[name].double() - expected[name].double()).norm() / lengths[name]) for name in expected}
 
 
+# Of a tensor's length. In dcgan, whose BatchNorm is over all ranks, the worst is the discriminator's last bias, near zero.
+TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla": 1e-5, "dcgan": 1e-4}
+
+
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    "name", ["wgan_gp", "wgan_gp in parts", "sngan", pytest.param("vanilla", marks=pytest.mark.slow)]
+    "name", ["wgan_gp", "wgan_gp in parts", "sngan", "dcgan", pytest.param("vanilla", marks=pytest.mark.slow)]
 )
 def test_the_weights_are_those_of_one_process(name, world, ranks):
-    """Without BatchNorm; 50 images in batches of 12, so that a batch ends one epoch and begins the next."""
+    """In dcgan by BatchNorm over all ranks; the batches of 12 of 50 images straddle epochs."""
     whole = alone(name.removesuffix(" in parts"))["states"]
     for step, state in ranks(name, world)[0]["states"].items():
         found = distances(state, whole[step])
-        assert max(found.values()) < 1e-5, (step, found)
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_so_are_those_of_batch_norm_over_all_ranks(world, ranks):
-    whole = alone("dcgan")["states"]
-    for step, state in ranks("dcgan", world)[0]["states"].items():
-        found = distances(state, whole[step])
-        assert max(found.values()) < 1e-4, (step, found)
+        assert max(found.values()) < TOLERANCE[name], (step, found)
 
 
 def test_plain_batch_norm_trains_another_network(ranks):

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from gantry.distributed.place import Place
 from gantry.distributed.sync_batch_norm import SyncBatchNormAnywhere
+from gantry.errors import UserError
 
 
 def plugins(place: Place, sync_batchnorm: bool) -> list[Any]:
@@ -47,9 +48,15 @@ class NetworkwiseDDP(DDPStrategy):
 
     Args:
         **options: of Lightning's `DDPStrategy` and of `DistributedDataParallel`.
+
+    Raises:
+        UserError: `static_graph`, for which only a wrapper's own forward would start the first exchange: the ranks
+            would train networks of their own, and nobody would be told.
     """
 
     def __init__(self, **options: Any) -> None:
+        if options.get("static_graph"):
+            raise UserError("trainer.strategy.static_graph: leave it out; under it nothing would be exchanged")
         super().__init__(**{"broadcast_buffers": False, "gradient_as_bucket_view": True} | options)
         self.networks: list[DistributedDataParallel] = []
 
