@@ -215,7 +215,7 @@ def distances(state, expected):
     return {name: float((state[name].double() - expected[name].double()).norm() / lengths[name]) for name in expected}
 
 
-# Of a tensor's length. In dcgan, whose BatchNorm is over all ranks, the worst is the discriminator's last bias, near zero.
+# Of a tensor's length. In dcgan, with BatchNorm over all ranks, the worst is the discriminator's last bias, near zero.
 TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla": 1e-5, "dcgan": 1e-4}
 
 
