@@ -251,6 +251,8 @@ def wrong_devices(config: Config) -> Iterator[str]:
             return
     if not isinstance(nodes, int) or not isinstance(devices, int | list | str):
         return  # `wrong_values` says so
+    if isinstance(strategy := trainer.get("strategy"), dict) and strategy.get("static_graph"):
+        yield "trainer.strategy.static_graph: leave it out; under it the ranks would exchange nothing"
     place = find_place()
     count = ranks(trainer, place) if not isinstance(devices, str) or devices in AUTO else 1
     start = f"trainer=ddp trainer.devices={place.local_world_size}"

@@ -68,7 +68,7 @@ def alone(name):
     return vars(train((CASES | SLOW)[name]))
 
 
-# What is exchanged (HAZARDS 1.3)
+# What is exchanged
 
 
 def gradients(case, sizes):
@@ -110,7 +110,7 @@ def test_a_static_graph_under_which_nothing_is_exchanged_is_refused():
         NetworkwiseDDP(static_graph=True)
 
 
-# What is the same on all ranks (HAZARDS 1.4)
+# What is the same on all ranks
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.strategy != "default"])
@@ -181,7 +181,7 @@ def test_buffers_are_the_mean_over_ranks(name, kinds, world, ranks):
     assert kinds <= differed
 
 
-# What differs between ranks: slices of one global draw (HAZARDS 1.10)
+# What differs between ranks: slices of one global draw
 
 
 def check_slices(seen, whole, kind, dim):
