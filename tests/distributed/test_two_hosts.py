@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from hosts import ended, two_hosts
+from PIL import Image
 from project import ROOT
 
 import gantry
@@ -166,6 +167,19 @@ def test_a_failure_on_the_other_host_is_shown_with_its_traceback(hosts):
     assert all(code != 0 for code, _ in ended(torchrun(hosts, TROUBLE), 120)), said(first) + said(second)
     assert runs(first) == [("FAILED", "rank 1 on beta: ValueError: on purpose")]
     assert "trouble.py" in said(first)  # in the traceback
+    assert first.processes() == second.processes() == {}
+
+
+def test_a_host_without_the_data_does_not_keep_the_other_waiting(hosts):
+    first, second = hosts
+    pictures = first.home / "pictures"
+    pictures.mkdir()
+    for n in range(32):
+        Image.new("RGB", (16, 16), (8 * n, 0, 0)).save(pictures / f"{n}.png")
+    there_only = ["data=image_folder", f"data.folder={pictures}", "data.image_size=16"]
+    assert all(code != 0 for code, _ in ended(torchrun(hosts, *there_only), SOON)), said(first) + said(second)
+    assert "rank 1 on beta: ended before it met the others" in state(first)["reason"]
+    assert str(pictures) in said(second)
     assert first.processes() == second.processes() == {}
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gantry.distributed.place import interface_towards
+from gantry.distributed.place import Place, find_place, interface_towards
 from gantry.errors import PeerFailed, UserError
 from gantry.signals import Stop, Stopped
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 BEAT = 0.5  # seconds between two signs of life
 SILENCE = 10.0  # seconds without one after which a rank counts as gone
 LEAVING = 5.0  # seconds the main thread has to leave, once a rank has failed, before the process is ended
-CAUSE = "cause"
+CAUSE, READY, ABSENT = "cause", "ready", "absent"  # keys in stores
 # Where a machine has its files; that the data are the same is told by their digest.
 PLACES = ("paths.", "tracking.", "data.root", "data.folder", "metrics.extractor.weights")
 COMMUNICATION = ("gloo", "nccl", "connection", "socket", "timed out")  # in the message of a lost peer's neighbour
@@ -167,6 +167,7 @@ def _join(strategy: NetworkwiseDDP) -> Peers:
     environment = strategy.cluster_environment
     if strategy.num_nodes > 1 and environment and (name := interface_towards(environment.main_address)):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    _meet(find_place().world_size)
     strategy.setup_environment()
     rank, world_size = dist.get_rank(), dist.get_world_size()
     if world_size == 1:
@@ -183,6 +184,40 @@ def _join(strategy: NetworkwiseDDP) -> Peers:
     peers._watch = _Watch(store, rank, world_size)
     peers._watch.start()
     return peers
+
+
+def excuse(place: Place) -> None:
+    """Tell the ranks that wait for this one, which ends, that it will not come; nothing where it has met them."""
+    if not dist.is_initialized() and (store := _meeting_place()) is not None:
+        store.set(ABSENT, f"rank {place.rank} on {socket.gethostname()}")
+
+
+def _meet(world_size: int) -> None:
+    """Wait until every rank is ready, however long one of them loads its data.
+
+    Gloo's own wait, of half an hour, does not hear of one that has ended on another machine.
+
+    Raises:
+        PeerFailed: one will not come.
+    """
+    if (store := _meeting_place()) is None:
+        return
+    store.add(READY, 1)
+    while store.add(READY, 0) < world_size:
+        if store.check([ABSENT]):
+            reason = f"{store.get(ABSENT).decode()}: ended before it met the others"
+            raise PeerFailed(reason, f"{reason}; its own output says why")
+        time.sleep(BEAT)
+
+
+def _meeting_place() -> dist.Store | None:
+    """torchrun's store, which is there before the ranks are; None where something else has started them."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    limit = timedelta(seconds=SILENCE)
+    store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=limit)
+    return dist.PrefixStore(f"gantry/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 class AgreedStop(Stop):

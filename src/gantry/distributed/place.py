@@ -97,6 +97,19 @@ def rank_of_another_launcher(place: Place) -> Iterator[None]:
         if place.rank == 0:
             print(f"a sweep starts its jobs' ranks itself: run it without {place.by}", file=sys.stderr)
         sys.exit(2)
+    try:
+        with _aside(place):
+            yield
+    finally:
+        if place.by == "torchrun":
+            from gantry.distributed.peers import excuse
+
+            with suppress(Exception):  # the first machine may be gone
+                excuse(place)
+
+
+@contextmanager
+def _aside(place: Place) -> Iterator[None]:
     if place.by not in ("torchrun", "slurm") or place.rank == 0:
         yield
         return
