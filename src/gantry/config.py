@@ -272,8 +272,8 @@ def wrong_devices(config: Config) -> Iterator[str]:
     elif place.by == "nobody" and nodes > 1:
         yield (
             f"trainer.num_nodes: {nodes} machines need torchrun or srun to start their ranks, such as, on each: "
-            f"torchrun --nnodes={nodes} --nproc-per-node={count // nodes} --rdzv-backend=c10d "
-            f"--rdzv-endpoint=<first machine>:29500 train.py ..."
+            f"torchrun --nnodes={nodes} --node-rank=<0, 1, ...> --nproc-per-node={count // nodes} "
+            f"--master-addr=<the first's address> --master-port=29500 train.py ..."
         )
     elif _is_number(size := config.value("batch_size")) and size > 0 and size % count:
         nearest = max(round(size / count), 1) * count

@@ -12,7 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.distributed.place import find_place
-from gantry.errors import UserError
+from gantry.errors import PeerFailed, UserError
 from gantry.launch import leash
 from gantry.launch.process import quoted
 from gantry.launch.record import read_json, set_aside, state_of
@@ -134,5 +134,6 @@ def ending_on_record(folder: Path) -> Iterator[None]:
             if (number := stopped_by(error)) is not None:
                 write_status(folder, "KILLED", leash.reason() or f"stopped by {number.name}")
             else:
-                write_status(folder, "FAILED", f"{type(error).__name__}: {error}")
+                reason = error.reason if isinstance(error, PeerFailed) else f"{type(error).__name__}: {error}"
+                write_status(folder, "FAILED", reason)
         raise

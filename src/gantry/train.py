@@ -64,6 +64,13 @@ def job(cfg: DictConfig) -> float:
     place = find_place()
     check(cfg)
     cfg.trainer.devices = fixed_devices(cfg.trainer, place)
+    resumed = cfg.sweep.resume is not None or cfg.resume is not None
+    if resumed:
+        cfg = as_begun(folder, cfg)
+        if place.rank == 0 and state_of(folder) == "finished":
+            check_unchanged(folder, cfg)
+            print(f"{folder} is finished and kept", flush=True)
+            return math.nan if (best := result(folder)) is None else best
     if place.by == "nobody" and (count := ranks(cfg.trainer, place)) > 1:
         return processes.run(cfg, folder, count, in_sweep)
     choices = hydra.runtime.choices
@@ -72,20 +79,11 @@ def job(cfg: DictConfig) -> float:
         "dataset": choices["data"],
         "overrides": " ".join(of_the_run(hydra.overrides.task)),
     }
-    resumed = cfg.sweep.resume is not None or cfg.resume is not None
-    if resumed:
-        cfg = as_begun(folder, cfg)
     if place.rank > 0:
         train(cfg, folder, tags, place=place)
         return math.nan
     with held(folder, "the run in"):
-        start = Start()
-        if resumed:
-            if state_of(folder) == "finished":
-                check_unchanged(folder, cfg)
-                print(f"{folder} is finished and kept", flush=True)
-                return math.nan if (best := result(folder)) is None else best
-            start = take_up(folder, cfg)
+        start = take_up(folder, cfg) if resumed else Start()
         with ending_on_record(folder):
             summary = train(cfg, folder, tags, start, place)
     print(summary.text(in_sweep), flush=True)
@@ -148,6 +146,7 @@ def train(
         start = peers.tell(start)
         done = peers.tell(start.step() if peers.first else 0)
         extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
+        peers.check_same({"metrics.extractor's sha256": extractor.digest})  # each machine may have trained its own
         evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers)
         if not peers.first:
             tracker: Tracker = Trackers()

@@ -104,7 +104,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], told: list[int]) -> int | No
             deadline = time.monotonic() + GRACE
         if None not in codes:
             return failed
-        if told:
+        if told or codes[0] == 0:
             deadline = min(deadline, time.monotonic() + GRACE_OF_STOPPED)
         if time.monotonic() > deadline:
             for process in processes:
