@@ -249,12 +249,15 @@ def wrong_devices(config: Config) -> Iterator[str]:
         if isinstance(number, int) and (isinstance(number, bool) or number < 1) and (key, number) != ("devices", -1):
             yield f"trainer.{key}: must be at least 1, not {_show(number)}"
             return
+    if isinstance(devices, str) and devices not in AUTO:
+        yield f"trainer.devices: must be a number, a list of GPUs' numbers or auto, not {_show(devices)}"
+        return
     if not isinstance(nodes, int) or not isinstance(devices, int | list | str):
         return  # `wrong_values` says so
     if isinstance(strategy := trainer.get("strategy"), dict) and strategy.get("static_graph"):
         yield "trainer.strategy.static_graph: leave it out; under it the ranks would exchange nothing"
     place = find_place()
-    count = ranks(trainer, place) if not isinstance(devices, str) or devices in AUTO else 1
+    count = ranks(trainer, place)
     start = f"trainer=ddp trainer.devices={place.local_world_size}"
     if "strategy" not in trainer:
         if place.world_size > 1:

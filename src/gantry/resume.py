@@ -22,7 +22,8 @@ from gantry.tracking.folder import CHECKPOINT, STATUS_FILE, write_status
 from gantry.tracking.params import flatten
 
 # What a run may go on with when it differs: where things are, how often they are logged, how the sweep is run.
-FREE = ("paths.", "tracking.", "data.root", "log_every", "trainer.devices", "trainer.num_nodes")
+DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")
+FREE = ("paths.", "tracking.", "data.root", "log_every", *DEVICES)
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,19 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
     Raises:
         UserError: the config is not the one the run was stopped with.
     """
-    state = state_of(folder)
-    if state == "continues" or (cfg.resume is not None and (folder / CHECKPOINT).exists()):
+    if continues(folder, cfg):
         check_unchanged(folder, cfg)
         (folder / STATUS_FILE).unlink(missing_ok=True)
         record = read_json(folder / RUN_FILE) or {}
         return Start(folder / CHECKPOINT, record.get("run_id"))
-    if state == "again":
+    if state_of(folder) == "again":
         set_aside(folder)
     return Start()
+
+
+def continues(folder: Path, cfg: DictConfig) -> bool:
+    """Whether the run in `folder` goes on from its checkpoint."""
+    return state_of(folder) == "continues" or (cfg.resume is not None and (folder / CHECKPOINT).exists())
 
 
 def arguments(given: Sequence[str]) -> list[str]:

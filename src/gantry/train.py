@@ -27,9 +27,9 @@ from gantry.launch import apart, leash
 from gantry.launch.leader import leading
 from gantry.launch.process import result
 from gantry.launch.record import of_the_run, state_of
-from gantry.lock import held
+from gantry.lock import held, is_held
 from gantry.recording import ROOT, closed_truthfully, generators_logged, open_tracker
-from gantry.resume import Start, as_begun, check_unchanged, ending_on_record, parameters, take_up
+from gantry.resume import Start, as_begun, check_unchanged, continues, ending_on_record, parameters, take_up
 from gantry.signals import deferred
 from gantry.summary import Summary
 from gantry.tracking import Tracker, Trackers, check_store
@@ -72,6 +72,10 @@ def job(cfg: DictConfig) -> float:
             print(f"{folder} is finished and kept", flush=True)
             return math.nan if (best := result(folder)) is None else best
     if place.by == "nobody" and (count := ranks(cfg.trainer, place)) > 1:
+        if is_held(folder):
+            raise UserError(f"the run in {folder} is still running; stop it first, or wait for it")
+        if resumed and continues(folder, cfg):
+            check_unchanged(folder, cfg)
         return processes.run(cfg, folder, count, in_sweep)
     choices = hydra.runtime.choices
     tags = {
@@ -265,7 +269,7 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place) -> Trainer:
             default_root_dir=folder,
             **options,
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, TypeError) as error:
         raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")

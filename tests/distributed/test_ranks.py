@@ -133,6 +133,10 @@ def test_two_ranks_are_one_run(start, alone, tmp_path):
     assert [point.step for point in points] == sorted({point.step for point in points})
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".txt") == ["rank_1.txt"]
 
+    again = start(f"resume={folder}")
+    assert "is finished and kept" in ended(again)
+    assert again.returncode == 0
+
 
 def harm(words):
     return ["experiment=smoke", "model=vanilla", "data.image_size=8", "steps=40", "metrics.every=2",
@@ -153,7 +157,7 @@ def test_a_failure_of_one_rank_is_the_runs(start, tmp_path):
     process = start(*harm("1-fail"), f"hydra.run.dir={folder}")
     text = check_failed(folder, process, "rank 1 on")
     assert "rank_saboteurs.py" in text  # the traceback, on the terminal
-    assert text.count("ValueError: on purpose") == 1
+    assert text.count("ValueError: on purpose") == 1, text
     assert "ValueError: on purpose" in json.loads((folder / "status.json").read_text())["reason"]
     _, run = run_of(tmp_path)
     assert run.info.status == "FAILED"
@@ -209,6 +213,10 @@ def test_all_ranks_stop_at_the_same_step_and_leave_a_checkpoint(stopped):
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_end(start, stopped, tmp_path):
     folder, step = stopped
+    refused = start(f"resume={folder}", "seed=1")
+    assert "seed: was 0, is 1" in ended(refused)
+    assert refused.returncode == 2
+    assert json.loads((folder / "status.json").read_text())["status"] == "KILLED"
     process = start(f"resume={folder}")
     text = ended(process)
     assert process.returncode == 0, text

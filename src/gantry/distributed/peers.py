@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gantry.distributed.place import Place, find_place, interface_towards
 from gantry.errors import PeerFailed, UserError
-from gantry.signals import Stop, Stopped
+from gantry.signals import Stop, Stopped, stopped_by
 
 if TYPE_CHECKING:
     from gantry.distributed.strategy import NetworkwiseDDP
@@ -47,6 +47,7 @@ class Cause:
     host: str
     reason: str  # one line
     details: str = ""  # the traceback
+    signal: int = 0  # that has stopped the rank at once; 0: none has
 
     def failure(self) -> PeerFailed:
         """As an exception for the ranks that have not failed themselves."""
@@ -134,6 +135,8 @@ class Peers:
         except BaseException as error:
             cause = self._watch.cause_of(error)
             if cause.rank != self.rank and _is_communication(error):
+                if cause.signal:
+                    raise SystemExit(128 + cause.signal) from error
                 raise cause.failure() from error
             raise
         finally:
@@ -265,6 +268,7 @@ class _Watch:
         self._heard = [time.monotonic()] * world_size
         self._answered = time.monotonic()  # by rank 0's store
         self._leaving, self._ended = threading.Event(), threading.Event()
+        self._claim = threading.Lock()  # taken, once, by the thread that ends the process
         self._lock = threading.Lock()  # of the store's connection
 
     def start(self) -> None:
@@ -276,7 +280,9 @@ class _Watch:
 
     def cause_of(self, error: BaseException) -> Cause:
         """Whose failure `error`, which ended this rank's main thread, comes from; the others are told of ours."""
-        self._leaving.set()
+        if not self._leaving.is_set():
+            self._claim.acquire()  # where the other thread has it, this one waits for the end
+            self._leaving.set()
         if _is_communication(error):
             deadline = time.monotonic() + SILENCE + 2 * BEAT
             while self.cause is None and time.monotonic() < deadline:
@@ -288,6 +294,7 @@ class _Watch:
             self.hosts[self.rank],
             f"{type(error).__name__}: {error}".splitlines()[0],
             str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error)),
+            stopped_by(error) or 0,
         )
         return self._post(mine)
 
@@ -347,6 +354,8 @@ class _Watch:
     def _leave(self, cause: Cause) -> None:
         """End the process if its main thread cannot: it may wait in a collective for a rank that is gone."""
         if self._leaving.wait(LEAVING) or self._ended.is_set() or cause.rank == self.rank:
+            return
+        if not self._claim.acquire(blocking=False):
             return
         if self.give_up is not None:
             self.give_up(cause.failure())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,16 +22,20 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from gantry.cli import REFUSED
 from gantry.distributed.place import RANKS
 from gantry.launch.devices import THREADS, cores
 from gantry.launch.leash import HOLDER, LEASH
 from gantry.launch.process import command, quoted, result
+from gantry.launch.record import RANK_PIDS
+from gantry.lock import is_held
 from gantry.signals import handled
 from gantry.tracking.ending import close_runs_left
 from gantry.tracking.folder import read_status, write_status
 
 TICK = 0.1  # seconds between two looks at the ranks
 GRACE = 20.0  # seconds the others have to leave once a rank has failed: to learn of it, and to say so in MLflow
+GRACE_OF_REFUSED = 5.0  # seconds they have where it has refused the command
 GRACE_OF_STOPPED = 60.0  # seconds they have to write a checkpoint and close the run
 AGAIN = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep", "hydra/launcher", "hydra/sweeper")  # not for a rank
 
@@ -49,6 +54,8 @@ def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
     try:
         with _reserved_port() as port:
             processes = [_start(rank, count, port, folder, tie) for rank in range(count)]
+            pids = folder / RANK_PIDS  # by which the sweep ends what this process, killed, has left
+            pids.write_text("\n".join(str(process.pid) for process in processes))
 
             def forward(number: int, _: Any) -> None:
                 told.append(number)
@@ -57,6 +64,7 @@ def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
 
             with handled(forward):
                 failed = _wait(processes, told)
+            pids.unlink(missing_ok=True)
     finally:
         os.close(leash)
         os.close(ours)
@@ -101,7 +109,7 @@ def _wait(processes: list[subprocess.Popen[bytes]], told: list[int]) -> int | No
         codes = [process.poll() for process in processes]
         if failed is None and (failures := [rank for rank, code in enumerate(codes) if code]):
             failed = failures[0]
-            deadline = time.monotonic() + GRACE
+            deadline = time.monotonic() + (GRACE_OF_REFUSED if codes[failed] == REFUSED else GRACE)
         if None not in codes:
             return failed
         if told or codes[0] == 0:
@@ -123,11 +131,12 @@ def _report(failed: int, codes: list[int], folder: Path, cfg: DictConfig) -> Non
     code = codes[failed]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     print(f"rank {failed} failed first: {how}", file=sys.stderr, flush=True)
-    if read_status(folder)[0] is None:
+    if code != REFUSED and read_status(folder)[0] is None and not is_held(folder):
         tail = "" if failed == 0 else (folder / f"rank_{failed}.txt").read_text(errors="replace")[-4000:].strip()
         print(tail, file=sys.stderr, flush=True)
-        last = tail.splitlines()[-1:] or [how]
-        write_status(folder, "FAILED", f"rank {failed}: {last[0]}")
+        last = (tail.splitlines() or [how])[-1]
+        other = re.search(r"^(rank \d+ on .+) failed:$", tail, re.MULTILINE)  # `Cause.failure`: not its own
+        write_status(folder, "FAILED", f"{other[1] if other else f'rank {failed}'}: {last}")
         if cfg.tracking:
             close_runs_left(cfg.tracking.uri, cfg.tracking.experiment)
 

@@ -18,7 +18,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from gantry.launch.leash import LEASH
-from gantry.launch.record import LOG_FILE, JobRecord, State, log_tail, read_json, read_status
+from gantry.launch.record import LOG_FILE, RANK_PIDS, JobRecord, State, log_tail, read_json, read_status
 from gantry.signals import STOPS
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import Status
@@ -79,6 +79,7 @@ class Job:
             without: what of ours it does not get.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RANK_PIDS).unlink(missing_ok=True)
         self.started = time.time()
         with (self.folder / LOG_FILE).open("ab") as log:
             self.process = subprocess.Popen(
@@ -100,6 +101,7 @@ class Job:
                 self._signal(signal.SIGKILL)
             return False
         self._signal(signal.SIGKILL)
+        self._end_ranks()
         self.ended = time.time()
         self.status, self.reason = verdict(code, self.folder, self.told)
         if read_status(self.folder) != (self.status, self.reason):
@@ -124,6 +126,14 @@ class Job:
             except OSError:
                 continue
         return time.time() - max(dates)
+
+    def _end_ranks(self) -> None:
+        """End the ranks, each in a session of its own, that its first process has left behind."""
+        pids = self.folder / RANK_PIDS
+        for pid in pids.read_text().split() if pids.exists() else []:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(int(pid), signal.SIGKILL)
+        pids.unlink(missing_ok=True)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self.process is not None

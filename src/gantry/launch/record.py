@@ -18,6 +18,7 @@ from gantry.tracking.params import HIDDEN, redact
 
 SWEEP_FILE = "sweep.json"
 LOG_FILE = "log.txt"
+RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
 RANK_LOGS = "rank_*.txt"  # in a run's folder, what its ranks but the first have printed
 EARLIER = "earlier"  # in a job's folder, the attempts before
 OWN_KEYS = ("sweep.", "hydra.", "hydra/")  # overrides that say how to run, not what
@@ -151,7 +152,7 @@ def set_aside(folder: Path) -> None:
     left = [
         path
         for path in folder.iterdir()
-        if path.name not in (EARLIER, LOCK_FILE, ".hydra") and not path.match(RANK_LOGS)
+        if path.name not in (EARLIER, LOCK_FILE, RANK_PIDS, ".hydra") and not path.match(RANK_LOGS)
     ]
     if left:
         earlier = folder / EARLIER
