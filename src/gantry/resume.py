@@ -94,7 +94,8 @@ def arguments(given: Sequence[str]) -> list[str]:
         raise UserError(f"resume={asked[-1]}: {folder} holds no run, which has a .hydra/overrides.yaml")
     keys = {text.partition("=")[0] for text in given} | {"resume"}
     own = [text for text in map(str, OmegaConf.load(file)) if text.partition("=")[0] not in keys]
-    return [*own, *given, f"hydra.run.dir={quoted(folder)}"]
+    # What Hydra keeps there stays what the run began with, whatever becomes of this attempt.
+    return [*own, *given, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> None:

@@ -37,7 +37,14 @@ TICK = 0.1  # seconds between two looks at the ranks
 GRACE = 20.0  # seconds the others have to leave once a rank has failed: to learn of it, and to say so in MLflow
 GRACE_OF_REFUSED = 5.0  # seconds they have where it has refused the command
 GRACE_OF_STOPPED = 60.0  # seconds they have to write a checkpoint and close the run
-AGAIN = ("hydra.mode=", "hydra.run.dir=", "hydra.sweep", "hydra/launcher", "hydra/sweeper")  # not for a rank
+AGAIN = (
+    "hydra.mode=",
+    "hydra.run.dir=",
+    "hydra.output_subdir=",
+    "hydra.sweep",
+    "hydra/launcher",
+    "hydra/sweeper",
+)  # not for a rank
 
 
 def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
