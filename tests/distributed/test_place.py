@@ -89,6 +89,12 @@ def test_auto_takes_all_gpus_or_what_has_been_started(monkeypatch):
     assert fixed_devices({"devices": "auto"}, Place()) == "auto"  # of one process: Lightning's to choose
 
 
+@pytest.mark.parametrize(("devices", "count"), [(1, 1), (4, 4), ([0, 2], 2)])
+def test_a_number_of_devices_is_taken_without_looking_for_gpus(monkeypatch, devices, count):
+    monkeypatch.setattr(places, "visible_gpus", lambda: pytest.fail("nvidia-smi at every start"))
+    assert ranks({"devices": devices}, Place()) == count
+
+
 def test_a_sweep_is_not_for_another_launcher(tmp_path):
     command = [sys.executable, ROOT / "train.py", "-m", "model=wgan,dcgan", "trainer=ddp"]
     environment = {"PATH": "", "PYTHONPATH": str(Path(places.__file__).parents[2]), "HOME": str(tmp_path)}

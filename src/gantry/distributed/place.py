@@ -58,9 +58,9 @@ def ranks_a_machine(trainer: Mapping[str, Any], place: Place) -> int:
 
     `devices: auto` takes what the launcher has started, else all GPUs; on the processor, one.
     """
-    if trainer.get("devices", 1) in AUTO and place.by != "nobody":
-        return place.local_world_size
-    return processes_wanted(trainer, len(visible_gpus()))
+    if trainer.get("devices", 1) not in AUTO:
+        return processes_wanted(trainer, 0)  # looking for GPUs takes a process of its own
+    return place.local_world_size if place.by != "nobody" else processes_wanted(trainer, len(visible_gpus()))
 
 
 def ranks(trainer: Mapping[str, Any], place: Place) -> int:
