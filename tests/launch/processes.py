@@ -1,5 +1,6 @@
 """Looking at processes from outside."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -10,6 +11,16 @@ def alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def at_work_in(folder):
+    """The processes whose working directory is the folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if entry.readlink() == Path(folder).resolve():
+                found.append(int(entry.parent.name))
+    return found
 
 
 def wait_for(what, seconds=60):

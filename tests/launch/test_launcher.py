@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import alive, wait_for
+from processes import alive, at_work_in, wait_for
 from tiny_train import EXIT, FILL, HANG, KILL, RAISE
 
 TINY = Path(__file__).with_name("tiny_train.py")
@@ -73,7 +73,8 @@ class Tiny:
         return [int(pid) for file in self.folder.rglob("pids") for pid in file.read_text().split()]
 
     def left(self):
-        return [pid for pid in self.pids() if alive(pid)]
+        """The processes of the sweep that still run: those at work in its folder, a job that has just begun too."""
+        return [pid for pid in at_work_in(self.folder) if alive(pid)]
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_a_job_that_still_winds_down_is_waited_for(tiny):
     assert tiny.pids() == [pid]
     os.kill(pid, signal.SIGCONT)
     wait_for(lambda: len(tiny.pids()) == 2)
-    wait_for(lambda: len(tiny.left()) == 1 and tiny.under_way(2, 100000))
+    wait_for(lambda: not alive(pid) and tiny.under_way(2, 100000))
     resumed.terminate()
     text = resumed.communicate(timeout=60)[0]
     assert "[0] seed=0 steps=100000: continues from its checkpoint" in text.replace("tracking=none ", "")
