@@ -1,26 +1,25 @@
 """Any tree of image files: decoded once on all cores, cached, and mapped into memory from then on."""
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from gantry.data.images import ImageSet, decode, digest_of
+from gantry.data.cached import Found, kept, write
+from gantry.data.images import ImageSet, decode
 from gantry.errors import UserError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-VERSION = 1  # of the cached pixels: raise it whenever `decode` comes to give others
 CHUNK = 1024  # files handed to the thread pool at once, which bounds the decoded images waiting to be written
 NAMED = 5  # unreadable files named in the message
+
+Failures = Sequence[tuple[str, str | Exception]]  # files, and why they cannot be read
 
 
 def image_folder(
@@ -49,12 +48,11 @@ def image_folder(
         UserError: no such folder, no images in it, unreadable images, or a cache that cannot be written.
     """
     base = Path(folder).expanduser().resolve()
-    names = _listing(base)
-    stamps = [(name, *_stamp(base / name)) for name in names]
+    names = listing(base)
     return cached_images(
         base,
         lambda: names,
-        stamps,
+        stamps(base, names),
         cache=cache,
         image_size=image_size,
         channels=channels,
@@ -90,26 +88,68 @@ def cached_images(
     Raises:
         UserError: unreadable images, or a cache that cannot be written.
     """
-    key = json.dumps([VERSION, str(base), image_size, channels, identity])
-    entry = cache / "images" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    try:
-        found = _load(entry)
-        if found is None:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{entry}.lock"):  # jobs that start together decode once
-                found = _load(entry) or _write(entry, base, names(), image_size, channels, skip_unreadable)
-    except OSError as error:
-        raise UserError(f"cannot use the cache of decoded images in {entry.parent}: {error}") from error
-    images, about = found
+    shape = (channels, image_size, image_size)
+    images, about = kept(
+        cache,
+        [str(base), image_size, channels, identity],
+        lambda entry: decoded(
+            entry, base, names(), shape, lambda path: decode(path, image_size, channels), _unreadable, skip_unreadable
+        ),
+    )
     if about["unreadable"] and not skip_unreadable:
         raise _unreadable(base, about["unreadable"], len(images) + len(about["unreadable"]))
+    return image_set(images, about, name=name, split=split, source=str(base), flip=flip)
+
+
+def decoded(
+    entry: Path,
+    base: Path,
+    names: Sequence[str],
+    shape: tuple[int, int, int],
+    read: Callable[[Path], np.ndarray],
+    refusal: Callable[[Path, Failures, int], UserError],
+    skip_unreadable: bool = False,
+) -> Found:
+    """Decode the files `names` under `base` into a cache entry, on all cores.
+
+    Args:
+        entry: see `gantry.data.cached.kept`.
+        base, names: the files, in order.
+        shape: (C, H, W) of every image.
+        read: gives one file's pixels, uint8 of that shape; raises where it has none.
+        refusal: the error for the files that `read` raised for, out of so many.
+        skip_unreadable: leave those out instead, unless they are all.
+    """
+    good: list[str] = []
+    failures: list[tuple[str, str | Exception]] = []
+
+    def rows() -> Iterator[np.ndarray]:
+        for name, result in _read_all(base, names, read):
+            if isinstance(result, Exception):
+                failures.append((name, result))
+            else:
+                good.append(name)
+                yield result
+
+    def describe() -> dict:
+        if failures and not (skip_unreadable and good):
+            raise refusal(base, failures, len(names))
+        labels, classes = labels_of(good)
+        unreadable = [(name, _reason(failure)) for name, failure in failures]
+        return {"unreadable": unreadable, "labels": labels, "classes": classes}
+
+    return write(entry, len(names), shape, rows(), describe)
+
+
+def image_set(images: np.ndarray, about: dict, *, name: str, split: str, source: str, flip: bool) -> ImageSet:
+    """The data set of a cache entry that `decoded` or the like has written."""
     return ImageSet(
         name=name,
         images=images,
         labels=None if about["labels"] is None else np.array(about["labels"], np.int64),
         classes=None if about["classes"] is None else tuple(about["classes"]),
         split=split,
-        source=str(base),
+        source=source,
         digest=about["digest"],
         flip=flip,
         skipped=len(about["unreadable"]),
@@ -126,17 +166,21 @@ def labels_of(names: Sequence[str]) -> tuple[list[int], list[str]] | tuple[None,
     return [index[top] for top in tops if top is not None], classes
 
 
-def _listing(base: Path) -> list[str]:
-    """The images under `base`: paths relative to it with forward slashes, sorted."""
+def listing(base: Path, key: str = "data.folder") -> list[str]:
+    """The images under `base`: paths relative to it with forward slashes, sorted.
+
+    Raises:
+        UserError: no such folder, or no images in it; the message says `key`=`base`.
+    """
     accepted = f"accepted endings: {' '.join(ending[1:] for ending in ENDINGS)}"
     if not base.is_dir():
         what = "is a file, not a folder" if base.exists() else "does not exist"
-        raise UserError(f"data.folder={base} {what}; it must be a folder with images ({accepted})")
+        raise UserError(f"{key}={base} {what}; it must be a folder with images ({accepted})")
     names: list[str] = []
     seen: set[str] = set()
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"data.folder={base}: cannot list {error.filename}: {error.strerror}") from error
+        raise UserError(f"{key}={base}: cannot list {error.filename}: {error.strerror}") from error
 
     for here, folders, files in os.walk(base, onerror=refuse, followlinks=True):
         if (real := os.path.realpath(here)) in seen:  # a link back up, or to a folder that was listed already
@@ -148,8 +192,13 @@ def _listing(base: Path) -> list[str]:
         names += [(Path(here) / name).relative_to(base).as_posix() for name in images]
     if not names:
         what = "is empty" if not any(base.iterdir()) else "holds no images, nor do its sub-folders"
-        raise UserError(f"data.folder={base} {what} ({accepted})")
+        raise UserError(f"{key}={base} {what} ({accepted})")
     return sorted(names)
+
+
+def stamps(base: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(name, bytes, time of modification in ns) of each file, which its contents are known by."""
+    return [(name, *_stamp(base / name)) for name in names]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -161,67 +210,14 @@ def _stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _load(entry: Path) -> tuple[np.ndarray, dict] | None:
-    """(mapped images, what is known of them); None when they are missing, or damaged and to be made again."""
-    try:
-        about = json.loads(entry.with_suffix(".json").read_text())
-        images = np.load(entry.with_suffix(".npy"), mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError):  # numpy raises ValueError for a truncated file
-        return None
-    return (images, about) if list(images.shape) == about["shape"] else None
-
-
-def _write(
-    entry: Path, base: Path, names: Sequence[str], size: int, channels: int, skip_unreadable: bool
-) -> tuple[np.ndarray, dict]:
-    """Decode into the cache, streaming: memory holds one chunk of images whatever their number."""
-    pixels, partial = entry.with_suffix(".npy"), entry.with_suffix(".tmp")
-    kept, unreadable, sha = [], [], hashlib.sha256()
-    try:
-        with partial.open("wb") as file:
-            _header(file, (len(names), channels, size, size))
-            for name, result in _decoded(base, names, size, channels):
-                if isinstance(result, Exception):
-                    unreadable.append((name, str(result) or type(result).__name__))
-                    continue
-                row = result.tobytes()
-                file.write(row)
-                sha.update(row)
-                kept.append(name)
-            shape = (len(kept), channels, size, size)
-            file.seek(0)
-            _header(file, shape)  # of the same length: numpy pads it so that the first axis may change
-        if unreadable and not (skip_unreadable and kept):
-            raise _unreadable(base, unreadable, len(names))
-        partial.replace(pixels)
-        labels, classes = labels_of(kept)
-        digest = digest_of(shape, sha.digest(), None if labels is None else np.array(labels))
-        about = {
-            "shape": list(shape),
-            "digest": digest,
-            "unreadable": unreadable,
-            "labels": labels,
-            "classes": classes,
-        }
-        partial.write_text(json.dumps(about))
-        partial.replace(entry.with_suffix(".json"))
-    finally:
-        partial.unlink(missing_ok=True)
-    return np.load(pixels, mmap_mode="r"), about
-
-
-def _header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
-def _decoded(
-    base: Path, names: Sequence[str], size: int, channels: int
+def _read_all(
+    base: Path, names: Sequence[str], read: Callable[[Path], np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray | Exception]]:
     """Each name with its pixels, or with why it has none, in order."""
 
     def one(name: str) -> np.ndarray | Exception:
         try:
-            return decode(base / name, size, channels)
+            return read(base / name)
         except Exception as error:  # Pillow's decoders raise any kind for a damaged file
             return error
 
@@ -237,8 +233,12 @@ def _decoded(
             bar.update(len(chunk))
 
 
-def _unreadable(base: Path, unreadable: Sequence[tuple[str, str]], total: int) -> UserError:
-    lines = [f"  {name}: {reason}" for name, reason in unreadable[:NAMED]]
+def _reason(failure: str | Exception) -> str:
+    return str(failure) or type(failure).__name__
+
+
+def _unreadable(base: Path, unreadable: Failures, total: int) -> UserError:
+    lines = [f"  {name}: {_reason(failure)}" for name, failure in unreadable[:NAMED]]
     if len(unreadable) > NAMED:
         lines.append(f"  and {len(unreadable) - NAMED} more")
     remedy = "mend or remove them"

@@ -102,11 +102,66 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
     Turned upright (EXIF), composited on white where transparent, 16 bits scaled to 8; of an animation, the
     first frame. Raises whatever Pillow raises for a damaged file.
     """
+    from PIL import Image
+
+    image = _opened(path, "L" if channels == 1 else "RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+class WrongSize(ValueError):
+    """An image has another size than asked for: `size` is its own, (width, height)."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__("{}x{} pixels".format(*size))
+        self.size = size
+
+
+class Coloured(ValueError):
+    """A greyscale image was asked for, and this one has colours."""
+
+
+def decode_exactly(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image file -> uint8 of `shape`, (C, H, W), never cropped, resized or stripped of its colours.
+
+    Opened as `decode` does. Greyscale files are repeated to three channels, and coloured ones whose three are
+    equal become one.
+
+    Raises:
+        WrongSize: it is not W by H pixels.
+        Coloured: C is 1, and its channels differ.
+    """
+    image = _opened(path, None, shape)
+    pixels = np.asarray(image).reshape(*shape[1:], -1).transpose(2, 0, 1)
+    return with_channels(pixels[None], shape[0])[0]
+
+
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """uint8 (n, 1 or 3, H, W) -> uint8 (n, channels, H, W): greyscale repeated, or equal channels made one.
+
+    Raises:
+        Coloured: `channels` is 1, and the three differ.
+    """
+    if channels == 1 and (images != images[:, :1]).any():
+        raise Coloured("coloured")
+    return np.broadcast_to(images[:, :channels], (len(images), channels, *images.shape[2:]))
+
+
+def _opened(path: Path, mode: str | None, shape: tuple[int, int, int] | None = None) -> "Image.Image":
+    """The image upright, on white, of 8 bits, in `mode`; without one in L or RGB, as its own pixels are.
+
+    Raises:
+        WrongSize: it is not of `shape`, (C, H, W); known before the pixels are decoded.
+    """
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
         ImageOps.exif_transpose(opened, in_place=True)
         image: Image.Image = opened
+        if shape is not None and image.size != (shape[2], shape[1]):
+            raise WrongSize(image.size)
         if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion to 8 clips at 255 instead of scaling
             image = _from_16_bits(image)
         elif image.mode == "F":
@@ -114,11 +169,7 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
         elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+        return image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _from_16_bits(image: "Image.Image") -> "Image.Image":
