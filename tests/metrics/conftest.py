@@ -1,9 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from metrics_helpers import Means, image_set
+from metrics_helpers import Means, image_set, random_state
 
 from gantry.data.images import ImageSet, resize
 from gantry.metrics.classifier import classifier
@@ -13,26 +14,14 @@ from gantry.metrics.extractors import NetworkExtractor, inception
 @pytest.fixture(scope="session")
 def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with seeded random weights that torch-fidelity's Inception loads."""
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
-        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        patch.setattr(module, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    random = torch.Generator().manual_seed(0)
-    state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-    for key, value in state.items():
-        if key.endswith("conv.weight") or key == "fc.weight":
-            state[key] = torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5
-    state["fc.weight"] *= 100  # else all logits are alike and the Inception Score is 1 to five digits
     path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(state, path)
+    torch.save(random_state(), path)
     return path
 
 
 @pytest.fixture(scope="session")
 def random_inception(random_weights: Path) -> NetworkExtractor:
-    return inception(weights=str(random_weights))
+    return replace(inception(weights=str(random_weights)), batch_size=2)  # a batch is always filled up
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -34,3 +35,24 @@ class Means(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1) / 255
         return features, 10 * features
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """A state dict of torch-fidelity's Inception with seeded random weights, batch norm's among them."""
+    from torch_fidelity import feature_extractor_inceptionv3 as module
+
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        patch.setattr(module, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    random = torch.Generator().manual_seed(0)
+    state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    for key, value in state.items():
+        if key.endswith("conv.weight") or key == "fc.weight":
+            state[key] = torch.randn(value.shape, generator=random) * (2 / value[0].numel()) ** 0.5
+        elif key.endswith(("bn.weight", "running_var")):
+            state[key] = 0.75 + torch.rand(value.shape, generator=random) / 2
+        elif key.endswith(("bn.bias", "running_mean")):  # small, or they drown what tells the images apart
+            state[key] = torch.randn(value.shape, generator=random) / 1000
+    state["fc.weight"] *= 10  # else all logits are alike and the Inception Score is 1 to five digits
+    return state

@@ -1,69 +1,20 @@
 import hashlib
 import pickle
 import socket
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
-from metrics_helpers import image_set, random_images, served
-from omegaconf import OmegaConf
-from threadpoolctl import threadpool_limits
+from metrics_helpers import image_set, random_images
+from omegaconf import DictConfig, OmegaConf
 
 from gantry.errors import UserError
-from gantry.metrics import extractors
-from gantry.metrics.evaluator import Evaluator
+from gantry.metrics import extractors, scores
+from gantry.metrics import weights as weights_files
 from gantry.metrics.extractors import NetworkExtractor, inception
-
-
-class AsDataset(torch.utils.data.Dataset):
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = torch.from_numpy(images)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.images[index]
-
-
-def test_scores_agree_with_torch_fidelity(
-    random_inception: NetworkExtractor, random_weights: Path, tmp_path: Path
-) -> None:
-    from torch_fidelity import calculate_metrics
-
-    # Far apart: below 2048 images the covariances are singular, and the rounding noise in the square roots of
-    # their zero eigenvalues, about 1e-6 in all, would show in a small distance.
-    real, generated = random_images(14), random_images(12, size=8, seed=1).repeat(4, 2).repeat(4, 3) // 2
-    with threadpool_limits(1):  # more threads gain nothing here, and crawl where tests run side by side
-        theirs = calculate_metrics(
-            input1=AsDataset(generated),
-            input2=AsDataset(real),
-            fid=True,
-            kid=True,
-            isc=True,
-            kid_subset_size=12,
-            feature_extractor_weights_path=str(random_weights),
-            cuda=False,
-            save_cpu_ram=True,
-            cache=False,
-            verbose=False,
-        )
-        evaluator = Evaluator(random_inception, image_set(real), len(generated), tmp_path)
-        values = evaluator.evaluate(served(generated)).values
-    digest = hashlib.sha256(random_weights.read_bytes()).hexdigest()[:8]
-    suffix = f"_inception-{digest}_12"
-    assert evaluator.primary == f"fid{suffix}"
-    assert next(iter(values)) == evaluator.primary
-    assert values["inception_score" + suffix] > 1.001
-    for ours, key in [
-        ("fid", "frechet_inception_distance"),
-        ("kid", "kernel_inception_distance_mean"),
-        ("inception_score", "inception_score_mean"),
-        ("inception_score_std", "inception_score_std"),
-    ]:
-        assert values[ours + suffix] == pytest.approx(theirs[key], rel=1e-6), ours
 
 
 def test_greyscale_is_the_same_as_three_equal_channels(random_inception: NetworkExtractor) -> None:
@@ -100,27 +51,30 @@ def test_float_images_are_refused(tiny: NetworkExtractor) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty torch.hub folder; gives the place of the weights file in it."""
+    """An empty torch.hub folder; gives the place of the Inception weights file in it."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     return tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    monkeypatch.setattr(extractors, "INCEPTION", replace(extractors.INCEPTION, **changes))
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, weights: Path, sha256: str) -> None:
     folder = weights.parent / "server"
     folder.mkdir(exist_ok=True)
     (folder / "weights-inception-2015-12-05-6726825d.pth").write_bytes(weights.read_bytes())
-    monkeypatch.setattr(extractors, "INCEPTION_URL", (folder / "weights-inception-2015-12-05-6726825d.pth").as_uri())
-    monkeypatch.setattr(extractors, "INCEPTION_SHA256", sha256)
+    publish(monkeypatch, url=(folder / "weights-inception-2015-12-05-6726825d.pth").as_uri(), sha256=sha256)
 
 
 def test_the_official_weights_are_fetched_once_and_give_the_papers_names(
     hub: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = hashlib.sha256(random_weights.read_bytes()).hexdigest()
-    offer(monkeypatch, random_weights, digest[:8])
+    offer(monkeypatch, random_weights, digest)
     assert inception().official
     assert hub.exists()
-    monkeypatch.setattr(extractors, "INCEPTION_URL", "http://127.0.0.1:9/" + hub.name)
+    publish(monkeypatch, url="http://127.0.0.1:9/" + hub.name)
     second = inception()
     assert second.digest == digest
 
@@ -128,7 +82,7 @@ def test_the_official_weights_are_fetched_once_and_give_the_papers_names(
 def test_a_download_with_another_hash_is_not_kept(
     hub: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offer(monkeypatch, random_weights, "6726825d")
+    offer(monkeypatch, random_weights, extractors.INCEPTION.sha256)
     with pytest.raises(UserError, match="invalid hash value"):
         inception()
     assert not hub.exists()
@@ -143,11 +97,12 @@ def test_without_network_the_message_says_what_to_put_where(
         if not answering:
             server.close()  # else it takes the connection and never says a word
         url = f"http://127.0.0.1:{port}/{hub.name}"
-        monkeypatch.setattr(extractors, "INCEPTION_URL", url)
-        monkeypatch.setattr(extractors, "DOWNLOAD_TIMEOUT", 0.2)
+        publish(monkeypatch, url=url)
+        monkeypatch.setattr(weights_files, "DOWNLOAD_TIMEOUT", 0.2)
         with pytest.raises(UserError) as failure:
             inception()
-    for part in (hub.name, url, "6726825d", str(hub.parent), "metrics=classifier"):
+    whole_hash = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+    for part in (hub.name, url, whole_hash, str(hub.parent), "metrics=classifier", "extractor=classifier"):
         assert part in str(failure.value)
     assert socket.getdefaulttimeout() is None
 
@@ -200,8 +155,72 @@ def test_two_channels_are_refused(random_weights: Path) -> None:
         inception(weights=str(random_weights), data=image_set(random_images(4, channels=2)))
 
 
+@pytest.mark.parametrize("layer", [64, 192, 768])
+def test_an_earlier_layer_has_a_name_of_its_own_and_no_logits(layer: int, random_weights: Path) -> None:
+    digest = hashlib.sha256(random_weights.read_bytes()).hexdigest()
+    extractor = replace(inception(weights=str(random_weights), layer=layer), batch_size=2)
+    features, logits = extractor(torch.from_numpy(random_images(2)))
+    assert features.shape == (2, layer)
+    assert logits.shape == (2, 0)
+    assert not extractor.has_logits
+    assert scores.names(extractor, 50_000, "train")["fid"] == f"fid_inception-{layer}-{digest[:8]}"
+
+
+def test_an_earlier_layer_of_the_official_weights_does_not_bear_the_papers_names(
+    hub: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(monkeypatch, random_weights, hashlib.sha256(random_weights.read_bytes()).hexdigest())
+    assert not inception(layer=768).official
+
+
+def test_another_layer_is_refused_with_the_choices(random_weights: Path) -> None:
+    with pytest.raises(UserError, match="64, 192, 768, 2048"):
+        inception(weights=str(random_weights), layer=1024)
+
+
+def test_no_feature_depends_on_how_many_images_are_asked_for_at_once(random_weights: Path) -> None:
+    # oneDNN convolves one image and sixteen by algorithms that round differently.
+    extractor = inception(weights=str(random_weights))
+    images = torch.from_numpy(random_images(16))
+    assert torch.equal(extractor(images).features[3:4], extractor(images[3:4]).features)
+
+
+class Product(torch.nn.Module):
+    """A product of matrices large enough for a shortened mantissa to be used where that is allowed."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat = images.flatten(1).float()
+        return flat @ torch.linspace(0, 1, flat.shape[1] * 64).reshape(-1, 64)
+
+
+def test_float32_means_float32_whatever_training_allows() -> None:
+    extractor = NetworkExtractor(Product(), "product", "0" * 64, resize="none", device=torch.device("cpu"))
+    images = torch.from_numpy(random_images(64))
+    exact = extractor(images).features
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(extractor(images).features, exact)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_it_says_how_it_computed(random_weights: Path) -> None:
+    ways = {fast: inception(weights=str(random_weights), fast=fast).arithmetic for fast in (False, True)}
+    assert ways == {False: "plain", True: "folded"}
+
+
 def test_the_config_builds_it(random_weights: Path, tmp_path: Path) -> None:
-    config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "metrics" / "inception.yaml")
-    config.extractor.weights = str(random_weights)
+    config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "extractor" / "inception.yaml")
+    config.weights = str(random_weights)
     data = image_set(random_images(4))
-    assert instantiate(config.extractor, data=data, cache=tmp_path, device="cpu").name == "inception"
+    assert instantiate(config, data=data, cache=tmp_path, device="cpu").name == "inception"
+
+
+def test_train_py_takes_it_from_the_group(config: Callable[..., DictConfig]) -> None:
+    composed = config("metrics=inception", "metrics.extractor.weights=/a/file.pth").metrics.extractor
+    assert composed._target_.endswith(".inception")
+    assert composed.weights == "/a/file.pth"
+    assert config("metrics=classifier").metrics.extractor._target_.endswith(".classifier")
+    assert config("extractor@metrics.extractor=vgg16").metrics.extractor._target_.endswith(".vgg16")

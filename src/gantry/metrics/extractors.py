@@ -1,34 +1,53 @@
 """Feature extractors: images in, the features and logits that the scores are computed from out."""
 
-import hashlib
 import io
 import logging
-import pickle
-import socket
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from gantry.data.images import ImageSet
 from gantry.errors import UserError
+from gantry.metrics import inception as inception_network
+from gantry.metrics.resize import resize_like_tensorflow1
+from gantry.metrics.weights import (
+    WITHOUT,
+    Published,
+    digest_of,
+    read,
+    socket_timeout,
+    state_of,
+    tensors_alone,
+    understood,
+)
 
 logger = logging.getLogger(__name__)
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+INCEPTION = Published(
+    what="The Inception weights of FID (91 MB)",
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
-INCEPTION_SHA256 = "6726825d"  # the file's name ends with the first digits of its hash
-DOWNLOAD_TIMEOUT = 15.0  # seconds without a byte
+VGG16 = Published(
+    what="The ImageNet weights of VGG16 (528 MB)",
+    url="https://download.pytorch.org/models/vgg16-397923af.pth",
+    sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+)
+DINOV2 = "facebookresearch/dinov2"
+DINOV2_MEAN, DINOV2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Features(NamedTuple):
-    """What an extractor sees in n images: `features` (n, d) and `logits` (n, k), both float32 on the CPU."""
+    """What an extractor sees in n images, float32 on the CPU.
+
+    `features` (n, d) and `logits` (n, k), where k is 0 if the network classifies nothing.
+    """
 
     features: Tensor
     logits: Tensor
@@ -40,9 +59,11 @@ class Extractor(Protocol):
     Attributes:
         name: what its scores are named after ("inception", "classifier").
         digest: sha256 of the weights, hexadecimal.
-        official: the papers' own network and weights, so that its scores may bear the papers' names.
+        official: the papers' own network, layer and weights, so that its scores may bear the papers' names.
         labelled: the logits are those of the data set's own classes.
+        has_logits: there are any; without them there is no Inception Score.
         resize: how it brings images to its own input size.
+        arithmetic: "plain" as published; "folded" with the same value up to rounding, computed faster.
         details: what else belongs beside its scores (its accuracy, for one).
     """
 
@@ -55,7 +76,11 @@ class Extractor(Protocol):
     @property
     def labelled(self) -> bool: ...
     @property
+    def has_logits(self) -> bool: ...
+    @property
     def resize(self) -> str: ...
+    @property
+    def arithmetic(self) -> str: ...
     @property
     def details(self) -> Mapping[str, str | int | float]: ...
 
@@ -66,10 +91,11 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class NetworkExtractor:
-    """An `Extractor` around a network that maps uint8 (n, C, H, W) to the pair (features, logits).
+    """An `Extractor` around a network that maps uint8 (n, C, H, W) to features, (features,) or (features, logits).
 
-    The network is frozen and put in eval mode; it runs in float32 whatever autocast surrounds it, and on
-    `batch_size` images at a time.
+    The network is frozen and put in eval mode. It runs in whole float32, whatever autocast and TF32 settings
+    surround it, and on exactly `batch_size` images at a time, the last batch filled up with black ones: libraries
+    choose another algorithm, which rounds differently, for another size of batch.
     """
 
     network: nn.Module
@@ -79,7 +105,9 @@ class NetworkExtractor:
     device: torch.device
     official: bool = False
     labelled: bool = False
+    has_logits: bool = True
     batch_size: int = 64
+    arithmetic: str = "plain"
     details: Mapping[str, str | int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,11 +117,36 @@ class NetworkExtractor:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise TypeError(f"images must be uint8 (n, C, H, W), not {images.dtype} {tuple(images.shape)}")
         parts = []
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), _whole_float32():
             for batch in images.split(self.batch_size):
-                features, logits = self.network(batch.to(self.device))
-                parts.append((features.float().cpu(), logits.float().cpu()))
-        return Features(torch.cat([f for f, _ in parts]), torch.cat([y for _, y in parts]))
+                parts.append([seen[: len(batch)].float().cpu() for seen in self._look(batch.to(self.device))])
+        return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _look(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        if missing := self.batch_size - len(batch):
+            batch = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])])
+        seen = self.network(batch)
+        features, *logits = seen if isinstance(seen, tuple) else (seen,)
+        return features, logits[0] if logits else features.new_empty(len(features), 0)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """No shortened mantissas: TF32 in CUDA's convolutions, bfloat16 in a CPU's products, where a user allowed them."""
+    backends: Any = torch.backends
+    switches: list[tuple[Any, str, Any]] = [(backends.cuda.matmul, "allow_tf32", False)]
+    switches.append((backends.cudnn, "allow_tf32", False))
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and up, whose switches must not be mixed with the former
+        kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+        switches = [(kind, "fp32_precision", "ieee") for kind in kinds]
+    before = [getattr(where, name) for where, name, _ in switches]
+    try:
+        for where, name, value in switches:
+            setattr(where, name, value)
+        yield
+    finally:
+        for (where, name, _), value in zip(switches, before, strict=True):
+            setattr(where, name, value)
 
 
 class _Colour(nn.Module):
@@ -103,13 +156,20 @@ class _Colour(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+
+
+def _check_channels(name: str, data: ImageSet | None) -> None:
+    if data is not None and data.images.shape[1] not in (1, 3):
+        raise UserError(f"{name} needs 1 or 3 channels; {data.name} has {data.images.shape[1]}")
 
 
 def inception(
     *,
     weights: str | None = None,
+    layer: inception_network.Layer = 2048,
+    fast: bool = True,
     data: ImageSet | None = None,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
@@ -122,86 +182,209 @@ def inception(
     Args:
         weights: file of the weights; without it torch-fidelity's own, from torch.hub's checkpoint folder,
             fetched there when missing. A file with another hash is used, its scores named after that hash.
+        layer: the features: those of the last pooling, or the means over the image of an earlier layer's
+            channels, 64, 192 or 768, without logits; its scores are then named after `inception-768`, say.
+        fast: compute them about twice as fast, the same up to rounding: FID agrees to 1e-5 of itself.
         data: the images to be measured; greyscale is repeated to three channels.
         cache: unused; every extractor accepts it.
         device: where the network runs.
 
     Raises:
         UserError: the weights are missing and cannot be fetched, are damaged, or are not of this network; the
-            images have neither one nor three channels.
+            images have neither one nor three channels; there is no such layer.
     """
-    if data is not None and data.images.shape[1] not in (1, 3):
-        raise UserError(f"metrics=inception needs 1 or 3 channels; {data.name} has {data.images.shape[1]}")
-    path = Path(weights).expanduser() if weights else _official_weights()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"metrics.extractor.weights: cannot read {path}: {error.strerror}") from error
-    digest = hashlib.sha256(content).hexdigest()
-    official = digest.startswith(INCEPTION_SHA256)
-    if not weights and not official:
-        raise UserError(f"{path} is damaged: its sha256 begins {digest[:8]}, not {INCEPTION_SHA256}. Delete the file.")
+    if layer not in inception_network.LAYERS:
+        raise UserError(f"extractor.layer: one of {', '.join(map(str, inception_network.LAYERS))}, not {layer}")
+    _check_channels("inception", data)
+    path, content, digest = read(weights, INCEPTION)
+    with understood(path, "torch-fidelity's Inception weights"):
+        network = inception_network.plain(content, layer)
+    last = layer == inception_network.LAYERS[-1]
+    device = torch.device(device)
     return NetworkExtractor(
-        network=_Colour(_load_inception(content, path)),
-        name="inception",
+        network=_Colour(inception_network.Folded(network, layer) if fast else network),
+        name="inception" if last else f"inception-{layer}",
         digest=digest,
         resize="tensorflow-1 bilinear 299",
-        device=torch.device(device),
-        official=official,
+        device=device,
+        official=last and digest == INCEPTION.sha256,
+        has_logits=last,
+        batch_size=16 if device.type == "cpu" else 128,  # a CPU's caches hold no more
+        arithmetic="folded" if fast else "plain",
     )
 
 
-def _load_inception(content: bytes, path: Path) -> nn.Module:
-    """The network with the state dict in `content`.
+def vgg16(
+    *,
+    weights: str | None = None,
+    data: ImageSet | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> NetworkExtractor:
+    """VGG16's second hidden layer after its ReLU, 4096 features, as torch-fidelity computes them.
 
-    torch-fidelity reads its file with `weights_only=False`, which runs any code the file holds. So the file
-    is read safely here, and torch-fidelity gets a fresh copy of the tensors alone.
+    Kynkaanniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, use them.
+    Images are resized to 224 x 224 the TensorFlow 1 way. Arguments and errors as for `inception`; the weights are
+    torchvision's. It has no logits.
     """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
 
+    _check_channels("vgg16", data)
+    path, content, digest = read(weights, VGG16)
+    with understood(path, "torchvision's VGG16 weights"), torch.random.fork_rng(devices=[]):
+        network = FeatureExtractorVGG16("vgg16", ["fc2_relu"], feature_extractor_weights_path=tensors_alone(content))
+    return NetworkExtractor(
+        network=_Colour(network),
+        name="vgg16",
+        digest=digest,
+        resize="tensorflow-1 bilinear 224",
+        device=torch.device(device),
+        has_logits=False,
+    )
+
+
+def clip(
+    *,
+    model: Literal[
+        "clip-vit-b-32",
+        "clip-vit-b-16",
+        "clip-vit-l-14",
+        "clip-vit-l-14-336px",
+        "clip-rn50",
+        "clip-rn101",
+        "clip-rn50x4",
+        "clip-rn50x16",
+        "clip-rn50x64",
+    ] = "clip-vit-b-32",
+    weights: str | None = None,
+    data: ImageSet | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> NetworkExtractor:
+    """The image embedding of CLIP (Radford et al. 2021), as torch-fidelity computes it.
+
+    Images are resized to the model's input size the TensorFlow 1 way. Arguments and errors as for `inception`; the
+    weights are OpenAI's TorchScript archives. It has no logits.
+    """
+    from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS, FeatureExtractorCLIP
+
+    _check_channels(model, data)
+    sha256 = MODEL_METADATA[model]["hash"]
+    published = Published(f"OpenAI's weights of {model}", MODEL_URLS[model], sha256, file=f"{model}-{sha256}.pt")
+    path, content, digest = read(weights, published)
+    with understood(path, f"the TorchScript archive of {model}"), torch.random.fork_rng(devices=[]):
+        network = FeatureExtractorCLIP(model, ["clip"], feature_extractor_weights_path=io.BytesIO(content))
+    return NetworkExtractor(
+        network=_Colour(network),
+        name=model,
+        digest=digest,
+        resize=f"tensorflow-1 bilinear {network.resolution}",
+        device=torch.device(device),
+        has_logits=False,
+    )
+
+
+class _DINOv2(nn.Module):
+    """torch-fidelity's treatment of the images before a DINOv2 network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        from torchvision.transforms.functional import normalize
+
+        mean, std = ([255 * value for value in values] for values in (DINOV2_MEAN, DINOV2_STD))
+        return self.network(normalize(resize_like_tensorflow1(images, 224), mean, std).contiguous())
+
+
+def dinov2(
+    *,
+    model: Literal["dinov2-vit-s-14", "dinov2-vit-b-14", "dinov2-vit-l-14"] = "dinov2-vit-l-14",
+    data: ImageSet | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> NetworkExtractor:
+    """The class token of DINOv2 (Oquab et al. 2023), with the images treated as torch-fidelity does.
+
+    Runs code: the network is defined in its authors' GitHub repository, which torch.hub fetches and runs, so it says
+    so in a warning first. Images are resized to 224 x 224 the TensorFlow 1 way. It has no logits; `digest` is that
+    of the state dict.
+
+    Raises:
+        UserError: the repository or the weights are missing and cannot be fetched.
+    """
+    _check_channels(model, data)
+    short = model.replace("-14", "14").replace("-vit-", "_vit")
+    logger.warning("%s runs code that torch.hub fetches from github.com/%s", model, DINOV2)
+    os.environ.setdefault("XFORMERS_DISABLED", "1")  # read by that code: the same arithmetic on every machine
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        copy = io.BytesIO()
-        torch.save(state, copy)
-        copy.seek(0)
-        with torch.random.fork_rng(devices=[]):  # the constructor initialises what is then overwritten
-            return FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=copy
-            )
-    except (pickle.UnpicklingError, RuntimeError, TypeError, KeyError, ValueError, EOFError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        with socket_timeout(), torch.random.fork_rng(devices=[]):
+            network = torch.hub.load(DINOV2, short, trust_repo=True, verbose=False)  # asks no question
+    except (OSError, RuntimeError, ImportError) as error:
+        folder = Path(torch.hub.get_dir())
+        weights = f"{short}_pretrain.pth"
         raise UserError(
-            f"metrics.extractor.weights: {path} does not hold torch-fidelity's Inception weights: {reason}"
+            f"{model} is not on this machine and could not be fetched, or its code does not run here ({error}).\n"
+            f"Clone https://github.com/{DINOV2} as {folder / DINOV2.replace('/', '_')}_main, and put\n"
+            f"https://dl.fbaipublicfiles.com/dinov2/{short}/{weights} (its authors name no hash) in "
+            f"{folder / 'checkpoints'}\n{WITHOUT}"
         ) from error
+    return NetworkExtractor(
+        network=_Colour(_DINOv2(network)),
+        name=model,
+        digest=digest_of(network),
+        resize="tensorflow-1 bilinear 224",
+        device=torch.device(device),
+        has_logits=False,
+        batch_size=16,
+    )
 
 
-def _official_weights() -> Path:
-    """The official weights file where torch-fidelity looks for it, downloaded there when missing."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[-1]
-    if path.exists():
-        return path
+def own(
+    *,
+    network: nn.Module,
+    name: str,
+    data: ImageSet,
+    weights: str | None = None,
+    batch_size: int = 64,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> NetworkExtractor:
+    """A network of yours as the extractor.
+
+    Args:
+        network: maps uint8 (n, C, H, W), the data set's own images, to float features (n, d), or to the pair of
+            them and logits (n, k). It brings them to its own size and range.
+        name: what its scores are named after: `fid_<name>-<first digits of its digest>_5k`.
+        data: the images to be measured.
+        weights: file of its state dict, a dict of tensors; without it the network is used as built.
+        batch_size: images at a time.
+        cache: unused; every extractor accepts it.
+        device: where the network runs.
+
+    Raises:
+        UserError: the file cannot be read, or is not of this network; the network does not map two of the images
+            to features of that shape.
+    """
+    if weights:
+        path, content, _ = read(weights)
+        with understood(path, f"the state dict of {type(network).__name__}"):
+            network.load_state_dict(state_of(content))
+    extractor = NetworkExtractor(
+        network=network,
+        name=name,
+        digest=digest_of(network),
+        resize="its own",
+        device=torch.device(device),
+        batch_size=batch_size,
+    )
+    shown = torch.from_numpy(data.images[:2].copy())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"), _socket_timeout(DOWNLOAD_TIMEOUT):
-            if not path.exists():
-                logger.info("Fetching the Inception weights of FID (91 MB) to %s", path)
-                torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"The Inception weights of FID are not on this machine and could not be fetched ({error}).\n"
-            f"Download {INCEPTION_URL}\n"
-            f"(sha256 begins {INCEPTION_SHA256}) elsewhere and put it, as {path.name}, in {path.parent}\n"
-            "or name the file with metrics.extractor.weights=/path.\n"
-            "For data with labels, metrics=classifier measures without it."
-        ) from error
-    return path
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        features, logits = extractor(shown)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"extractor.network: {name} cannot look at images {tuple(shown.shape)}: {error}") from error
+    for what, seen in (("features", features), ("logits", logits)):
+        if seen.ndim != 2 or len(seen) != len(shown):
+            raise UserError(f"extractor.network: {name} must give {what} (n, d), not {tuple(seen.shape)} for n=2")
+    return replace(extractor, has_logits=logits.shape[1] > 0)
