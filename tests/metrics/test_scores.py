@@ -1,8 +1,13 @@
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
 from gantry.metrics import scores
 from gantry.metrics.extractors import NetworkExtractor
@@ -31,21 +36,108 @@ def test_fid_sees_correlation() -> None:
     assert scores.fid(scores.moments(real), generated) == pytest.approx(expected, rel=1e-9)
 
 
-def test_fid_of_float32_features_is_float64() -> None:
-    features = torch.randn(5000, 4, generator=torch.Generator().manual_seed(0)) + 100  # spans two chunks
-    expected = np.cov(features.double().numpy(), rowvar=False)
+def decaying(count: int, dimensions: int, seed: int, scale: float = 1.0) -> torch.Tensor:
+    """float32 features, 0 or above, with variances that fall as those of Inception's do."""
+    random = torch.Generator().manual_seed(seed)
+    deviations = scale * torch.arange(1, dimensions + 1) ** -0.7
+    features = torch.randn(count, dimensions, generator=random) * deviations + 0.4
+    return (features + 0.5 * features.roll(1, 1)).clamp(min=0)
+
+
+def library_fid(generated: torch.Tensor, real: torch.Tensor) -> float:
+    sides = (fid_features_to_statistics(side) for side in (generated, real))
+    return fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
+
+
+@pytest.mark.parametrize(("n_real", "n_generated"), [(300, 40), (40, 300), (65, 66), (1500, 2000)])
+def test_fid_is_torch_fidelitys(n_real: int, n_generated: int) -> None:
+    real, generated = decaying(n_real, 64, 0), decaying(n_generated, 64, 1, scale=1.1)
+    expected = library_fid(generated, real)
+    assert scores.fid(scores.moments(real), generated) == pytest.approx(expected, rel=1e-6)
+    kept = scores.reference(scores.moments(real))
+    assert scores.fid(kept, scores.moments(generated)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_fid_of_fewer_features_than_dimensions_is_torch_fidelitys() -> None:
+    # With one direction far above the others, rounding noise in the null space shows in the fifth digit.
+    random = torch.Generator().manual_seed(5)
+    real, generated = (
+        decaying(count, 512, seed, scale=0.1) + 0.5 * torch.randn(count, 1, generator=random)
+        for seed, count in enumerate((600, 60))
+    )
+    expected = library_fid(generated, real)
+    moments = scores.moments(real)
+    assert scores.fid(moments, generated) == pytest.approx(expected, rel=1e-6)
+    accurate = scores.frechet(scores.reference(moments), scores.moments(generated))
+    assert accurate != pytest.approx(expected, rel=1e-5)  # else this test could not fail
+
+
+def test_fid_of_a_dead_feature_is_torch_fidelitys() -> None:
+    real, generated = decaying(300, 32, 0), decaying(300, 32, 1)
+    real[:, 3] = generated[:, 3:9] = 0.0
+    assert scores.fid(scores.moments(real), generated) == pytest.approx(library_fid(generated, real), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [20, 5000])
+def test_fid_of_a_set_with_itself_is_zero(count: int) -> None:
+    features = decaying(count, 32, 0)
     moments = scores.moments(features)
-    mean = moments.total / moments.n
-    covariance = (moments.outer - moments.n * mean.outer(mean)) / (moments.n - 1)
-    assert np.allclose(covariance, expected, rtol=1e-8, atol=1e-8)
-    assert scores.fid(moments, features + 1) == pytest.approx(4, rel=1e-5)
+    assert scores.fid(moments, features) == pytest.approx(0, abs=1e-6)
+    assert scores.frechet(scores.reference(moments), moments) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_distance_of_singular_covariances_is_accurate() -> None:
+    # Three images in 50 dimensions, the second set the first one doubled: the sum of (1 - 2)^2 variance.
+    features = torch.randn(3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    features -= features.mean(0)
+    real, generated = scores.moments(features), scores.moments(2 * features)
+    expected = real.covariance.trace().item()
+    assert scores.frechet(scores.reference(real), generated) == pytest.approx(expected, rel=1e-12)
+
+
+def test_moments_are_numpys_and_those_of_some_rows_too() -> None:
+    features = decaying(3000, 8, 0) + 100  # three chunks, the last one in part
+    found = scores.moments(features)
+    assert found.n == 3000
+    assert np.array_equal(found.mean.numpy(), features.numpy().mean(0).astype(np.float64))
+    assert np.allclose(found.covariance.numpy(), np.cov(features.numpy(), rowvar=False), rtol=1e-11, atol=1e-13)
+    rows = torch.arange(2999, 0, -2)
+    some, expected = scores.moments(features, rows), scores.moments(features[rows])
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(some, expected, strict=True))
+
+
+def test_kid_and_inception_score_are_torch_fidelitys_to_the_last_digit() -> None:
+    real, generated = decaying(300, 16, 0), decaying(250, 16, 1)
+    expected = kid_features_to_metric(generated, real, kid_subsets=7, kid_subset_size=250, verbose=False)
+    assert scores.kid(real, generated, subsets=7) == (expected[KEY_METRIC_KID_MEAN], expected[KEY_METRIC_KID_STD])
+    logits = 5 * decaying(1013, 1008, 2)  # splits of 101 and of 102
+    whole = isc_features_to_metric(logits)
+    assert scores.inception_score(logits) == (whole[KEY_METRIC_ISC_MEAN], whole[KEY_METRIC_ISC_STD])
+
+
+def test_a_memory_map_is_never_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "features"
+    rows = 20_000
+    np.memmap(path, np.float32, "w+", shape=(rows, 64))[:] = decaying(rows, 64, 0).numpy()
+    features = torch.from_numpy(np.memmap(path, np.float32, "c", shape=(rows, 64)))
+    tracemalloc.start()  # sees numpy's copies, the profiler PyTorch's
+    try:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            found = scores.moments(features)
+            scores.inception_score(features)
+        numpys = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert max(numpys, largest) < rows * 64 * 4 / 4  # a split of a tenth in float64 is a fifth of the whole
+    assert found.n == rows
 
 
 def test_kid_of_shifted_features_is_positive_and_of_equal_ones_about_zero() -> None:
     random = torch.Generator().manual_seed(0)
     real, same = torch.randn(2, 400, 8, generator=random)
-    assert abs(scores.kid(real, same)) < 0.02
-    assert scores.kid(real, same + 1) > 0.5
+    assert abs(scores.kid(real, same)[0]) < 0.02
+    assert scores.kid(real, same + 1)[0] > 0.5
 
 
 def test_kid_of_the_whole_of_both_sides_is_the_unbiased_estimate() -> None:
@@ -54,7 +146,7 @@ def test_kid_of_the_whole_of_both_sides_is_the_unbiased_estimate() -> None:
     kernel = lambda x, y: (x @ y.T / 4 + 1) ** 3  # noqa: E731
     within = sum((kernel(x, x).sum() - kernel(x, x).trace()) / (30 * 29) for x in (real, generated))
     expected = (within - 2 * kernel(real, generated).mean()).item()
-    assert scores.kid(real, generated, subsets=3) == pytest.approx(expected, rel=1e-9)
+    assert scores.kid(real, generated, subsets=3)[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_inception_score_runs_from_one_to_the_number_of_classes() -> None:
@@ -105,6 +197,13 @@ def test_scores_on_labels_are_named_after_the_classifier(tiny: NetworkExtractor)
         "inception_score_std_tiny",
         "modes_tiny",
     ]
+
+
+def test_further_statistics_are_named_alike(tiny):
+    official = replace(tiny, name="inception", official=True, labelled=False)
+    assert scores.names(official, 50_000, "train", "precision")["precision"] == "precision"
+    assert scores.names(official, 5000, "train", "fid_infinity")["fid_infinity"] == "fid_infinity_5k"
+    assert scores.names(tiny, 5000, "train", "recall")["recall"] == "recall_tiny"
 
 
 def test_a_part_of_the_data_or_another_split_is_named(tiny):
