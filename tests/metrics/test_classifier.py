@@ -77,6 +77,18 @@ def test_a_generator_of_two_digits_covers_two_classes(
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_recipe_of_cached_classifiers_stays_what_it_was(tmp_path: Path) -> None:
+    """Scores on its features are compared over years: a change of the recipe must raise `Recipe.version`."""
+    data = dataclasses.replace(two_kinds(300, size=16), flip=True)
+    extractor = classifier(data=data, cache=tmp_path)
+    (path,) = (tmp_path / "classifiers").glob("*.safetensors")
+    assert path.stem == "0e0b507ce7c1fc665f4135596c32656f"
+    logits = extractor(torch.from_numpy(data.images[:4])).logits
+    expected = [[0.00468, 0.01762], [-0.08501, 0.14540], [0.01440, 0.02641], [-0.09031, 0.14825]]
+    assert logits.numpy() == pytest.approx(np.array(expected), abs=1e-3)  # rounding differs between processors
+
+
+@pytest.mark.usefixtures("quick")
 def test_the_same_data_gives_the_same_classifier_on_any_number_of_threads(tmp_path: Path) -> None:
     data, threads = two_kinds(), torch.get_num_threads()
     digests = []
@@ -148,8 +160,8 @@ def test_data_it_cannot_learn_from_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_config_builds_it(digits: ImageSet, digits_classifier: NetworkExtractor, classifier_cache: Path) -> None:
-    config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "metrics" / "classifier.yaml")
-    built = instantiate(config.extractor, data=digits, cache=classifier_cache, device="cpu")
+    config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "extractor" / "classifier.yaml")
+    built = instantiate(config, data=digits, cache=classifier_cache, device="cpu")
     assert built.digest == digits_classifier.digest
 
 

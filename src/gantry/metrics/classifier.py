@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,14 +102,12 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     path = cache / "classifiers" / f"{key[:32]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):  # for the initialisation; the rest draws statelessly
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would reach the GPU's too
-        network = Classifier(data.images.shape[1], data.images.shape[2], classes)
+    network = untrained(data.images.shape[1], data.images.shape[2], classes)
     with FileLock(f"{path}.lock"):
         about = _load(network, path)
         if about is None:
             logger.info("Training the classifier that measures %s (once; it is kept in %s)", data.name, path.parent)
-            with _one_thread():
+            with one_thread():
                 accuracy = _train(network, data)
             about = {"accuracy": f"{accuracy:.4f}", "sha256": _digest(network.state_dict())}
             partial = path.with_suffix(".partial")
@@ -126,6 +124,51 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
         batch_size=256,
         details={"classifier_accuracy": float(about["accuracy"])},
     )
+
+
+def untrained(channels: int, size: int, classes: int, seed: int = 0) -> Classifier:
+    """The classifier with the initial weights of `seed`, whatever the state of torch's own generator."""
+    with torch.random.fork_rng(devices=[]):  # for the initialisation; the rest draws statelessly
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's too
+        return Classifier(channels, size, classes)
+
+
+def fit(
+    network: nn.Module, batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, flip: bool, seed: int = 0
+) -> None:
+    """Trains `network` in place by `RECIPE`'s optimizer and augmentation, and puts it in eval mode.
+
+    Args:
+        network: maps uint8 (n, C, H, W) to (features, logits).
+        batches: `steps` pairs of images, uint8 (n, C, H, W) with n >= 2, and labels, int64 (n,).
+        steps: the length of the learning rate's cycle.
+        flip: whether images may be mirrored.
+        seed: of the augmentation.
+    """
+    network.train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE.learning_rate, total_steps=steps)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        for step, (images, labels) in enumerate(batches):
+            seen = _augment(torch.from_numpy(images), flip, step, seed)
+            loss = F.cross_entropy(network(seen)[1], torch.from_numpy(labels))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    network.eval()
+
+
+def verdicts(network: nn.Module, images: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The classes, int64 (len(part),), that `network` sees in `images[part]`, of uint8 (n, C, H, W)."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        parts = [
+            network(torch.from_numpy(images[chosen]))[1].argmax(1).numpy()
+            for chosen in np.array_split(part, -(-len(part) // 500))
+        ]
+    return np.concatenate(parts)
 
 
 def _load(network: nn.Module, path: Path) -> dict[str, str] | None:
@@ -158,32 +201,16 @@ def _train(network: nn.Module, data: ImageSet) -> float:
     assert data.labels is not None
     order = draws(0, 0, "classifier split").permutation(len(data.images))
     held_out, known = np.split(order, [max(1, round(RECIPE.held_out * len(order)))])
+    held_out = np.sort(held_out)
     batch = min(RECIPE.batch_size, len(known))
     steps = min(RECIPE.epochs * (len(known) // batch), max(RECIPE.images, len(known)) // batch)
-    network.train()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RECIPE.learning_rate, total_steps=steps)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        for step, chosen in enumerate(_batches(known, batch, steps)):
-            images = _augment(torch.from_numpy(data.images[chosen]), data.flip, step)
-            loss = F.cross_entropy(network(images)[1], torch.from_numpy(data.labels[chosen]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    network.eval()
-    with torch.no_grad():
-        correct = [
-            network(torch.from_numpy(data.images[part]))[1].argmax(1).numpy() == data.labels[part]
-            for part in np.array_split(np.sort(held_out), -(-len(held_out) // 500))
-        ]
-    return float(np.concatenate(correct).mean())
+    batches = ((data.images[chosen], data.labels[chosen]) for chosen in _batches(known, batch, steps))
+    fit(network, batches, steps, data.flip)
+    return float((verdicts(network, data.images, held_out) == data.labels[held_out]).mean())
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Their number decides the order of sums: with one, the classifier is the same on any number of cores.
 
     Layers this small gain little from more, and lose much where other processes want the cores.
@@ -205,11 +232,11 @@ def _batches(known: np.ndarray, size: int, steps: int) -> Iterator[np.ndarray]:
         yield order[first : first + size]
 
 
-def _augment(images: Tensor, flip: bool, step: int) -> Tensor:
+def _augment(images: Tensor, flip: bool, step: int, seed: int = 0) -> Tensor:
     """Shifts each image by up to a fourteenth of its side, mirrors half of them where the data set allows."""
     count, _, side, _ = images.shape
     reach = max(1, side // 14)
-    random = draws(0, step, "classifier augmentation")
+    random = draws(seed, step, "classifier augmentation")
     shift = torch.from_numpy(random.integers(0, 2 * reach + 1, (2, count, 1)))
     columns = torch.arange(side).expand(count, side)
     rows = columns + shift[0]
