@@ -1,32 +1,23 @@
 """Measures a generator against the real images of a data set."""
 
-import hashlib
-import json
-import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gantry.data.images import ImageSet
 from gantry.distributed.peers import Peers
 from gantry.errors import UserError
 from gantry.metrics import scores
+from gantry.metrics.classes import class_shares
 from gantry.metrics.extractors import Extractor, Features
+from gantry.metrics.reals import real_features
 
-logger = logging.getLogger(__name__)
-
-CACHE_VERSION = 1  # raise it when what the file holds changes
 BATCH = 512  # images asked for at a time
 
 
@@ -47,14 +38,6 @@ class Evaluation:
     protocol: dict[str, str | int | float]
     seconds: float
     classes: dict[str, tuple[float, float]] | None = None
-
-
-class Reals(NamedTuple):
-    """Of n real images: features (n, d) float32, predicted classes (n,) int64, and FID's moments."""
-
-    features: Tensor
-    predicted: Tensor
-    moments: scores.Moments
 
 
 class Evaluator:
@@ -93,7 +76,12 @@ class Evaluator:
         # KID on 100 subsets takes seconds: little beside Inception, but most of an evaluation with
         # a classifier, where 20 subsets of 1000 see a data set of a few thousand images often enough.
         self.kid_subsets = 20 if extractor.labelled else scores.KID_SUBSETS
-        self.real = self._real(cache / "features")
+        self.real = real_features(extractor, data, cache)
+
+    @cached_property
+    def _reference(self) -> scores.Reference:
+        """The costly half of every FID against the same real images."""
+        return scores.reference(self.real.moments)
 
     @property
     def primary(self) -> str:
@@ -107,6 +95,7 @@ class Evaluator:
             "extractor": self.extractor.name,
             "extractor_sha256": self.extractor.digest,
             "extractor_resize": self.extractor.resize,
+            "extractor_arithmetic": self.extractor.arithmetic,
             **self.extractor.details,
             "data": self.data.name,
             "data_digest": self.data.digest,
@@ -136,31 +125,21 @@ class Evaluator:
         features, logits = looked
         classes = None
         if features.isfinite().all() and logits.isfinite().all():
-            mean, std = scores.inception_score(logits)
             values = {
-                "fid": scores.fid(self.real.moments, features),
-                "kid": scores.kid(self.real.features, features, self.kid_subsets),
-                "inception_score": mean,
-                "inception_score_std": std,
+                "fid": scores.fid(self._reference, features),
+                "kid": scores.kid(self.real.features, features, self.kid_subsets)[0],
             }
+            if self.extractor.has_logits:
+                values["inception_score"], values["inception_score_std"] = scores.inception_score(logits)
             if self.extractor.labelled:
-                values["modes"] = float(scores.classes_covered(self.real.predicted, logits.argmax(1)))
-                classes = self._shares(logits)
+                assert self.real.predicted is not None
+                verdicts = logits.argmax(1)
+                values["modes"] = float(scores.classes_covered(self.real.predicted, verdicts))
+                classes = class_shares(self.real.predicted, verdicts, self.data.classes or (), logits.shape[1])
         else:
             values = dict.fromkeys(self.names, math.nan)
         named = {self.names[statistic]: value for statistic, value in values.items()}
         return Evaluation(named, self.protocol, time.perf_counter() - began, classes)
-
-    def _shares(self, logits: Tensor) -> dict[str, tuple[float, float]]:
-        """Of each class its share of the real and of the generated images, whose logits are (n, classes)."""
-        known = self.data.classes or ()
-        count = max(logits.shape[1], len(known))
-        real, generated = (
-            (torch.bincount(verdicts, minlength=count).double() / len(verdicts)).tolist()
-            for verdicts in (self.real.predicted, logits.argmax(1))
-        )
-        names = [*known, *map(str, range(len(known), count))]
-        return dict(zip(names, zip(real, generated, strict=True), strict=True))
 
     def _look_together(self, generate: Callable[[int, int], Tensor], between: Callable[[], None]) -> Features | None:
         """The features of the generated images, each rank looking at its share; rank 0 gets all, in their order."""
@@ -175,10 +154,6 @@ class Evaluator:
         features, logits = (peers.gather(part, most) for part in _joined(parts))
         return Features(torch.cat(features), torch.cat(logits)) if peers.first else None
 
-    def _look(self, images: Callable[[int, int], Tensor], count: int) -> Features:
-        """The features of `count` images, asked for in batches."""
-        return _joined([self._look_once(images, start, min(BATCH, count - start)) for start in range(0, count, BATCH)])
-
     def _look_once(self, images: Callable[[int, int], Tensor], start: int, size: int) -> Features:
         batch = images(start, size)
         expected = (size, *self.data.images.shape[1:])
@@ -186,64 +161,6 @@ class Evaluator:
             raise ValueError(f"expected uint8 images {expected}, not {batch.dtype} {tuple(batch.shape)}")
         return self.extractor(batch)
 
-    def _real(self, folder: Path) -> Reals:
-        key = {
-            "version": CACHE_VERSION,
-            "data": self.data.digest,
-            "shape": self.data.images.shape,
-            "extractor": self.extractor.name,
-            "weights": self.extractor.digest,
-            "resize": self.extractor.resize,
-        }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        path = folder / f"{digest[:32]}.safetensors"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            real = _load(path, len(self.data.images))
-            if real is None:
-                real = self._compute_real()
-                _save(real, path)
-        return real
-
-    def _compute_real(self) -> Reals:
-        count = len(self.data.images)
-        logger.info(
-            "Measuring the %d real images of %s with %s (once; the features are kept)",
-            count,
-            self.data.name,
-            self.extractor.name,
-        )
-
-        def images(start: int, size: int) -> Tensor:
-            return torch.from_numpy(np.array(self.data.images[start : start + size]))
-
-        features, logits = self._look(images, count)
-        if not features.isfinite().all():
-            raise UserError(f"the {self.extractor.name} features of {self.data.name} are not finite: wrong weights?")
-        return Reals(features, logits.argmax(1), scores.moments(features))
-
 
 def _joined(parts: list[Features]) -> Features:
     return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def _save(real: Reals, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    total, outer, _ = real.moments
-    save_file({"features": real.features, "predicted": real.predicted, "total": total, "outer": outer}, partial)
-    os.replace(partial, path)  # noqa: PTH105
-
-
-def _load(path: Path, count: int) -> Reals | None:
-    """What `_save` wrote; None where there is no sound file."""
-    if not path.exists():
-        return None
-    try:
-        held = load_file(path)
-        if len(held["features"]) == count:
-            moments = scores.Moments(held["total"], held["outer"], count)
-            return Reals(held["features"], held["predicted"], moments)
-    except (SafetensorError, KeyError, OSError) as error:
-        logger.debug("%s: %s", path, error)
-    logger.warning("%s is damaged: measuring the real images again", path)
-    return None
