@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from yaml import YAMLError
 
 from gantry.definitions import did_you_mean
 from gantry.errors import JobFailed, UserError
+from gantry.launch.process import quoted
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -70,6 +71,14 @@ def run(
             traceback.print_exc()
             sys.exit(FAILED)
         _stop(message, REFUSED)
+
+
+def as_typed(argument: str, names: Sequence[str]) -> str:
+    """An argument of the command line, quoted for Hydra where plain text is meant: an option of these names."""
+    name, _, text = argument.partition("=")
+    if name not in names or text in ("", "null"):
+        return argument
+    return f"{name}={quoted(text)}"
 
 
 def explain(error: Exception) -> str | None:

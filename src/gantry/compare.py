@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry import cli
 from gantry.errors import UserError
-from gantry.launch.process import quoted
 from gantry.launch.record import SweepRecord, load_sweep
 from gantry.report.comparison import MARK, Comparison, compare
 from gantry.report.page import write
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FOLDER = "comparison"  # of a sweep, and of its run's artifacts
 REPORT = "report.html"
-AS_TYPED = ("sweep=", "filter=", "metric=", "out=")  # plain text, where Hydra would see a grammar of its own
+AS_TYPED = ("sweep", "filter", "metric", "out")  # plain text, where Hydra would see a grammar of its own
 
 
 def main() -> None:
@@ -38,16 +37,8 @@ def main() -> None:
     if get_args_parser().parse_known_args()[0].multirun:
         print("compare.py writes one report: leave out -m; runs=[...] compares several runs", file=sys.stderr)
         sys.exit(cli.REFUSED)
-    sys.argv[1:] = [as_typed(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
     cli.run(job, ROOT / "conf", "compare")
-
-
-def as_typed(argument: str) -> str:
-    """An argument of the command line, quoted for Hydra where plain text is meant."""
-    name, _, text = argument.partition("=")
-    if f"{name}=" not in AS_TYPED or text in ("", "null"):
-        return argument
-    return f"{name}={quoted(text)}"
 
 
 def job(cfg: DictConfig) -> None:

@@ -129,3 +129,34 @@ def make_sweep(folder: Path, jobs: Mapping[str, list[str]], parent: str | None =
     }
     (folder / "sweep.json").write_text(json.dumps(record))
     return folder
+
+
+SETTINGS = {
+    "n_generated": 50000,
+    "n_real": 50000,
+    "data": "cifar10",
+    "data_digest": "d" * 64,
+    "split": "train",
+    "extractor": "inception",
+    "extractor_sha256": "6726825d" + "0" * 56,
+    "generator": "best",
+    "averaged": True,
+    "seed": 0,
+}
+
+
+def evaluated(
+    folder: Path,
+    values: Mapping[str, float | None],
+    spread: Mapping[str, float] | None = None,
+    key: str = "papers_1a2b3c4d",
+    step: int = 300,
+    **settings: object,
+) -> Path:
+    """The record that an evaluation of the run in `folder` leaves; returns its file."""
+    record = {"key": key, "protocol": key.rpartition("_")[0], "step": step, "values": values, "spread": spread or {}}
+    record |= {"settings": SETTINGS | settings, "subject": {"step": step}, "classes": None, "seconds": 12.5}
+    file = folder / "evaluations" / key / f"step_{step}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record))
+    return file

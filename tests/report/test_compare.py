@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from project import ROOT
 from report_helpers import CLASSES, PARAMS, PROTOCOL, log_run, make_job, make_sweep
 
-from gantry.compare import as_typed, compare_sweep, job
+from gantry.cli import as_typed
+from gantry.compare import AS_TYPED, compare_sweep, job
 from gantry.errors import UserError
 from gantry.report.comparison import Comparison
 from gantry.report.store import open_store
@@ -277,7 +278,8 @@ def test_runs_by_filter_typed_as_mlflow_wants_it(
     tracked: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "it's (1), \\ here"
-    job(asked(tracked[2], as_typed("filter=tags.variant = 'wgan'"), as_typed(f"out={out}")))
+    typed = ("filter=tags.variant = 'wgan'", f"out={out}")
+    job(asked(tracked[2], *(as_typed(text, AS_TYPED) for text in typed)))
     assert "Runs with tags.variant = 'wgan': 1 run: 1 finished" in capsys.readouterr().out
     assert (out / "report.html").exists()
 
@@ -285,7 +287,7 @@ def test_runs_by_filter_typed_as_mlflow_wants_it(
 @pytest.mark.parametrize("text", ["it's", "a\\b", "end\\", "a\\'b", "[1,2]", "x: {y}", "'quoted'"])
 def test_text_reaches_hydra_as_typed(text: str) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert compose("compare", [as_typed(f"filter={text}")]).filter == text
+        assert compose("compare", [as_typed(f"filter={text}", AS_TYPED)]).filter == text
 
 
 def test_runs_by_id_and_folder(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_helpers import PARAMS, PROTOCOL, grid, log_run, make_job
+from report_helpers import PARAMS, PROTOCOL, evaluated, grid, log_run, make_job
 
 from gantry.errors import UserError
 from gantry.report.runs import Run, from_folder, split_overrides
@@ -92,6 +92,12 @@ def tracked(mlruns: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
         if status == "FINISHED":
             (job / "summary.json").write_text('{"classes": {"0": [0.5, 0.25], "1": [0.5, 0.75]}}')
             both.log_artifact(job / "summary.json")
+            for step in (100, 300):
+                both.log_metrics({"eval/papers_1a2b3c4d/fid": 7.0 - step / 100}, step)
+                record = evaluated(job, {"fid": 7.0 - step / 100}, {"fid": 0.5}, step=step)
+                both.log_artifact(record, "evaluations/papers_1a2b3c4d")
+            both.log_metrics({"eval/quick_00000000/fid_5k": math.nan}, 300)
+            both.set_tags({"eval.quick_00000000": "5,000 against all"})
         both.close(status, None if status == "FINISHED" else "RuntimeError: boom")  # type: ignore[arg-type]
     store = open_store(mlruns, "records")
     assert store is not None
@@ -115,6 +121,16 @@ def test_folder_and_store_tell_the_same(tracked: tuple[Store, str, Path]) -> Non
     assert whole.real is not None
     assert whole.run_id == local.run_id
     assert abs(whole.started - local.started) < 60
+
+
+def test_an_evaluation_is_the_same_from_folder_and_store(tracked: tuple[Store, str, Path]) -> None:
+    store, parent, folder = tracked
+    whole, local = store.read(store.children(parent))[0], from_folder(folder / "whole")
+    assert whole.evaluations["papers_1a2b3c4d"] == local.evaluations["papers_1a2b3c4d"]
+    assert local.evaluations["papers_1a2b3c4d"].spread == {"fid": 0.5}
+    undelivered = whole.evaluations["quick_00000000"]  # its file: all there is to know are curves and tag
+    assert (undelivered.protocol, undelivered.step, undelivered.description) == ("quick", 300, "5,000 against all")
+    assert math.isnan(undelivered.values["fid_5k"])
 
 
 def _pixels(run: Run, step: int) -> bytes:

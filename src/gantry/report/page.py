@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gantry.report import curves, pictures, tables
+from gantry.report import curves, evaluations, pictures, tables
 from gantry.report.comparison import Comparison
 from gantry.report.ranking import ComparableSet
 from gantry.tracking.params import redact
@@ -53,6 +53,7 @@ def write(comparison: Comparison) -> list[Path]:
         store=redact(comparison.store) if comparison.store else None,
         axes=curves.AXES,
         tables=tables,
+        evaluations=evaluations,
         most_sets=MOST_SETS,
     )
     comparison.report.write_text(html, encoding="utf-8")

@@ -53,7 +53,7 @@ def images_across(groups: int) -> int:
 def crop(content: bytes, across: int) -> PIL.Image.Image:
     """The first `across` images of the first `across` rows of a logged grid, one pixel an image's pixel.
 
-    A grid is 8 cells and a border of one pixel wide, all enlarged k times (`gantry.evaluation.enlarged_grid`),
+    A grid is 8 cells and a border of one pixel wide, all enlarged k times (`gantry.sampling.enlarged_grid`),
     so that its width leaves k over 8, k below 8.
     """
     from PIL import Image

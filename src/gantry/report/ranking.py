@@ -191,9 +191,23 @@ def _options(sets: Sequence[Sequence[Run]]) -> list[dict[str, str]]:
     ]
 
 
+def alike(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs that differ only in their seed, by a label that tells them from the others."""
+    members: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        members.setdefault((("variant", run.variant), *sorted(config(run).items())), []).append(run)
+    return dict(zip(labels([group[0] for group in members.values()]), members.values(), strict=True))
+
+
+def one_a_seed(runs: Iterable[Run]) -> list[Run]:
+    """The latest run of each seed, in the order of the seeds."""
+    latest = {run.seed: run for run in sorted(runs, key=lambda run: run.started)}
+    return sorted(latest.values(), key=lambda run: (len(run.seed), run.seed))
+
+
 def apart(sets: Sequence[ComparableSet]) -> list[str]:
     """What keeps sets from being compared, such as `budget: 1000 and 3000 generator steps`."""
-    found = {key: _several({one.protocol[key] for one in sets}) for key in (*PROTOCOL, "metric", "steps")}
+    found = {key: several({one.protocol[key] for one in sets}) for key in (*PROTOCOL, "metric", "steps")}
     differing = {key: values for key, values in found.items() if len(values) > 1}
     for key, consequences in IMPLIED.items():
         if key in differing:
@@ -202,7 +216,7 @@ def apart(sets: Sequence[ComparableSet]) -> list[str]:
     if hashes & differing.keys() and (keys := dict.fromkeys(key for one in sets for key in one.options)):
         # What was typed says more than what it did to a hash.
         differing = {key: values for key, values in differing.items() if key not in hashes}
-        differing |= {key: _several({one.options.get(key, "as it is") for one in sets}) for key in keys}
+        differing |= {key: several({one.options.get(key, "as it is") for one in sets}) for key in keys}
     names = {**PROTOCOL, **{key: key for key in differing}, **PROTOCOL, "metric": "metric", "steps": "budget"}
     units = {"steps": " generator steps"}
     return [
@@ -211,7 +225,7 @@ def apart(sets: Sequence[ComparableSet]) -> list[str]:
     ]
 
 
-def _several(values: Iterable[str]) -> list[str]:
+def several(values: Iterable[str]) -> list[str]:
     """Values in order, numbers by size, hashes cut short."""
     return [value[:12] if len(value) == 64 else value for value in sorted(values, key=lambda text: (len(text), text))]
 
@@ -226,14 +240,9 @@ def _protocol(run: Run) -> dict[str, str] | None:
 def _set(protocol: dict[str, str], runs: Sequence[Run], metric: str | None) -> ComparableSet:
     primary = protocol["metric"]
     by = metric if metric in {name for run in runs for name in run.quality} else primary
-    members: dict[tuple[tuple[str, str], ...], list[Run]] = {}
-    for run in runs:
-        members.setdefault((("variant", run.variant), *sorted(config(run).items())), []).append(run)
-    names = labels([group[0] for group in members.values()])
     groups, repeats = [], []
-    for label, group in zip(names, members.values(), strict=True):
-        latest = {run.seed: run for run in sorted(group, key=lambda run: run.started) if run.status == "FINISHED"}
-        finished = sorted(latest.values(), key=lambda run: (len(run.seed), run.seed))
+    for label, group in alike(runs).items():
+        finished = one_a_seed(run for run in group if run.status == "FINISHED")
         others = [run for run in group if run.status != "FINISHED"]
         repeats += [run for run in group if run.status == "FINISHED" and run not in finished]
         groups.append(Group(label, tuple(finished), tuple(others)))

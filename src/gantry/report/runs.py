@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gantry.launch.record import log_tail, read_json, read_status
 from gantry.lock import is_dead
+from gantry.report import records
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE
 from gantry.tracking.ending import WORDLESS
@@ -22,8 +23,9 @@ BOOKKEEPING = (
     *("images_seen", "images_per_second", "training_seconds", "evaluation_seconds"),
     *("peak_memory_mib", "peak_gpu_memory_mib"),
 )
-HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "modes")
-ORDER = ("fid", "kid", *HIGHER_IS_BETTER)  # of the quality metrics in tables and figures; others follow
+HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "modes")
+# Of the quality metrics in tables and figures; others follow.
+ORDER = ("fid", "fid_infinity", "kid", *HIGHER_IS_BETTER, "copy_rate")
 
 Curve = dict[int, float]  # value by generator step, NaN where it was not finite
 Picture = Callable[[], bytes]  # the content of an image file, read when asked for
@@ -47,6 +49,7 @@ class Run:
         log: the last lines of its output, of a run that did not finish.
         started: seconds since 1970, 0 where unknown.
         run_id: of its MLflow run.
+        evaluations: by key the latest record that `python evaluate.py` left; their values are curves too.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Run:
     log: str = ""
     started: float = 0.0
     run_id: str | None = None
+    evaluations: Mapping[str, records.Record] = field(default_factory=dict)
 
     @property
     def variant(self) -> str:
@@ -76,7 +80,7 @@ class Run:
         """Its quality metrics, those that are only spreads left out."""
         logged = [name.partition("/")[2] for name in self.curves if name.startswith(("best/", "final/"))]
         known = logged or [name for name in self.curves if name.startswith(ORDER)]
-        return sorted({name for name in known if "_std" not in name}, key=_place)
+        return in_order(name for name in known if "_std" not in name)
 
     @property
     def primary(self) -> str | None:
@@ -86,10 +90,11 @@ class Run:
     @property
     def drawn(self) -> list[str]:
         """The metrics worth a curve: quality first, then losses, scores and whatever else was logged."""
+        points = ("best/", "final/", records.PREFIX)  # of one step or a few: in tables
         others = (
             name
             for name in self.curves
-            if name not in BOOKKEEPING and not name.startswith(("best/", "final/")) and "_std" not in name
+            if name not in BOOKKEEPING and not name.startswith(points) and "_std" not in name
         )
         return list(dict.fromkeys([*self.quality, *sorted(others)]))
 
@@ -99,10 +104,15 @@ class Run:
         return curve[max(curve)] if curve else None
 
 
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Metrics as tables show them: by `ORDER`, those of the generator without averaging last."""
+    return sorted(set(metrics), key=_place)
+
+
 def _place(metric: str) -> tuple[bool, int, str]:
     statistic = metric.removeprefix("raw/")
-    place = next((place for place, prefix in enumerate(ORDER) if statistic.startswith(prefix)), len(ORDER))
-    return metric.startswith("raw/"), place, metric
+    prefix = max((prefix for prefix in ORDER if statistic.startswith(prefix)), key=len, default=None)
+    return metric.startswith("raw/"), len(ORDER) if prefix is None else ORDER.index(prefix), metric
 
 
 def lower_is_better(metric: str) -> bool:
@@ -121,6 +131,7 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
     samples = {int(file.stem): file.read_bytes for file in sorted((folder / "samples").glob("[0-9]*.png"))}
     real = folder / "real" / "0000000.png"
     status, reason = _ending(folder, begun=bool(tags or curves))
+    evaluations = records.read_folder(folder)
     return Run(
         name=folder.name,
         status=status,
@@ -128,13 +139,14 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
         params=_json(folder / PARAMS_FILE),
         tags=tags,
         overrides=split_overrides(tags.get("overrides", "")) if overrides is None else overrides,
-        curves=curves,
+        curves=curves | records.curves(evaluations),
         samples=samples,
         real=real.read_bytes if real.exists() else None,
         classes=summary.get("classes") or {},
         log=log_tail(folder) if status != "FINISHED" else "",
         started=started,
         run_id=_json(folder / RUN_FILE).get("run_id"),
+        evaluations=records.latest(evaluations),
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.errors import UserError
+from gantry.report import records
 from gantry.report.runs import Curve, Picture, Run, split_overrides
 from gantry.tracking.base import log
 from gantry.tracking.ending import SUPERSEDED
@@ -33,6 +34,15 @@ _IMAGE = re.compile(r"images/(?P<key>\w+)[+~]step[+~](?P<step>\d+)[+~]timestamp[
 
 class Unanswered(UserError):
     """A store that is away."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Of a run's artifacts: images by key and step, the summary, and by key the latest evaluation."""
+
+    pictures: dict[str, dict[int, Picture]] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, records.Record] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,8 +123,9 @@ class Store:
         curves: dict[str, dict[str, Curve]] = {run.info.run_id: {} for run in runs}
         for (run_id, name), curve in zip(wanted, found, strict=True):
             curves[run_id][name] = curve
-        artifacts = self._reachable([run.info.run_id for run in runs])
-        return [self._run(run, curves[run.info.run_id], *artifacts[run.info.run_id]) for run in runs]
+        logged = {run.info.run_id: records.from_curves(curves[run.info.run_id], run.data.tags) for run in runs}
+        artifacts = self._reachable(logged)
+        return [self._run(run, curves[run.info.run_id], artifacts[run.info.run_id]) for run in runs]
 
     def publish(self, run_id: str, mark: str, text: str, files: Sequence[Path], folder: str) -> None:
         """Log files to `folder` of a run's artifacts, and put `text` at the end of its description.
@@ -133,10 +144,8 @@ class Store:
         history = self.client.get_metric_history(run_id, name)
         return {point.step: point.value for point in sorted(history, key=lambda point: (point.step, point.timestamp))}
 
-    def _run(
-        self, run: MLflowRun, curves: dict[str, Curve], pictures: dict[str, dict[int, Picture]], summary: dict[str, Any]
-    ) -> Run:
-        run_id, tags = run.info.run_id, run.data.tags
+    def _run(self, run: MLflowRun, curves: dict[str, Curve], artifacts: Artifacts) -> Run:
+        run_id, tags, pictures = run.info.run_id, run.data.tags, artifacts.pictures
         return Run(
             name=run.info.run_name or run_id,
             status=run.info.status if run.info.status != "SCHEDULED" else "RUNNING",
@@ -147,32 +156,49 @@ class Store:
             curves=curves,
             samples=pictures.get("samples", {}),
             real=next(iter(pictures.get("real", {}).values()), None),
-            classes=summary.get("classes") or {},
+            classes=artifacts.summary.get("classes") or {},
             log=tags.get("gantry.log_tail", ""),
             started=run.info.start_time / 1000,
             run_id=run_id,
+            evaluations=artifacts.evaluations,
         )
 
-    def _reachable(self, run_ids: Sequence[str]) -> dict[str, tuple[dict[str, dict[int, Picture]], dict[str, Any]]]:
-        """The runs' images and summaries; a warning and none where the place of the artifacts is out of reach."""
+    def _reachable(self, logged: Mapping[str, Mapping[str, records.Record]]) -> dict[str, Artifacts]:
+        """What the runs' artifacts hold, a warning where their place is out of reach.
+
+        Args:
+            logged: by run and key what is known of its evaluations without their records.
+        """
         from mlflow.exceptions import MlflowException
 
-        found: dict[str, tuple[dict[str, dict[int, Picture]], dict[str, Any]]] = {}
+        found: dict[str, Artifacts] = {}
         errors = []
-        for run_id in run_ids:
+        for run_id, evaluations in logged.items():
+            found[run_id] = Artifacts(evaluations=dict(evaluations))
             try:
                 files = {item.path for item in self.client.list_artifacts(run_id)}
-                pictures = self._pictures(run_id) if "images" in files else {}
-                summary = json.loads(self._file(run_id, "summary.json")) if "summary.json" in files else {}
-                found[run_id] = pictures, summary
+                if "images" in files:
+                    found[run_id].pictures.update(self._pictures(run_id))
+                if "summary.json" in files:
+                    found[run_id].summary.update(json.loads(self._file(run_id, "summary.json")))
+                if records.FOLDER in files:
+                    for key, known in evaluations.items():
+                        found[run_id].evaluations[key] = self._record(run_id, known) or known
             except (MlflowException, OSError) as error:
-                found[run_id] = {}, {}
                 errors.append(redact(str(error)).splitlines()[0])
         if errors:
             log.warning(
                 "No images of %d of %d runs, whose artifacts cannot be read: %s", len(errors), len(found), errors[0]
             )
         return found
+
+    def _record(self, run_id: str, known: records.Record) -> records.Record | None:
+        """The whole record of an evaluation; None where it was not delivered."""
+        for item in self.client.list_artifacts(run_id, f"{records.FOLDER}/{known.key}"):
+            file = records.FILE.fullmatch(item.path)
+            if file and int(file["step"]) == known.step:
+                return records.parse(self._file(run_id, item.path))
+        return None
 
     def _pictures(self, run_id: str) -> dict[str, dict[int, Picture]]:
         """The images by key and step; of two at a step, the later one."""
