@@ -302,7 +302,7 @@ def test_skipping_unreadable_images_is_counted_and_trains(cli, tmp_path, store, 
     assert np.isfinite(run.data.metrics["fid_mean-00000000_64"])
 
 
-def tiny_extractor(*, data, cache, device, weights):
+def tiny_extractor(*, device, **options):
     from gantry.metrics.extractors import NetworkExtractor
 
     class Mean(torch.nn.Module):
@@ -344,7 +344,7 @@ def test_the_readmes_data_set_trains(cli, tmp_path, monkeypatch):
 def test_an_exported_config_cannot_choose_what_code_runs(tmp_path):
     from gantry.export import save_generator
 
-    save_generator(tmp_path, torch.nn.Linear(1, 1), {"_target_": "subprocess.call", "args": ["true"]})
+    save_generator(tmp_path, torch.nn.Linear(1, 1), {"_target_": "subprocess.call", "args": ["true"]}, 0)
     with pytest.raises(UserError, match=r"subprocess\.call"):
         load_generator(tmp_path)
     with pytest.raises(UserError, match="no exported generator"):

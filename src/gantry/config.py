@@ -5,7 +5,7 @@ such function, entered in `RULES`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -34,7 +34,8 @@ GROUPS = {
     "paths": ("root", "cache"),
     "sweep": ("jobs", "timeout", "max_failures", "resume"),
 }
-LEAST = {"metrics.n_generated": 10, "sweep.timeout": 1}  # one for each split of the Inception Score; seconds
+# One image for each split of the Inception Score, two for each point of FID_infinity; seconds.
+LEAST = {"metrics.n_generated": 10, "n": 30, "sweep.timeout": 1}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 # What the caller passes itself, or what would change what a step is: not the config's to set.
@@ -53,11 +54,12 @@ RESERVED = {
 }
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, rules: "Sequence[Rule] | None" = None) -> None:
     """Refuse a composed config that cannot work.
 
     Args:
         cfg: the job's config, without Hydra's own node; interpolations may be unresolved.
+        rules: what to hold it to; None: `RULES`, of train.py.
 
     Raises:
         UserError: one line for each problem, the dotted key first, with the valid choices.
@@ -71,7 +73,7 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     else:
         config = read(tree)
-        problems += config.problems + [problem for rule in RULES for problem in rule(config)]
+        problems += config.problems + [problem for rule in rules or RULES for problem in rule(config)]
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
@@ -305,7 +307,8 @@ def wrong_store(config: Config) -> Iterator[str]:
             yield f"tracking.uri: {str(error).removeprefix('tracking.uri')[1:]}"
 
 
-RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
+Rule = Callable[[Config], Iterator[str]]
+RULES: tuple[Rule, ...] = (
     unknown_options,
     unknown_keys,
     empty_text,
@@ -323,4 +326,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     wrong_devices,
     wrong_trainer,
     wrong_store,
+)
+EVALUATION_RULES: tuple[Rule, ...] = (
+    *(unknown_options, empty_text, wrong_values, not_finite, out_of_range, seed_too_large, wrong_store),
 )

@@ -8,25 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
 from gantry.clock import Clock
-from gantry.data.images import quantise
 from gantry.export import save_generator
 from gantry.gan import GAN
 from gantry.metrics.evaluator import Evaluator
-from gantry.randomness import draws
+from gantry.sampling import GRID, enlarged_grid, generate, normal
 from gantry.signals import Stop, Stopped
 from gantry.tracking import Tracker
 from gantry.tracking.folder import CHECKPOINT
 
-GRID = 8  # images along a side of the sample grid
-TILE = 48  # pixels an image of the grid is enlarged to, at least
 STATE = ("first", "best", "best_step", "final", "last", "classes", "seconds")  # kept in checkpoints
 
 
@@ -155,12 +150,13 @@ class Evaluation(Callback):
         self._checkpoint(trainer)
         if not trainer.is_global_zero:
             return
-        save_generator(self.folder / "generator" / "last", gan.averaged.module, self.network)
-        if self.best_step == trainer.global_step:
+        step = trainer.global_step
+        save_generator(self.folder / "generator" / "last", gan.averaged.module, self.network, step)
+        if self.best_step == step:
             checkpoints = self.folder / CHECKPOINT.parent
             shutil.copyfile(self.folder / CHECKPOINT, checkpoints / "writing.ckpt")
             (checkpoints / "writing.ckpt").replace(checkpoints / "best.ckpt")
-            save_generator(self.folder / "generator" / "best", gan.averaged.module, self.network)
+            save_generator(self.folder / "generator" / "best", gan.averaged.module, self.network, step)
 
 
 def peak_memory() -> dict[str, float]:
@@ -170,25 +166,3 @@ def peak_memory() -> dict[str, float]:
     if torch.cuda.is_available():
         peak["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     return peak
-
-
-def enlarged_grid(images: Tensor) -> np.ndarray:
-    """uint8 images (N, C, H, W) as one uint8 picture (H', W', 3), rows of eight, enlarged without smoothing."""
-    scale = max(1, -(-TILE // images.shape[-1]))
-    grid = make_grid(images.cpu(), nrow=GRID, padding=1).permute(1, 2, 0).numpy()
-    return np.ascontiguousarray(grid.repeat(scale, 0).repeat(scale, 1))
-
-
-def generate(network: nn.Module, z: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) of a generator in eval mode from latents (B, z_dim); its mode is put back."""
-    training = network.training
-    network.eval()
-    with torch.inference_mode():
-        images = quantise(network(z.to(next(network.parameters()).device)))
-    network.train(training)
-    return images
-
-
-def normal(seed: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Fixed float32 noise of a purpose: the same at every step and for every variant of one z_dim."""
-    return draws(seed, 0, purpose).standard_normal(shape, dtype="float32")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -14,11 +15,14 @@ WEIGHTS, CONFIG = "generator.safetensors", "generator.json"
 TRUSTED = "gantry.networks."
 
 
-def save_generator(folder: Path, network: nn.Module, config: dict[str, Any]) -> None:
-    """Write `network` and `config` (`_target_` and its arguments) to `folder`, each file whole or not at all."""
+def save_generator(folder: Path, network: nn.Module, config: dict[str, Any], step: int) -> None:
+    """Write `network` as it is at a generator step and `config` (`_target_` and its arguments) to `folder`.
+
+    Each file is whole or not there at all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / f".{WEIGHTS}")
+    save_file(weights, folder / f".{WEIGHTS}", metadata={"step": str(step)})
     (folder / f".{CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, CONFIG):
         (folder / f".{name}").replace(folder / name)
@@ -33,7 +37,7 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
             choose what code runs.
 
     Raises:
-        UserError: no generator there, or a class that is not trusted.
+        UserError: no generator there, a class that is not trusted, or weights that do not fit it.
     """
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -44,5 +48,15 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
         raise UserError(f"{folder / CONFIG} names the class {target}; trusted are {', '.join(trusted)}*")
     module, name = target.rsplit(".", 1)
     network: nn.Module = getattr(importlib.import_module(module), name)(**config)
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS} is missing, damaged or of another network: {error}") from error
     return network.eval().requires_grad_(False)
+
+
+def exported_step(folder: Path) -> int | None:
+    """The generator step of what `save_generator` wrote; None where an older version did, which left it out."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        step = (file.metadata() or {}).get("step")
+    return None if step is None else int(step)

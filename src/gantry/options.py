@@ -34,6 +34,16 @@ KINDS = {
     "metrics.n_generated": INT,
     "model.ema.half_life": FLOAT,
     "model.ema.ramp_up": FLOAT,
+    # of evaluate.py
+    "n": INT,
+    "repeats": INT,
+    "generator": Kind(types=frozenset(), choices=("best", "last")),
+    "raw": Kind(types=frozenset({bool})),
+    "accelerator": Kind(types=frozenset(), choices=("auto", "cpu", "gpu", "mps")),
+    "devices": Kind(types=frozenset({int}), choices=("auto",)),
+    "protocol.official": Kind(types=frozenset({bool})),
+    "protocol.max_real": Kind(types=frozenset({int}), optional=True),
+    "protocol.split": Kind(types=frozenset(), choices=("train", "test", "valid", "all")),
 }
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 MISSING = "???"

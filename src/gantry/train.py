@@ -10,12 +10,10 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from gantry import cli
@@ -28,6 +26,7 @@ from gantry.launch.leader import leading
 from gantry.launch.process import result
 from gantry.launch.record import of_the_run, state_of
 from gantry.lock import held, is_held
+from gantry.making import maker
 from gantry.recording import ROOT, closed_truthfully, generators_logged, open_tracker
 from gantry.resume import Start, as_begun, check_unchanged, continues, ending_on_record, parameters, take_up
 from gantry.signals import deferred
@@ -135,9 +134,10 @@ def train(
     from gantry.clock import Clock
     from gantry.compiler import check_compiler
     from gantry.distributed.peers import AgreedStop, joined
-    from gantry.evaluation import GRID, Evaluation, peak_memory
+    from gantry.evaluation import Evaluation, peak_memory
     from gantry.metrics.evaluator import Evaluator
     from gantry.precision import settled
+    from gantry.sampling import GRID
 
     _quiet()
     cfg = settled(cfg, quiet=place.rank > 0)
@@ -302,14 +302,6 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         compile=cfg.compile,
     )
     return gan, network
-
-
-def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
-    """What a node's `_target_` makes of the node's options and of arguments given later.
-
-    Given to `instantiate` itself, objects would be taken for config, and errors wrapped.
-    """
-    return instantiate(node, _partial_=True, _convert_="all")
 
 
 def _quiet() -> None:

@@ -1,0 +1,465 @@
+"""Measures images against a data set: what `python evaluate.py` does once it knows what is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from gantry.data.images import ImageSet
+from gantry.data.samples import samples
+from gantry.errors import UserError
+from gantry.launch.devices import THREADS, cores
+from gantry.making import maker
+from gantry.metrics import manifold, memorisation, scores, uncertainty
+from gantry.metrics.augmentation import augmentation, held_out
+from gantry.metrics.classes import class_shares
+from gantry.metrics.embedding import PIECE, ArraySource, Crew, Source, look_at, look_at_share
+from gantry.metrics.extractors import Extractor, Features
+from gantry.metrics.reals import Reals, real_features
+from gantry.results import Result
+from gantry.subjects import GeneratorFiles, GeneratorSource
+
+VERSION = 1  # raise it when the same settings come to give other values
+MORE = (  # scores besides those of every evaluation while training
+    *("kid_std", "fid_infinity", "precision", "recall", "density", "coverage", "copy_rate", "distance_ratio"),
+)
+FEWEST = 10  # real images
+AUGMENTED = 10_000  # generated images a classifier is trained on, at most
+MAIN, CLASSES = "main", "classes"  # what the extractors are called in files
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """Anyone's images; picklable.
+
+    Attributes:
+        path: a folder or a .npz or .npy.
+        cache: where they are decoded to.
+    """
+
+    path: str
+    cache: Path
+
+    def load(self, shape: tuple[int, int, int], count: int) -> ImageSet:
+        """`count` of the images, drawn at random where there are more; of shape (C, H, W).
+
+        Raises:
+            UserError: they cannot be read, are of another shape or too few.
+        """
+        found = samples(self.path, self.cache, shape)
+        if len(found) < count:
+            raise UserError(
+                f"images={self.path} holds {len(found)} images, fewer than n={count}; "
+                f"n={len(found)} measures them, under names that say so"
+            )
+        return found.part(count)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides an evaluation; picklable, for the processes that share it.
+
+    Attributes:
+        protocol: its name; "custom" where the settings are not one's.
+        official: the name holds with the papers' extractor and weights only.
+        data: the data set's config.
+        max_images: the part of it that was trained on; None: all.
+        split: of the real images that are compared with.
+        max_real: how many of them at most, drawn at random; None: all.
+        extractor: its config.
+        n: images in a draw.
+        repeats: draws.
+        seed: of the noise.
+        measures: of `gantry.evaluate.MEASURES`.
+        subject: what is measured.
+        cache: folder of everything that can be computed again.
+        accelerator: "cpu", "cuda" or "mps".
+        devices: processes that share the work, a GPU each where there are.
+    """
+
+    protocol: str
+    official: bool
+    data: dict[str, Any]
+    max_images: int | None
+    split: str
+    max_real: int | None
+    extractor: dict[str, Any]
+    n: int
+    repeats: int
+    seed: int
+    measures: tuple[str, ...]
+    subject: GeneratorFiles | SampleFiles
+    cache: Path
+    accelerator: str
+    devices: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the images loaded so far, which another process maps from the disk itself."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    @cached_property
+    def trained_on(self) -> ImageSet:
+        """The training images: of a run, those it was trained on."""
+        found = self._images(self._split(self.data.get("split")))
+        return found if self.max_images is None else found.part(self.max_images)
+
+    @cached_property
+    def reference(self) -> ImageSet:
+        """The real images that scores compare with.
+
+        Raises:
+            UserError: the data set has no such split.
+        """
+        return self.limited(self._images(self._split(self.split)))
+
+    @cached_property
+    def held_out(self) -> ImageSet | None:
+        """Real images the generator never saw; None where the data set has none."""
+        return self._images("test") if self.data.get("split") == "train" else None
+
+    def real(self, which: str) -> ImageSet:
+        """The real images called "reference", "training" or "held-out"."""
+        if which == "reference":
+            return self.reference
+        found = self.trained_on if which == "training" else self.held_out
+        assert found is not None
+        return self.limited(found)
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """Anyone's images, where they are measured."""
+        assert isinstance(self.subject, SampleFiles)
+        return self.subject.load(self.reference.shape, self.n)
+
+    def limited(self, data: ImageSet) -> ImageSet:
+        """As many real images as the protocol has."""
+        return data if self.max_real is None else data.part(self.max_real)
+
+    def _split(self, split: str | None) -> str | None:
+        if "split" in self.data or split in ("train", None):
+            return split if "split" in self.data else None
+        name = self.data["_target_"].rpartition(".")[2]
+        raise UserError(f"protocol.split={split}: {name} has no splits; protocol=papers, or quick, takes all of it")
+
+    def _images(self, split: str | None) -> ImageSet:
+        if split not in self._loaded:
+            node = self.data if split is None else self.data | {"split": split}
+            self._loaded[split] = maker(node)(cache=self.cache)
+        return self._loaded[split]
+
+    @cached_property
+    def _loaded(self) -> dict[str | None, ImageSet]:
+        return {}
+
+    def device(self, rank: int) -> torch.device:
+        """Where process `rank` computes."""
+        return torch.device("cuda", rank) if self.accelerator == "cuda" else torch.device(self.accelerator)
+
+    def extractors(self, rank: int) -> dict[str, Extractor]:
+        """What looks at the images: the chosen extractor, and where it does not know the classes, what does."""
+        device = self.device(rank)
+        main = maker(self.extractor)(data=self.trained_on, cache=self.cache, device=device)
+        wanted = {MAIN: main}
+        if {"classes", "augmentation"} & set(self.measures) and not main.labelled and _can_classify(self.trained_on):
+            from gantry.metrics.classifier import classifier
+
+            wanted[CLASSES] = classifier(data=self.trained_on, cache=self.cache, device=device)
+        return wanted
+
+    def source(self, draw: int, rank: int) -> Source:
+        """The images of one draw."""
+        if isinstance(self.subject, SampleFiles):
+            return ArraySource(self.images.images)
+        network = self.subject.load().to(self.device(rank))
+        return GeneratorSource(network, latent_length(self.subject), self.seed, draw * self.n, self.n)
+
+
+def latent_length(files: GeneratorFiles) -> int:
+    """Of the noise vectors that the generator takes."""
+    from gantry.export import CONFIG
+
+    length: int = json.loads((files.folder / CONFIG).read_text())["z_dim"]
+    return length
+
+
+def _can_classify(data: ImageSet) -> bool:
+    return data.labels is not None and len(data.labels) >= 20 and len(set(data.labels.tolist())) > 1
+
+
+def share_reals(plan: Plan, which: str, folder: Path, rank: int, size: int) -> None:
+    """Another process's share of the real images that `Plan.real` calls `which`."""
+    _take_threads(size)
+    look_at_share(ArraySource(plan.real(which).images), {"real": plan.extractors(rank)[MAIN]}, folder, rank, size)
+
+
+def share_draw(plan: Plan, draw: int, folder: Path, rank: int, size: int) -> None:
+    """Another process's share of the images of a draw."""
+    _take_threads(size)
+    look_at_share(plan.source(draw, rank), plan.extractors(rank), folder, rank, size)
+
+
+def _take_threads(size: int) -> None:
+    if THREADS not in os.environ:
+        torch.set_num_threads(max(1, cores() // size))
+
+
+class Stopwatch:
+    """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
+
+
+def measure(plan: Plan) -> Result:
+    """Carry out `plan`. What was looked at before a stop is not looked at again.
+
+    Raises:
+        UserError: something that is needed is not there, or the same evaluation is under way.
+        JobFailed: one of the other processes has failed.
+    """
+    return _Measuring(plan).run()
+
+
+class _Measuring:
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.watch = plan, Stopwatch()
+        if plan.devices > 1:
+            _take_threads(plan.devices)
+        with self.watch("loading"):
+            self.subject = _describe(plan)  # what cannot be read is refused before anything slow
+            self.extractors = plan.extractors(0)
+            self.main = self.extractors[MAIN]
+            self.classifier = self.extractors.get(CLASSES) or (self.main if self.main.labelled else None)
+            self.reference = plan.reference
+            if "augmentation" in plan.measures and not _can_classify(plan.trained_on):
+                raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
+        if len(self.reference) < FEWEST:
+            raise UserError(f"{self.reference.name} has {len(self.reference)} images; an evaluation needs {FEWEST}")
+        self.names = scores.names(self.main, plan.n, self.reference.split, *MORE)
+
+    def run(self) -> Result:
+        plan, watch = self.plan, self.watch
+        with watch("real images"):
+            self.real = self._reals("reference")
+            self.root = scores.reference(self.real.moments)
+        work = plan.cache / "evaluations" / self._work_key()
+        with _alone(work):
+            drawn = []
+            for draw in range(plan.repeats):
+                title = "generated images" if plan.repeats == 1 else f"draw {draw + 1} of {plan.repeats}"
+                source = plan.source(draw, 0)
+                crew = Crew(plan.devices, partial(share_draw, plan, draw))
+                with watch("generated images"):
+                    drawn.append(look_at(source, self.extractors, work / str(draw), title, crew))
+            result = self._measured(drawn)
+            shutil.rmtree(work)
+        return result
+
+    def _measured(self, drawn: Sequence[Mapping[str, Features]]) -> Result:
+        plan = self.plan
+        scored = [self._scores(looked[MAIN]) for looked in drawn]
+        values, spread = scored[0] if plan.repeats == 1 else _over_draws([values for values, _ in scored])
+        first = drawn[0]
+        values, spread = ({self.names[name]: one for name, one in each.items()} for each in (values, spread))
+        classes = None
+        if self.classifier is not None and "classes" in plan.measures:
+            with self.watch("classes"):
+                classes = self._classes(first.get(CLASSES, first[MAIN]), values)
+        memorised, pairs = None, None
+        if "memorisation" in plan.measures:
+            with self.watch("memorisation"):
+                memorised, pairs = self._memorisation(first[MAIN], values)
+        augmented = None
+        if "augmentation" in plan.measures:
+            with self.watch("augmentation"):
+                augmented = self._augmentation()
+        step = plan.subject.step() if isinstance(plan.subject, GeneratorFiles) else 0
+        protocol = "custom" if plan.official and not self.main.official else plan.protocol
+        return Result(
+            *(protocol, step, values, spread, self._settings(), self.subject),
+            *(classes, memorised, augmented, self.watch.seconds, pairs),
+        )
+
+    def _scores(self, looked: Features) -> tuple[dict[str, float], dict[str, float]]:
+        """The scores of one draw, and what can be told from it of their spread over draws."""
+        wanted, features = self.plan.measures, looked.features
+        found: dict[str, float] = {}
+        spread: dict[str, float] = {}
+        if "fid" in wanted:
+            with self.watch("fid"):
+                known = scores.moments(features)
+                found["fid"] = scores.fid(self.root, known)
+                spread["fid"] = uncertainty.fid_spread(self.root, features, known)
+        if "fid_infinity" in wanted:
+            with self.watch("fid_infinity"):
+                found["fid_infinity"] = uncertainty.fid_infinity(self.root, features, self.plan.seed)
+                own = spread["fid"] if "fid" in spread else uncertainty.fid_spread(self.root, features)
+                spread["fid_infinity"] = uncertainty.fid_infinity_spread(own, len(features))
+        if "kid" in wanted:
+            with self.watch("kid"):
+                found["kid"], found["kid_std"] = scores.kid(self.real.features, features)
+                std, subsets = found["kid_std"], scores.KID_SUBSETS
+                spread["kid"] = uncertainty.kid_spread(self.real.features, features, std, subsets)
+        if "inception_score" in wanted and self.main.has_logits:
+            with self.watch("inception_score"):
+                mean, std = scores.inception_score(looked.logits)
+                found |= {"inception_score": mean, "inception_score_std": std}
+                spread["inception_score"] = uncertainty.inception_score_spread(std)
+        if "precision_recall" in wanted:
+            with self.watch("precision_recall"):
+                radii = self.real.derived("radii", manifold.radii)
+                values, stds = manifold.manifold(self.real.features, features, radii)
+                found, spread = found | values._asdict(), spread | stds._asdict()
+        return found, spread
+
+    def _classes(self, looked: Features, values: dict[str, float]) -> dict[str, tuple[float, float]]:
+        """The classes' shares, by the classifier's verdict on both sides; the number drawn goes into `values`."""
+        assert self.classifier is not None
+        real = real_features(self.classifier, self.reference, self.plan.cache)
+        assert real.predicted is not None
+        verdicts = torch.cat([part.argmax(1) for part in looked.logits.split(4096)])
+        values[f"modes_{self.classifier.name}"] = float(scores.classes_covered(real.predicted, verdicts))
+        return class_shares(real.predicted, verdicts, self.reference.classes or (), looked.logits.shape[1])
+
+    def _memorisation(self, looked: Features, values: dict[str, float]) -> tuple[dict[str, Any], np.ndarray]:
+        plan = self.plan
+        train = plan.real("training")
+        known = self._reals("training").features
+        unseen = None if plan.held_out is None else self._reals("held-out").features
+        found = memorisation.memorisation(looked.features, known, unseen)
+        values |= {self.names[name]: getattr(found, name) for name in ("copy_rate", "distance_ratio")}
+        about = {name: value for name, value in found._asdict().items() if name not in ("distances", "indices")}
+        about |= {"training_images": len(train), "training_digest": train.digest}
+        source = plan.source(0, 0)
+        pairs = memorisation.closest_pairs(source.of, train.images, found)
+        return about | {"held_out_images": 0 if unseen is None else len(unseen)}, pairs
+
+    def _augmentation(self) -> dict[str, Any]:
+        """What a classifier learns from the images, on one core whatever the devices."""
+        plan = self.plan
+        train, test = plan.trained_on, plan.held_out
+        if test is None:
+            train, test = held_out(train)
+        if isinstance(plan.subject, SampleFiles):
+            made = plan.images
+        else:
+            source, count = plan.source(0, 0), min(plan.n, AUGMENTED)
+            parts = [source(start, min(PIECE, count - start)).cpu() for start in range(0, count, PIECE)]
+            name = f"the generator of {plan.subject.run.name}"
+            images = torch.cat(parts).numpy()
+            made = ImageSet(name, images, None, None, "all", str(plan.subject.run), self.subject["sha256"], train.flip)
+        often = 0.5 if sys.stderr.isatty() else 10.0
+        bar = tqdm(desc="classifiers", unit="step", dynamic_ncols=True, delay=1, mininterval=often)
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        with bar:
+            return augmentation(made, train, test, seed=plan.seed, progress=progress).record()
+
+    def _reals(self, which: str) -> Reals:
+        crew = Crew(self.plan.devices, partial(share_reals, self.plan, which))
+        return real_features(self.main, self.plan.real(which), self.plan.cache, crew)
+
+    def _settings(self) -> dict[str, Any]:
+        plan, main = self.plan, self.main
+        return {
+            "n_generated": plan.n,
+            "data": self.reference.name,
+            "data_digest": self.reference.digest,
+            "split": self.reference.split,
+            "n_real": len(self.reference),
+            "extractor": main.name,
+            "extractor_sha256": main.digest,
+            "extractor_resize": main.resize,
+            "extractor_arithmetic": main.arithmetic,
+            **main.details,
+            "precision": "float32 images and features, float64 statistics",
+            "kid_subsets": scores.KID_SUBSETS,
+            "kid_subset_size": scores.kid_subset_size(len(self.reference), plan.n),
+            "inception_score_splits": scores.INCEPTION_SCORE_SPLITS,
+            "version": VERSION,
+        }
+
+    def _work_key(self) -> str:
+        looked = {name: (extractor.digest, extractor.arithmetic) for name, extractor in self.extractors.items()}
+        text = json.dumps([VERSION, self.subject["sha256"], self.plan.n, self.plan.seed, looked], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    """What is measured, found to be readable."""
+    if isinstance(plan.subject, SampleFiles):
+        images = plan.images
+        return {"images": plan.subject.path, "count": len(images), "sha256": images.digest}
+    network = plan.subject.load()
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise UserError(f"the weights of {plan.subject.folder} are not finite: its training has diverged")
+    image = network(torch.zeros(1, latent_length(plan.subject)))
+    if tuple(image.shape[1:]) != plan.reference.shape:
+        raise UserError(
+            f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
+            f"{plan.reference.name} are {plan.reference.shape}; data=... data.image_size=... names others"
+        )
+    return {
+        "run": str(plan.subject.run),
+        "generator": plan.subject.which,
+        "averaged": not plan.subject.raw,
+        "step": plan.subject.step(),
+        "sha256": plan.subject.digest(),
+        "seed": plan.seed,
+        "draws": plan.repeats,
+    }
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold a folder of work in progress.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    work.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{work}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError("this very evaluation is under way in another process; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _over_draws(scored: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Each score's mean over draws, and its sample standard deviation (n - 1)."""
+    names = scored[0]
+    return (
+        {name: statistics.fmean(one[name] for one in scored) for name in names},
+        {name: statistics.stdev(one[name] for one in scored) for name in names if "_std" not in name},
+    )

@@ -1,0 +1,272 @@
+"""What `python evaluate.py` measures: a run's generator, found by what a user may call it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from gantry.errors import UserError
+from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
+from gantry.randomness import draws
+from gantry.summary import FILE as SUMMARY_FILE
+from gantry.summary import show
+from gantry.tracking.base import RUN_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from gantry.report.store import Store
+
+GENERATOR, CONFIG_FILE = "generator", "config.yaml"
+NOISE_BLOCK = 512  # noise vectors drawn at a time
+NAMED = 5  # runs named where one is not found
+HOW = "a run's folder, its MLflow id, latest, best, or a sweep's folder for all of its runs"
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run with an exported generator.
+
+    Attributes:
+        folder: its files, perhaps fetched from MLflow.
+        run_id: of its MLflow run; None where it has none.
+        fetched: whether the folder is a copy of what MLflow holds.
+    """
+
+    folder: Path
+    run_id: str | None = None
+    fetched: bool = False
+
+    @property
+    def config(self) -> DictConfig:
+        """The config it was trained with."""
+        loaded = OmegaConf.load(self.folder / CONFIG_FILE)
+        assert isinstance(loaded, DictConfig)
+        return loaded
+
+
+def find_runs(wanted: Sequence[str], store: Callable[[], Store | None], cache: Path) -> list[FoundRun]:
+    """The runs a user names, each once, in the order given.
+
+    Args:
+        wanted: what each is called, see `HOW`.
+        store: opens the MLflow store; called only for ids that no folder here has. None where there is none.
+        cache: where what only MLflow has is fetched to.
+
+    Raises:
+        UserError: there is no such run, or it has exported no generator.
+    """
+    found = [run for name in wanted for run in _find(name, store, cache)]
+    return list({run.folder: run for run in found}.values())
+
+
+def _find(name: str, store: Callable[[], Store | None], cache: Path) -> list[FoundRun]:
+    folder = Path(name).expanduser().absolute()
+    if folder.is_dir():
+        if (folder / SWEEP_FILE).exists():
+            return _of_sweep(folder)
+        return [_here(folder)]
+    known = _runs_here()
+    if name in ("latest", "best"):
+        if not known:
+            raise UserError(f"run={name}: no run in {Path('outputs').absolute()}; python train.py makes one")
+        return [_here(known[0] if name == "latest" else _best(known))]
+    for folder in known:
+        if (read_json(folder / RUN_FILE) or {}).get("run_id") == name:
+            return [_here(folder)]
+    opened = store()
+    if opened is not None and (run := opened.get(name)) is not None:
+        folder = Path(run.data.tags.get("gantry.folder", "/nowhere"))
+        return [_here(folder) if (folder / GENERATOR).is_dir() else _fetched(opened, name, cache)]
+    newest = "\n  ".join(["", *(show(folder) for folder in known[:NAMED])])
+    there_are = f"the newest here:{newest}" if known else f"there is none in {Path('outputs').absolute()}"
+    raise UserError(f"run={name}: no such run ({HOW}); {there_are}")
+
+
+def _here(folder: Path) -> FoundRun:
+    if not (folder / CONFIG_FILE).exists():
+        raise UserError(f"run={show(folder)}: holds no run, which has a {CONFIG_FILE}")
+    if not (folder / GENERATOR).is_dir():
+        raise UserError(f"run={show(folder)}: the run has exported no generator; it does so when it is first measured")
+    return FoundRun(folder.absolute(), (read_json(folder / RUN_FILE) or {}).get("run_id"))
+
+
+def _of_sweep(folder: Path) -> list[FoundRun]:
+    jobs = [folder / job.folder for job in load_sweep(folder).jobs]
+    found = [_here(job) for job in jobs if (job / GENERATOR).is_dir()]
+    if not found:
+        raise UserError(f"run={show(folder)}: none of the sweep's {len(jobs)} runs has exported a generator")
+    if len(found) < len(jobs):
+        print(f"{len(jobs) - len(found)} of the sweep's runs have exported no generator: left out", flush=True)
+    return found
+
+
+def _runs_here() -> list[Path]:
+    """The runs in `outputs` of the current folder that have exported a generator, the newest first."""
+    folders = [
+        path.parent.absolute()
+        for depth in ("*/*", "*/*/*")
+        for path in Path("outputs").glob(f"{depth}/{GENERATOR}")
+        if (path.parent / CONFIG_FILE).exists()
+    ]
+    return sorted(folders, key=lambda folder: (folder / CONFIG_FILE).stat().st_mtime, reverse=True)
+
+
+def _best(known: Sequence[Path]) -> Path:
+    """The run with the lowest best value among those measured as the newest finished one was."""
+    summaries = {folder: read_json(folder / SUMMARY_FILE) for folder in known}
+    finished = {folder: summary for folder, summary in summaries.items() if summary}
+    if not finished:
+        raise UserError("run=best: no run here has finished; run=latest takes one that has not")
+    newest = next(iter(finished.values()))
+    alike = {
+        folder: summary["best"].get(summary["primary"])
+        for folder, summary in finished.items()
+        if (summary["primary"], summary["protocol"]) == (newest["primary"], newest["protocol"])
+    }
+    values = {folder: math.inf if value is None else value for folder, value in alike.items()}
+    best = min(values, key=lambda folder: values[folder])
+    said = f"the lowest best/{newest['primary']}, {values[best]:.4g}, of {len(values)} runs measured alike"
+    print(f"run={show(best)}: {said}", flush=True)
+    return best
+
+
+def _fetched(store: Store, run_id: str, cache: Path) -> FoundRun:
+    """The run's config and generators, copied from MLflow."""
+    from mlflow.exceptions import MlflowException
+
+    folder = cache / "runs" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {item.path for item in store.client.list_artifacts(run_id)}
+    if not {GENERATOR, CONFIG_FILE} <= held:
+        raise UserError(f"run={run_id}: the run has logged no generator to MLflow; it does so when it ends")
+    try:
+        for item in held & {GENERATOR, CONFIG_FILE, SUMMARY_FILE}:
+            store.client.download_artifacts(run_id, item, str(folder))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"run={run_id}: its generator cannot be fetched from MLflow: {error}") from error
+    return FoundRun(folder, run_id, fetched=True)
+
+
+@dataclass(frozen=True)
+class GeneratorFiles:
+    """A generator on the disk; picklable, for the processes that share an evaluation.
+
+    Attributes:
+        run: the run's folder.
+        which: "best" (at the step with the best first metric) or "last".
+        raw: the generator without averaging, from the checkpoint.
+        trusted: prefixes of the classes it may be of.
+    """
+
+    run: Path
+    which: str
+    raw: bool
+    trusted: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where it was exported to."""
+        return self.run / GENERATOR / self.which
+
+    def load(self) -> nn.Module:
+        """The network, in eval mode.
+
+        Raises:
+            UserError: it is not there, damaged, or of a class that is not trusted.
+        """
+        from gantry.export import load_generator
+
+        network = load_generator(self.folder, self.trusted)
+        if self.raw:
+            state = self._checkpoint()["state_dict"]
+            own = {
+                key.removeprefix("generator."): value for key, value in state.items() if key.startswith("generator.")
+            }
+            network.load_state_dict(own)
+        return network
+
+    def step(self) -> int:
+        """The generator step it is of."""
+        from gantry.export import exported_step
+
+        step = exported_step(self.folder)
+        if step is None:  # exported before the step was noted there
+            summary = read_json(self.run / SUMMARY_FILE) or {}
+            step = summary.get("best_step" if self.which == "best" else "steps")
+        return int(self._checkpoint()["global_step"]) if step is None else step
+
+    def digest(self) -> str:
+        """sha256 of what it makes images with: weights and config."""
+        from gantry.export import CONFIG, WEIGHTS
+
+        digest = hashlib.sha256((self.folder / CONFIG).read_bytes() + (self.folder / WEIGHTS).read_bytes())
+        if self.raw:
+            digest.update(self._path().read_bytes())
+        return digest.hexdigest()
+
+    def _path(self) -> Path:
+        return self.run / "checkpoints" / f"{self.which}.ckpt"
+
+    def _checkpoint(self) -> dict[str, Any]:
+        import torch
+
+        try:
+            loaded: dict[str, Any] = torch.load(self._path(), map_location="cpu", weights_only=True)
+        except Exception as error:  # of a missing file or of a damaged one, of many kinds
+            raise UserError(f"the checkpoint {self._path()} cannot be read: {error}") from error
+        return loaded
+
+
+@dataclass(frozen=True)
+class GeneratorSource:
+    """The images that a generator makes of one endless stream of noise.
+
+    Vector i follows from the seed and i alone, whatever is asked for before it and wherever.
+
+    Args:
+        network: in eval mode, on its device; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
+        z_dim: length of a noise vector.
+        seed: of the noise.
+        first: where in the stream image 0 is.
+        count: how many images there are.
+    """
+
+    network: nn.Module
+    z_dim: int
+    seed: int
+    first: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, start: int, count: int) -> Tensor:
+        return self.of(np.arange(start, start + count))
+
+    def of(self, numbers: np.ndarray) -> Tensor:
+        """The images with these numbers, int64 (k,)."""
+        import torch
+
+        from gantry.sampling import generate
+
+        z = np.stack([self._vector(self.first + int(number)) for number in numbers])
+        with torch.autocast(next(self.network.parameters()).device.type, enabled=False):
+            return generate(self.network, torch.from_numpy(z))
+
+    def _vector(self, number: int) -> np.ndarray:
+        block, place = divmod(number, NOISE_BLOCK)
+        return _noise(self.seed, block, self.z_dim)[place]
+
+
+@functools.lru_cache(maxsize=4)
+def _noise(seed: int, block: int, z_dim: int) -> np.ndarray:
+    return draws(seed, block, "evaluation noise").standard_normal((NOISE_BLOCK, z_dim), dtype="float32")

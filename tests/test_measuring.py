@@ -1,0 +1,264 @@
+"""Measuring a generator: the same numbers however the work is cut, and nothing measured is lost."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gantry import measuring
+from gantry.data.sources import digits
+from gantry.errors import UserError
+from gantry.export import save_generator
+from gantry.measuring import Plan, SampleFiles, measure
+from gantry.metrics import scores
+from gantry.metrics.embedding import CHUNK
+from gantry.metrics.extractors import NetworkExtractor
+from gantry.networks.dcgan import Generator
+from gantry.subjects import GeneratorFiles, GeneratorSource
+
+CHEAP = ("fid", "kid", "inception_score", "precision_recall")
+N = CHUNK + 100
+
+
+class Looks(nn.Module):
+    """Features: the mean of each 2x2 square. Logits: five of them."""
+
+    def forward(self, images):
+        features = nn.functional.avg_pool2d(images.float() / 255, 2).flatten(1)
+        return features, 8 * features[:, 4:9]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with two exported generators, which differ."""
+    folder = tmp_path_factory.mktemp("run")
+    for step, which in ((20, "best"), (30, "last")):
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+            network = Generator(z_dim=6, image_shape=(1, 8, 8), width=8, norm="none")
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.mul_(10)  # so that images differ
+        config = {"_target_": "gantry.networks.dcgan.Generator", "width": 8, "norm": "none"}
+        save_generator(folder / "generator" / which, network, config | {"z_dim": 6, "image_shape": [1, 8, 8]}, step)
+    return folder
+
+
+@pytest.fixture
+def plan(run, tmp_path):
+    return Plan(
+        protocol="quick",
+        official=False,
+        data={"_target_": "gantry.data.sources.digits"},
+        max_images=None,
+        split="train",
+        max_real=None,
+        extractor={
+            "_target_": "gantry.metrics.extractors.own",
+            "network": {"_target_": "test_measuring.Looks"},
+            "name": "looks",
+        },
+        n=N,
+        repeats=1,
+        seed=0,
+        measures=CHEAP,
+        subject=GeneratorFiles(run, "best", False, ("gantry.networks.",)),
+        cache=tmp_path,
+        accelerator="cpu",
+        devices=1,
+    )
+
+
+def with_(plan, **changes):
+    return dataclasses.replace(plan, **changes)
+
+
+def images_of(plan, count=N, first=0):
+    network = plan.subject.load()
+    return GeneratorSource(network, 6, plan.seed, first, count)(0, count)
+
+
+def test_the_values_are_those_of_the_images_drawn(plan):
+    found = measure(plan)
+    features, logits = Looks()(images_of(plan))
+    real, _ = Looks()(torch.from_numpy(digits(cache=plan.cache).images))
+    values = {name.split("_looks-")[0]: value for name, value in found.values.items()}
+    assert values["fid"] == pytest.approx(scores.fid(scores.moments(real), features), rel=1e-6)
+    assert (values["kid"], values["kid_std"]) == pytest.approx(scores.kid(real, features), rel=1e-6)
+    assert values["inception_score"] == pytest.approx(scores.inception_score(logits)[0], rel=1e-6)
+    assert 0 <= values["coverage"] <= 1
+    assert all(name.endswith(f"_{N}_all") or name.endswith(f"_{N}") for name in found.values)
+    assert (found.step, found.settings["n_generated"], found.settings["n_real"]) == (20, N, 1797)
+    assert not list((plan.cache / "evaluations").glob("*/*"))  # what was needed meanwhile is gone
+
+
+def test_two_processes_measure_what_one_measures(plan):
+    alone, together = measure(plan), measure(with_(plan, devices=2))
+    assert together.values == alone.values
+    assert together.key == alone.key
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(plan, monkeypatch):
+    expected = measure(plan).values
+    seen = []
+    look = NetworkExtractor.__call__
+
+    def counting(self, images):
+        seen.append(len(images))
+        if len(seen) == 6:  # after two images by which `own` is tried, and a chunk
+            raise KeyboardInterrupt
+        return look(self, images)
+
+    monkeypatch.setattr(NetworkExtractor, "__call__", counting)
+    with pytest.raises(KeyboardInterrupt):
+        measure(plan)
+    seen[:] = [0] * 6
+    assert measure(plan).values == expected
+    assert sum(seen) == 2 + N - CHUNK
+
+
+def test_the_same_evaluation_twice_at_once_is_refused(plan, monkeypatch):
+    original = measuring.look_at
+
+    def meanwhile(*arguments, **options):
+        with pytest.raises(UserError, match="under way in another process"):
+            measure(plan)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(measuring, "look_at", meanwhile)
+    monkeypatch.setattr(
+        measuring._Measuring,
+        "_reals",
+        lambda self, which: measuring.real_features(self.main, self.plan.real(which), self.plan.cache),
+    )
+    measure(plan)
+
+
+def test_draws_are_independent_and_their_spread_is_that_of_the_values(plan):
+    first = measure(with_(plan, repeats=1)).values
+    both = measure(with_(plan, repeats=2))
+    name = next(iter(first))
+    other = 2 * both.values[name] - first[name]
+    second = Looks()(images_of(plan, first=N))[0]
+    real = Looks()(torch.from_numpy(digits(cache=plan.cache).images))[0]
+    assert other == pytest.approx(scores.fid(scores.moments(real), second), rel=1e-5)
+    assert both.spread[name] == pytest.approx(np.std([first[name], other], ddof=1), rel=1e-5)
+    assert "draws2" in both.key
+
+
+def test_noise_does_not_depend_on_what_is_asked_for_before(plan):
+    source = GeneratorSource(plan.subject.load(), 6, 0, 0, 2000)
+    whole = source(0, 2000)
+    for start, count in ((1500, 30), (0, 3), (510, 5)):
+        assert torch.equal(source(start, count), whole[start : start + count])
+    assert torch.equal(source.of(np.array([1999, 7])), whole[[1999, 7]])
+    assert not torch.equal(GeneratorSource(plan.subject.load(), 6, 1, 0, 8)(0, 8), whole[:8])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": N + 1},
+        {"seed": 1},
+        {"max_real": 1000},
+        {"subject": "last"},
+        {"extractor": {"_target_": "gantry.metrics.extractors.own", "name": "others"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_settings_never_overwrite_a_record(plan, run, tmp_path, change):
+    if change.get("subject"):
+        change = {"subject": GeneratorFiles(run, "last", False, ("gantry.networks.",))}
+    if "extractor" in change:
+        change = {"extractor": plan.extractor | change["extractor"]}
+    plan = with_(plan, measures=("fid",))
+    before, after = measure(plan), measure(with_(plan, **change))
+    files = [result.save(tmp_path / "run")[0] for result in (before, after)]
+    contents = [json.loads(file.read_text()) for file in files]
+    assert files[0] != files[1]
+    assert [content["values"] for content in contents] == [dict(before.values), dict(after.values)]
+    assert before.key != after.key
+
+
+def test_what_is_measured_later_with_the_same_settings_is_added(plan, tmp_path):
+    first = measure(with_(plan, measures=("fid",)))
+    second = measure(with_(plan, measures=("kid",)))
+    (file,) = {result.save(tmp_path)[0] for result in (first, second)}
+    assert json.loads(file.read_text())["values"] == first.values | second.values
+
+
+def test_another_generator_at_the_same_step_keeps_the_former_record(plan, tmp_path):
+    first = measure(with_(plan, measures=("fid",)))
+    other = dataclasses.replace(first, subject=dict(first.subject) | {"sha256": "f" * 64}, values={"fid_x": 1.0})
+    first.save(tmp_path)
+    (file,) = other.save(tmp_path)
+    kept = [json.loads(path.read_text())["values"] for path in sorted(file.parent.glob("*.json"))]
+    assert sorted(map(str, kept)) == sorted([str(dict(first.values)), str({"fid_x": 1.0})])
+
+
+def test_a_protocol_of_the_papers_needs_their_extractor(plan):
+    assert measure(with_(plan, measures=("fid",))).key.startswith("quick_")
+    papers = with_(plan, measures=("fid",), protocol="papers", official=True)
+    assert measure(papers).key.startswith("custom_")
+
+
+def test_a_record_names_all_that_determines_its_values(plan, tmp_path):
+    found = measure(with_(plan, measures=("fid",)))
+    record = json.loads(found.save(tmp_path)[0].read_text())
+    settings = record["settings"]
+    assert settings["extractor"] == "looks"
+    for name in ("extractor_sha256", "extractor_resize", "extractor_arithmetic", "data_digest", "split", "precision"):
+        assert settings[name]
+    subject = record["subject"]
+    assert subject["sha256"] == plan.subject.digest()
+    assert (subject["generator"], subject["averaged"], subject["seed"], subject["step"]) == ("best", True, 0, 20)
+    assert record["environment"]["packages"]["torch"]
+    assert record["seconds"]["generated images"] >= 0
+
+
+def test_anyones_images_share_the_ruler_of_a_run(plan, tmp_path):
+    made = images_of(plan)
+    np.savez(tmp_path / "peer.npz", made.permute(0, 2, 3, 1).numpy())
+    theirs = measure(with_(plan, subject=SampleFiles(str(tmp_path / "peer.npz"), tmp_path)))
+    ours = measure(plan)
+    assert theirs.key == ours.key
+    assert theirs.values == pytest.approx(ours.values, rel=1e-6)
+
+
+def test_too_few_images_are_refused_by_the_number_there_is(plan, tmp_path):
+    np.savez(tmp_path / "few.npz", images_of(plan, 20).permute(0, 2, 3, 1).numpy())
+    with pytest.raises(UserError, match=f"20 images, fewer than n={N}; n=20 measures them"):
+        measure(with_(plan, subject=SampleFiles(str(tmp_path / "few.npz"), tmp_path)))
+
+
+def test_a_generator_of_other_images_is_refused(plan):
+    with pytest.raises(UserError, match=r"\(1, 8, 8\), but those of digits are \(1, 16, 16\)"):
+        measure(with_(plan, data=plan.data | {"image_size": 16}))
+
+
+def test_a_diverged_generator_is_refused(plan, run, tmp_path):
+    network = plan.subject.load()
+    network.state_dict()["layers.1.weight"][0] = torch.nan
+    config = json.loads((run / "generator/best/generator.json").read_text())
+    save_generator(tmp_path / "generator/best", network, config, 5)
+    with pytest.raises(UserError, match="training has diverged"):
+        measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.networks.",))))
+
+
+def test_a_split_that_is_not_there_is_refused(plan):
+    with pytest.raises(UserError, match="split=test: digits has no splits; protocol=papers, or quick"):
+        measure(with_(plan, split="test"))
+
+
+def test_a_generator_from_elsewhere_runs_no_code_unasked(plan, tmp_path, run):
+    folder = tmp_path / "generator/best"
+    folder.mkdir(parents=True)
+    (folder / "generator.json").write_text(json.dumps({"_target_": "os.system", "command": "touch harm"}))
+    (folder / "generator.safetensors").write_bytes((run / "generator/best/generator.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"names the class os\.system; trusted are gantry\.networks\."):
+        measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.networks.",))))
+    assert not Path("harm").exists()
