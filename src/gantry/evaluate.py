@@ -103,6 +103,8 @@ def _check(cfg: DictConfig) -> None:
     if cfg.images is not None and "data" not in cfg:
         known = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
         problems.append(f"data: images are measured against a data set: data= one of {', '.join(known)}")
+    if cfg.images is not None and not Path(str(cfg.images)).expanduser().exists():
+        problems.append(f"images: {cfg.images} does not exist; it must be a folder with images, an .npz or an .npy")
     if cfg.images is not None and cfg.repeats != 1:
         problems.append("repeats: images are one draw; 1 is all there is")
     for measure in cfg.measures:

@@ -250,8 +250,10 @@ class _Measuring:
         if plan.devices > 1:
             _take_threads(plan.devices)
         with self.watch("loading"):
-            self.subject = _describe(plan)  # what cannot be read is refused before anything slow
+            # What cannot be had is refused before anything slow: folders of images are decoded last.
+            made = _describe_generator(plan, plan.subject) if isinstance(plan.subject, GeneratorFiles) else None
             self.extractors = plan.extractors(0)
+            self.subject = made or _describe_images(plan)
             self.main = self.extractors[MAIN]
             self.classifier = self.extractors.get(CLASSES) or (self.main if self.main.labelled else None)
             self.reference = plan.reference
@@ -412,26 +414,29 @@ class _Measuring:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _describe(plan: Plan) -> dict[str, Any]:
-    """What is measured, found to be readable."""
-    if isinstance(plan.subject, SampleFiles):
-        images = plan.images
-        return {"images": plan.subject.path, "count": len(images), "sha256": images.digest}
-    network = plan.subject.load()
+def _describe_images(plan: Plan) -> dict[str, Any]:
+    """Anyone's images, found to be readable."""
+    assert isinstance(plan.subject, SampleFiles)
+    return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest}
+
+
+def _describe_generator(plan: Plan, files: GeneratorFiles) -> dict[str, Any]:
+    """A generator, found to make images like the real ones."""
+    network = files.load()
     if not all(value.isfinite().all() for value in network.state_dict().values()):
-        raise UserError(f"the weights of {plan.subject.folder} are not finite: its training has diverged")
-    image = network(torch.zeros(1, latent_length(plan.subject)))
+        raise UserError(f"the weights of {files.folder} are not finite: its training has diverged")
+    image = network(torch.zeros(1, latent_length(files)))
     if tuple(image.shape[1:]) != plan.reference.shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
             f"{plan.reference.name} are {plan.reference.shape}; data=... data.image_size=... names others"
         )
     return {
-        "run": str(plan.subject.run),
-        "generator": plan.subject.which,
-        "averaged": not plan.subject.raw,
-        "step": plan.subject.step(),
-        "sha256": plan.subject.digest(),
+        "run": str(files.run),
+        "generator": files.which,
+        "averaged": not files.raw,
+        "step": files.step(),
+        "sha256": files.digest(),
         "seed": plan.seed,
         "draws": plan.repeats,
     }
