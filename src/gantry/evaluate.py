@@ -213,9 +213,8 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
 
 def _protocol(cfg: DictConfig) -> str:
     """The protocol's name, where nothing of it was changed; else "custom"."""
-    kept: Any = OmegaConf.load(ROOT / "conf" / "protocol" / f"{HydraConfig.get().runtime.choices['protocol']}.yaml")
-    same = cfg.n == kept.n and cfg.protocol.split == kept.split and cfg.protocol.max_real == kept.max_real
-    return str(kept.name) if same else "custom"
+    changed = any(text.lstrip("+").startswith("protocol.") for text in HydraConfig.get().overrides.task)
+    return "custom" if changed or cfg.n != cfg.protocol.n else str(cfg.protocol.name)
 
 
 def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) -> None:

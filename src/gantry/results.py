@@ -79,7 +79,7 @@ class Result:
             kind = "averaged" if of["averaged"] else "raw"
             draws = f", mean of {of['draws']} draws" if of["draws"] > 1 else ""
             what += f" ({kind} generator of the {of['generator']} step, seed {of['seed']}{draws})"
-        resize = "" if has["extractor_resize"] == "none" else f", {has['extractor_resize']}"
+        resize = "" if has["extractor_resize"] in ("none", "its own") else f", {has['extractor_resize']}"
         extractor = f"{has['extractor']} {has['extractor_sha256'][:8]}{resize}"
         return f"{what} against {has['n_real']:,} real ones of {has['data']} ({has['split']}), {extractor}"
 
