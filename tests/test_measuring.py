@@ -18,6 +18,7 @@ from gantry.metrics import scores
 from gantry.metrics.embedding import CHUNK
 from gantry.metrics.extractors import NetworkExtractor
 from gantry.networks.dcgan import Generator
+from gantry.report.records import read_folder
 from gantry.subjects import GeneratorFiles, GeneratorSource
 
 CHEAP = ("fid", "kid", "inception_score", "precision_recall")
@@ -194,10 +195,13 @@ def test_what_is_measured_later_with_the_same_settings_is_added(plan, tmp_path):
 def test_another_generator_at_the_same_step_keeps_the_former_record(plan, tmp_path):
     first = measure(with_(plan, measures=("fid",)))
     other = dataclasses.replace(first, subject=dict(first.subject) | {"sha256": "f" * 64}, values={"fid_x": 1.0})
-    first.save(tmp_path)
+    picture = dataclasses.replace(first, pairs=np.zeros((4, 4, 3), np.uint8)).save(tmp_path)[1]
     (file,) = other.save(tmp_path)
     kept = [json.loads(path.read_text())["values"] for path in sorted(file.parent.glob("*.json"))]
     assert sorted(map(str, kept)) == sorted([str(dict(first.values)), str({"fid_x": 1.0})])
+    assert [path.name for path in file.parent.glob("*.png")] == [f"{picture.stem}_{first.subject['sha256'][:8]}.png"]
+    (shown,) = read_folder(tmp_path)  # a comparison shows the one that is there now
+    assert shown.values == {"fid_x": 1.0}
 
 
 def test_a_protocol_of_the_papers_needs_their_extractor(plan):

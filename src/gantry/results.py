@@ -92,9 +92,10 @@ class Result:
         """Write the result below `folder`; returns its files, the record first.
 
         What an earlier evaluation with these settings found of the same generator and this one did not look for is
-        kept; the record of another generator at the same step is renamed.
+        kept; the record of another generator at the same step, and its picture, are renamed.
         """
         path = folder / FOLDER / self.key / f"step_{self.step}.json"
+        picture = path.with_name(f"closest_pairs_step_{self.step}.png")
         record = self._record()
         if (before := read_json(path)) is not None:
             if before.get("subject", {}).get("sha256") == self.subject["sha256"]:
@@ -102,12 +103,15 @@ class Result:
                     both = isinstance(before.get(name), dict) and name in ("values", "spread")
                     record[name] = before[name] | record[name] if both else record[name] or before.get(name)
             else:
-                path.rename(path.with_name(f"{path.stem}_{str(before.get('subject', {}).get('sha256'))[:8]}.json"))
+                of = str(before.get("subject", {}).get("sha256"))[:8]
+                for file in (path, picture):
+                    if file.exists():
+                        file.rename(file.with_name(f"{file.stem}_{of}{file.suffix}"))
         write_json(record, path)
         files = [path]
         if self.pairs is not None:
-            files.append(path.with_name(f"closest_pairs_step_{self.step}.png"))
-            write_png(self.pairs, files[-1])
+            files.append(picture)
+            write_png(self.pairs, picture)
         return files
 
     def _record(self) -> dict[str, Any]:

@@ -77,8 +77,9 @@ def _number(value: Any) -> float:
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """The records in a run's folder."""
-    found = (parse(path.read_bytes()) for path in sorted(folder.glob(f"{FOLDER}/*/*.json")))
+    """The records in a run's folder; those of a generator that another one has replaced are left out."""
+    paths = (path for path in sorted(folder.glob(f"{FOLDER}/*/*.json")) if FILE.fullmatch(path.name))
+    found = (parse(path.read_bytes()) for path in paths)
     return [record for record in found if record is not None]
 
 
