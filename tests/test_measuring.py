@@ -122,6 +122,32 @@ def test_a_stopped_evaluation_goes_on_where_it_was(plan, monkeypatch):
     assert sum(seen) == 2 + N - CHUNK
 
 
+def test_another_layer_of_the_same_weights_is_not_taken_for_what_was_seen_before_a_stop(plan, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def scored(self, looked):
+        raise Stop
+
+    class Deeper(Looks):
+        def forward(self, images):
+            features, logits = super().forward(images)
+            return features.repeat(1, 2), logits
+
+    def extractors(network, name):
+        device = torch.device("cpu")
+        return lambda self, rank: {"main": NetworkExtractor(network, name, "0" * 64, "none", device)}
+
+    plan = with_(plan, measures=("precision_recall",))
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "extractors", extractors(Looks(), "looks-64"))
+        patch.setattr(measuring._Measuring, "_scores", scored)
+        with pytest.raises(Stop):
+            measure(plan)
+    monkeypatch.setattr(Plan, "extractors", extractors(Deeper(), "looks-192"))
+    measure(plan)
+
+
 def test_the_same_evaluation_twice_at_once_is_refused(plan, monkeypatch):
     original = measuring.look_at
 

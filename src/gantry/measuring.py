@@ -409,7 +409,10 @@ class _Measuring:
         }
 
     def _work_key(self) -> str:
-        looked = {name: (extractor.digest, extractor.arithmetic) for name, extractor in self.extractors.items()}
+        looked = {
+            name: (extractor.name, extractor.digest, extractor.resize, extractor.arithmetic)
+            for name, extractor in self.extractors.items()  # a network's layers share its digest
+        }
         text = json.dumps([VERSION, self.subject["sha256"], self.plan.n, self.plan.seed, looked], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
