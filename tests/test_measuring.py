@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -277,6 +278,19 @@ def test_a_diverged_generator_is_refused(plan, run, tmp_path):
     save_generator(tmp_path / "generator/best", network, config, 5)
     with pytest.raises(UserError, match="training has diverged"):
         measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.networks.",))))
+
+
+def test_without_averaging_it_is_the_checkpoints_generator_and_step(plan, run, tmp_path):
+    shutil.copytree(run / "generator", tmp_path / "generator")
+    averaged = GeneratorFiles(tmp_path, "last", False, ("gantry.networks.",))
+    state = {f"generator.{name}": 2 * value for name, value in averaged.load().state_dict().items()}
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"state_dict": state, "global_step": 37}, tmp_path / "checkpoints/last.ckpt")  # stopped after step 30
+    raw = dataclasses.replace(averaged, raw=True)
+    found = [measure(with_(plan, subject=files, measures=("fid",))) for files in (averaged, raw)]
+    assert [result.step for result in found] == [30, 37]
+    assert found[0].values != found[1].values
+    assert "raw" in found[1].key
 
 
 def test_a_split_that_is_not_there_is_refused(plan):

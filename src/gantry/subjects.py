@@ -198,6 +198,8 @@ class GeneratorFiles:
         """The generator step it is of."""
         from gantry.export import exported_step
 
+        if self.raw:  # a run that was stopped has a later checkpoint than export
+            return int(self._checkpoint()["global_step"])
         step = exported_step(self.folder)
         if step is None:  # exported before the step was noted there
             summary = read_json(self.run / SUMMARY_FILE) or {}
