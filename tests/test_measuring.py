@@ -280,6 +280,32 @@ def test_a_diverged_generator_is_refused(plan, run, tmp_path):
         measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.networks.",))))
 
 
+@pytest.fixture
+def replaced(plan, run, tmp_path, monkeypatch):
+    """A plan for a generator that its run replaces as soon as it is being measured."""
+    shutil.copytree(run / "generator/best", tmp_path / "training/generator/best")
+    original = measuring.look_at
+
+    def meanwhile(*arguments):
+        shutil.copytree(run / "generator/last", tmp_path / "training/generator/best", dirs_exist_ok=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(measuring, "look_at", meanwhile)
+    files = GeneratorFiles(tmp_path / "training", "best", False, ("gantry.networks.",))
+    return with_(plan, subject=files, repeats=2, measures=("fid",))
+
+
+def test_a_run_that_still_trains_is_measured_as_it_was(plan, replaced):
+    found = measure(replaced)
+    assert found.values == measure(with_(plan, repeats=2, measures=("fid",))).values
+    assert (found.step, found.subject["sha256"]) == (20, plan.subject.digest())
+
+
+def test_processes_that_may_have_seen_another_generator_are_no_evaluation(replaced):
+    with pytest.raises(UserError, match="replaced the generator"):
+        measure(with_(replaced, devices=2))
+
+
 def test_without_averaging_it_is_the_checkpoints_generator_and_step(plan, run, tmp_path):
     shutil.copytree(run / "generator", tmp_path / "generator")
     averaged = GeneratorFiles(tmp_path, "last", False, ("gantry.networks.",))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 from tqdm import tqdm
 
 from gantry.data.images import ImageSet
@@ -182,11 +183,17 @@ class Plan:
             wanted[CLASSES] = classifier(data=self.trained_on, cache=self.cache, device=device)
         return wanted
 
+    @cached_property
+    def network(self) -> nn.Module:
+        """The generator, loaded once: a run that still trains may replace its files."""
+        assert isinstance(self.subject, GeneratorFiles)
+        return self.subject.load()
+
     def source(self, draw: int, rank: int) -> Source:
         """The images of one draw."""
         if isinstance(self.subject, SampleFiles):
             return ArraySource(self.images.images)
-        network = self.subject.load().to(self.device(rank))
+        network = self.network.to(self.device(rank))
         return GeneratorSource(network, latent_length(self.subject), self.seed, draw * self.n, self.n)
 
 
@@ -277,9 +284,17 @@ class _Measuring:
                 crew = Crew(plan.devices, partial(share_draw, plan, draw))
                 with watch("generated images"):
                     drawn.append(look_at(source, self.extractors, work / str(draw), title, crew))
+                if plan.devices > 1 and self._replaced():
+                    shutil.rmtree(work)
+                    raise UserError("its run has replaced the generator while it was measured: measure it again")
             result = self._measured(drawn)
             shutil.rmtree(work)
         return result
+
+    def _replaced(self) -> bool:
+        """Whether another process may have loaded another generator than this one."""
+        files = self.plan.subject
+        return isinstance(files, GeneratorFiles) and files.digest() != self.subject["sha256"]
 
     def _measured(self, drawn: Sequence[Mapping[str, Features]]) -> Result:
         plan = self.plan
@@ -299,10 +314,9 @@ class _Measuring:
         if "augmentation" in plan.measures:
             with self.watch("augmentation"):
                 augmented = self._augmentation()
-        step = plan.subject.step() if isinstance(plan.subject, GeneratorFiles) else 0
         protocol = "custom" if plan.official and not self.main.official else plan.protocol
         return Result(
-            *(protocol, step, values, spread, self._settings(), self.subject),
+            *(protocol, self.subject.get("step", 0), values, spread, self._settings(), self.subject),
             *(classes, memorised, augmented, self.watch.seconds, pairs),
         )
 
@@ -425,7 +439,7 @@ def _describe_images(plan: Plan) -> dict[str, Any]:
 
 def _describe_generator(plan: Plan, files: GeneratorFiles) -> dict[str, Any]:
     """A generator, found to make images like the real ones."""
-    network = files.load()
+    network = plan.network
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise UserError(f"the weights of {files.folder} are not finite: its training has diverged")
     image = network(torch.zeros(1, latent_length(files)))
