@@ -260,6 +260,15 @@ def test_anyones_images_share_the_ruler_of_a_run(plan, tmp_path):
     assert theirs.values == pytest.approx(ours.values, rel=1e-6)
 
 
+def test_another_seed_never_overwrites_a_record_of_images(plan, tmp_path):
+    np.savez(tmp_path / "peer.npz", images_of(plan).permute(0, 2, 3, 1).numpy())
+    plan = with_(plan, subject=SampleFiles(str(tmp_path / "peer.npz"), tmp_path), measures=("fid_infinity",))
+    found = [measure(plan), measure(with_(plan, seed=1))]
+    assert found[0].values != found[1].values
+    assert found[0].key != found[1].key
+    assert "seed1" in found[1].key
+
+
 def test_too_few_images_are_refused_by_the_number_there_is(plan, tmp_path):
     np.savez(tmp_path / "few.npz", images_of(plan, 20).permute(0, 2, 3, 1).numpy())
     with pytest.raises(UserError, match=f"20 images, fewer than n={N}; n=20 measures them"):

@@ -86,7 +86,7 @@ class Plan:
         extractor: its config.
         n: images in a draw.
         repeats: draws.
-        seed: of the noise.
+        seed: of the noise; of images, of the subsets behind FID_infinity and of the classifiers.
         measures: of `gantry.evaluate.MEASURES`.
         subject: what is measured.
         cache: folder of everything that can be computed again.
@@ -434,7 +434,7 @@ class _Measuring:
 def _describe_images(plan: Plan) -> dict[str, Any]:
     """Anyone's images, found to be readable."""
     assert isinstance(plan.subject, SampleFiles)
-    return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest}
+    return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest, "seed": plan.seed}
 
 
 def _describe_generator(plan: Plan, files: GeneratorFiles) -> dict[str, Any]:

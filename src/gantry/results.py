@@ -32,7 +32,7 @@ class Result:
         values: score by name, the first one first; NaN where it could not be computed.
         spread: of some of them, the standard deviation over draws of as many images.
         settings: the ruler, all that determines the values besides what is measured.
-        subject: what was measured, with its sha256; of a generator also which one, seed and draws of its noise.
+        subject: what was measured, with its sha256 and the seed; of a generator also which one, and how many draws.
         classes: of each class its share, 0 to 1, of the real and of the generated images.
         memorisation: how near the training images the generated ones come.
         augmentation: what a classifier learns from them.
