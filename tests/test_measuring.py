@@ -123,6 +123,18 @@ def test_a_stopped_evaluation_goes_on_where_it_was(plan, monkeypatch):
     assert sum(seen) == 2 + N - CHUNK
 
 
+def test_a_result_that_cannot_be_written_costs_no_image_looked_at(plan, monkeypatch):
+    def full(result):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        measure(plan, full)
+    kept = []
+    monkeypatch.setattr(GeneratorSource, "__call__", None)  # no image is made again
+    assert measure(plan, kept.append) is kept[0]
+    assert not list((plan.cache / "evaluations").glob("*/*"))
+
+
 def test_another_layer_of_the_same_weights_is_not_taken_for_what_was_seen_before_a_stop(plan, monkeypatch):
     class Stop(Exception):
         pass

@@ -146,8 +146,8 @@ def _subjects(cfg: DictConfig) -> Iterator[Subject]:
 def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
     from gantry.measuring import measure
 
-    result = measure(_plan(cfg, subject))
-    files = result.save(subject.folder)
+    files: list[Path] = []
+    result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)))
     if subject.run is None or subject.run.fetched:  # a folder that compare.py can show beside runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)

@@ -9,7 +9,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -241,14 +241,17 @@ class Stopwatch:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
 
-def measure(plan: Plan) -> Result:
+def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) -> Result:
     """Carry out `plan`. What was looked at before a stop is not looked at again.
+
+    Args:
+        keep: puts the result where it is safe; what was looked at is thrown away only after that.
 
     Raises:
         UserError: something that is needed is not there, or the same evaluation is under way.
         JobFailed: one of the other processes has failed.
     """
-    return _Measuring(plan).run()
+    return _Measuring(plan).run(keep)
 
 
 class _Measuring:
@@ -270,7 +273,7 @@ class _Measuring:
             raise UserError(f"{self.reference.name} has {len(self.reference)} images; an evaluation needs {FEWEST}")
         self.names = scores.names(self.main, plan.n, self.reference.split, *MORE)
 
-    def run(self) -> Result:
+    def run(self, keep: Callable[[Result], object]) -> Result:
         plan, watch = self.plan, self.watch
         with watch("real images"):
             self.real = self._reals("reference")
@@ -288,6 +291,7 @@ class _Measuring:
                     shutil.rmtree(work)
                     raise UserError("its run has replaced the generator while it was measured: measure it again")
             result = self._measured(drawn)
+            keep(result)
             shutil.rmtree(work)
         return result
 
