@@ -224,6 +224,15 @@ def test_other_settings_never_overwrite_a_record(plan, run, tmp_path, change):
     assert before.key != after.key
 
 
+def test_a_record_is_json_whatever_could_not_be_computed(plan, tmp_path):
+    nan = float("nan")
+    odd = {"values": {"fid": nan}, "spread": {"fid": nan}, "memorisation": {"distance_ratio": nan, "copy_rate": 0.5}}
+    (file,) = dataclasses.replace(measure(with_(plan, measures=("fid",))), **odd).save(tmp_path)
+    record = json.loads(file.read_text(), parse_constant=pytest.fail)  # NaN is none of JSON's words
+    assert record["values"] == record["spread"] == {"fid": None}
+    assert record["memorisation"] == {"distance_ratio": None, "copy_rate": 0.5}
+
+
 def test_what_is_measured_later_with_the_same_settings_is_added(plan, tmp_path):
     first = measure(with_(plan, measures=("fid",)))
     second = measure(with_(plan, measures=("kid",)))

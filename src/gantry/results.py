@@ -115,18 +115,17 @@ class Result:
         return files
 
     def _record(self) -> dict[str, Any]:
-        finite = {name: value if math.isfinite(value) else None for name, value in self.values.items()}
         return {
             "key": self.key,
             "protocol": self.label,
             "description": self.description,
             "step": self.step,
-            "values": finite,
-            "spread": dict(self.spread),
+            "values": _finite(self.values),
+            "spread": _finite(self.spread),
             "settings": dict(self.settings),
             "subject": dict(self.subject),
             "classes": self.classes,
-            "memorisation": self.memorisation,
+            "memorisation": None if self.memorisation is None else _finite(self.memorisation),
             "augmentation": self.augmentation,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "environment": environment(),
@@ -165,6 +164,13 @@ class Result:
             f"{has['copy_rate_expected']:.0%} of {beside} (± {has['copy_rate_std']:.2%} by chance);",
             f"  median distance {has['distance_ratio']:.3f} of theirs, {has['training_images']:,} training images",
         ]
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Null for what JSON has no number for: NaN and infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
 
 
 def _augmentation_text(found: Mapping[str, Any]) -> list[str]:
