@@ -23,7 +23,7 @@ BOOKKEEPING = (
     *("images_seen", "images_per_second", "training_seconds", "evaluation_seconds"),
     *("peak_memory_mib", "peak_gpu_memory_mib"),
 )
-HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "modes")
+HIGHER_IS_BETTER = ("inception_score", "precision", "recall", "density", "coverage", "modes", "distance_ratio")
 # Of the quality metrics in tables and figures; others follow.
 ORDER = ("fid", "fid_infinity", "kid", *HIGHER_IS_BETTER, "copy_rate")
 
