@@ -19,6 +19,7 @@ from gantry.definitions import did_you_mean
 from gantry.errors import JobFailed, UserError
 from gantry.launch.devices import processes_wanted, visible_gpus
 from gantry.recording import ROOT
+from gantry.signals import stoppable
 from gantry.subjects import FoundRun, GeneratorFiles, find_runs
 from gantry.summary import here, show
 from gantry.tracking.base import log
@@ -44,7 +45,7 @@ def main() -> None:
         sys.exit(cli.REFUSED)
     lists = ("run=[",)
     sys.argv[1:] = [a if a.startswith(lists) else cli.as_typed(a, AS_TYPED) for a in sys.argv[1:]]
-    cli.run(job, ROOT / "conf", "evaluate")
+    cli.run(job, ROOT / "conf", "evaluate", around=stoppable())
 
 
 def job(cfg: DictConfig) -> None:

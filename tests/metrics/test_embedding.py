@@ -107,6 +107,59 @@ def test_a_process_that_fails_ends_the_work(tmp_path, capfd):
     assert "ValueError: on purpose" in capfd.readouterr().err
 
 
+class Held(Means):
+    """Looks at nothing before the file `go` is there."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.go = folder / "go"
+
+    def forward(self, images):
+        appears(self.go)
+        return super().forward(images)
+
+
+def appears(path, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path.name}"
+        time.sleep(0.02)
+
+
+def look_held(folder, rank, size, look=look_at_share):
+    (folder / f"begun_{rank}").touch()
+    look(
+        source(),
+        {"a": NetworkExtractor(Held(folder), "held", "0" * 64, "none", torch.device("cpu"))},
+        folder,
+        rank,
+        size,
+    )
+    (folder / f"ended_{rank}").touch()
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+from test_embedding import Crew, look_at, look_held
+
+look_held(Path(sys.argv[1]), 0, 2, lambda source, by, folder, rank, size:
+    look_at(source, by, folder, "test", Crew(size, look_held)))
+"""
+
+
+def test_the_others_stop_when_the_first_process_is_killed(tmp_path):
+    first = subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path)], cwd=Path(__file__).parent)
+    try:
+        appears(tmp_path / "begun_1")
+    finally:
+        first.kill()
+        first.wait()
+    (tmp_path / "go").touch()
+    appears(tmp_path / "ended_1")
+    assert [path.name for path in sorted(tmp_path.glob("0*"))] == ["000001.safetensors"]  # the third is left
+
+
 def test_images_are_made_while_others_are_looked_at(tmp_path):
     """Otherwise the extractor would wait here for ever."""
     made = threading.Semaphore(0)

@@ -7,6 +7,7 @@ chunks are the same on any number of devices.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
 from collections import deque
@@ -160,9 +161,11 @@ def look_at(
 
 
 def look_at_share(source: Source, extractors: Mapping[str, Extractor], folder: Path, rank: int, size: int) -> None:
-    """What a crew's other processes do: look at every `size`th chunk that is left."""
+    """What a crew's other processes do: look at every `size`th chunk that is left, while the first one lives."""
+    first = multiprocessing.parent_process()
     for _ in _looked_at(source, extractors, folder, rank, size):
-        pass
+        if first is not None and not first.is_alive():  # killed; whoever takes the work up has the lock
+            return
 
 
 def _looked_at(
@@ -180,7 +183,7 @@ def _looked_at(
                     for kind, part in extractor(images)._asdict().items():
                         parts.setdefault(f"{name}.{kind}", []).append(part)
             path = _file(folder, chunk)
-            partial_file = path.with_suffix(f".{rank}")
+            partial_file = path.with_suffix(f".{os.getpid()}")
             save_file({name: torch.cat(part) for name, part in parts.items()}, partial_file)
             partial_file.replace(path)
             yield chunk
