@@ -136,6 +136,8 @@ def test_anyones_images_are_measured_without_mlflow(evaluate, tmp_path):
         (["run=latest", "protocol=paper"], "choices of protocol: papers, quick, test10k"),
         (["run=latest", "extractor=inceptoin"], "choices of extractor: "),
         (["run=latest", "measures=[fud]", "n=3", "generator=first"], "did you mean 'fid'?"),
+        (["run=latest", "measures=fid"], "measures: takes a list, measures=[fid]"),
+        (["run=latest", "trusted=my_networks."], "trusted: takes a list, trusted=[my_networks.]"),
         (["run=latest", "generator=first"], "generator: must be one of best, last"),
         (["run=latest", "n=3"], "n: must be at least 30"),
         (["run=latest", "protocol=test10k", "extractor=classifier"], "digits has no splits"),

@@ -17,7 +17,7 @@ from gantry import cli
 from gantry.config import EVALUATION_RULES, check
 from gantry.definitions import did_you_mean
 from gantry.errors import JobFailed, UserError
-from gantry.launch.devices import processes_wanted, visible_gpus
+from gantry.launch.devices import processes_wanted
 from gantry.recording import ROOT
 from gantry.signals import stoppable
 from gantry.subjects import FoundRun, GeneratorFiles, find_runs
@@ -65,7 +65,7 @@ def job(cfg: DictConfig) -> None:
         print(f"[{number}/{len(subjects)}] {subject.title}", flush=True)
         try:
             measured.append((subject, _evaluate(cfg, subject)))
-        except UserError as error:
+        except (UserError, JobFailed) as error:
             print(f"{subject.title}: {error}", file=sys.stderr, flush=True)
     if measured:
         _compare(measured)
@@ -108,7 +108,10 @@ def _check(cfg: DictConfig) -> None:
         problems.append(f"images: {cfg.images} does not exist; it must be a folder with images, an .npz or an .npy")
     if cfg.images is not None and cfg.repeats != 1:
         problems.append("repeats: images are one draw; 1 is all there is")
-    for measure in cfg.measures:
+    for key in ("measures", "trusted"):
+        if not OmegaConf.is_list(cfg[key]):  # whose letters would be taken for a list
+            problems.append(f"{key}: takes a list, {key}=[{cfg[key]}]")
+    for measure in cfg.measures if OmegaConf.is_list(cfg.measures) else ():
         if measure not in MEASURES:
             problems.append(
                 f"measures: no {measure}{did_you_mean(str(measure), MEASURES)} (valid: {', '.join(MEASURES)})"
@@ -189,10 +192,10 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator=gpu: no GPU that torch can use; accelerator=cpu, or auto")
-    gpus = visible_gpus() if accelerator == "gpu" else []
-    devices = processes_wanted({"accelerator": accelerator, "devices": cfg.devices}, len(gpus))
-    if accelerator == "gpu" and devices > len(gpus):
-        raise UserError(f"devices={cfg.devices}: there are {len(gpus)} GPUs")
+    gpus = torch.cuda.device_count() if accelerator == "gpu" else 0
+    devices = processes_wanted({"accelerator": accelerator, "devices": cfg.devices}, gpus)
+    if accelerator == "gpu" and devices > gpus:
+        raise UserError(f"devices={cfg.devices}: there are {gpus} GPUs")
     return Plan(
         protocol=_protocol(cfg),
         official=cfg.protocol.official,
