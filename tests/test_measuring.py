@@ -190,6 +190,24 @@ def test_draws_are_independent_and_their_spread_is_that_of_the_values(plan):
     assert "draws2" in both.key
 
 
+def test_images_are_made_in_whole_float32_whatever_else_goes_on(plan, monkeypatch):
+    seen, make = set(), GeneratorSource.of
+
+    def noting(self, numbers):
+        seen.add(torch.backends.mkldnn.matmul.fp32_precision)
+        return make(self, numbers)
+
+    monkeypatch.setattr(GeneratorSource, "of", noting)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        measure(with_(plan, measures=("memorisation",)))
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert seen == {"ieee"}
+
+
 def test_noise_does_not_depend_on_what_is_asked_for_before(plan):
     source = GeneratorSource(plan.subject.load(), 6, 0, 0, 2000)
     whole = source(0, 2000)

@@ -31,7 +31,7 @@ from gantry.metrics import manifold, memorisation, scores, uncertainty
 from gantry.metrics.augmentation import augmentation, held_out
 from gantry.metrics.classes import class_shares
 from gantry.metrics.embedding import PIECE, ArraySource, Crew, Source, look_at, look_at_share
-from gantry.metrics.extractors import Extractor, Features
+from gantry.metrics.extractors import Extractor, Features, whole_float32
 from gantry.metrics.reals import Reals, real_features
 from gantry.results import Result
 from gantry.subjects import GeneratorFiles, GeneratorSource
@@ -218,7 +218,8 @@ def share_reals(plan: Plan, which: str, folder: Path, rank: int, size: int) -> N
 def share_draw(plan: Plan, draw: int, folder: Path, rank: int, size: int) -> None:
     """Another process's share of the images of a draw."""
     _take_threads(size)
-    look_at_share(plan.source(draw, rank), plan.extractors(rank), folder, rank, size)
+    with whole_float32():
+        look_at_share(plan.source(draw, rank), plan.extractors(rank), folder, rank, size)
 
 
 def _take_threads(size: int) -> None:
@@ -251,7 +252,8 @@ def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) 
         UserError: something that is needed is not there, or the same evaluation is under way.
         JobFailed: one of the other processes has failed.
     """
-    return _Measuring(plan).run(keep)
+    with whole_float32():  # switches of the process, which the thread that makes images would find now on, now off
+        return _Measuring(plan).run(keep)
 
 
 class _Measuring:

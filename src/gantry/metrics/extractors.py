@@ -117,7 +117,7 @@ class NetworkExtractor:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise TypeError(f"images must be uint8 (n, C, H, W), not {images.dtype} {tuple(images.shape)}")
         parts = []
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), _whole_float32():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
             for batch in images.split(self.batch_size):
                 parts.append([seen[: len(batch)].float().cpu() for seen in self._look(batch.to(self.device))])
         return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -131,7 +131,7 @@ class NetworkExtractor:
 
 
 @contextmanager
-def _whole_float32() -> Iterator[None]:
+def whole_float32() -> Iterator[None]:
     """No shortened mantissas: TF32 in CUDA's convolutions, bfloat16 in a CPU's products, where a user allowed them."""
     backends: Any = torch.backends
     switches: list[tuple[Any, str, Any]] = [(backends.cuda.matmul, "allow_tf32", False)]
