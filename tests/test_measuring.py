@@ -104,6 +104,24 @@ def test_two_processes_measure_what_one_measures(plan):
     assert together.key == alone.key
 
 
+def test_what_one_process_computes_has_all_threads(plan, monkeypatch):
+    before, seen, compute = torch.get_num_threads(), [], scores.fid
+
+    def noting(*arguments):
+        seen.append(torch.get_num_threads())
+        return compute(*arguments)
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(measuring, "cores", lambda: 4)
+    monkeypatch.setattr(scores, "fid", noting)
+    torch.set_num_threads(4)
+    try:
+        measure(with_(plan, devices=2, measures=("fid",)))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [4]
+
+
 def test_a_stopped_evaluation_goes_on_where_it_was(plan, monkeypatch):
     expected = measure(plan).values
     seen = []

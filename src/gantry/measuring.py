@@ -227,6 +227,18 @@ def _take_threads(size: int) -> None:
         torch.set_num_threads(max(1, cores() // size))
 
 
+@contextmanager
+def _threads_shared(size: int) -> Iterator[None]:
+    """Within it the cores are shared with other processes; what follows is this one's work alone."""
+    before = torch.get_num_threads()
+    if size > 1:
+        _take_threads(size)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class Stopwatch:
     """Seconds by what they were spent on."""
 
@@ -259,8 +271,6 @@ def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) 
 class _Measuring:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.watch = plan, Stopwatch()
-        if plan.devices > 1:
-            _take_threads(plan.devices)
         with self.watch("loading"):
             # What cannot be had is refused before anything slow: folders of images are decoded last.
             made = _describe_generator(plan, plan.subject) if isinstance(plan.subject, GeneratorFiles) else None
@@ -287,7 +297,7 @@ class _Measuring:
                 title = "generated images" if plan.repeats == 1 else f"draw {draw + 1} of {plan.repeats}"
                 source = plan.source(draw, 0)
                 crew = Crew(plan.devices, partial(share_draw, plan, draw))
-                with watch("generated images"):
+                with watch("generated images"), _threads_shared(plan.devices):
                     drawn.append(look_at(source, self.extractors, work / str(draw), title, crew))
                 if plan.devices > 1 and self._replaced():
                     shutil.rmtree(work)
@@ -406,7 +416,8 @@ class _Measuring:
 
     def _reals(self, which: str) -> Reals:
         crew = Crew(self.plan.devices, partial(share_reals, self.plan, which))
-        return real_features(self.main, self.plan.real(which), self.plan.cache, crew)
+        with _threads_shared(self.plan.devices):
+            return real_features(self.main, self.plan.real(which), self.plan.cache, crew)
 
     def _settings(self) -> dict[str, Any]:
         plan, main = self.plan, self.main
