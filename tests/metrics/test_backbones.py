@@ -146,7 +146,7 @@ def test_ones_own_network_is_a_few_lines_of_yaml(tmp_path: Path) -> None:
     assert scores.names(extractor, 5000, "train")["fid"] == f"fid_brightness-{extractor.digest[:8]}_5k"
 
 
-def test_its_digest_is_that_of_its_weights(tmp_path: Path) -> None:
+def test_its_digest_is_that_of_its_weights_and_attributes(tmp_path: Path) -> None:
     data = image_set(random_images(4))
     build = {scale: instantiate(node(scale=scale), _partial_=True)(data=data) for scale in (1.0, 2.0)}
     assert build[1.0].digest == own(network=Brightness(), name="other", data=data).digest
@@ -154,6 +154,9 @@ def test_its_digest_is_that_of_its_weights(tmp_path: Path) -> None:
     torch.save(Brightness(2.0).state_dict(), tmp_path / "weights.pth")
     loaded = own(network=Brightness(), name="brightness", data=data, weights=str(tmp_path / "weights.pth"))
     assert loaded.digest == build[2.0].digest
+    assert own(network=Brightness(classes=2), name="brightness", data=data).digest != build[1.0].digest
+    by_side = [own(network=torch.nn.Sequential(Brightness(), torch.nn.Softmax(d)), name="b", data=data) for d in (0, 1)]
+    assert by_side[0].digest != by_side[1].digest
 
 
 def test_it_may_give_logits() -> None:

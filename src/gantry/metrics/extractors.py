@@ -1,5 +1,6 @@
 """Feature extractors: images in, the features and logits that the scores are computed from out."""
 
+import hashlib
 import io
 import logging
 import os
@@ -19,6 +20,7 @@ from gantry.metrics.resize import resize_like_tensorflow1
 from gantry.metrics.weights import (
     WITHOUT,
     Published,
+    design_of,
     digest_of,
     read,
     socket_timeout,
@@ -353,6 +355,9 @@ def own(
 ) -> NetworkExtractor:
     """A network of yours as the extractor.
 
+    Its digest, by which features are kept and scores named, is that of its weights and of its modules' plain attributes
+    (numbers, text, lists of them). A change of its code takes another `name`.
+
     Args:
         network: maps uint8 (n, C, H, W), the data set's own images, to float features (n, d), or to the pair of
             them and logits (n, k). It brings them to its own size and range.
@@ -374,7 +379,7 @@ def own(
     extractor = NetworkExtractor(
         network=network,
         name=name,
-        digest=digest_of(network),
+        digest=hashlib.sha256(f"{digest_of(network)} {design_of(network)}".encode()).hexdigest(),
         resize="its own",
         device=torch.device(device),
         batch_size=batch_size,

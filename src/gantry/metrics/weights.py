@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import logging
 import pickle
 import socket
@@ -24,6 +25,7 @@ OPTION = "metrics.extractor.weights (evaluate.py: extractor.weights)"
 WITHOUT = (
     "Data with labels is measured without it by metrics=classifier in train.py, extractor=classifier in evaluate.py."
 )
+PLAIN = (bool, int, float, str, tuple, list)
 NOT_WEIGHTS = (pickle.UnpicklingError, RuntimeError, TypeError, KeyError, ValueError, EOFError)
 
 
@@ -97,6 +99,20 @@ def digest_of(network: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def design_of(network: nn.Module) -> str:
+    """What decides a network's output besides its weights, as far as it shows: its modules' plain attributes, as JSON.
+
+    Not their code, nor what they hold in objects of other kinds.
+    """
+    attributes = {
+        f"{name}.{key}": value
+        for name, module in network.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, PLAIN) and not key.startswith("_") and key != "training"
+    }
+    return json.dumps(attributes, sort_keys=True, default=lambda value: type(value).__qualname__)
 
 
 def _fetched(published: Published) -> Path:
