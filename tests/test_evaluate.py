@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -79,6 +80,17 @@ def test_a_sweep_is_measured_whole_and_compared(evaluate, trained):
     code, text, errors = called("compare.py", *(word.strip("'") for word in command), folder=folder)
     assert code == 0, errors
     assert "custom-seed3" in text
+
+
+def test_results_elsewhere_are_compared_under_their_runs_names(evaluate, trained, tmp_path):
+    folder, runs = trained
+    names = [str(run.relative_to(folder)) for run in runs]
+    code, text, errors = evaluate(f"run=[{','.join(names)}]", *CHEAP, "measures=[fid]", f"out={tmp_path}")
+    assert code == 0, errors
+    assert len({path.parents[2] for path in tmp_path.rglob("step_*.json")}) == 2
+    table = text[text.index("≈") :]
+    assert re.findall(r"_sweep/([01])_", table.partition("report  ")[0]) in (["0", "1"], ["1", "0"])
+    assert "not started" not in text
 
 
 def test_a_run_of_which_only_mlflow_knows_is_fetched(evaluate, trained, tmp_path):

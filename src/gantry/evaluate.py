@@ -140,9 +140,9 @@ def _subjects(cfg: DictConfig) -> Iterator[Subject]:
     runs = find_runs(names, lambda: _open(cfg), Path(cfg.paths.cache).expanduser())
     for run in runs:
         trained = run.config
-        folder = (
-            out / run.folder.name if out and len(runs) > 1 else out or (_new_folder() if run.fetched else run.folder)
-        )
+        folder = out or (_new_folder() if run.fetched else run.folder)
+        if out and len(runs) > 1:
+            folder = out / run.folder.parent.name / run.folder.name  # jobs of two sweeps may have one name
         data = own or OmegaConf.to_container(trained.data, resolve=True)
         yield Subject(show(run.folder), folder, run, data, None if own else trained.get("max_images"))  # type: ignore[arg-type]
 
@@ -152,7 +152,7 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
 
     files: list[Path] = []
     result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)))
-    if subject.run is None or subject.run.fetched:  # a folder that compare.py can show beside runs
+    if subject.run is None or subject.folder != subject.run.folder:  # a folder that compare.py can show beside runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)
     print(result.text(), flush=True)
