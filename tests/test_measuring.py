@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from gantry.data.sources import digits
 from gantry.errors import UserError
 from gantry.export import save_generator
 from gantry.measuring import Plan, SampleFiles, measure
-from gantry.metrics import scores
+from gantry.metrics import memorisation, scores, uncertainty
+from gantry.metrics.augmentation import augmentation, held_out
+from gantry.metrics.classifier import classifier
 from gantry.metrics.embedding import CHUNK
 from gantry.metrics.extractors import NetworkExtractor
 from gantry.networks.dcgan import Generator
@@ -267,6 +270,30 @@ def test_a_record_is_json_whatever_could_not_be_computed(plan, tmp_path):
     record = json.loads(file.read_text(), parse_constant=pytest.fail)  # NaN is none of JSON's words
     assert record["values"] == record["spread"] == {"fid": None}
     assert record["memorisation"] == {"distance_ratio": None, "copy_rate": 0.5}
+
+
+def test_what_fid_does_not_show_is_that_of_the_images_drawn(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "augmentation", partial(augmentation, sizes=[40], seeds=1, budget=256))
+    found = measure(with_(plan, measures=("fid", "fid_infinity", "classes", "memorisation", "augmentation")))
+    data, made = digits(cache=plan.cache), images_of(plan)
+    real, features = (Looks()(images)[0] for images in (torch.from_numpy(data.images), made))
+    root = scores.reference(scores.moments(real))
+    values = {name.split("_looks-")[0]: value for name, value in found.values.items()}
+    assert values["fid_infinity"] == pytest.approx(uncertainty.fid_infinity(root, features, plan.seed), rel=1e-6)
+    expected = memorisation.memorisation(features, real)  # digits have no test split
+    assert (values["copy_rate"], values["distance_ratio"]) == (expected.copy_rate, expected.distance_ratio)
+    assert found.memorisation["reference"] == "training, left out"
+    assert np.array_equal(found.pairs, memorisation.closest_pairs(lambda rows: made[rows], data.images, expected))
+    verdicts = classifier(data=data, cache=plan.cache)(made).logits.argmax(1)
+    drawn = torch.bincount(verdicts, minlength=10).double() / N
+    assert [share for _, share in found.classes.values()] == drawn.tolist()
+    train, test = held_out(data)
+    theirs = dataclasses.replace(train, images=made.numpy(), labels=None, classes=None)
+    expected = augmentation(theirs, train, test, sizes=[40], seeds=1, budget=256)
+    assert found.augmentation["gains"][0]["mean"] == expected.gains[0].mean
+    record = json.loads(found.save(tmp_path)[0].read_text())
+    assert record["augmentation"]["gains"][0]["mean"] == expected.gains[0].mean
+    assert record["memorisation"]["copy_rate"] == found.memorisation["copy_rate"]
 
 
 def test_what_is_measured_later_with_the_same_settings_is_added(plan, tmp_path):
