@@ -59,6 +59,8 @@ def test_a_run_is_measured_into_its_folder_and_its_mlflow_run(evaluate, trained)
     for name, value in record["values"].items():
         assert f"{name} " in text
         assert np.isfinite(value)
+    assert record["classifier"]["sha256"] == record["settings"]["extractor_sha256"]
+    assert 0.5 < record["classifier"]["classifier_accuracy"] <= 1
     assert abs(sum(generated for _, generated in record["classes"].values()) - 1) < 1e-9
     store = open_store(str(folder / "mlruns"), "gantry")
     tracked = store.get(json.loads((run / RUN_FILE).read_text())["run_id"])

@@ -318,8 +318,9 @@ class _Measuring:
         values, spread = scored[0] if plan.repeats == 1 else _over_draws([values for values, _ in scored])
         first = drawn[0]
         values, spread = ({self.names[name]: one for name, one in each.items()} for each in (values, spread))
-        classes = None
+        classes, judge = None, None
         if self.classifier is not None and "classes" in plan.measures:
+            judge = {"sha256": self.classifier.digest, **self.classifier.details}
             with self.watch("classes"):
                 classes = self._classes(first.get(CLASSES, first[MAIN]), values)
         memorised, pairs = None, None
@@ -333,7 +334,7 @@ class _Measuring:
         protocol = "custom" if plan.official and not self.main.official else plan.protocol
         return Result(
             *(protocol, self.subject.get("step", 0), values, spread, self._settings(), self.subject),
-            *(classes, memorised, augmented, self.watch.seconds, pairs),
+            *(classes, memorised, augmented, self.watch.seconds, judge, pairs),
         )
 
     def _scores(self, looked: Features) -> tuple[dict[str, float], dict[str, float]]:

@@ -18,7 +18,7 @@ from gantry.tracking.environment import environment
 from gantry.tracking.folder import write_json, write_png
 
 FOLDER = "evaluations"  # in a run's folder and among its artifacts: <key>/step_<step>.json
-MERGED = ("values", "spread", "classes", "memorisation", "augmentation")
+MERGED = ("values", "spread", "classes", "classifier", "memorisation", "augmentation")
 LEAST = 3  # classes drawn least often, named
 
 
@@ -37,6 +37,7 @@ class Result:
         memorisation: how near the training images the generated ones come.
         augmentation: what a classifier learns from them.
         seconds: spent, by what on.
+        classifier: whose verdicts the classes are: its sha256 and accuracy.
         pairs: the generated images nearest to a training image beside it, uint8 (H, W, 3).
     """
 
@@ -50,6 +51,7 @@ class Result:
     memorisation: Mapping[str, Any] | None = None
     augmentation: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    classifier: Mapping[str, Any] | None = None
     pairs: np.ndarray | None = None
 
     @property
@@ -125,6 +127,7 @@ class Result:
             "settings": dict(self.settings),
             "subject": dict(self.subject),
             "classes": self.classes,
+            "classifier": self.classifier,
             "memorisation": None if self.memorisation is None else _finite(self.memorisation),
             "augmentation": self.augmentation,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
