@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 
@@ -142,6 +144,17 @@ def test_a_stopped_evaluation_goes_on_where_it_was(plan, monkeypatch):
     seen[:] = [0] * 6
     assert measure(plan).values == expected
     assert sum(seen) == 2 + N - CHUNK
+
+
+def test_only_what_was_stopped_long_ago_is_forgotten(plan):
+    works = [plan.cache / "evaluations" / name for name in ("old", "older but at work", "new")]
+    for age, work in zip((15, 20, 13), works, strict=True):
+        (work / "0").mkdir(parents=True)
+        for path in (work / "0", work):
+            os.utime(path, (time.time() - age * 24 * 3600,) * 2)
+    with measuring._alone(works[1]):
+        measure(with_(plan, measures=("fid",)))
+    assert [work.exists() for work in works] == [False, True, True]
 
 
 def test_a_result_that_cannot_be_written_costs_no_image_looked_at(plan, monkeypatch):

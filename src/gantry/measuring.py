@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -42,6 +42,7 @@ MORE = (  # scores besides those of every evaluation while training
 )
 FEWEST = 10  # real images
 AUGMENTED = 10_000  # generated images a classifier is trained on, at most
+FORGOTTEN = 14 * 24 * 3600.0  # seconds after which a stopped evaluation can no longer be taken up
 MAIN, CLASSES = "main", "classes"  # what the extractors are called in files
 
 
@@ -291,6 +292,7 @@ class _Measuring:
             self.real = self._reals("reference")
             self.root = scores.reference(self.real.moments)
         work = plan.cache / "evaluations" / self._work_key()
+        _forget(work.parent)
         with _alone(work):
             drawn = []
             for draw in range(plan.repeats):
@@ -494,6 +496,16 @@ def _alone(work: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _forget(folder: Path) -> None:
+    """Throw away what evaluations stopped long ago have left in `folder`: gigabytes each, at 50,000 images."""
+    for work in (path for path in folder.glob("*") if path.is_dir()):
+        with suppress(UserError, FileNotFoundError):  # it is under way all the same, or has just been done
+            latest = max(path.stat().st_mtime for path in (work, *work.iterdir()))
+            if latest < time.time() - FORGOTTEN:
+                with _alone(work):
+                    shutil.rmtree(work)
 
 
 def _over_draws(scored: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
