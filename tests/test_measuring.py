@@ -31,6 +31,9 @@ CHEAP = ("fid", "kid", "inception_score", "precision_recall")
 N = CHUNK + 100
 
 
+AUGMENTATION = {"trained": [], "gains": [], "n_test": 9, "test_split": "test", "labels": "given", "caveats": []}
+
+
 class Looks(nn.Module):
     """Features: the mean of each 2x2 square. Logits: five of them."""
 
@@ -364,6 +367,21 @@ def test_another_seed_never_overwrites_a_record_of_images(plan, tmp_path):
     assert found[0].values != found[1].values
     assert found[0].key != found[1].key
     assert "seed1" in found[1].key
+
+
+def test_measures_that_give_nothing_are_refused(plan, monkeypatch):
+    monkeypatch.setattr(measuring, "_can_classify", lambda data: False)
+    look = {"_target_": "torch.nn.Flatten"}
+    bare = with_(plan, extractor=plan.extractor | {"network": look}, measures=("inception_score", "classes"))
+    with pytest.raises(UserError, match=r"(?s)inception_score needs logits.*classes needs labels"):
+        measure(bare)
+
+
+def test_what_a_classifier_learns_may_be_all_that_is_asked_for(plan, monkeypatch):
+    monkeypatch.setattr(measuring._Measuring, "_augmentation", lambda self: AUGMENTATION)
+    found = measure(with_(plan, n=40, measures=("augmentation",)))
+    assert not found.values
+    assert "accuracy on 9 real images" in found.text()
 
 
 def test_too_few_images_are_refused_by_the_number_there_is(plan, tmp_path):

@@ -67,7 +67,7 @@ def job(cfg: DictConfig) -> None:
             measured.append((subject, _evaluate(cfg, subject)))
         except (UserError, JobFailed) as error:
             print(f"{subject.title}: {error}", file=sys.stderr, flush=True)
-    if measured:
+    if measured and measured[0][1].values:
         _compare(measured)
     if len(measured) < len(subjects):
         raise JobFailed(f"{len(subjects) - len(measured)} of {len(subjects)} runs could not be measured")

@@ -282,6 +282,10 @@ class _Measuring:
             self.reference = plan.reference
             if "augmentation" in plan.measures and not _can_classify(plan.trained_on):
                 raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
+            needs = {} if self.main.has_logits else {"inception_score": f"logits, and {self.main.name} has none"}
+            needs |= {} if self.classifier else {"classes": f"labels, and {plan.trained_on.name} has none"}
+            if needs.keys() >= set(plan.measures):  # beside others they are left out
+                raise UserError("\n".join(f"measures: {name} needs {needs[name]}" for name in plan.measures))
         if len(self.reference) < FEWEST:
             raise UserError(f"{self.reference.name} has {len(self.reference)} images; an evaluation needs {FEWEST}")
         self.names = scores.names(self.main, plan.n, self.reference.split, *MORE)

@@ -137,7 +137,7 @@ class Result:
 
     def text(self) -> str:
         """What the user sees of it."""
-        width = max(len(name) for name in self.values)
+        width = max(map(len, self.values), default=0)
         lines = ["", f"{self.key}: {self.description}", ""]
         for name, value in self.values.items():
             spread = f"  ± {self.spread[name]:.2g}" if name in self.spread else ""
@@ -149,7 +149,7 @@ class Result:
         if self.memorisation:
             lines += ["", *self._memorisation_text()]
         if self.augmentation:
-            lines += ["", *_augmentation_text(self.augmentation)]
+            lines += [*([""] if self.values else []), *_augmentation_text(self.augmentation)]
         return "\n".join(lines)
 
     def _classes_text(self) -> list[str]:
