@@ -112,7 +112,7 @@ def test_size_and_channels_have_their_own_cache(base):
     assert load(base).shape == (3, 8, 8)
 
 
-@pytest.mark.parametrize("damage", ["truncated pixels", "empty pixels", "no pixels", "broken sidecar"])
+@pytest.mark.parametrize("damage", ["truncated pixels", "empty pixels", "no pixels", "broken sidecar", "other sidecar"])
 def test_a_damaged_cache_is_made_again(base, damage):
     first = load(base)
     expected = first.images.copy()
@@ -124,7 +124,7 @@ def test_a_damaged_cache_is_made_again(base, damage):
     elif damage == "no pixels":
         pixels.unlink()
     else:
-        pixels.with_suffix(".json").write_text('{"shape": [4,')
+        pixels.with_suffix(".json").write_text('{"shape": [4,' if damage == "broken sidecar" else "[]")
     again = load(base)
     assert np.array_equal(again.images, expected)
     assert again.digest == first.digest

@@ -89,9 +89,9 @@ def _load(entry: Path) -> Found | None:
     try:
         about = json.loads(entry.with_suffix(".json").read_text())
         images = np.load(entry.with_suffix(".npy"), mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError):  # numpy raises ValueError for a truncated file
+        return (images, about) if list(images.shape) == about["shape"] else None
+    except (FileNotFoundError, ValueError, EOFError, KeyError, TypeError):  # ValueError: a truncated array
         return None
-    return (images, about) if list(images.shape) == about["shape"] else None
 
 
 def _header(file: IO[bytes], shape: tuple[int, ...]) -> None:
