@@ -24,6 +24,8 @@ from gantry.randomness import draws
 
 logger = logging.getLogger(__name__)
 
+INSTEAD = "Use metrics=inception (evaluate.py: extractor=inception)."
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -91,12 +93,12 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
         UserError: `data` has no labels, or only one class, or fewer than 20 images.
     """
     if data.labels is None:
-        raise UserError(f"metrics=classifier needs labels, and {data.name} has none. Use metrics=inception.")
+        raise UserError(f"the classifier needs labels, and {data.name} has none. {INSTEAD}")
     classes = max(int(data.labels.max()) + 1, len(data.classes or ()))
     if len(np.unique(data.labels)) < 2 or len(data.labels) < 20:
         raise UserError(
-            f"metrics=classifier needs two classes and 20 images to learn from; {data.name} has "
-            f"{len(data.labels)} images of {len(np.unique(data.labels))} classes. Use metrics=inception."
+            f"the classifier needs two classes and 20 images to learn from; {data.name} has "
+            f"{len(data.labels)} images of {len(np.unique(data.labels))} classes. {INSTEAD}"
         )
     recipe = {"recipe": asdict(RECIPE), "data": data.digest, "classes": classes, "flip": data.flip}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
