@@ -37,7 +37,7 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
             choose what code runs.
 
     Raises:
-        UserError: no generator there, a class that is not trusted, or weights that do not fit it.
+        UserError: no generator there, a class that is not trusted or not found, or weights that do not fit it.
     """
     try:
         config = json.loads((folder / CONFIG).read_text())
@@ -45,9 +45,19 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
         raise UserError(f"no exported generator in {folder}: it holds no {CONFIG}") from None
     target = config.pop("_target_")
     if not target.startswith(trusted):
-        raise UserError(f"{folder / CONFIG} names the class {target}; trusted are {', '.join(trusted)}*")
-    module, name = target.rsplit(".", 1)
-    network: nn.Module = getattr(importlib.import_module(module), name)(**config)
+        raise UserError(
+            f"{folder / CONFIG} names the class {target}; trusted are {', '.join(trusted)}*. If you trust its code: "
+            f"trusted=[{target.partition('.')[0]}.] (evaluate.py)"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{folder / CONFIG} names the class {target}, which cannot be imported: {error}; "
+            "PYTHONPATH=<its folder> in front of the command lets Python find it"
+        ) from error
+    network: nn.Module = found(**config)
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
