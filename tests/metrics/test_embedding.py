@@ -11,7 +11,7 @@ import pytest
 import torch
 from metrics_helpers import Means, random_images
 
-from gantry.errors import JobFailed
+from gantry.errors import JobFailed, UserError
 from gantry.metrics.embedding import AHEAD, CHUNK, PIECE, ArraySource, Crew, look_at, look_at_share
 from gantry.metrics.extractors import NetworkExtractor
 
@@ -158,6 +158,18 @@ def test_the_others_stop_when_the_first_process_is_killed(tmp_path):
     (tmp_path / "go").touch()
     appears(tmp_path / "ended_1")
     assert [path.name for path in sorted(tmp_path.glob("0*"))] == ["000001.safetensors"]  # the third is left
+
+
+def test_a_damaged_file_from_before_a_stop_is_looked_at_again(tmp_path):
+    """As a machine leaves it that loses its power."""
+    look_at_share(source(), {"a": tiny()}, tmp_path, 0, 1)
+    file = sorted(tmp_path.glob("*.safetensors"))[1]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{file.name} was damaged and is deleted; the same command again"):
+        look_at(source(), {"a": tiny()}, tmp_path, "test")
+    asked = Asked()
+    assert torch.equal(look_at(asked, {"a": tiny()}, tmp_path, "test")["a"].features, whole()[0])
+    assert sorted(asked.numbers) == list(range(CHUNK, 2 * CHUNK))
 
 
 def test_images_are_made_while_others_are_looked_at(tmp_path):

@@ -21,11 +21,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from gantry.errors import JobFailed
+from gantry.errors import JobFailed, UserError
 from gantry.metrics.extractors import Extractor, Features
 
 CHUNK = 512  # images in a file of features
@@ -134,6 +135,7 @@ def look_at(
 
     Raises:
         JobFailed: another process of the crew has failed.
+        UserError: a file from before a stop is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     left = _left(folder, len(source))
@@ -234,8 +236,16 @@ def _left(folder: Path, count: int) -> list[int]:
 def _joined(folder: Path, name: str, count: int) -> Features:
     """The chunks' parts of one extractor as arrays of all `count` images."""
     chunks = [_file(folder, chunk) for chunk in range(-(-count // CHUNK))]
-    first = load_file(chunks[0])
+    first = _loaded(chunks[0])
     return Features(*(_join(folder, chunks, f"{name}.{kind}", first, count) for kind in Features._fields))
+
+
+def _loaded(chunk: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(chunk)
+    except SafetensorError as error:
+        chunk.unlink()
+        raise UserError(f"{chunk} was damaged and is deleted; the same command again looks at its images") from error
 
 
 def _join(folder: Path, chunks: list[Path], key: str, first: Mapping[str, Tensor], count: int) -> Tensor:
@@ -244,7 +254,7 @@ def _join(folder: Path, chunks: list[Path], key: str, first: Mapping[str, Tensor
         partial_file = path.with_suffix(".partial")
         array = np.lib.format.open_memmap(partial_file, "w+", np.float32, (count, *first[key].shape[1:]))
         for begin, chunk in zip(range(0, count, CHUNK), chunks, strict=True):
-            array[begin : begin + CHUNK] = load_file(chunk)[key].numpy()
+            array[begin : begin + CHUNK] = _loaded(chunk)[key].numpy()
         array.flush()
         partial_file.replace(path)
     return mapped(path)
