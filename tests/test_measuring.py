@@ -369,6 +369,15 @@ def test_another_seed_never_overwrites_a_record_of_images(plan, tmp_path):
     assert "seed1" in found[1].key
 
 
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [({"_target_": "test_measuring.Lokos"}, "'Lokos'"), ({"_target_": "test_measuring.Looks", "size": 3}, "'size'")],
+)
+def test_an_extractor_that_cannot_be_made_is_named_with_the_reason(plan, network, why):
+    with pytest.raises(UserError, match=f"{network['_target_']} cannot be made: .*{why}"):
+        measure(with_(plan, extractor=plan.extractor | {"network": network}))
+
+
 def test_measures_that_give_nothing_are_refused(plan, monkeypatch):
     monkeypatch.setattr(measuring, "_can_classify", lambda data: False)
     look = {"_target_": "torch.nn.Flatten"}

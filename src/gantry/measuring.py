@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from hydra.errors import InstantiationException
 from torch import nn
 from tqdm import tqdm
 
@@ -176,7 +177,12 @@ class Plan:
     def extractors(self, rank: int) -> dict[str, Extractor]:
         """What looks at the images: the chosen extractor, and where it does not know the classes, what does."""
         device = self.device(rank)
-        main = maker(self.extractor)(data=self.trained_on, cache=self.cache, device=device)
+        try:
+            main = maker(self.extractor)(data=self.trained_on, cache=self.cache, device=device)
+        except InstantiationException as error:  # of a network of one's own
+            target = self.extractor.get("network", self.extractor).get("_target_")
+            why = str(error.__cause__ or error).splitlines()[-1]
+            raise UserError(f"extractor: {target} cannot be made: {why} (HYDRA_FULL_ERROR=1 shows where)") from error
         wanted = {MAIN: main}
         if {"classes", "augmentation"} & set(self.measures) and not main.labelled and _can_classify(self.trained_on):
             from gantry.metrics.classifier import classifier
