@@ -25,7 +25,7 @@ from gantry.metrics.embedding import CHUNK
 from gantry.metrics.extractors import NetworkExtractor
 from gantry.networks.dcgan import Generator
 from gantry.report.records import read_folder
-from gantry.subjects import GeneratorFiles, GeneratorSource
+from gantry.subjects import FoundRun, GeneratorFiles, GeneratorSource
 
 CHEAP = ("fid", "kid", "inception_score", "precision_recall")
 N = CHUNK + 100
@@ -465,3 +465,29 @@ def test_a_generator_from_elsewhere_runs_no_code_unasked(plan, tmp_path, run):
     with pytest.raises(UserError, match=r"names the class os\.system; trusted are gantry\.networks\."):
         measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.networks.",))))
     assert not Path("harm").exists()
+
+
+def test_a_trusted_class_that_python_does_not_find_is_named(plan, tmp_path, run):
+    folder = tmp_path / "generator/best"
+    folder.mkdir(parents=True)
+    (folder / "generator.safetensors").write_bytes((run / "generator/best/generator.safetensors").read_bytes())
+    (folder / "generator.json").write_text(json.dumps({"_target_": "their_networks.G", "z_dim": 6}))
+    with pytest.raises(UserError, match=r"trusted=\[their_networks\.\] \(evaluate.py\)"):
+        measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.networks.",))))
+    for target in ("their_networks.G", "gantry.networks.G"):
+        (folder / "generator.json").write_text(json.dumps({"_target_": target, "z_dim": 6}))
+        trusted = ("gantry.networks.", "their_networks.")
+        with pytest.raises(UserError, match=r"cannot be imported: .*PYTHONPATH="):
+            measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, trusted)))
+
+
+def test_a_damaged_run_is_named(tmp_path):
+    folder = tmp_path / "generator/best"
+    folder.mkdir(parents=True)
+    (folder / "generator.json").write_text("{")
+    with pytest.raises(UserError, match=r"generator\.json is damaged"):
+        GeneratorFiles(tmp_path, "best", False, ()).load()
+    for text, said in (("a: [", r"config\.yaml cannot be read"), ("a: 1", "names no data"), ("- 1", "names no data")):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=said):
+            _ = FoundRun(tmp_path).config

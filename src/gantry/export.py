@@ -43,6 +43,8 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
         config = json.loads((folder / CONFIG).read_text())
     except FileNotFoundError:
         raise UserError(f"no exported generator in {folder}: it holds no {CONFIG}") from None
+    except ValueError as error:
+        raise UserError(f"{folder / CONFIG} is damaged: {error}") from error
     target = config.pop("_target_")
     if not target.startswith(trusted):
         raise UserError(

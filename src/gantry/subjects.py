@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from gantry.errors import UserError
 from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
@@ -47,9 +48,18 @@ class FoundRun:
 
     @property
     def config(self) -> DictConfig:
-        """The config it was trained with."""
-        loaded = OmegaConf.load(self.folder / CONFIG_FILE)
-        assert isinstance(loaded, DictConfig)
+        """The config it was trained with.
+
+        Raises:
+            UserError: it cannot be read, or is of something else.
+        """
+        path = self.folder / CONFIG_FILE
+        try:
+            loaded = OmegaConf.load(path)
+        except (YAMLError, OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(loaded, DictConfig) or "data" not in loaded:
+            raise UserError(f"{path} is not a run's config: it names no data")
         return loaded
 
 
