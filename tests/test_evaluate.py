@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,23 +92,29 @@ def test_results_elsewhere_are_compared_under_their_runs_names(evaluate, trained
     assert code == 0, errors
     assert len({path.parents[2] for path in tmp_path.rglob("step_*.json")}) == 2
     table = text[text.index("≈") :]
-    assert re.findall(r"_sweep/([01])_", table.partition("report  ")[0]) in (["0", "1"], ["1", "0"])
+    assert sorted(re.findall(r"([01]_\w+)_digits", table.partition("report  ")[0])) == ["0_dcgan", "1_lsgan"]
     assert "not started" not in text
 
 
-def test_a_run_of_which_only_mlflow_knows_is_fetched(evaluate, trained, tmp_path):
+def test_a_run_of_which_only_mlflow_knows_is_fetched_and_added_to(evaluate, trained, tmp_path):
     folder, (_, run) = trained
     run_id = json.loads((run / RUN_FILE).read_text())["run_id"]
     hidden = run.rename(run.with_name("elsewhere"))
+    uri = f"tracking.uri={folder}/mlruns"
     try:
-        code, _, errors = evaluate(f"run={run_id}", *CHEAP, f"tracking.uri={folder}/mlruns", folder=tmp_path)
+        for measure in ("fid", "kid"):  # each fetches what the other machine knows
+            asked = (*CHEAP[:2], f"measures=[{measure}]", uri, f"paths.cache={tmp_path}/{measure}")
+            code, _, errors = evaluate(f"run={run_id}", *asked, folder=tmp_path)
+            assert code == 0, errors
     finally:
         hidden.rename(run)
-    assert code == 0, errors
-    (made,) = tmp_path.glob("outputs/*/*_evaluation")
-    (record,) = records(made)
+    (record,) = (one for one in records(tmp_path / "kid" / "runs" / run_id) if "seed" not in one["key"])
+    assert {"fid_classifier", "kid_classifier"} <= record["values"].keys()
     store = open_store(str(folder / "mlruns"), "gantry")
     assert f"eval/{record['key']}/fid_classifier" in store.get(run_id).data.metrics
+    path = f"evaluations/{record['key']}/step_{record['step']}.json"
+    held = json.loads(Path(store.client.download_artifacts(run_id, path, str(tmp_path))).read_text())
+    assert held["values"] == record["values"]
 
 
 def test_without_the_weights_it_stops_with_what_to_put_where(evaluate, tmp_path):

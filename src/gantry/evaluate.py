@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,19 +133,22 @@ def _check(cfg: DictConfig) -> None:
 
 def _subjects(cfg: DictConfig) -> Iterator[Subject]:
     out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
-    own = OmegaConf.to_container(cfg.data, resolve=True) if "data" in cfg else None
+    own: Any = OmegaConf.to_container(cfg.data, resolve=True) if "data" in cfg else None
     if cfg.images is not None:
-        yield Subject(str(cfg.images), out or _new_folder(), None, own, None)  # type: ignore[arg-type]
+        yield Subject(str(cfg.images), out or _new_folder(), None, own, None)
         return
     names = [str(name) for name in cfg.run] if OmegaConf.is_list(cfg.run) else [str(cfg.run)]
     runs = find_runs(names, lambda: _open(cfg), Path(cfg.paths.cache).expanduser())
+    called = Counter(run.folder.name for run in runs)
     for run in runs:
-        trained = run.config
-        folder = out or (_new_folder() if run.fetched else run.folder)
+        trained: Any = OmegaConf.to_container(run.config, resolve=True)
+        folder = out or run.folder
         if out and len(runs) > 1:
             folder = out / run.folder.parent.name / run.folder.name  # jobs of two sweeps may have one name
-        data = own or OmegaConf.to_container(trained.data, resolve=True)
-        yield Subject(show(run.folder), folder, run, data, None if own else trained.get("max_images"))  # type: ignore[arg-type]
+        data: Any = own or trained["data"]
+        part = trained.get("max_images") if data["_target_"] == trained["data"]["_target_"] else None
+        whole = show(run.folder) if called[run.folder.name] > 1 else run.folder.name
+        yield Subject(whole, folder, run, data, part)
 
 
 def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
@@ -152,7 +156,7 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
 
     files: list[Path] = []
     result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)))
-    if subject.run is None or subject.folder != subject.run.folder:  # a folder that compare.py can show beside runs
+    if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # shown beside runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)
     print(result.text(), flush=True)
@@ -168,10 +172,13 @@ def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
     from gantry.report.runs import from_folder
 
     _, first = measured[0]
+    if not first.values:
+        return
     metric = f"{first.key}/{next(iter(first.values))}"
     folders = [subject.folder for subject, _ in measured]
     comparison = compare([from_folder(folder) for folder in folders], "", Path(), metric=metric)
-    print(comparison.evaluations_text(), flush=True)
+    mine = replace(comparison, rulers=[ruler for ruler in comparison.rulers if ruler.key == first.key])
+    print(mine.evaluations_text(), flush=True)
     named = ",".join(show(folder) for folder in folders)
     print(f"\nreport  {here('python')} compare.py 'runs=[{named}]' metric={metric}", flush=True)
 

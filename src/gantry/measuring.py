@@ -116,11 +116,15 @@ class Plan:
         """Without the images loaded so far, which another process maps from the disk itself."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
+    @property
+    def whole(self) -> ImageSet:
+        """The split that was trained on, all of it: classifiers learn from it, the same for every run."""
+        return self._images(self._split(self.data.get("split")))
+
     @cached_property
     def trained_on(self) -> ImageSet:
         """The training images: of a run, those it was trained on."""
-        found = self._images(self._split(self.data.get("split")))
-        return found if self.max_images is None else found.part(self.max_images)
+        return self.whole if self.max_images is None else self.whole.part(self.max_images)
 
     @cached_property
     def reference(self) -> ImageSet:
@@ -178,16 +182,16 @@ class Plan:
         """What looks at the images: the chosen extractor, and where it does not know the classes, what does."""
         device = self.device(rank)
         try:
-            main = maker(self.extractor)(data=self.trained_on, cache=self.cache, device=device)
+            main = maker(self.extractor)(data=self.whole, cache=self.cache, device=device)
         except InstantiationException as error:  # of a network of one's own
             target = self.extractor.get("network", self.extractor).get("_target_")
             why = str(error.__cause__ or error).splitlines()[-1]
             raise UserError(f"extractor: {target} cannot be made: {why} (HYDRA_FULL_ERROR=1 shows where)") from error
         wanted = {MAIN: main}
-        if {"classes", "augmentation"} & set(self.measures) and not main.labelled and _can_classify(self.trained_on):
+        if {"classes", "augmentation"} & set(self.measures) and not main.labelled and _can_classify(self.whole):
             from gantry.metrics.classifier import classifier
 
-            wanted[CLASSES] = classifier(data=self.trained_on, cache=self.cache, device=device)
+            wanted[CLASSES] = classifier(data=self.whole, cache=self.cache, device=device)
         return wanted
 
     @cached_property

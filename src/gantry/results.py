@@ -144,6 +144,8 @@ class Result:
             lines.append(f"  {name:{width}}  {value:>10.5g}{spread}")
         if self.spread:
             lines.append("  ± one standard deviation over draws of as many generated images")
+        if self.subject.get("draws", 1) > 1 and (self.classes or self.memorisation or self.augmentation):
+            lines.append("  classes, copies and what classifiers learn are of the first draw")
         if self.classes:
             lines += ["", *self._classes_text()]
         if self.memorisation:

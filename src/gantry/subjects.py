@@ -17,6 +17,7 @@ from yaml import YAMLError
 from gantry.errors import UserError
 from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
 from gantry.randomness import draws
+from gantry.results import FOLDER as EVALUATIONS
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.summary import show
 from gantry.tracking.base import RUN_FILE
@@ -159,7 +160,7 @@ def _fetched(store: Store, run_id: str, cache: Path) -> FoundRun:
     if not {GENERATOR, CONFIG_FILE} <= held:
         raise UserError(f"run={run_id}: the run has logged no generator to MLflow; it does so when it ends")
     try:
-        for item in held & {GENERATOR, CONFIG_FILE, SUMMARY_FILE}:
+        for item in held & {GENERATOR, CONFIG_FILE, SUMMARY_FILE, EVALUATIONS}:  # to which others are added
             store.client.download_artifacts(run_id, item, str(folder))
     except (MlflowException, OSError) as error:
         raise UserError(f"run={run_id}: its generator cannot be fetched from MLflow: {error}") from error

@@ -1,5 +1,6 @@
 """Looking at many images: in any order of stops and on any number of processes the same, and each image once."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -270,12 +271,14 @@ print(most[0] - before, features.nbytes / 2**20)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     grown = []
-    for count in (1000, 16_000):
+    for count in (1000, 24_000):
         folder = tmp_path / str(count)
         folder.mkdir()
         command = [sys.executable, "-c", MEMORY, str(folder), str(count)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        # One arena, or what threads have freed counts by chance.
+        environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         more, features = map(float, done.stdout.split())
         grown.append(more)
-    assert features == 125
-    assert grown[1] - grown[0] < features / 4
+    assert features == 187.5
+    assert grown[1] - grown[0] < features / 2
