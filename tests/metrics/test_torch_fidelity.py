@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from gantry.data.sources import cifar10
 from gantry.metrics import scores
 from gantry.metrics.extractors import NetworkExtractor, inception
+from gantry.metrics.manifold import manifold
 from gantry.metrics.resize import resize_like_tensorflow1
 
 DATA = Path(os.environ.get("GANTRY_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -22,6 +23,8 @@ KEYS = {
     "fid": "frechet_inception_distance",
     "kid": "kernel_inception_distance_mean",
     "inception_score": "inception_score_mean",
+    "precision": "precision",
+    "recall": "recall",
 }
 
 
@@ -48,6 +51,9 @@ def theirs(generated: np.ndarray, real: np.ndarray, weights: Path, layer: int = 
             fid=True,
             kid=True,
             isc=layer == 2048,
+            prc=True,
+            feature_extractor="inception-v3-compat",
+            feature_layer_prc=str(layer),
             feature_layer_fid=str(layer),
             feature_layer_kid=str(layer),
             kid_subset_size=scores.kid_subset_size(len(real), len(generated)),
@@ -68,6 +74,7 @@ def ours(generated: np.ndarray, real: np.ndarray, extractor: NetworkExtractor) -
             "fid": scores.fid(scores.moments(known), features),
             "kid": scores.kid(known, features)[0],
         }
+        values |= {name: getattr(manifold(known, features)[0], name) for name in ("precision", "recall")}
         return values | ({"inception_score": scores.inception_score(logits)[0]} if extractor.has_logits else {})
 
 
