@@ -58,6 +58,22 @@ def test_fid_is_torch_fidelitys(n_real: int, n_generated: int) -> None:
     assert scores.fid(kept, scores.moments(generated)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_fid_is_torchmetrics_too() -> None:
+    """An implementation of its own, from sums of features and of their products."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    random = torch.Generator().manual_seed(0)
+    real, generated = (torch.randn(n, 12, generator=random, dtype=torch.float64) for n in (300, 200))
+    generated = 1.5 * generated + 0.2
+    identity = torch.nn.Identity()
+    identity.num_features = 12
+    metric = FrechetInceptionDistance(feature=identity)
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
+    ours = scores.fid(scores.moments(real.float()), generated.float())
+    assert ours == pytest.approx(metric.compute().item(), rel=1e-5)
+
+
 def test_fid_of_fewer_features_than_dimensions_is_torch_fidelitys() -> None:
     # With one direction far above the others, rounding noise in the null space shows in the fifth digit.
     random = torch.Generator().manual_seed(5)

@@ -200,6 +200,8 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 def _train(network: nn.Module, data: ImageSet) -> float:
     """Trains `network` in place; its accuracy on held-out images, 0 to 1."""
+    from torchmetrics.functional.classification import multiclass_accuracy  # slow to import
+
     assert data.labels is not None
     order = draws(0, 0, "classifier split").permutation(len(data.images))
     held_out, known = np.split(order, [max(1, round(RECIPE.held_out * len(order)))])
@@ -208,7 +210,9 @@ def _train(network: nn.Module, data: ImageSet) -> float:
     steps = min(RECIPE.epochs * (len(known) // batch), max(RECIPE.images, len(known)) // batch)
     batches = ((data.images[chosen], data.labels[chosen]) for chosen in _batches(known, batch, steps))
     fit(network, batches, steps, data.flip)
-    return float((verdicts(network, data.images, held_out) == data.labels[held_out]).mean())
+    seen, true = (torch.from_numpy(each) for each in (verdicts(network, data.images, held_out), data.labels[held_out]))
+    classes = network(torch.from_numpy(data.images[:2]))[1].shape[1]
+    return multiclass_accuracy(seen, true, classes, average="micro").item()
 
 
 @contextmanager
