@@ -85,6 +85,7 @@ def test_a_sweep_is_measured_whole_and_compared(evaluate, trained):
     assert "custom-seed3" in text
 
 
+@pytest.mark.slow
 def test_results_elsewhere_are_compared_under_their_runs_names(evaluate, trained, tmp_path):
     folder, runs = trained
     names = [str(run.relative_to(folder)) for run in runs]

@@ -268,6 +268,7 @@ print(most[0] - before, features.nbytes / 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     grown = []

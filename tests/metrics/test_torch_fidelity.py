@@ -99,7 +99,9 @@ def coarse(images: np.ndarray) -> np.ndarray:
     return images[:, :, ::4, ::4].repeat(4, 2).repeat(4, 3)[:, :, :size, :size] // 2
 
 
-@pytest.mark.parametrize(("channels", "size", "n_real"), [(1, 28, 66), (3, 150, 12)])
+@pytest.mark.parametrize(
+    ("channels", "size", "n_real"), [(1, 28, 12), (3, 150, 12), pytest.param(1, 28, 66, marks=pytest.mark.slow)]
+)
 def test_an_early_layer(channels: int, size: int, n_real: int, random_weights: Path) -> None:
     # The network's first layers see what became of the channels and of the size, and cost little; and there are sooner
     # more images than features.
