@@ -97,6 +97,7 @@ def test_results_elsewhere_are_compared_under_their_runs_names(evaluate, trained
     assert "not started" not in text
 
 
+@pytest.mark.slow
 def test_a_run_of_which_only_mlflow_knows_is_fetched_and_added_to(evaluate, trained, tmp_path):
     folder, (_, run) = trained
     run_id = json.loads((run / RUN_FILE).read_text())["run_id"]

@@ -112,6 +112,7 @@ def test_two_processes_measure_what_one_measures(plan):
     assert together.key == alone.key
 
 
+@pytest.mark.slow
 def test_what_one_process_computes_has_all_threads(plan, monkeypatch):
     before, seen, compute = torch.get_num_threads(), [], scores.fid
 
@@ -434,6 +435,7 @@ def test_a_run_that_still_trains_is_measured_as_it_was(plan, replaced):
     assert (found.step, found.subject["sha256"]) == (20, plan.subject.digest())
 
 
+@pytest.mark.slow
 def test_processes_that_may_have_seen_another_generator_are_no_evaluation(replaced):
     with pytest.raises(UserError, match="replaced the generator"):
         measure(with_(replaced, devices=2))
