@@ -172,8 +172,6 @@ def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
     from gantry.report.runs import from_folder
 
     _, first = measured[0]
-    if not first.values:
-        return
     metric = f"{first.key}/{next(iter(first.values))}"
     folders = [subject.folder for subject, _ in measured]
     comparison = compare([from_folder(folder) for folder in folders], "", Path(), metric=metric)

@@ -304,7 +304,6 @@ class _Measuring:
         plan, watch = self.plan, self.watch
         with watch("real images"):
             self.real = self._reals("reference")
-            self.root = scores.reference(self.real.moments)
         work = plan.cache / "evaluations" / self._work_key()
         _forget(work.parent)
         with _alone(work):
@@ -322,6 +321,11 @@ class _Measuring:
             keep(result)
             shutil.rmtree(work)
         return result
+
+    @cached_property
+    def root(self) -> scores.Reference:
+        """The costly half of every FID against the same real images."""
+        return scores.reference(self.real.moments)
 
     def _replaced(self) -> bool:
         """Whether another process may have loaded another generator than this one."""

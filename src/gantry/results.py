@@ -9,17 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gantry.launch.record import read_json
 from gantry.tracking.environment import environment
 from gantry.tracking.folder import write_json, write_png
 
+if TYPE_CHECKING:
+    import numpy as np
+
 FOLDER = "evaluations"  # in a run's folder and among its artifacts: <key>/step_<step>.json
+PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
+DESCRIPTION = "eval."  # before a key, the tag that says it in a line
 MERGED = ("values", "spread", "classes", "classifier", "memorisation", "augmentation")
 LEAST = 3  # classes drawn least often, named
+
+
+def curve_name(key: str, name: str) -> str:
+    """What a value is called among a run's metrics."""
+    return f"{PREFIX}{key}/{name}"
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Result:
     @property
     def logged(self) -> dict[str, float]:
         """The values by their names in MLflow."""
-        return {f"eval/{self.key}/{name}": value for name, value in self.values.items()}
+        return {curve_name(self.key, name): value for name, value in self.values.items()}
 
     def save(self, folder: Path) -> list[Path]:
         """Write the result below `folder`; returns its files, the record first.

@@ -14,10 +14,11 @@ from gantry.errors import UserError
 from gantry.report.comparison import Comparison, compare
 from gantry.report.evaluations import cautions, rulers, separation, table
 from gantry.report.page import write
-from gantry.report.records import Record, curve_name
+from gantry.report.records import Record
 from gantry.report.runs import Run, from_folder, in_order, lower_is_better
 from gantry.report.significance import score, told_apart
 from gantry.report.sweeps import find_runs
+from gantry.results import curve_name
 from gantry.tracking.folder import FolderTracker
 from gantry.tracking.params import flatten
 

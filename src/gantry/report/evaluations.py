@@ -12,6 +12,7 @@ from gantry.report.ranking import IMPLIED, PROTOCOL, alike, one_a_seed, several
 from gantry.report.runs import Run, in_order, lower_is_better
 from gantry.report.significance import Score, score, told_apart
 from gantry.report.tables import ABSENT, Table, shown
+from gantry.results import PREFIX
 
 PROTOCOLS = ("papers", "test10k", "quick")  # in this order, then others
 WORDS = {key.removeprefix("metrics."): word for key, word in PROTOCOL.items()}
@@ -277,7 +278,7 @@ def find(metric: str, runs: Sequence[Run]) -> tuple[str, str] | None:
         UserError: several keys of that protocol have such a value; the message names them.
     """
     samples = _samples(runs)
-    wanted, _, name = metric.removeprefix(records.PREFIX).partition("/")
+    wanted, _, name = metric.removeprefix(PREFIX).partition("/")
     keys = [key for key in samples if wanted in (key, samples[key].protocol) and name in _names(key, runs)]
     if len(keys) > 1:
         titles = _titles(samples)

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gantry.results import DESCRIPTION, FOLDER, PREFIX, curve_name
 from gantry.tracking.params import flatten
 
-FOLDER = "evaluations"  # of a run, and of its artifacts; holds <key>/step_<step>.json
-PREFIX = "eval/"  # of the curves, `eval/<key>/<name>`
-DESCRIPTION = "eval."  # before a key, the tag that says it in a line
 FILE = re.compile(r"(?:.*/)?step_(?P<step>\d+)\.json")
 
 
@@ -43,11 +41,6 @@ class Record:
     def __post_init__(self) -> None:
         if not self.protocol:
             object.__setattr__(self, "protocol", self.key.rpartition("_")[0] or self.key)
-
-
-def curve_name(key: str, name: str) -> str:
-    """What the curve of a value is called."""
-    return f"{PREFIX}{key}/{name}"
 
 
 def parts(curve: str) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from typing import Any
 from gantry.launch.record import log_tail, read_json, read_status
 from gantry.lock import is_dead
 from gantry.report import records
+from gantry.results import PREFIX
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE
 from gantry.tracking.ending import WORDLESS
@@ -90,7 +91,7 @@ class Run:
     @property
     def drawn(self) -> list[str]:
         """The metrics worth a curve: quality first, then losses, scores and whatever else was logged."""
-        points = ("best/", "final/", records.PREFIX)  # of one step or a few: in tables
+        points = ("best/", "final/", PREFIX)  # of one step or a few: in tables
         others = (
             name
             for name in self.curves

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gantry.errors import UserError
 from gantry.report import records
 from gantry.report.runs import Curve, Picture, Run, split_overrides
+from gantry.results import FOLDER
 from gantry.tracking.base import log
 from gantry.tracking.ending import SUPERSEDED
 from gantry.tracking.params import redact
@@ -181,7 +182,7 @@ class Store:
                     found[run_id].pictures.update(self._pictures(run_id))
                 if "summary.json" in files:
                     found[run_id].summary.update(json.loads(self._file(run_id, "summary.json")))
-                if records.FOLDER in files:
+                if FOLDER in files:
                     for key, known in evaluations.items():
                         found[run_id].evaluations[key] = self._record(run_id, known) or known
             except (MlflowException, OSError) as error:
@@ -194,7 +195,7 @@ class Store:
 
     def _record(self, run_id: str, known: records.Record) -> records.Record | None:
         """The whole record of an evaluation; None where it was not delivered."""
-        for item in self.client.list_artifacts(run_id, f"{records.FOLDER}/{known.key}"):
+        for item in self.client.list_artifacts(run_id, f"{FOLDER}/{known.key}"):
             file = records.FILE.fullmatch(item.path)
             if file and int(file["step"]) == known.step:
                 return records.parse(self._file(run_id, item.path))

@@ -20,10 +20,10 @@ def log_result(client: MlflowClient, run_id: str, result: Result, files: Sequenc
     """
     from mlflow.entities import Metric, RunTag
 
-    from gantry.results import FOLDER
+    from gantry.results import DESCRIPTION, FOLDER
 
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, result.step) for name, value in result.logged.items()]
-    client.log_batch(run_id, metrics, tags=[RunTag(f"eval.{result.key}", result.description)])
+    client.log_batch(run_id, metrics, tags=[RunTag(f"{DESCRIPTION}{result.key}", result.description)])
     for file in files:
         client.log_artifact(run_id, str(file), f"{FOLDER}/{result.key}")
