@@ -1,0 +1,149 @@
+"""Numbers gone bad: a NaN or infinite loss, gradient or weight ends training soon, and is named."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from gantry.distributed.peers import Peers
+from gantry.gan import GAN
+from gantry.precision import NETWORKS
+
+# What optimizers keep of past gradients, under torch's names, from which one that was not finite never leaves again.
+MEMORIES = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum")
+
+
+class Diverged(Exception):
+    """Training has numbers that are not finite, of which none recovers.
+
+    Attributes:
+        step: at which they were found.
+        what: they are, each in a few words.
+    """
+
+    def __init__(self, since: int, step: int, what: list[str]) -> None:
+        when = f"between steps {since} and {step}" if since < step else f"at step {step}"
+        super().__init__(f"diverged {when}, no longer finite: {'; '.join(what)}")
+        self.step, self.what = step, what
+
+
+class Guard(Callback):
+    """Look every `every` steps, and wherever `check` is called, whether all numbers are finite.
+
+    In between nothing waits for the device: each step's losses and scores leave a mark there, NaN once one of them
+    was not finite. A gradient leaves its own in the optimizer: one that is not finite stays in the moments of Adam or
+    RMSprop and in momentum, whatever clipping makes of the weights. Only where an optimizer keeps no such memory
+    (plain SGD) does each gradient leave a mark too. Under 16-mixed a gradient may overflow: that step is left
+    out, and neither the weights nor the optimizer see it.
+
+    A network's buffers count as its weights; what is infinite on purpose, as the mask of an attention, belongs in
+    one with `persistent=False`.
+
+    Args:
+        every: steps between two looks.
+        peers: the run's ranks, which look together and come to the same answer; None: alone.
+
+    Raises:
+        Diverged: by all ranks at the same step.
+    """
+
+    def __init__(self, every: int, peers: Peers | None = None) -> None:
+        self.every, self.peers = every, peers or Peers()
+        self.looked = -1  # the step of the last look
+        self.marks: dict[tuple[str, ...], Tensor] = {}  # of values of those names: 0, or NaN
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Take what a checkpoint held to the device."""
+        self.marks = {names: mark.to(pl_module.device) for names, mark in self.marks.items()}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:  # type: ignore[override]
+        """Mark the gradient where the optimizer will not remember it; it has not been clipped yet."""
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if not scaled and not remembers(optimizer):
+            network = NETWORKS[trainer.optimizers.index(optimizer)]
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            self._mark((f"{network}'s gradient",), largest(gradients)[None])
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
+    ) -> None:
+        """Mark this step's values, and look when due."""
+        self._mark(tuple(outputs), torch.stack(list(outputs.values())))
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self.check(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step of the last look, and the marks left since."""
+        return {"looked": self.looked, "marks": dict(self.marks)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        self.looked, self.marks = state_dict["looked"], state_dict["marks"]
+
+    def check(self, trainer: Trainer, gan: GAN) -> None:
+        """Look now, at all that training goes on from; a second time at the same step is for nothing.
+
+        All ranks must call it at the same steps.
+
+        Raises:
+            Diverged: naming the values, networks and optimizers that are not finite.
+        """
+        step = trainer.global_step
+        if step == self.looked:
+            return
+        tensors = dict(_state(gan, trainer.optimizers))
+        values = torch.cat([*self.marks.values(), largest(list(tensors.values()))[None]])
+        if self.peers.mean((~values.isfinite()).float()).any():
+            raise Diverged(self.looked + 1, step, self._named(tensors))
+        self.looked, self.marks = step, {}
+
+    def _mark(self, names: tuple[str, ...], values: Tensor) -> None:
+        mark = values.float() * 0  # a sum of the values themselves could overflow where none of them does
+        self.marks[names] = self.marks[names] + mark if names in self.marks else mark
+
+    def _named(self, tensors: dict[tuple[str, str], Tensor]) -> list[str]:
+        """What is not finite at any rank."""
+        values: dict[str, Tensor] = {}
+        for names, mark in self.marks.items():
+            for name, value in zip(names, mark, strict=True):
+                values[name] = values[name] + value if name in values else value
+        bad = torch.stack([(~value.isfinite()).any() for value in [*values.values(), *tensors.values()]])
+        found = self.peers.mean(bad.float()).tolist()
+        what = [name for name, share in zip(values, found, strict=False) if share]
+        shares = dict(zip(tensors, found[len(values) :], strict=True))
+        for owner in dict.fromkeys(owner for owner, _ in tensors):
+            own = [name for name_owner, name in tensors if name_owner == owner]
+            lost = [name for name in own if shares[owner, name]]
+            if lost:
+                what.append(f"{owner} ({len(lost)} of {len(own)} tensors, first {lost[0]})")
+        return what
+
+
+def largest(tensors: list[Tensor]) -> Tensor:
+    """The largest absolute value in tensors of one device, () there; NaN where one of them has a NaN."""
+    # Of the norms only this one cannot overflow where no value has.
+    return get_total_norm([tensor for tensor in tensors if tensor.numel()], norm_type=torch.inf)
+
+
+def remembers(optimizer: Optimizer) -> bool:
+    """Whether a gradient that is not finite stays in the optimizer's state; before the first step, not yet."""
+    return any(name in MEMORIES for name in next(iter(optimizer.state.values()), ()))
+
+
+def _state(gan: GAN, optimizers: list[Optimizer]) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    """All floating tensors that training goes on from: whose each is, its name, and itself."""
+    for name, value in gan.state_dict().items():
+        if value.is_floating_point():
+            owner, _, own_name = name.partition(".")
+            yield (f"{owner}'s weights", own_name), value
+    names: dict[Tensor, str] = {weight: name.partition(".")[2] for name, weight in gan.named_parameters()}
+    for network, optimizer in zip(NETWORKS, optimizers, strict=True):
+        for weight, state in optimizer.state.items():
+            for kind, value in state.items():
+                if isinstance(value, Tensor) and value.is_floating_point() and kind != "step":
+                    yield (f"{network}'s optimizer", f"{kind} of {names[weight]}"), value
