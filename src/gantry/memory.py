@@ -1,0 +1,34 @@
+"""What to do where memory did not suffice."""
+
+import torch
+
+OF_THE_DEVICE = ("out of memory", "alloc_failed")  # in messages of CUDA, MPS, cuBLAS and cuDNN
+OF_THE_HOST = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # of torch's allocator and of C++
+
+
+def advice(error: BaseException, batch_size: int, accumulate: int, precision: str, world_size: int = 1) -> str | None:
+    """What the user can do about an error, if it says that memory did not suffice; None: it says something else.
+
+    Args:
+        error: that has ended a run.
+        batch_size, accumulate, precision: of the run's config.
+        world_size: its ranks, of which each takes as many images of `batch_size`.
+    """
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    device = isinstance(error, torch.OutOfMemoryError) or any(words in text for words in OF_THE_DEVICE)
+    if not device and not isinstance(error, MemoryError) and not any(words in text for words in OF_THE_HOST):
+        return None
+    choices = []
+    share = batch_size // world_size
+    if (parts := next((parts for parts in range(2, share + 1) if share % parts == 0), None)) is not None:
+        smaller = f"batch_size={batch_size // parts} accumulate={accumulate * parts}"
+        choices.append(f"{smaller} takes the same step of {batch_size * accumulate} images in smaller parts")
+    if device and not precision.startswith(("bf16", "16")):
+        choices.append("trainer.precision=bf16-mixed keeps activations in half the memory")
+    if device:
+        choices.append(f"trainer=ddp trainer.devices={2 * world_size} has each GPU take half as many images")
+    else:
+        choices.append("a smaller max_images keeps fewer images of the data set in memory")
+    choices.append("smaller networks (model.generator.width, model.discriminator.width) need less of everything")
+    where = "the GPU's memory" if device else "this machine's memory"
+    return "\n  ".join([f"out of memory: {where} does not suffice. What helps, in this order:", *choices])
