@@ -5,22 +5,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-STOPS = (signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SLURM warns by the last of the end of a job's time
+
+
+class Stopping(SystemExit):
+    """A signal that ends this process.
+
+    Its exit code is 128 + the signal's number; SIGUSR1, by which a scheduler announces SIGTERM, has that one's.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
+        super().__init__(128 + (signal.SIGTERM if number == signal.SIGUSR1 else number))
+
+
+class Stopped(Stopping):
+    """Raised by `Stop.check`, where nothing is half done."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into `SystemExit(128 + number)`, so that the code around can tidy up."""
+    """Turn the signals that ask to stop, but for Ctrl-C, into `Stopping`, so that the code around can tidy up."""
 
     def stop(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
+        raise Stopping(number)
 
     with handled(stop, STOPS):
         yield
-
-
-class Stopped(SystemExit):
-    """Raised by `Stop.check`, where nothing is half done."""
 
 
 class Stop:
@@ -33,20 +47,25 @@ class Stop:
         """Stop here, if asked to.
 
         Raises:
-            Stopped: with code 128 + the signal's number.
+            Stopped: naming the signal.
         """
         if self.number is not None:
-            raise Stopped(128 + self.number)
+            raise Stopped(self.number)
 
 
 @contextmanager
 def deferred(stop: Stop) -> Iterator[None]:
-    """Note the first Ctrl-C, SIGTERM or SIGHUP in `stop`; a second one raises at once."""
+    """Note the first request to stop in `stop`; a second Ctrl-C raises at once.
+
+    Other requests that follow change nothing: a scheduler warns with one signal and insists with another, and ends
+    by itself what takes too long.
+    """
 
     def note(number: int, _: Any) -> None:
-        if stop.number is not None:
-            raise SystemExit(128 + number)
-        stop.number = signal.Signals(number)
+        if stop.number is None:
+            stop.number = signal.Signals(number)
+        elif number == signal.SIGINT:
+            raise Stopping(number)
 
     with handled(note):
         yield
@@ -76,6 +95,8 @@ def stopped_by(error: BaseException) -> signal.Signals | None:
     """The signal behind an exception; None where it is an error."""
     if isinstance(error, KeyboardInterrupt):
         return signal.SIGINT
+    if isinstance(error, Stopping):
+        return error.number
     if isinstance(error, SystemExit):
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
             return signal.SIGINT

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gantry.distributed.place import Place, find_place, interface_towards
 from gantry.errors import PeerFailed, UserError
-from gantry.signals import Stop, Stopped, stopped_by
+from gantry.signals import Stop, Stopped, Stopping, stopped_by
 
 if TYPE_CHECKING:
     from gantry.distributed.strategy import NetworkwiseDDP
@@ -136,7 +136,7 @@ class Peers:
             cause = self._watch.cause_of(error)
             if cause.rank != self.rank and _is_communication(error):
                 if cause.signal:
-                    raise SystemExit(128 + cause.signal) from error
+                    raise Stopping(cause.signal) from error
                 raise cause.failure() from error
             raise
         finally:
@@ -239,7 +239,7 @@ class AgreedStop(Stop):
         """Stop here, if any rank had been asked to by its last check. All ranks must call it equally often.
 
         Raises:
-            Stopped: with code 128 + the signal's number.
+            Stopped: naming the signal.
         """
         if self._peers.world_size == 1:
             super().check()
@@ -248,7 +248,7 @@ class AgreedStop(Stop):
             work, numbers = self._sent
             work.wait()
             if number := int(numbers.item()):
-                raise Stopped(128 + number)
+                raise Stopped(number)
         numbers = torch.tensor([self.number or 0])
         self._sent = dist.all_reduce(numbers, dist.ReduceOp.MAX, group=self._peers._group, async_op=True), numbers
 
