@@ -1,6 +1,7 @@
 """Measuring a generator: the same numbers however the work is cut, and nothing measured is lost."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from gantry import measuring
+from gantry import checkpoints, measuring
 from gantry.data.sources import digits
 from gantry.errors import UserError
 from gantry.export import save_generator
@@ -445,8 +446,9 @@ def test_without_averaging_it_is_the_checkpoints_generator_and_step(plan, run, t
     shutil.copytree(run / "generator", tmp_path / "generator")
     averaged = GeneratorFiles(tmp_path, "last", False, ("gantry.networks.",))
     state = {f"generator.{name}": 2 * value for name, value in averaged.load().state_dict().items()}
-    (tmp_path / "checkpoints").mkdir()
-    torch.save({"state_dict": state, "global_step": 37}, tmp_path / "checkpoints/last.ckpt")  # stopped after step 30
+    content = io.BytesIO()
+    torch.save({"state_dict": state, "global_step": 37}, content)
+    checkpoints.write(tmp_path, 37, content.getvalue())  # stopped after step 30
     raw = dataclasses.replace(averaged, raw=True)
     found = [measure(with_(plan, subject=files, measures=("fid",))) for files in (averaged, raw)]
     assert [result.step for result in found] == [30, 37]

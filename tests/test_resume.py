@@ -1,18 +1,19 @@
 """A run that was stopped goes on as if it never had been."""
 
 import json
+import signal
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from gantry import checkpoints
 from gantry import train as training
 from gantry.distributed import peers
 from gantry.errors import UserError
-from gantry.resume import Start, check_unchanged, parameters, take_up
+from gantry.resume import check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
-from gantry.tracking.folder import CHECKPOINT
 
 TAGS = {"variant": "wgan", "dataset": "digits"}
 VARYING = ("images_per_second", "training_seconds", "evaluation_seconds", "peak_memory_mib", "time")
@@ -28,12 +29,20 @@ class StopAt(Stop):
     def check(self):
         self.left -= 1
         if self.left == 0:
-            raise Stopped(143)
+            raise Stopped(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
 def overrides():
-    return ["experiment=smoke", "model=wgan", "model/network=mlp", "steps=6", "metrics.every=3", "log_every=2"]
+    return [
+        "experiment=smoke",
+        "model=wgan",
+        "model/network=mlp",
+        "steps=6",
+        "metrics.every=3",
+        "log_every=2",
+        "checkpoint.keep=9",
+    ]
 
 
 @pytest.fixture
@@ -53,7 +62,7 @@ def history(folder):
 
 
 # One check measures the untrained generator; then each step asks, and at steps 3 and 6 the measuring before it.
-@pytest.mark.parametrize(("n", "step"), [(3, 2), (4, 3), (5, 3), (6, 4), (8, 6)])
+@pytest.mark.parametrize(("n", "step"), [(1, 0), (3, 2), (4, 3), (5, 3), (6, 4), (8, 6)])
 def test_a_stopped_run_goes_on_to_the_same_end(run, config, overrides, tmp_path, n, step):
     whole = run("whole")
     stopped = tmp_path / "stopped"
@@ -63,7 +72,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(run, config, overrides, tmp_path,
     status = json.loads((stopped / "status.json").read_text())
     assert (status["status"], status["reason"]) == ("KILLED", "stopped by SIGTERM")
     start = take_up(stopped, config(*overrides))
-    assert start.step() == step
+    assert (start.step, start.goes_on) == (step, True)
     resumed = run("stopped", start=start)
     assert history(stopped) == history(tmp_path / "whole")
     assert (resumed.first, resumed.best, resumed.final) == (whole.first, whole.best, whole.final)
@@ -87,19 +96,59 @@ def test_what_was_written_after_the_checkpoint_is_taken_back(run, config, overri
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
 
 
-def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
-    checkpoint = tmp_path / CHECKPOINT
-    checkpoint.parent.mkdir()
-    checkpoint.write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(UserError, match=r"last\.ckpt cannot be read"):
-        Start(checkpoint).step()
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, config, overrides, tmp_path, caplog, damage):
+    with pytest.raises(SystemExit):
+        run("stopped", stop=6)
+    folder = tmp_path / "stopped"
+    last, before, _ = checkpoints.found(folder, checkpoints.STEP)
+    content = bytearray(last.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.path.write_bytes({"cut off": content[:-100], "one bit": content, "empty": b""}[damage])
+    start = take_up(folder, config(*overrides))
+    assert (last.step, start.step, start.checkpoint) == (4, 3, before.path)
+    assert last.path.name in caplog.text
+    assert "damaged" in caplog.text
+    run("stopped", start=start)
+    run("whole")
+    assert history(folder) == history(tmp_path / "whole")
+    assert not [one for one in checkpoints.found(folder) if not one.is_sound()]
+
+
+def test_where_no_checkpoint_is_whole_a_run_is_not_begun_again_unasked(run, config, overrides, tmp_path):
+    with pytest.raises(SystemExit):
+        run("stopped", stop=4)
+    for one in checkpoints.found(tmp_path / "stopped"):
+        one.path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of its \d checkpoints is whole"):
+        take_up(tmp_path / "stopped", config(*overrides, f"resume={tmp_path}/stopped"))
+
+
+def test_a_longer_budget_goes_on_to_where_it_would_have_ended(run, config, overrides, tmp_path):
+    run("stopped")
+    longer = [*overrides, "steps=9", "trainer.accelerator=cpu"]
+    cfg = config(*longer, f"resume={tmp_path}/stopped")
+    assert is_done(tmp_path / "stopped", config(*overrides))
+    assert not is_done(tmp_path / "stopped", cfg)
+    start = take_up(tmp_path / "stopped", cfg)
+    assert (start.step, start.changes) == (6, ("steps 6 -> 9", "trainer.accelerator auto -> cpu"))
+    training.train(cfg, tmp_path / "stopped", TAGS, start)
+    training.train(config(*longer), tmp_path / "whole", TAGS)
+    mine, theirs = history(tmp_path / "stopped"), history(tmp_path / "whole")
+    final = [name for line in mine for name in line if name.startswith("final/") and line["step"] == 6]
+    assert final  # it had ended there once
+    assert [{k: v for k, v in line.items() if line["step"] != 6 or k not in final} for line in mine] == theirs
+    tags = json.loads((tmp_path / "stopped" / "tags.json").read_text())
+    assert tags["gantry.resumed"] == "at step 6 with steps 6 -> 9, trainer.accelerator auto -> cpu"
+    assert json.loads(tags["gantry.changed"]) == {"steps": "9", "trainer.accelerator": "cpu"}
 
 
 def test_another_config_cannot_go_on(config, overrides, tmp_path):
     before = config(*overrides)
     (tmp_path / "params.json").write_text(json.dumps(parameters(before)))
-    check_unchanged(tmp_path, before)
-    check_unchanged(tmp_path, config(*overrides, "sweep.jobs=4", "paths.cache=/elsewhere", "log_every=1"))
+    assert check_unchanged(tmp_path, before) == ()
+    free = ["sweep.jobs=4", "paths.cache=/elsewhere", "log_every=1"]
+    assert check_unchanged(tmp_path, config(*overrides, *free)) == ("log_every 2 -> 1",)
     with pytest.raises(UserError, match=r"model\.n_critic: was 5, is 2"):
         check_unchanged(tmp_path, config(*overrides, "model.n_critic=2"))
     changed = OmegaConf.merge(before, {"seed": 3, "batch_size": 8})

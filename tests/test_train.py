@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from project import ROOT, VARIANTS
 
+from gantry import checkpoints
 from gantry import train as entry
 from gantry.errors import UserError
 from gantry.export import load_generator
@@ -85,14 +86,17 @@ def test_a_smoke_run_leaves_everything_a_run_leaves(variant, cli, tmp_path, stor
     grid = np.asarray(Image.open(grids[-1]))
     assert grid.dtype == np.uint8
     assert grid.std() > 1
-    assert (folder / "checkpoints" / "last.ckpt").exists()
-    assert (folder / "checkpoints" / "best.ckpt").exists()
+    kept = checkpoints.found(folder, checkpoints.STEP)
+    assert [checkpoint.step for checkpoint in kept] == [4, 2]
+    assert all(checkpoint.is_sound() for checkpoint in checkpoints.found(folder))
+    (best,) = checkpoints.found(folder, checkpoints.BEST)
+    assert best.step == summary["best_step"]
     generator = load_generator(folder / "generator" / "last")
     with torch.no_grad():
         images = generator(torch.randn(3, 100))
     assert images.shape == (3, 1, 8, 8)
     assert images.abs().max() <= 1
-    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(kept[0].path, weights_only=True)
     exported = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith("averaged.module.")}
     assert all(torch.equal(generator.state_dict()[name[16:]], value) for name, value in exported.items())
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {"generator", "discriminator", "averaged"}
@@ -137,15 +141,16 @@ def test_measuring_does_not_change_what_is_trained(config, tmp_path):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_a_diverged_generator_measures_as_nan(cli, tmp_path):
-    assert cli("experiment=smoke", "tracking=none", "model=wgan", "model.optimizer.lr=1e30") == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    values = [line["fid_classifier"] for line in lines if "fid_classifier" in line]
-    assert np.isfinite(values[0])
-    assert values[-1] is None
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text(), parse_constant=pytest.fail)
-    assert summary["best"] == {}
-    assert "Training has diverged" in (tmp_path / "run" / "train.log").read_text()
+def test_a_diverged_run_fails_and_names_what_is_not_finite(cli, tmp_path, capsys, store):
+    assert cli("experiment=smoke", "model=wgan", "model.optimizer.lr=1e30") == 1
+    said = capsys.readouterr().err
+    assert "diverged" in said
+    assert "generator" in said
+    assert "Traceback" not in said
+    _, run = run_of(store, tmp_path / "run")
+    assert run.info.status == "FAILED"
+    assert run.data.tags["gantry.reason"].startswith("diverged")
+    assert all(checkpoint.is_sound() for checkpoint in checkpoints.found(tmp_path / "run"))
 
 
 def test_training_needs_no_mlflow(tmp_path, cache):
@@ -161,7 +166,9 @@ def test_training_needs_no_mlflow(tmp_path, cache):
     assert not (tmp_path / "mlruns").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 143)]
+)
 def test_a_stopped_run_is_killed_and_says_so(number, code, tmp_path, arguments, store):
     started = process("experiment=smoke", "steps=1000000", *arguments, cwd=tmp_path)
     record = tmp_path / "run" / "metrics.jsonl"

@@ -38,7 +38,6 @@ class TrainingLog(Callback):
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.mark = (0, 0.0)
-        self.diverged = False
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Begin to measure the speed here."""
@@ -52,7 +51,7 @@ class TrainingLog(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
-        self.clock.seconds = state_dict["seconds"]
+        self.clock.seconds = max(self.clock.seconds, state_dict["seconds"])  # what a rollback repeats counts too
         self.sums, self.counts = state_dict["sums"], state_dict["counts"]
 
     def on_train_batch_end(  # type: ignore[override]
@@ -67,10 +66,6 @@ class TrainingLog(Callback):
             images = pl_module.batch_size * pl_module.n_critic
             means = self.peers.mean(torch.stack([total / self.counts[name] for name, total in self.sums.items()]))
             values = dict(zip(self.sums, means.tolist(), strict=True))
-            lost = [name for name, value in values.items() if not math.isfinite(value)]
-            if lost and not self.diverged:
-                self.diverged = True
-                log.warning("Training has diverged: %s not finite at step %d", ", ".join(lost), step)
             now = self.clock.read()
             values["images_seen"] = step * images
             values["training_seconds"] = now

@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from gantry.definitions import did_you_mean
-from gantry.errors import JobFailed, UserError
+from gantry.errors import JobFailed, RunFailed, UserError
 from gantry.launch.process import quoted
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -127,9 +127,9 @@ class _Jobs:
             try:
                 return task(cfg)
             except Exception as error:
-                if isinstance(error, UserError) and HydraConfig.get().mode != RunMode.MULTIRUN:
+                if isinstance(error, UserError | RunFailed) and HydraConfig.get().mode != RunMode.MULTIRUN:
                     # Leaving here keeps Hydra's "Error executing job" from standing beside the message.
-                    _stop(str(error), REFUSED)
+                    _stop(str(error), REFUSED if isinstance(error, UserError) else FAILED)
                 self.failures.append(error)
                 _report_job(error)
                 raise

@@ -26,12 +26,14 @@ PARTS = ("data", "metrics.extractor", *(f"model.{p}" for p in ("generator", "dis
 # What there is where no signature says so.
 GROUPS = {
     "": (
-        *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep", "resume"),
+        *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep", "resume", "checkpoint", "guard"),
         *("steps", "batch_size", "accumulate", "compile", "seed", "log_every", "max_images"),
     ),
     "metrics": ("every", "n_generated", "raw", "extractor"),
     "tracking": ("uri", "experiment", "run_name", "close_timeout"),
     "paths": ("root", "cache"),
+    "checkpoint": ("every", "keep", "max_failures"),
+    "guard": ("every", "policy", "max_rollbacks"),
     "sweep": ("jobs", "timeout", "max_failures", "resume"),
 }
 # One image for each split of the Inception Score, two for each point of FID_infinity; seconds.

@@ -12,6 +12,10 @@ class JobFailed(Exception):
     """A job of a sweep that did not finish; the user has been told already."""
 
 
+class RunFailed(JobFailed):
+    """A run that cannot go on, for a reason that its message explains: no traceback would add to it."""
+
+
 class PeerFailed(JobFailed):
     """Another rank of this run has failed, which ends this one too.
 
@@ -22,3 +26,10 @@ class PeerFailed(JobFailed):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def reason(error: BaseException) -> str:
+    """Why a run failed, as its record says it."""
+    if isinstance(error, PeerFailed):
+        return error.reason
+    return str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"

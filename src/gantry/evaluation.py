@@ -1,45 +1,40 @@
-"""What is measured and kept while training: metrics, sample grids, checkpoints, the exported generator."""
+"""What is measured while training: metrics and sample grids."""
 
 import math
 import resource
-import shutil
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
 from gantry.clock import Clock
-from gantry.export import save_generator
 from gantry.gan import GAN
+from gantry.guard import Guard
 from gantry.metrics.evaluator import Evaluator
 from gantry.sampling import GRID, enlarged_grid, generate, normal
-from gantry.signals import Stop, Stopped
+from gantry.signals import Stop
 from gantry.tracking import Tracker
-from gantry.tracking.folder import CHECKPOINT
 
 STATE = ("first", "best", "best_step", "final", "last", "classes", "seconds")  # kept in checkpoints
 
 
 class Evaluation(Callback):
-    """Every `every` steps, and at the start and the end: metrics, a sample grid, checkpoints, the exported generator.
+    """Every `every` steps, and at the start and the end: metrics and a sample grid.
 
-    All ranks measure together; the files are rank 0's.
+    All ranks measure together.
 
     Args:
         evaluator: measures the averaged generator, and the raw one under `raw/` where `raw` is set.
         tracker: receives metrics and grids.
         clock: stopped meanwhile.
-        folder: where `checkpoints/` and `generator/` go.
         every: generator steps between evaluations.
-        network: the generator's config, from which the export is rebuilt.
         real: uint8 real images (N, C, H, W) shown beside the samples, once.
         raw: measure the generator without averaging too.
-        stop: asked after every step and while measuring whether to stop; the checkpoint is written then.
+        guard: refuses numbers that are not finite: as uint8 their images would look like images.
+        stop: asked while measuring whether to stop.
     """
 
     def __init__(
@@ -47,15 +42,14 @@ class Evaluation(Callback):
         evaluator: Evaluator,
         tracker: Tracker,
         clock: Clock,
-        folder: Path,
         every: int,
-        network: dict[str, Any],
         real: Tensor,
+        guard: Guard,
         raw: bool = False,
         stop: Stop | None = None,
     ) -> None:
-        self.evaluator, self.tracker, self.clock, self.folder = evaluator, tracker, clock, folder
-        self.every, self.network, self.real, self.raw = every, network, real, raw
+        self.evaluator, self.tracker, self.clock = evaluator, tracker, clock
+        self.every, self.real, self.guard, self.raw = every, real, guard, raw
         self.stop = stop or Stop()
         self.first: dict[str, float] = {}
         self.final: dict[str, float] = {}
@@ -77,15 +71,9 @@ class Evaluation(Callback):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Evaluate when due; stop when asked to."""
+        """Evaluate when due."""
         if self._due(trainer):
             self.evaluate(trainer, pl_module)
-        self.stop.check()
-
-    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
-        """Write a checkpoint if the run was stopped between two steps, where it can be taken up again."""
-        if isinstance(exception, Stopped | SIGTERMException) and trainer.global_step > 0:
-            self._checkpoint(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know of the evaluations before."""
@@ -100,7 +88,13 @@ class Evaluation(Callback):
         return trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
 
     def evaluate(self, trainer: Trainer, gan: GAN) -> None:
-        """Measure the generator as it is now, show its samples and keep it."""
+        """Measure the generator as it is now, and show its samples.
+
+        Raises:
+            Diverged: its numbers are not finite.
+            Stopped: asked to stop meanwhile.
+        """
+        self.guard.check(trainer, gan)
         step = trainer.global_step
         with self.clock.stopped(), torch.autocast(gan.device.type, enabled=False):
             started = time.perf_counter()
@@ -120,16 +114,12 @@ class Evaluation(Callback):
             cost = {"evaluation_seconds": seconds, "training_seconds": self.clock.read()} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
             self.tracker.log_image(picture, "samples", step)
-            if step > 0:
-                self._save(trainer, gan)
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary
         return math.isfinite(values[primary]) and (not self.best or values[primary] < self.best[primary])
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
-        if not all(value.isfinite().all() for value in network.state_dict().values()):
-            return dict.fromkeys(self.evaluator.names.values(), math.nan)  # as uint8 its images would look like images
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
 
         def images(start: int, count: int) -> Tensor:
@@ -139,24 +129,6 @@ class Evaluation(Callback):
         if network is gan.averaged:
             self.classes = measured.classes
         return measured.values
-
-    def _checkpoint(self, trainer: Trainer) -> None:
-        checkpoints = self.folder / CHECKPOINT.parent
-        trainer.save_checkpoint(checkpoints / "writing.ckpt")  # by rank 0, while the others wait
-        if trainer.is_global_zero:
-            (checkpoints / "writing.ckpt").replace(self.folder / CHECKPOINT)
-
-    def _save(self, trainer: Trainer, gan: GAN) -> None:
-        self._checkpoint(trainer)
-        if not trainer.is_global_zero:
-            return
-        step = trainer.global_step
-        save_generator(self.folder / "generator" / "last", gan.averaged.module, self.network, step)
-        if self.best_step == step:
-            checkpoints = self.folder / CHECKPOINT.parent
-            shutil.copyfile(self.folder / CHECKPOINT, checkpoints / "writing.ckpt")
-            (checkpoints / "writing.ckpt").replace(checkpoints / "best.ckpt")
-            save_generator(self.folder / "generator" / "best", gan.averaged.module, self.network, step)
 
 
 def peak_memory() -> dict[str, float]:

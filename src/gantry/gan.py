@@ -55,6 +55,10 @@ class GAN(LightningModule):
             scaled down to it before the step (Pascanu et al. 2013, algorithm 1). None: as long as it is.
         compile: run the networks through torch.compile, but for penalties (`gantry.compiler`).
 
+    Attributes:
+        noise_stream: counted up where training goes back to a checkpoint to try other noise (`gantry.rollback`);
+            a checkpoint holds it, and loading one never counts it down.
+
     Raises:
         UserError: the parts do not go together.
     """
@@ -89,6 +93,7 @@ class GAN(LightningModule):
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer or optimizer
         self.z_dim, self.seed, self.batch_size, self.n_critic = z_dim, seed, batch_size, n_critic
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
+        self.noise_stream = 0
         # In a tuple: as an attribute each would be registered, and saved, as a network of its own.
         self._networks = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
 
@@ -182,8 +187,17 @@ class GAN(LightningModule):
         """Latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch."""
         return self._draw(index, purpose, (self.z_dim,), "standard_normal")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the weights do not say."""
+        checkpoint["noise_stream"] = self.noise_stream
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up."""
+        self.noise_stream = max(self.noise_stream, checkpoint.get("noise_stream", 0))
+
     def _draw(self, index: int, purpose: str, shape: tuple[int, ...], distribution: str) -> Tensor:
-        generator = draws(self.seed, index, purpose)
+        stream = f"{purpose}, stream {self.noise_stream}" if self.noise_stream else purpose
+        generator = draws(self.seed, index, stream)
         values = getattr(generator, distribution)((self.batch_size, *shape), dtype="float32")
         local = self.batch_size // self.trainer.world_size
         return torch.from_numpy(values[self.trainer.global_rank * local :][:local]).to(self.device)

@@ -10,6 +10,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from gantry.distributed.peers import Peers
+from gantry.errors import RunFailed
 from gantry.gan import GAN
 from gantry.precision import NETWORKS
 
@@ -17,7 +18,7 @@ from gantry.precision import NETWORKS
 MEMORIES = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum")
 
 
-class Diverged(Exception):
+class Diverged(RunFailed):
     """Training has numbers that are not finite, of which none recovers.
 
     Attributes:

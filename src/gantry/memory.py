@@ -1,6 +1,12 @@
 """What to do where memory did not suffice."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from omegaconf import DictConfig
+
+from gantry.errors import RunFailed
 
 OF_THE_DEVICE = ("out of memory", "alloc_failed")  # in messages of CUDA, MPS, cuBLAS and cuDNN
 OF_THE_HOST = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # of torch's allocator and of C++
@@ -32,3 +38,20 @@ def advice(error: BaseException, batch_size: int, accumulate: int, precision: st
     choices.append("smaller networks (model.generator.width, model.discriminator.width) need less of everything")
     where = "the GPU's memory" if device else "this machine's memory"
     return "\n  ".join([f"out of memory: {where} does not suffice. What helps, in this order:", *choices])
+
+
+@contextmanager
+def advised(cfg: DictConfig, world_size: int) -> Iterator[None]:
+    """Have what runs inside end with advice, where memory does not suffice for it.
+
+    Raises:
+        RunFailed: with that.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (said := advice(error, cfg.batch_size, cfg.accumulate, cfg.trainer.precision, world_size)) is None:
+            raise
+        raise RunFailed(
+            f"{said}\n({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error

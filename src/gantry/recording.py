@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantry.errors import PeerFailed
+from gantry.errors import reason
 from gantry.launch import leash
 from gantry.launch.leader import PARENT_RUN
 from gantry.resume import Start, parameters
 from gantry.signals import stoppable, stopped_by, undisturbed
 from gantry.tracking import DatasetInfo, FolderTracker, MLflowTracker, Tracker, Trackers, redact
 from gantry.tracking.environment import environment, git_state
+from gantry.tracking.folder import TAGS_FILE, read_values
+from gantry.tracking.params import CHANGED
 
 if TYPE_CHECKING:
     from gantry.data.images import ImageSet
 
 ROOT = Path(__file__).parents[2]
+RESUMED = "gantry.resumed"  # tag: where a run was taken up again, and what had changed by then
 
 
 def open_tracker(
@@ -66,13 +69,27 @@ def open_tracker(
                 parent_run_id=os.environ.get(PARENT_RUN),
                 close_timeout=cfg.tracking.close_timeout,
                 continues=start.run_id,
-                goes_on=start.checkpoint is not None,
+                goes_on=start.goes_on,
             )
         )
     tracker = Trackers(*trackers)
+    if start.goes_on:
+        tracker.set_tags(_taken_up(folder, params, start))
     tracker.log_artifact(folder / "config.yaml")
     tracker.log_artifact(folder / "environment.json")
     return tracker
+
+
+def _taken_up(folder: Path, params: dict[str, str], start: Start) -> dict[str, str]:
+    """Tags that say where a run went on, and with which other values: MLflow's params cannot change."""
+    before = read_values(folder / TAGS_FILE)
+    here = f"at step {start.step}" + (f" with {', '.join(start.changes)}" if start.changes else "")
+    said = {RESUMED: "; ".join(filter(None, [before.get(RESUMED), here]))}
+    if start.changes:
+        changed = {change.partition(" ")[0] for change in start.changes}
+        values = json.loads(before.get(CHANGED, "{}")) | {key: params[key] for key in changed & params.keys()}
+        said[CHANGED] = json.dumps(values)
+    return said
 
 
 @contextmanager
@@ -94,10 +111,8 @@ def closed_truthfully(tracker: Tracker) -> Iterator[None]:
         except BaseException as error:
             with undisturbed():
                 number = stopped_by(error)
-                if isinstance(error, PeerFailed):
-                    tracker.close("FAILED", error.reason)
-                elif number is None:
-                    tracker.close("FAILED", f"{type(error).__name__}: {error}")
+                if number is None:
+                    tracker.close("FAILED", reason(error))
                 else:
                     tracker.close("KILLED", leash.reason() or f"stopped by {number.name}")
             if number == signal.SIGINT:

@@ -11,19 +11,23 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from gantry import checkpoints
 from gantry.distributed.place import find_place
-from gantry.errors import PeerFailed, UserError
+from gantry.errors import UserError, reason
 from gantry.launch import leash
+from gantry.launch.find import find_run
 from gantry.launch.process import quoted
 from gantry.launch.record import read_json, set_aside, state_of
 from gantry.signals import stopped_by
+from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE
-from gantry.tracking.folder import CHECKPOINT, STATUS_FILE, write_status
+from gantry.tracking.folder import PARAMS_FILE, STATUS_FILE, write_status
 from gantry.tracking.params import flatten
 
-# What a run may go on with when it differs: where things are, how often they are logged, how the sweep is run.
-DEVICES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.sync_batchnorm")
-FREE = ("paths.", "tracking.", "data.root", "log_every", *DEVICES)
+# What a run may go on with when it differs: its budget, where it runs, what is logged and kept, where things are.
+DEVICES = tuple(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm"))
+PLACES = ("paths.", "tracking.", "data.root")
+FREE = ("steps", "log_every", "checkpoint.", "guard.", *DEVICES, *PLACES)
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,17 @@ class Start:
 
     Attributes:
         checkpoint: to go on from; None: from nothing.
-        run_id: its run in MLflow, with a checkpoint and where there is one.
+        step: generator steps done by then.
+        goes_on: whether an earlier attempt in the same folder had begun; its record is gone on with.
+        run_id: that one's run in MLflow, where there is one.
+        changes: what has changed since in the config, such as "steps 1000 -> 2000"; places are left out.
     """
 
     checkpoint: Path | None = None
+    step: int = 0
+    goes_on: bool = False
     run_id: str | None = None
-
-    def step(self) -> int:
-        """Generator steps done."""
-        if self.checkpoint is None:
-            return 0
-        import torch
-
-        try:
-            return int(torch.load(self.checkpoint, map_location="cpu", weights_only=True)["global_step"])
-        except Exception as error:
-            raise UserError(f"the checkpoint {self.checkpoint} cannot be read: {error}") from error
+    changes: tuple[str, ...] = ()
 
 
 def take_up(folder: Path, cfg: DictConfig) -> Start:
@@ -56,21 +55,38 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
     A job of a sweep that has failed begins again; a single run goes on from its checkpoint, since the user says so.
 
     Raises:
-        UserError: the config is not the one the run was stopped with.
+        UserError: the config is not the one the run was stopped with, or none of its checkpoints is whole.
     """
     if continues(folder, cfg):
-        check_unchanged(folder, cfg)
-        (folder / STATUS_FILE).unlink(missing_ok=True)
-        record = read_json(folder / RUN_FILE) or {}
-        return Start(folder / CHECKPOINT, record.get("run_id"))
-    if state_of(folder) == "again":
+        changes = check_unchanged(folder, cfg)
+        known = checkpoints.found(folder)
+        chosen = checkpoints.newest(folder, aside=True)
+        if chosen is not None or not known:
+            (folder / STATUS_FILE).unlink(missing_ok=True)
+            run_id = (read_json(folder / RUN_FILE) or {}).get("run_id")
+            if chosen is None:
+                return Start(goes_on=True, run_id=run_id, changes=changes)
+            return Start(chosen.path, chosen.step, True, run_id, changes)
+        if cfg.resume is not None:
+            raise UserError(
+                f"resume={folder}: none of its {len(known)} checkpoints is whole; python train.py without resume= "
+                "begins the run anew in another folder"
+            )
+        set_aside(folder)
+    elif state_of(folder) == "again":
         set_aside(folder)
     return Start()
 
 
 def continues(folder: Path, cfg: DictConfig) -> bool:
-    """Whether the run in `folder` goes on from its checkpoint."""
-    return state_of(folder) == "continues" or (cfg.resume is not None and (folder / CHECKPOINT).exists())
+    """Whether the run in `folder` goes on with what an earlier attempt has left."""
+    return state_of(folder) == "continues" or (cfg.resume is not None and bool(checkpoints.found(folder)))
+
+
+def is_done(folder: Path, cfg: DictConfig) -> bool:
+    """Whether the run in `folder` has finished, with no fewer steps than are asked for now."""
+    steps: int = (read_json(folder / SUMMARY_FILE) or {}).get("steps", 0)
+    return state_of(folder) == "finished" and cfg.steps <= steps
 
 
 def arguments(given: Sequence[str]) -> list[str]:
@@ -86,39 +102,45 @@ def arguments(given: Sequence[str]) -> list[str]:
         return list(given)
     if {"-m", "--multirun"} & set(given):
         raise UserError("resume= goes on with one run; a sweep is taken up with sweep.resume=")
-    folder = Path(asked[-1]).expanduser().absolute()
-    file = folder / ".hydra" / "overrides.yaml"
-    if not file.exists():
+    try:
+        folder = find_run(asked[-1], given)
+    except UserError:
         if find_place().rank > 0:
             return list(given)  # on another machine; `Peers.check_same` sees to the rest
-        raise UserError(f"resume={asked[-1]}: {folder} holds no run, which has a .hydra/overrides.yaml")
+        raise
+    if folder is None:
+        return [text for text in given if not text.startswith("resume=")]
     keys = {text.partition("=")[0] for text in given} | {"resume"}
+    file = folder / ".hydra" / "overrides.yaml"
     own = [text for text in map(str, OmegaConf.load(file)) if text.partition("=")[0] not in keys]
+    others = [text for text in given if not text.startswith("resume=")]
     # What Hydra keeps there stays what the run began with, whatever becomes of this attempt.
-    return [*own, *given, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return [*own, *others, *here]
 
 
-def check_unchanged(folder: Path, cfg: DictConfig) -> None:
-    """Refuse to go on with another config than the run in `folder` had.
+def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
+    """Refuse to go on with another config than the run in `folder` had; returns what may differ and does.
 
     Raises:
-        UserError: naming the keys that differ.
+        UserError: naming the keys that differ and may not.
     """
-    before, now = read_json(folder / "params.json"), parameters(as_begun(folder, cfg))
+    before, now = read_json(folder / PARAMS_FILE), parameters(as_begun(folder, cfg))
     if before is None:
-        return
-    differ = [
-        f"{key}: was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE)
-    ]
-    if differ:
-        raise UserError("\n".join([f"{folder} holds a run of another config, which cannot go on:", *differ]))
+        return ()
+    keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if refused := [key for key in keys if not key.startswith(FREE)]:
+        lines = [f"{key}: was {before.get(key, 'absent')}, is {now.get(key, 'absent')}" for key in refused]
+        may = ", ".join(key.rstrip(".") for key in FREE)
+        head = f"{folder} holds a run of another config, which cannot go on (what may change: {may}):"
+        raise UserError("\n".join([head, *lines]))
+    mine = [key for key in keys if not key.startswith(PLACES)]
+    return tuple(f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in mine)
 
 
 def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
     """The config with the precision that `auto` stood for when the run in `folder` began, on whatever machine."""
-    began = (read_json(folder / "params.json") or {}).get("trainer.precision")
+    began = (read_json(folder / PARAMS_FILE) or {}).get("trainer.precision")
     if cfg.trainer.precision != "auto" or began is None:
         return cfg
     return cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"precision": began}}))
@@ -140,6 +162,5 @@ def ending_on_record(folder: Path) -> Iterator[None]:
             if (number := stopped_by(error)) is not None:
                 write_status(folder, "KILLED", leash.reason() or f"stopped by {number.name}")
             else:
-                reason = error.reason if isinstance(error, PeerFailed) else f"{type(error).__name__}: {error}"
-                write_status(folder, "FAILED", reason)
+                write_status(folder, "FAILED", reason(error))
         raise

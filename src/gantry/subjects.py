@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from gantry import checkpoints
 from gantry.errors import UserError
 from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
 from gantry.randomness import draws
@@ -227,7 +228,11 @@ class GeneratorFiles:
         return digest.hexdigest()
 
     def _path(self) -> Path:
-        return self.run / "checkpoints" / f"{self.which}.ckpt"
+        kind = checkpoints.BEST if self.which == "best" else None
+        found = checkpoints.newest(self.run, kind)
+        if found is None:
+            raise UserError(f"{self.run / checkpoints.FOLDER} holds no whole checkpoint of the {self.which} step")
+        return found.path
 
     def _checkpoint(self) -> dict[str, Any]:
         import torch

@@ -10,6 +10,7 @@ import math
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,11 @@ from gantry.errors import PeerFailed, UserError
 from gantry.launch import apart, leash
 from gantry.launch.leader import leading
 from gantry.launch.process import result
-from gantry.launch.record import of_the_run, state_of
+from gantry.launch.record import of_the_run
 from gantry.lock import held, is_held
 from gantry.making import maker
 from gantry.recording import ROOT, closed_truthfully, generators_logged, open_tracker
-from gantry.resume import Start, as_begun, check_unchanged, continues, ending_on_record, parameters, take_up
+from gantry.resume import Start, as_begun, check_unchanged, continues, ending_on_record, is_done, parameters, take_up
 from gantry.signals import deferred
 from gantry.summary import Summary
 from gantry.tracking import Tracker, Trackers, check_store
@@ -37,6 +38,7 @@ from gantry.tracking.folder import METRICS_FILE, rewind
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, Trainer
 
+    from gantry.checkpointing import DurableIO
     from gantry.data.images import ImageSet
     from gantry.gan import GAN
 
@@ -66,7 +68,7 @@ def job(cfg: DictConfig) -> float:
     resumed = cfg.sweep.resume is not None or cfg.resume is not None
     if resumed:
         cfg = as_begun(folder, cfg)
-        if place.rank == 0 and state_of(folder) == "finished":
+        if place.rank == 0 and is_done(folder, cfg):
             check_unchanged(folder, cfg)
             print(f"{folder} is finished and kept", flush=True)
             return math.nan if (best := result(folder)) is None else best
@@ -131,56 +133,69 @@ def train(
     import torch
 
     from gantry.callbacks import Progress, TrainingLog
+    from gantry.checkpointing import Checkpointing, DurableIO
     from gantry.clock import Clock
     from gantry.compiler import check_compiler
     from gantry.distributed.peers import AgreedStop, joined
     from gantry.evaluation import Evaluation, peak_memory
+    from gantry.guard import Guard
+    from gantry.health import Health
+    from gantry.memory import advised
     from gantry.metrics.evaluator import Evaluator
     from gantry.precision import settled
+    from gantry.rollback import Rollback, fit
     from gantry.sampling import GRID
 
     _quiet()
     cfg = settled(cfg, quiet=place.rank > 0)
-    trainer = _trainer(cfg, folder, place)
+    io = DurableIO(folder)
+    trainer = _trainer(cfg, folder, place, io)
     if cfg.compile:
         check_compiler(trainer.strategy.root_device)
     gan, network = build(cfg, data)
     with joined(trainer.strategy) as peers:
         peers.check_same(parameters(cfg) | {"data": data.digest})
         start = peers.tell(start)
-        done = peers.tell(start.step() if peers.first else 0)
         extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
         peers.check_same({"metrics.extractor's sha256": extractor.digest})  # each machine may have trained its own
         evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers)
         if not peers.first:
             tracker: Tracker = Trackers()
         else:
-            if start.checkpoint is not None:
-                print(f"continues at step {done}", flush=True)
-                rewind(folder, done)
+            if start.goes_on:
+                print(f"continues at step {start.step}", *start.changes, sep=", ", flush=True)
+                rewind(folder, start.step if start.checkpoint else -1)
             tracker = open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
 
         def give_up(failure: PeerFailed) -> None:
             print(failure, file=sys.stderr, flush=True)
             tracker.close("FAILED", failure.reason)
 
-        with closed_truthfully(tracker), generators_logged(tracker, folder), peers.blame(give_up):
+        with (
+            closed_truthfully(tracker),
+            generators_logged(tracker, folder),
+            peers.blame(give_up),
+            advised(cfg, peers.world_size),
+        ):
             stop = AgreedStop(peers)
             clock = Clock()
             log = TrainingLog(tracker, clock, cfg.log_every, peers)
             real = torch.from_numpy(data.images[: GRID**2].copy())
-            evaluation = Evaluation(
-                evaluator, tracker, clock, folder, cfg.metrics.every, network, real, cfg.metrics.raw, stop
-            )
-            mine: list[Callback] = [log, evaluation]
+            guard = Guard(cfg.guard.every, peers)
+            health = Health(tracker, cfg.guard.every, real)
+            evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
+            keeping = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
+            mine: list[Callback] = [guard, log, health, evaluation, keeping]
             if peers.first:
                 mine.append(Progress(evaluation, tags["variant"], folder))
             trainer.callbacks += mine  # type: ignore[attr-defined]
-            batches = Batches(data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size, done)
+            rollback = Rollback(cfg.guard, gan, folder, tracker, peers)
+            batches = partial(Batches, data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
             with deferred(stop):
-                trainer.fit(gan, train_dataloaders=batches, ckpt_path=start.checkpoint)
+                fit(trainer, gan, batches, start, rollback)
                 if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
                     evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
+                    keeping.save(trainer, gan)
             images = trainer.global_step * batch_size * gan.n_critic
             summary = Summary(
                 variant=tags["variant"],
@@ -230,7 +245,7 @@ def _few(classes: dict[str, tuple[float, float]] | None) -> dict[str, tuple[floa
 
 def _check_new(folder: Path, start: Start) -> None:
     """Refuse a run folder that holds a run not to be gone on with."""
-    if (folder / METRICS_FILE).exists() and start.checkpoint is None:
+    if (folder / METRICS_FILE).exists() and not start.goes_on:
         raise UserError(
             f"{folder} already holds a run; go on with it by resume={folder}, "
             "or choose another with hydra.run.dir=/path"
@@ -248,16 +263,17 @@ def _check_cache(cache: Path) -> None:
         ) from error
 
 
-def _trainer(cfg: DictConfig, folder: Path, place: Place) -> Trainer:
+def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trainer:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from gantry.precision import count_skipped_steps
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"plugins": [io]}
     if "strategy" in cfg.trainer:
         from gantry.distributed.strategy import plugins
 
-        options = {"plugins": plugins(place, cfg.trainer.get("sync_batchnorm", False)), "sync_batchnorm": False}
+        mine = [io, *plugins(place, cfg.trainer.get("sync_batchnorm", False))]
+        options = {"plugins": mine, "sync_batchnorm": False}
     try:
         trainer: Trainer = maker(cfg.trainer)(
             max_steps=cfg.steps,
@@ -274,6 +290,7 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place) -> Trainer:
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
     count_skipped_steps(trainer)
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # see `deferred`
     return trainer
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from project import ROOT
 
 import gantry
+from gantry import checkpoints
 from gantry.tracking.base import RUN_FILE
 from gantry.tracking.ending import close_runs_left
-from gantry.tracking.folder import CHECKPOINT
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +94,7 @@ def state(host):
 
 def distance(one, other):
     """The largest difference of a weight tensor in two runs' last checkpoints, relative to its norm."""
-    one, other = (torch.load(run / CHECKPOINT, weights_only=True)["state_dict"] for run in (one, other))
+    one, other = (torch.load(checkpoints.newest(run).path, weights_only=True)["state_dict"] for run in (one, other))
     assert one.keys() == other.keys()
     return max(float((other[key] - one[key]).norm() / one[key].norm().clamp(min=1e-12)) for key in one)
 
@@ -153,7 +153,7 @@ def test_torchrun_stopped_on_one_host_stops_the_run_on_both_with_a_checkpoint(ho
     assert all(code != 0 for code, _ in ended(processes, SOON)), said(first) + said(second)
     assert runs(first) == [("KILLED", "stopped by SIGTERM")]
     assert first.processes() == second.processes() == {}
-    step = torch.load(first.home / "run" / CHECKPOINT, weights_only=True)["global_step"]
+    step = checkpoints.newest(first.home / "run").step
     assert step >= json.loads((first.home / "run/progress.json").read_text())["step"]
 
 

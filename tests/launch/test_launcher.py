@@ -12,6 +12,8 @@ import pytest
 from processes import alive, at_work_in, wait_for
 from tiny_train import EXIT, FILL, HANG, KILL, RAISE
 
+from gantry import checkpoints
+
 TINY = Path(__file__).with_name("tiny_train.py")
 
 
@@ -132,7 +134,7 @@ def test_jobs_share_the_cores_and_run_at_most_so_many_at_once(tiny, monkeypatch)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_stops_its_jobs_with_a_checkpoint_and_can_be_taken_up(tiny, number, code):
     started = tiny.start("-m", "tracking=none", "seed=0,1,2", "steps=100000", "sweep.jobs=2")
-    wait_for(lambda: len(list(tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt"))) == 2)
+    wait_for(lambda: len({path.parent for path in tiny.folder.glob("outputs/*/*/*/checkpoints/step_*")}) == 2)
     started.send_signal(number)
     text = started.communicate(timeout=60)[0]
     assert started.returncode == code, text
@@ -164,7 +166,7 @@ def test_kill_9_leaves_no_orphan_and_no_finished_work_is_repeated(tiny):
         assert tiny.steps(number) == list(range(1, 41))
     assert len(tiny.pids()) - len(pids) == 6 - len(finished)
     for seed in stopped:
-        assert f"[{seed}] seed={seed}: continues from its checkpoint" in text
+        assert f"[{seed}] seed={seed}: continues at step" in text
 
 
 def test_a_grown_sweep_that_was_stopped_is_taken_up_whole(tiny):
@@ -181,8 +183,8 @@ def test_a_grown_sweep_that_was_stopped_is_taken_up_whole(tiny):
     ]
     for job in tiny.jobs():
         folder = tiny.sweep / job["folder"]
-        if (folder / "checkpoints/last.ckpt").exists() and not (folder / "summary.json").exists():
-            (folder / "checkpoints/last.ckpt").write_text("99990")  # nearly there
+        if checkpoints.found(folder) and not (folder / "summary.json").exists():
+            checkpoints.write(folder, 99990, b"99990")  # nearly there
     resumed = tiny.start(f"sweep.resume={tiny.sweep}", "sweep.max_failures=1", TINY_PAUSE="0")
     wait_for(lambda: len(list(tiny.folder.glob("outputs/*/*/*/pids"))) == 3)
     resumed.terminate()
@@ -199,17 +201,15 @@ def test_a_job_that_still_winds_down_is_waited_for(tiny):
     os.kill(pid, signal.SIGSTOP)
     started.kill()
     started.communicate()
-    (checkpoint,) = tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt")
-    checkpoint.unlink()  # it has yet to write one
     resumed = tiny.start(f"sweep.resume={tiny.sweep}")
-    assert "1 to begin again" in resumed.stdout.readline()
+    assert "1 to go on" in resumed.stdout.readline()
     assert tiny.pids() == [pid]
     os.kill(pid, signal.SIGCONT)
     wait_for(lambda: len(tiny.pids()) == 2)
     wait_for(lambda: not alive(pid) and tiny.under_way(2, 100000))
     resumed.terminate()
     text = resumed.communicate(timeout=60)[0]
-    assert "[0] seed=0 steps=100000: continues from its checkpoint" in text.replace("tracking=none ", "")
+    assert "[0] seed=0 steps=100000: continues at step" in text.replace("tracking=none ", "")
     assert not list(tiny.sweep.glob("*/earlier"))
     steps = tiny.steps(0)
     assert steps == list(range(1, len(steps) + 1))
@@ -253,7 +253,7 @@ def test_taking_up_what_is_not_there_or_still_runs_or_has_changed_is_refused(tin
     code, text = tiny.run("seed=0", "sweep.resume=outputs/nowhere")
     assert (code, "no such sweep" in text) == (2, True)
     started = tiny.start("-m", "tracking=none", "seed=0,1", "steps=100000")
-    wait_for(lambda: list(tiny.folder.glob("outputs/*/*/*/checkpoints/last.ckpt")))
+    wait_for(lambda: list(tiny.folder.glob("outputs/*/*/*/checkpoints/step_*")))
     code, text = tiny.run("seed=0,1", "steps=100000", f"sweep.resume={tiny.sweep}")
     assert (code, "is still running" in text) == (2, True), text
     started.terminate()

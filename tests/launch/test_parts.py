@@ -13,13 +13,14 @@ import pytest
 from omegaconf import OmegaConf
 from processes import alive, wait_for
 
+from gantry import checkpoints
 from gantry.errors import UserError
 from gantry.launch import devices, leader
 from gantry.launch.devices import Shares, gpus_wanted, visible_gpus
 from gantry.launch.process import Job, quoted, verdict
 from gantry.launch.record import JobRecord, SweepRecord, labels, load_sweep, log_tail, set_aside, state_of
 from gantry.launch.view import duration
-from gantry.tracking.folder import CHECKPOINT, write_status
+from gantry.tracking.folder import write_status
 
 TINY = Path(__file__).with_name("tiny_train.py")
 
@@ -137,9 +138,8 @@ def test_a_jobs_end_is_judged_by_its_exit_and_its_word(tmp_path, code, said, tol
 def test_what_taking_up_means_for_a_job(tmp_path):
     assert state_of(tmp_path) == "new"
     (tmp_path / "metrics.jsonl").touch()
-    assert state_of(tmp_path) == "again"  # killed before its first checkpoint
-    (tmp_path / CHECKPOINT).parent.mkdir()
-    (tmp_path / CHECKPOINT).touch()
+    assert state_of(tmp_path) == "continues"  # killed before its first checkpoint
+    checkpoints.write(tmp_path, 10, b"weights")
     assert state_of(tmp_path) == "continues"
     write_status(tmp_path, "KILLED", "by hand")
     assert state_of(tmp_path) == "continues"

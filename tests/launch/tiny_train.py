@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
-from gantry import cli
+from gantry import checkpoints, cli
 from gantry.launch import leash
 from gantry.launch.leader import leading
 from gantry.lock import held
@@ -18,7 +18,7 @@ from gantry.recording import closed_truthfully
 from gantry.resume import Start, ending_on_record, parameters, take_up
 from gantry.signals import Stop, deferred
 from gantry.tracking import FolderTracker
-from gantry.tracking.folder import CHECKPOINT, PROGRESS_FILE, rewind, write_json
+from gantry.tracking.folder import PROGRESS_FILE, rewind, write_json
 from gantry.train import ROOT
 
 RAISE, KILL, EXIT, HANG, FILL = 90, 91, 92, 93, 94
@@ -51,18 +51,15 @@ def job(cfg):
             train(cfg, folder, start)
 
 
-def save(checkpoint, step):
-    part = checkpoint.with_name("writing")
-    part.write_text(str(step))
-    part.replace(checkpoint)
+def save(folder, step):
+    checkpoints.write(folder, step, str(step).encode())
+    checkpoints.keep(folder, 2)
 
 
 def train(cfg, folder, start):
-    checkpoint = folder / CHECKPOINT
-    checkpoint.parent.mkdir(exist_ok=True)
-    done = int(checkpoint.read_text()) if start.checkpoint else 0
-    if start.checkpoint:
-        rewind(folder, done)
+    done = int(start.checkpoint.read_text()) if start.checkpoint else 0
+    if start.goes_on:
+        rewind(folder, done if start.checkpoint else -1)
     tracker, stop = FolderTracker(folder), Stop()
     tracker.log_params(parameters(cfg))
     with closed_truthfully(tracker):
@@ -80,11 +77,11 @@ def train(cfg, folder, start):
                     },
                     folder / PROGRESS_FILE,
                 )
-                save(checkpoint, step)
+                save(folder, step)
                 if step == AT:
                     sabotage(cfg.seed)
                 if stop.number is not None:
-                    save(checkpoint, step)  # as a real run does, whenever the step's own was written
+                    save(folder, step)  # as a real run does, whenever the step's own was written
                 stop.check()
         values = {"fid": 1 / cfg.steps}
         summary = {"primary": "fid", "first": {"fid": 1.0}, "best": values, "final": values, "steps": cfg.steps}

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gantry import checkpoints
 from gantry.errors import UserError
 from gantry.lock import LOCK_FILE
 from gantry.summary import FILE as SUMMARY_FILE
-from gantry.tracking.folder import CHECKPOINT, METRICS_FILE, STATUS_FILE, read_status, write_json
+from gantry.tracking.folder import METRICS_FILE, PARAMS_FILE, STATUS_FILE, read_status, write_json
 from gantry.tracking.params import HIDDEN, redact
 
 SWEEP_FILE = "sweep.json"
@@ -136,15 +137,16 @@ def state_of(folder: Path) -> State:
     """What taking up a sweep means for the job in `folder`.
 
     Returns:
-        "finished": it is kept; "continues": from its checkpoint, as it was killed; "again": it failed, or left no
-        checkpoint; "new": it never began.
+        "finished": it is kept; "continues": from its last checkpoint, or from the start where it was killed before
+        the first one; "again": it failed; "new": it never began.
     """
     status, _ = read_status(folder)
     if status == "FINISHED" and (folder / SUMMARY_FILE).exists():
         return "finished"
-    if status != "FAILED" and (folder / CHECKPOINT).exists():
+    begun = any((folder / name).exists() for name in (STATUS_FILE, METRICS_FILE, PARAMS_FILE))
+    if status != "FAILED" and (begun or checkpoints.found(folder)):
         return "continues"
-    return "again" if any((folder / name).exists() for name in (STATUS_FILE, METRICS_FILE)) else "new"
+    return "again" if begun else "new"
 
 
 def set_aside(folder: Path) -> None:

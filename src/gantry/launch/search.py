@@ -167,9 +167,10 @@ class Search:
             value: the best of its first metric; None or NaN where it diverged.
             failure: why its job did not finish; None where it did.
         """
-        if failure is not None:
+        diverged = failure is not None and f" {DIVERGED} " in f" {failure} "  # as `gantry.guard.Diverged` says it
+        if failure is not None and not diverged:
             self._fail(self._live(trial.number), FAILED, failure)
-        elif value is None or not math.isfinite(value):
+        elif diverged or value is None or not math.isfinite(value):
             self._diverged(self._live(trial.number))
         else:
             self.study.tell(trial.number, value)

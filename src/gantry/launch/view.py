@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gantry import checkpoints
 from gantry.launch.process import Job
 from gantry.launch.record import LOG_FILE, log_tail, read_json
 from gantry.summary import show
@@ -80,7 +81,9 @@ class LineView:
                 self._say(job, "FINISHED before, kept")
 
     def started(self, job: Job) -> None:
-        what = {"continues": "continues from its checkpoint", "again": "starts again"}.get(job.state, "started")
+        done = checkpoints.found(job.folder)
+        goes_on = f"continues at step {done[0].step if done else 0}"
+        what = {"continues": goes_on, "again": "starts again"}.get(job.state, "started")
         self._say(job, f"{what}, log in {show(job.folder / LOG_FILE)}")
 
     def ended(self, job: Job) -> None:

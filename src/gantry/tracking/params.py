@@ -14,6 +14,7 @@ _QUERY = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)
 
 
 HIDDEN = "***"
+CHANGED = "gantry.changed"  # tag: JSON of the params that a run was taken up with and did not begin with
 
 
 def redact(text: str) -> str:

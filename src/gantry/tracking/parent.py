@@ -134,6 +134,18 @@ def folder_of_sweep(uri: str | Path, experiment: str, name: str) -> Path | None:
     return None
 
 
+def folder_of_run(uri: str | Path, experiment: str, run_id: str) -> Path | None:
+    """The folder of the run with this id, as its tag says; None where the store knows none."""
+    location = locate(uri)
+    if location.database is not None and not location.database.exists():
+        return None
+    with _warns(f"cannot look for {run_id} in MLflow"):
+        client, _ = prepare_store(uri, experiment)
+        folder = client.get_run(run_id).data.tags.get(FOLDER)
+        return None if folder is None else Path(folder)
+    return None
+
+
 def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path) -> Run | None:
     """The run of the job in `folder`: by its own record, or, where it was killed before it wrote one, by its tags."""
     record = folder / RUN_FILE

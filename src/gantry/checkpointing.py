@@ -1,0 +1,171 @@
+"""When a run's state is written to disk, and what happens where it cannot be."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from omegaconf import DictConfig
+from pytorch_lightning import Callback, Trainer
+from safetensors import SafetensorError
+
+from gantry import checkpoints
+from gantry.clock import Clock
+from gantry.errors import RunFailed
+from gantry.evaluation import Evaluation
+from gantry.export import save_generator
+from gantry.gan import GAN
+from gantry.guard import Guard
+from gantry.signals import Stop, Stopped
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointFailed(RunFailed):
+    """Checkpoints could not be written several times in a row."""
+
+
+class DurableIO(TorchCheckpointIO):
+    """Writes Lightning's checkpoints as `gantry.checkpoints` does; reads them without running code in them.
+
+    Lightning's own would raise on the first rank only, while the others wait for it.
+
+    Args:
+        run: the run's folder.
+
+    Attributes:
+        written: the file of the last attempt; None where that failed.
+        error: why it failed.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.written: Path | None = None
+        self.error: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` under a name of its own; `path` is not used."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        self.written = self.error = None
+        try:
+            self.written = checkpoints.write(self.run, checkpoint["global_step"], content.getbuffer())
+        except OSError as error:
+            self.error = error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """The checkpoint at `path`: tensors and plain values only."""
+        return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+class Checkpointing(Callback):
+    """Keep the run's state every so many steps, after each evaluation, and where it is asked to stop.
+
+    A checkpoint is of sound numbers only: `guard` looks first. One that cannot be written is reported and those
+    before it stay; training goes on until `max_failures` in a row. All ranks must call it together; the
+    files are rank 0's.
+
+    Args:
+        io: the trainer's.
+        settings: the config's `checkpoint`: `every` (generator steps), `keep` (the last so many, beside the best
+            evaluation's) and `max_failures` (in a row, at which the run ends).
+        evaluation: comes before this one in the trainer's callbacks.
+        network: the generator's config, from which the export is rebuilt.
+        guard: refuses numbers that are not finite.
+        clock: stopped meanwhile.
+        stop: asked after every step whether to stop.
+    """
+
+    def __init__(
+        self,
+        io: DurableIO,
+        settings: DictConfig,
+        evaluation: Evaluation,
+        network: dict[str, Any],
+        guard: Guard,
+        clock: Clock,
+        stop: Stop,
+    ) -> None:
+        self.io = io
+        self.every, self.keep, self.max_failures = settings.every, settings.keep, settings.max_failures
+        self.evaluation, self.network, self.guard, self.clock, self.stop = evaluation, network, guard, clock, stop
+        self.seen: int | None = None  # the last evaluation that was to be kept
+        self.kept: int | None = None  # and the last that has been
+        self.failures = 0  # in a row
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Keep the beginning, or the evaluation that a stop had cut short."""
+        if self.seen != self.evaluation.last:
+            self.save(trainer, pl_module)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when due; stop when asked to."""
+        if trainer.global_step % self.every == 0 or self.seen != self.evaluation.last:
+            self.save(trainer, pl_module)
+        self.stop.check()
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
+        """Save if the run was stopped between two steps, where it can be taken up again."""
+        if isinstance(exception, Stopped):
+            self._write(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which evaluation this checkpoint keeps."""
+        return {"seen": self.seen, "kept": self.seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        self.seen, self.kept = state_dict["seen"], state_dict["kept"]
+
+    def save(self, trainer: Trainer, gan: GAN) -> None:
+        """Write a checkpoint and, after an evaluation, what it has measured: the generator, as the best where it is.
+
+        Raises:
+            Diverged: the numbers are not finite.
+            CheckpointFailed: so many in a row could not be written.
+        """
+        with self.clock.stopped():
+            self.guard.check(trainer, gan)
+            self._write(trainer, gan)
+        if self.failures >= self.max_failures:
+            raise CheckpointFailed(
+                f"{self.failures} checkpoints in a row could not be written (checkpoint.max_failures): {self.io.error}"
+            )
+
+    def _write(self, trainer: Trainer, gan: GAN) -> None:
+        step, new = trainer.global_step, self.kept != self.evaluation.last
+        self.seen = self.evaluation.last
+        trainer.save_checkpoint(self.io.run / checkpoints.FOLDER)  # by rank 0, while the others wait
+        if not trainer.is_global_zero:
+            return
+        try:
+            if self.io.error is not None:
+                raise self.io.error
+            assert self.io.written is not None
+            best = new and step == self.evaluation.best_step > 0
+            if best:
+                checkpoints.mark_best(self.io.run, self.io.written)
+            checkpoints.keep(self.io.run, self.keep)
+            if new and step > 0:
+                exported = self.io.run / "generator"
+                for which in ("last", "best") if best else ("last",):
+                    save_generator(exported / which, gan.averaged.module, self.network, step)
+        except (OSError, SafetensorError) as error:
+            self.io.error = error
+            self.failures += 1
+            log.warning(
+                "The checkpoint of step %d could not be written (%d of checkpoint.max_failures=%d in a row); "
+                "those before it stay: %s",
+                step,
+                self.failures,
+                self.max_failures,
+                error,
+            )
+        else:
+            self.failures, self.kept = 0, self.seen

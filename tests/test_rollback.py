@@ -1,0 +1,113 @@
+"""What follows where training diverges: the run ends truthfully, or goes back and tries other noise."""
+
+import json
+
+import pytest
+import torch
+
+from gantry import checkpoints
+from gantry import train as training
+from gantry.errors import RunFailed
+from gantry.gan import GAN
+from gantry.guard import Diverged
+from gantry.resume import take_up
+from gantry.signals import Stop, Stopped
+from gantry.tracking.folder import read_metrics
+
+TAGS = {"variant": "wgan", "dataset": "digits"}
+SMALL = ["experiment=smoke", "model=dcgan", "model/network=mlp", "steps=8", "metrics.every=4", "checkpoint.every=2"]
+BACK = ["guard.policy=rollback", "guard.every=1", "log_every=1"]
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path):
+    for name in ("run", "whole"):
+        (tmp_path / name).mkdir()
+
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """Have training meet an infinite weight in step 6, as long as its noise is of the first streams."""
+
+    def diverging(streams):
+        step = GAN.training_step
+
+        def training_step(self, batch, batch_idx):
+            if self.global_step == 5 and self.noise_stream < streams:
+                next(self.generator.parameters()).data.view(-1)[0] = torch.inf
+            return step(self, batch, batch_idx)
+
+        monkeypatch.setattr(GAN, "training_step", training_step)
+
+    return diverging
+
+
+def weights(folder):
+    return torch.load(checkpoints.newest(folder, checkpoints.STEP).path, weights_only=True)["state_dict"]
+
+
+def all_equal(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def steps(folder):
+    return [line["step"] for line in read_metrics(folder) if "loss/generator" in line]
+
+
+def test_by_default_a_diverged_run_fails_and_keeps_its_last_good_checkpoint(config, tmp_path, diverging):
+    diverging(1)
+    with pytest.raises(Diverged, match="generator"):
+        training.train(config(*SMALL, "guard.every=3"), tmp_path / "run", TAGS)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["status"] == "FAILED"
+    assert status["reason"].startswith("diverged between steps 5 and 6")
+    assert checkpoints.newest(tmp_path / "run").step == 4
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def test_a_rollback_goes_on_with_other_noise(config, tmp_path, diverging, caplog):
+    training.train(config(*SMALL, *BACK), tmp_path / "whole", TAGS)
+    diverging(1)
+    training.train(config(*SMALL, *BACK), tmp_path / "run", TAGS)
+    assert "back to step 4 with noise stream 1" in caplog.text
+    assert "back to step 4" in json.loads((tmp_path / "run" / "tags.json").read_text())["gantry.rollbacks"]
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "FINISHED"
+    assert steps(tmp_path / "run") == list(range(1, 9))
+    kept = (tmp_path / "run" / "earlier" / "rollback_1.jsonl").read_text().splitlines()
+    assert json.loads(kept[-1])["step"] == 5
+    mine, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert all(value.isfinite().all() for value in mine.values())
+    assert not all_equal(mine, theirs)
+
+
+def test_a_run_that_was_rolled_back_resumes_with_the_noise_it_had(config, tmp_path, diverging, monkeypatch):
+    diverging(1)
+    training.train(config(*SMALL, *BACK), tmp_path / "whole", TAGS)
+
+    class Once(Stop):
+        """Asked to stop after the seventh step."""
+
+        def check(self):
+            if steps(tmp_path / "run")[-1:] == [7]:
+                raise Stopped(15)
+
+    monkeypatch.setattr("gantry.distributed.peers.AgreedStop", lambda _: Once())
+    with pytest.raises(Stopped):
+        training.train(config(*SMALL, *BACK), tmp_path / "run", TAGS)
+    monkeypatch.setattr("gantry.distributed.peers.AgreedStop", lambda _: Stop())
+    start = take_up(tmp_path / "run", config(*SMALL, *BACK))
+    assert start.step == 7
+    training.train(config(*SMALL, *BACK), tmp_path / "run", TAGS, start)
+    assert all_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert steps(tmp_path / "run") == list(range(1, 9))
+
+
+def test_after_so_many_rollbacks_the_run_ends(config, tmp_path, diverging):
+    diverging(9)
+    with pytest.raises(RunFailed, match=r"guard\.max_rollbacks=2"):
+        training.train(config(*SMALL, *BACK, "guard.max_rollbacks=2"), tmp_path / "run", TAGS)
+    assert sorted(path.name for path in (tmp_path / "run" / "earlier").iterdir()) == [
+        "rollback_1.jsonl",
+        "rollback_2.jsonl",
+    ]
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "FAILED"
