@@ -199,11 +199,14 @@ class GeneratorFiles:
 
         network = load_generator(self.folder, self.trusted)
         if self.raw:
-            state = self._checkpoint()["state_dict"]
-            own = {
-                key.removeprefix("generator."): value for key, value in state.items() if key.startswith("generator.")
-            }
-            network.load_state_dict(own)
+            from gantry.plain import reason
+
+            try:
+                state = self._checkpoint()["state_dict"].items()
+                own = {key.removeprefix("generator."): value for key, value in state if key.startswith("generator.")}
+                network.load_state_dict(own)
+            except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
+                raise UserError(f"the checkpoint {self._path()} is not of this generator: {reason(error)}") from error
         return network
 
     def step(self) -> int:
@@ -211,12 +214,12 @@ class GeneratorFiles:
         from gantry.export import exported_step
 
         if self.raw:  # a run that was stopped has a later checkpoint than export
-            return int(self._checkpoint()["global_step"])
+            return self._checkpoint_step()
         step = exported_step(self.folder)
         if step is None:  # exported before the step was noted there
             summary = read_json(self.run / SUMMARY_FILE) or {}
             step = summary.get("best_step" if self.which == "best" else "steps")
-        return int(self._checkpoint()["global_step"]) if step is None else step
+        return self._checkpoint_step() if step is None else step
 
     def digest(self) -> str:
         """sha256 of what it makes images with: weights and config."""
@@ -234,14 +237,16 @@ class GeneratorFiles:
             raise UserError(f"{self.run / checkpoints.FOLDER} holds no whole checkpoint of the {self.which} step")
         return found.path
 
-    def _checkpoint(self) -> dict[str, Any]:
-        import torch
-
+    def _checkpoint_step(self) -> int:
         try:
-            loaded: dict[str, Any] = torch.load(self._path(), map_location="cpu", weights_only=True)
-        except Exception as error:  # of a missing file or of a damaged one, of many kinds
-            raise UserError(f"the checkpoint {self._path()} cannot be read: {error}") from error
-        return loaded
+            return int(self._checkpoint()["global_step"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"the checkpoint {self._path()} is none: it says of no step") from error
+
+    def _checkpoint(self) -> Any:
+        from gantry.plain import load_plain
+
+        return load_plain(self._path(), f"the checkpoint {self._path()}")
 
 
 @dataclass(frozen=True)

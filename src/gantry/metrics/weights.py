@@ -17,6 +17,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from gantry.errors import UserError
+from gantry.plain import reason
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ def understood(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except NOT_WEIGHTS as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{OPTION}: {path} does not hold {what}: {reason}") from error
+        raise UserError(f"{OPTION}: {path} does not hold {what}: {reason(error)}") from error
 
 
 def state_of(content: bytes) -> Any:
