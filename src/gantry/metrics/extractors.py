@@ -18,6 +18,7 @@ from gantry.errors import UserError
 from gantry.metrics import inception as inception_network
 from gantry.metrics.resize import resize_like_tensorflow1
 from gantry.metrics.weights import (
+    OPTION,
     WITHOUT,
     Published,
     design_of,
@@ -266,7 +267,7 @@ def clip(
     """The image embedding of CLIP (Radford et al. 2021), as torch-fidelity computes it.
 
     Images are resized to the model's input size the TensorFlow 1 way. Arguments and errors as for `inception`; the
-    weights are OpenAI's TorchScript archives. It has no logits.
+    weights are OpenAI's TorchScript archives, which hold code: others than those are refused. It has no logits.
     """
     from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS, FeatureExtractorCLIP
 
@@ -274,6 +275,11 @@ def clip(
     sha256 = MODEL_METADATA[model]["hash"]
     published = Published(f"OpenAI's weights of {model}", MODEL_URLS[model], sha256, file=f"{model}-{sha256}.pt")
     path, content, digest = read(weights, published)
+    if digest != sha256:  # its code could write any file
+        raise UserError(
+            f"{OPTION}: {path} is not OpenAI's TorchScript archive of {model}, which has the sha256 {sha256}; "
+            "such an archive holds code, so no other is read"
+        )
     with understood(path, f"the TorchScript archive of {model}"), torch.random.fork_rng(devices=[]):
         network = FeatureExtractorCLIP(model, ["clip"], feature_extractor_weights_path=io.BytesIO(content))
     return NetworkExtractor(
