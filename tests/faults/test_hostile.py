@@ -1,0 +1,294 @@
+"""Files from elsewhere: what they hold is data, and none of it runs."""
+
+import json
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gantry.data.samples import samples
+from gantry.errors import UserError
+from gantry.export import CONFIG, WEIGHTS, exported_step, load_generator, save_generator
+from gantry.networks.dcgan import Generator
+from gantry.plain import load_plain
+from gantry.resume import Start
+from gantry.subjects import GeneratorFiles
+
+DCGAN = {"_target_": "gantry.networks.dcgan.Generator", "z_dim": 4, "image_shape": [1, 8, 8], "width": 2}
+
+
+class Payload:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, touched: Path) -> None:
+        self.touched = touched
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.touched}",)
+
+
+@pytest.fixture
+def payload(tmp_path):
+    """A payload shown to work: plain unpickling runs it."""
+    touched = tmp_path / "touched"
+    pickle.loads(pickle.dumps(Payload(touched)))
+    assert touched.exists()
+    touched.unlink()
+    return Payload(touched)
+
+
+def pickles(payload):
+    """The payload as each kind of file that `torch.load` or numpy's may read, by name."""
+    yield "zip.ckpt", lambda path: torch.save({"state_dict": payload, "global_step": 1}, path)
+    yield "legacy.ckpt", lambda path: torch.save({"a": payload}, path, _use_new_zipfile_serialization=False)
+    for protocol in (0, 2, pickle.HIGHEST_PROTOCOL):
+        yield f"bare{protocol}.ckpt", lambda path, p=protocol: path.write_bytes(pickle.dumps({"a": payload}, p))
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """An exported generator's folder."""
+    arguments = {key: value for key, value in DCGAN.items() if key != "_target_"}
+    save_generator(tmp_path / "run/generator/best", Generator(**arguments), DCGAN, 3)
+    return tmp_path / "run/generator/best"
+
+
+# --- pickles ---
+
+
+def test_a_pickle_with_a_payload_is_refused_wherever_tensors_are_read(payload, tmp_path, exported, record_property):
+    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
+    checkpoint.parent.mkdir()
+    readers = {
+        "resume": lambda: Start(checkpoint).step(),
+        "raw": lambda: GeneratorFiles(exported.parents[1], "best", True, ()).step(),
+        "plain": lambda: load_plain(checkpoint, "it"),
+    }
+    refused = 0
+    for _, write in pickles(payload):
+        write(checkpoint)
+        for read in readers.values():
+            with pytest.raises(UserError, match="cannot be read") as failure:
+                read()
+            assert "weights_only" not in str(failure.value) or read is readers["resume"]
+            refused += 1
+    assert not payload.touched.exists()
+    record_property("fault", _row("a pickle with a payload as a checkpoint", refused))
+
+
+def test_a_pickle_with_a_payload_is_refused_as_weights(payload, tmp_path, record_property):
+    from gantry.metrics.extractors import clip, inception, vgg16
+
+    refused = 0
+    for name, write in pickles(payload):
+        write(tmp_path / name)
+        for extractor in (inception, vgg16, clip):
+            with pytest.raises(UserError, match=name):
+                extractor(weights=str(tmp_path / name))
+            refused += 1
+    assert not payload.touched.exists()
+    record_property("fault", _row("a pickle with a payload as an extractor's weights", refused))
+
+
+def test_a_pickle_with_a_payload_as_a_cached_classifier_is_trained_anew(payload, tmp_path):
+    from gantry.metrics.classifier import _load
+
+    path = tmp_path / "classifier.safetensors"
+    for _, write in pickles(payload):
+        write(path)
+        assert _load(torch.nn.Linear(1, 1), path) is None
+    assert not payload.touched.exists()
+
+
+def test_a_pickle_with_a_payload_is_refused_as_images(payload, tmp_path, record_property):
+    objects = np.array([payload], object)
+    np.save(tmp_path / "bare.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "zip.npz", images=objects)
+    np.savez(tmp_path / "labels.npz", images=np.zeros((1, 8, 8), np.uint8), labels=objects)
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(payload))
+    with zipfile.ZipFile(tmp_path / "pickle.npz", "w") as archive:
+        archive.writestr("images.npy", pickle.dumps(payload))
+    names = ("bare.npy", "zip.npz", "labels.npz", "pickle.npy", "pickle.npz")
+    for name in names:
+        with pytest.raises(UserError, match=name):
+            samples(tmp_path / name, tmp_path / "cache", (1, 8, 8))
+    assert not payload.touched.exists()
+    record_property("fault", _row("a pickle with a payload as images", len(names)))
+
+
+def test_what_is_refused_is_not_recommended_to_be_run(payload, tmp_path):
+    torch.save({"a": payload}, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match=r"holds a Python object \(\w+\.system\), which can run code") as failure:
+        load_plain(tmp_path / "a.ckpt", "the checkpoint")
+    assert "False" not in str(failure.value)  # torch's advice: weights_only=False
+
+
+# --- exported generators ---
+
+
+def test_a_sound_generator_is_rebuilt(exported):
+    network = load_generator(exported)
+    assert network(torch.zeros(2, 4)).shape == (2, 1, 8, 8)
+    assert exported_step(exported) == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("os.system", r"names the class os\.system; trusted are gantry\.networks\."),
+        ("gantry.networks_evil.G", "trusted are"),
+        ("gantry.networks", "trusted are|no network"),
+        ("gantry.networks.dcgan.pairwise", "no network"),  # imported into the module
+        ("gantry.networks.dcgan.initialise", "no network"),  # a function of ours
+        ("gantry.networks.dcgan.nn", "no network"),
+        ("gantry.networks.dcgan.nn.Linear", "cannot be imported"),
+        ("gantry.networks.dcgan.Tensor", "no network"),
+        ("gantry.networks.sync_batch_norm.nn.Module", "cannot be imported"),
+        ("gantry.networks.dcgan.Generator.forward", "cannot be imported"),
+        ("gantry.networks.dcgan.NoSuch", "cannot be imported"),
+        ("gantry.networks..dcgan.Generator", "dotted name"),
+        ("", "dotted name"),
+        ("Generator", "dotted name"),
+        ("gantry.networks.dcgan.Discriminator", "z_dim: no such argument"),
+    ],
+)
+def test_an_exported_config_chooses_among_our_own_networks(exported, target, why):
+    (exported / CONFIG).write_text(json.dumps(DCGAN | {"_target_": target}))
+    with pytest.raises(UserError, match=why):
+        load_generator(exported)
+
+
+def test_a_class_that_a_trusted_module_has_only_imported_is_refused(exported, tmp_path, monkeypatch):
+    (tmp_path / "lender.py").write_text("from torch.nn import Linear, Module\nclass Own(Module): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for target in ("lender.Linear", "lender.Module"):
+        (exported / CONFIG).write_text(json.dumps(DCGAN | {"_target_": target}))
+        with pytest.raises(UserError, match=rf"{target}, which is torch\.nn\..*; trusted are"):
+            load_generator(exported, ("lender.",))
+
+
+def test_nothing_is_imported_for_an_untrusted_name(exported, tmp_path, monkeypatch):
+    for name in ("stranger", "trusted_by_prefix"):
+        (tmp_path / f"{name}.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("stranger", "trusted_by_prefix"):
+        (exported / CONFIG).write_text(json.dumps(DCGAN | {"_target_": f"{name}.G"}))
+        with pytest.raises(UserError, match="trusted are"):
+            load_generator(exported, ("gantry.networks.", "trusted"))
+        assert name not in sys.modules
+    assert not (tmp_path / "ran").exists()
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+class G(nn.Module):
+    def __init__(self, z_dim, image_shape):
+        super().__init__()
+        self.map = nn.Linear(z_dim, 64)
+        {more}
+
+    def forward(self, z):
+        return self.map(z).view(-1, 1, 8, 8)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("plain_net", ""), ("eager_net", "self.scale = float(torch.linspace(0, 1, 3)[1])")]
+)
+@pytest.mark.parametrize("trusted", ["{}.", "{}", "{}.G"])
+def test_a_network_of_ones_own_loads_where_it_is_trusted(tmp_path, monkeypatch, name, more, trusted):
+    (tmp_path / f"{name}.py").write_text(NETWORK.format(more=more))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"_target_": f"{name}.G", "z_dim": 4, "image_shape": [1, 8, 8]}
+    save_file({"map.weight": torch.ones(64, 4), "map.bias": torch.zeros(64)}, tmp_path / WEIGHTS)
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match="trusted are"):
+        load_generator(tmp_path)
+    network = load_generator(tmp_path, ("gantry.networks.", trusted.format(name)))
+    assert network(torch.ones(1, 4)).unique().tolist() == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"width": 10**6}, "of another network: .* of its tensors differ"),
+        ({"width": 10**9}, "cannot be made of these arguments"),
+        ({"width": 10**30}, "cannot be made of these arguments"),
+        ({"z_dim": 10**9}, "tensors differ"),
+        ({"image_shape": [10**9, 8, 8]}, "tensors differ"),
+        ({"image_shape": [3, 10**6, 10**6]}, "8 to 128 pixels"),
+        ({"image_shape": [1, 8]}, "three whole numbers"),
+        ({"image_shape": "188"}, "three whole numbers"),
+        ({"image_shape": [1, 8.0, True]}, "three whole numbers"),
+        ({"z_dim": None}, "z_dim: must be a whole number"),
+        ({"z_dim": -1}, "z_dim: must be a whole number"),
+        ({"width": float("nan")}, "width: must be a whole number, not NaN"),
+        ({"width": "2"}, 'width: must be a whole number, not "2"'),
+        ({"norm": "bach"}, "norm: must be one of"),
+        ({"widht": 2}, "widht: no such argument; did you mean 'width'"),
+        ({"_args_": [1]}, "_args_ asks for more"),
+        ({"norm": {"_target_": "os.system", "command": "true"}}, "norm asks for more"),
+    ],
+)
+def test_arguments_are_checked_before_memory_is_taken_for_them(exported, arguments, why):
+    (exported / CONFIG).write_text(json.dumps(DCGAN | arguments))
+    before = _resident()
+    with pytest.raises(UserError, match=why):
+        load_generator(exported)
+    assert _resident() - before < 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"null", b'"text"', b"{}", b"\xff\xfe", b"[" * 100_000, b" " * (2**20 + 1)),
+        *(b'{"_target_": {"_target_": "os.system"}}', b'{"_target_": ["a.b"]}'),
+        b'{"_target_": "a.b", "n": ' + b"9" * 10_000 + b"}",
+    ],
+    ids=range(12),
+)
+def test_a_config_that_is_none_is_named(exported, content):
+    (exported / CONFIG).write_bytes(content)
+    with pytest.raises(UserError, match=r"generator\.json"):
+        load_generator(exported)
+
+
+def test_weights_that_are_none_are_named(exported):
+    sound = (exported / WEIGHTS).read_bytes()
+    huge = (2**62).to_bytes(8, "little") + sound[8:]
+    for content in (b"", sound[:4], sound[:-1], sound + b"x", huge, b"\xff" * 64, pickle.dumps({})):
+        (exported / WEIGHTS).write_bytes(content)
+        for read in (load_generator, exported_step):
+            with pytest.raises(UserError, match=r"generator\.safetensors is missing, damaged or of another"):
+                read(exported)
+    (exported / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"generator\.safetensors is missing"):
+        load_generator(exported)
+
+
+def test_a_raw_generator_of_another_checkpoint_is_named(exported):
+    run = exported.parents[1]
+    (run / "checkpoints").mkdir()
+    for state in ({}, {"state_dict": 3}, {"state_dict": {"generator.x": torch.zeros(1)}}, [1], {"state_dict": {1: 2}}):
+        torch.save(state, run / "checkpoints/best.ckpt")
+        with pytest.raises(UserError, match=r"best\.ckpt"):
+            GeneratorFiles(run, "best", True, ("gantry.networks.",)).load()
+        with pytest.raises(UserError, match=r"best\.ckpt"):
+            GeneratorFiles(run, "best", True, ()).step()
+
+
+def _row(fault: str, injected: int) -> dict[str, object]:
+    return {"fault": fault, "injected": injected, "happened": "refused, nothing ran", "lost": "nothing"}
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
