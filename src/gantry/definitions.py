@@ -6,7 +6,7 @@ Imports, re-exports (`from x import Y as Z`, `from x import *`) and aliases (`A 
 import ast
 import difflib
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,6 +61,11 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the closest of `names`, or nothing where none is close."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def is_trusted(name: str, trusted: Sequence[str]) -> bool:
+    """Whether the dotted `name` is one of `trusted`, or stands in one; "mine" and "mine." trust mine.x, not mines.x."""
+    return any(f"{name}.".startswith(f"{prefix.rstrip('.')}.") for prefix in trusted)
 
 
 @cache

@@ -141,12 +141,11 @@ def _subjects(cfg: DictConfig) -> Iterator[Subject]:
     runs = find_runs(names, lambda: _open(cfg), Path(cfg.paths.cache).expanduser())
     called = Counter(run.folder.name for run in runs)
     for run in runs:
-        trained: Any = OmegaConf.to_container(run.config, resolve=True)
         folder = out or run.folder
         if out and len(runs) > 1:
             folder = out / run.folder.parent.name / run.folder.name  # jobs of two sweeps may have one name
-        data: Any = own or trained["data"]
-        part = trained.get("max_images") if data["_target_"] == trained["data"]["_target_"] else None
+        data: Any = own or run.data(cfg.trusted)
+        part = run.config.get("max_images") if data["_target_"] == run.config.data.get("_target_") else None
         whole = show(run.folder) if called[run.folder.name] > 1 else run.folder.name
         yield Subject(whole, folder, run, data, part)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gantry.definitions import did_you_mean
+from gantry.definitions import did_you_mean, is_trusted
 from gantry.errors import UserError
 from gantry.plain import reason
 from gantry.signatures import signature
@@ -82,11 +82,6 @@ def exported_step(folder: Path) -> int | None:
         return None if step is None else int(step)
     except (SafetensorError, OSError, ValueError) as error:
         raise _unfit(folder, reason(error)) from error
-
-
-def is_trusted(name: str, trusted: Sequence[str]) -> bool:
-    """Whether the dotted `name` is one of `trusted`, or stands in one; "mine" and "mine." trust mine.x, not mines.x."""
-    return any(f"{name}.".startswith(f"{prefix.rstrip('.')}.") for prefix in trusted)
 
 
 def _described(path: Path) -> tuple[str, dict[str, Any]]:

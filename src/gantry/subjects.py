@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from gantry import checkpoints
+from gantry.definitions import find, is_trusted
 from gantry.errors import UserError
 from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
 from gantry.randomness import draws
@@ -64,6 +66,32 @@ class FoundRun:
             raise UserError(f"{path} is not a run's config: it names no data")
         return loaded
 
+    def data(self, trusted: Sequence[str]) -> dict[str, Any]:
+        """What the config says of the data it was trained on, as plain values.
+
+        Args:
+            trusted: see `GeneratorFiles`; what makes the data must stand there, or in gantry.data.
+
+        Raises:
+            UserError: it does not, or the config cannot be read or is to be filled in from this machine's environment.
+        """
+        node: Any = OmegaConf.to_container(self.config, resolve=False)["data"]  # type: ignore[index, call-overload]
+        path = self.folder / CONFIG_FILE
+        if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+            raise UserError(f"{path} is not a run's config: its data has no _target_")
+        for key, value in _leaves(node):
+            if isinstance(value, str) and "${" in value:
+                raise UserError(
+                    f"{path}: data.{key} is {value}, which a finished run's config spells out; data=... tells"
+                )
+            if key.rpartition(".")[2] == "_target_" and not _defined_in(str(value), ("gantry.data", *trusted)):
+                known = ", ".join(("gantry.data.", *trusted))
+                raise UserError(
+                    f"{path} names {value} as what makes its data; trusted is what is defined in {known}. If you "
+                    f"trust its code: trusted=[{str(value).partition('.')[0]}.]; data=... measures against other data"
+                )
+        return node
+
 
 def find_runs(wanted: Sequence[str], store: Callable[[], Store | None], cache: Path) -> list[FoundRun]:
     """The runs a user names, each once, in the order given.
@@ -78,6 +106,26 @@ def find_runs(wanted: Sequence[str], store: Callable[[], Store | None], cache: P
     """
     found = [run for name in wanted for run in _find(name, store, cache)]
     return list({run.folder: run for run in found}.values())
+
+
+def _defined_in(name: str, trusted: Sequence[str]) -> bool:
+    """Whether what `name` leads to is defined in one of `trusted`: mine.os.system is not, though `mine` imports os."""
+    if not is_trusted(name, trusted):
+        return False
+    found = find(name)
+    if found is None or not isinstance(found.statement, ast.FunctionDef | ast.ClassDef):  # an import, perhaps
+        return False
+    return is_trusted(f"{found.module.name}.{found.statement.name}", trusted)
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dicts and lists, with their dotted keys."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if children is None:
+        yield key, node
+        return
+    for name, child in children:
+        yield from _leaves(child, f"{key}.{name}".lstrip("."))
 
 
 def _find(name: str, store: Callable[[], Store | None], cache: Path) -> list[FoundRun]:

@@ -18,7 +18,7 @@ from gantry.export import CONFIG, WEIGHTS, exported_step, load_generator, save_g
 from gantry.networks.dcgan import Generator
 from gantry.plain import load_plain
 from gantry.resume import Start
-from gantry.subjects import GeneratorFiles
+from gantry.subjects import FoundRun, GeneratorFiles
 
 DCGAN = {"_target_": "gantry.networks.dcgan.Generator", "z_dim": 4, "image_shape": [1, 8, 8], "width": 2}
 
@@ -272,6 +272,35 @@ def test_weights_that_are_none_are_named(exported):
     (exported / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"generator\.safetensors is missing"):
         load_generator(exported)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (
+            {"_target_": "os.system", "command": "touch harm"},
+            r"names os\.system .* defined in gantry\.data\., my_data\.",
+        ),
+        (
+            {"_target_": "gantry.data.folder.os.system", "command": "touch harm"},
+            "there is no 'os' in gantry.data.folder",
+        ),
+        ({"_target_": "my_data.os.system", "command": "touch harm"}, r"my_data\.os\.system"),
+        ({"_target_": "my_data.system", "command": "touch harm"}, r"my_data\.system"),
+        ({"_target_": "my_data.stripes", "inner": [{"_target_": "os.system"}]}, r"names os\.system"),
+        ({"_target_": "gantry.data.sources.digits", "name": "${oc.env:HOME}"}, r"data\.name is \$\{oc\.env:HOME\}"),
+        ({"_target_": {"_target_": "os.system"}}, "has no _target_"),
+        ("digits", "has no _target_"),
+    ],
+)
+def test_a_runs_config_chooses_among_our_own_data(tmp_path, monkeypatch, data, why):
+    (tmp_path / "my_data.py").write_text("import os\nfrom os import system\ndef stripes(): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))
+    with pytest.raises(UserError, match=why):
+        FoundRun(tmp_path).data(["my_data."])
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"_target_": "my_data.stripes", "flip": True}}))
+    assert FoundRun(tmp_path).data(["my_data"]) == {"_target_": "my_data.stripes", "flip": True}
 
 
 def test_a_raw_generator_of_another_checkpoint_is_named(exported):
