@@ -6,6 +6,7 @@ such function, entered in `RULES`.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -72,12 +73,38 @@ def check(cfg: DictConfig, rules: "Sequence[Rule] | None" = None) -> None:
     except OmegaConfBaseException as error:
         # An interpolation of a missing value is the missing value's fault.
         if not problems:
-            raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+            raise UserError("\n".join(unresolved(cfg)) or f"{error.full_key}: {_first_line(error)}") from error
     else:
         config = read(tree)
         problems += config.problems + [problem for rule in rules or RULES for problem in rule(config)]
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def unresolved(cfg: DictConfig) -> list[str]:
+    """A line for each interpolation that cannot be resolved, but for those that only refer to another such."""
+    failing = list(_failing(cfg, ""))
+    keys = {key for key, _, _ in failing}
+    return [
+        f"{key}: {said}" for key, text, said in failing if not any(f"${{{other}}}" in text for other in keys - {key})
+    ]
+
+
+def _failing(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
+    """The key of each interpolation that fails, its text, and why it does."""
+    for name in range(len(node)) if OmegaConf.is_list(node) else node:
+        full = f"{key}.{name}".lstrip(".")
+        if OmegaConf.is_interpolation(node, name):
+            try:
+                OmegaConf.to_container(OmegaConf.create([node[name]]), resolve=True)
+            except OmegaConfBaseException as error:
+                yield full, str(node._get_node(name)._value()), _first_line(error)
+        elif not OmegaConf.is_missing(node, name) and OmegaConf.is_config(child := node[name]):
+            yield from _failing(child, full)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2]
 
 
 def _show(value: object) -> str:
