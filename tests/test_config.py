@@ -16,6 +16,12 @@ seed: 0
 steps: 100
 batch_size: 64
 log_every: 50
+accumulate: 1
+compile: false
+resume: null
+max_images: null
+paths: {root: /root, cache: /cache}
+sweep: {jobs: auto, timeout: null, max_failures: null, resume: null}
 data: {_target_: gantry.data.sources.digits, image_size: 16}
 model:
   _target_: gantry.gan.GAN
@@ -30,9 +36,9 @@ model:
   constraints: [{_target_: gantry.penalties.WeightClipping, bound: 0.01}]
   n_critic: 5
   ema: {half_life: 10000, ramp_up: 0.05}
-metrics: {every: 1000, n_generated: 1000, extractor: {_target_: gantry.metrics.classifier.classifier}}
+metrics: {every: 1000, n_generated: 1000, raw: false, extractor: {_target_: gantry.metrics.classifier.classifier}}
 trainer: {_target_: pytorch_lightning.Trainer, accelerator: auto, devices: 1, precision: 32-true}
-tracking: {uri: mlruns, experiment: gantry}
+tracking: {uri: mlruns, experiment: gantry, run_name: a, close_timeout: 30}
 """
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -72,13 +78,34 @@ def test_unusual_but_right(change):
     assert problems(change) == []
 
 
+@pytest.mark.parametrize("key", ["steps", "seed", "resume", "model.z_dim", "paths.cache", "sweep.jobs", "metrics.raw"])
+def test_what_is_taken_away_is_missed(key):
+    config = OmegaConf.create(GOOD)
+    group, _, name = key.rpartition(".")
+    del (OmegaConf.select(config, group) if group else config)[name]
+    with pytest.raises(UserError, match=f"^{key}: missing"):
+        check(config)
+
+
+def test_the_option_at_fault_is_named_where_others_refer_to_it():
+    assert problems("seed=${oc.env:NO_SUCH_VARIABLE}", "tracking.run_name=run-${seed}") == [
+        "seed: \"Environment variable 'NO_SUCH_VARIABLE' not found\""
+    ]
+
+
 def test_without_tracking():
-    assert problems(base=GOOD.replace("{uri: mlruns, experiment: gantry}", "{}")) == []
+    assert problems(base=GOOD.replace("{uri: mlruns, experiment: gantry, run_name: a, close_timeout: 30}", "{}")) == []
 
 
 @pytest.mark.parametrize(
     ("change", "key", "said"),
     [
+        # taken away, or replaced
+        ("steps=3000000000", "steps", ["at most", "2147483647"]),
+        ("model.n_critic=99999999999999999999", "model.n_critic", ["at most"]),
+        ("model.ema=off", "model.ema", ["half_life, ramp_up", "not false"]),
+        ("tracking=mlflow", "tracking", ["uri, experiment"]),
+        ("paths=3", "paths", ["root, cache"]),
         # options
         ("model.generator.widht=3", "model.generator.widht", ["did you mean 'width'", "norm"]),
         (

@@ -5,7 +5,7 @@ such function, entered in `RULES`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,7 +23,13 @@ MAY_BE_NEGATIVE = ("model.loss",)  # parts of the config whose numbers may be la
 LARGEST_SEED = 2**63 - 1
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
 INPUT_GRADIENT = ("gantry.penalties.GradientPenalty", "gantry.penalties.R1", "gantry.penalties.R2")
-PARTS = ("data", "metrics.extractor", *(f"model.{p}" for p in ("generator", "discriminator", "loss", "optimizer")))
+PARTS = (
+    "data",
+    "model",
+    "trainer",
+    "metrics.extractor",
+    *(f"model.{p}" for p in ("generator", "discriminator", "loss", "optimizer")),
+)
 # What there is where no signature says so.
 GROUPS = {
     "": (
@@ -36,7 +42,19 @@ GROUPS = {
     "checkpoint": ("every", "keep", "max_failures"),
     "guard": ("every", "policy", "max_rollbacks"),
     "sweep": ("jobs", "timeout", "max_failures", "resume"),
+    "model.ema": ("half_life", "ramp_up"),
 }
+EVALUATION_GROUPS = {
+    "": (
+        *("run", "images", "n", "repeats", "seed", "generator", "raw", "trusted", "measures", "accelerator", "devices"),
+        *("out", "paths", "protocol", "extractor", "tracking"),
+    ),
+    "protocol": ("name", "n", "split", "max_real", "official", "repeats"),
+    "tracking": ("uri", "experiment"),
+    "paths": ("cache",),
+}
+MAY_BE_EMPTY = ("tracking", "model.ema")  # groups of options
+LARGEST_COUNT = 2**31 - 1
 # One image for each split of the Inception Score, two for each point of FID_infinity; seconds.
 LEAST = {"metrics.n_generated": 10, "n": 30, "sweep.timeout": 1}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
@@ -136,6 +154,32 @@ def unknown_keys(config: Config) -> Iterator[str]:
             yield f"{key}: no such option{did_you_mean(name, GROUPS[group])} (valid: {', '.join(GROUPS[group])})"
 
 
+def absent_keys(groups: Mapping[str, Sequence[str]]) -> "Rule":
+    """Options taken away with a ~, or a whole group of them replaced by one value; the rule for these groups."""
+
+    def rule(config: Config) -> Iterator[str]:
+        for group, names in groups.items():
+            there = config.value(group) if group else {key: 0 for key in config.options if "." not in key}
+            if isinstance(there, dict):
+                needed = () if group in MAY_BE_EMPTY and not there else names
+                yield from (f"{group}.{name}: missing".lstrip(".") for name in needed if name not in there)
+            elif group in config.options:
+                yield f"{group}: takes options ({', '.join(names)}), not {_show(there)}"
+
+    return rule
+
+
+def absent_arguments(config: Config) -> Iterator[str]:
+    """What a `_target_` cannot do without, and its caller does not pass."""
+    for key, target in config.targets.items():
+        if target.signature is None or target.options.get("_partial_") or "_args_" in target.options:
+            continue
+        given = {*target.options, *RESERVED.get(key, ()), *(part.rpartition(".")[2] for part in PARTS)}
+        for parameter in target.signature.parameters:
+            if parameter.required and parameter.name not in given:
+                yield f"{key}.{parameter.name}: missing; {target.options['_target_']} needs it"
+
+
 def empty_text(config: Config) -> Iterator[str]:
     """An empty path would be the current folder or the root."""
     for key, option in config.options.items():
@@ -173,7 +217,7 @@ def not_finite(config: Config) -> Iterator[str]:
 
 
 def out_of_range(config: Config) -> Iterator[str]:
-    """Counts below 1 and numbers below 0."""
+    """Counts below 1 or beyond all sense, and numbers below 0."""
     for key, option in config.options.items():
         if not option.ours or not _is_number(option.value) or key.startswith(MAY_BE_NEGATIVE):
             continue
@@ -181,6 +225,8 @@ def out_of_range(config: Config) -> Iterator[str]:
         least = LEAST.get(key, int(counts and option.name not in MAY_BE_ZERO))
         if option.value < least:
             yield f"{key}: must be at least {least}, not {option.value}"
+        elif counts and option.value > LARGEST_COUNT and option.name != "seed":
+            yield f"{key}: must be at most 2**31 - 1 = {LARGEST_COUNT}, not {option.value}"
 
 
 def seed_too_large(config: Config) -> Iterator[str]:
@@ -340,6 +386,8 @@ Rule = Callable[[Config], Iterator[str]]
 RULES: tuple[Rule, ...] = (
     unknown_options,
     unknown_keys,
+    absent_keys(GROUPS),
+    absent_arguments,
     empty_text,
     wrong_values,
     not_finite,
@@ -357,5 +405,7 @@ RULES: tuple[Rule, ...] = (
     wrong_store,
 )
 EVALUATION_RULES: tuple[Rule, ...] = (
+    absent_keys(EVALUATION_GROUPS),
+    absent_arguments,
     *(unknown_options, empty_text, wrong_values, not_finite, out_of_range, seed_too_large, wrong_store),
 )

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from gantry import cli
-from gantry.config import EVALUATION_RULES, check
+from gantry.config import EVALUATION_GROUPS, EVALUATION_RULES, check
 from gantry.definitions import did_you_mean
 from gantry.errors import JobFailed, UserError
 from gantry.launch.devices import processes_wanted
@@ -95,6 +95,8 @@ class Subject:
 
 def _check(cfg: DictConfig) -> None:
     """Refuse what cannot work, with every problem at once."""
+    if lacking := [key for key in EVALUATION_GROUPS[""] if key not in cfg]:
+        raise UserError("\n".join(f"{key}: missing" for key in lacking))
     problems = []
     if (cfg.run is None) == (cfg.images is None):
         problems.append(
@@ -112,6 +114,8 @@ def _check(cfg: DictConfig) -> None:
     for key in ("measures", "trusted"):
         if not OmegaConf.is_list(cfg[key]):  # whose letters would be taken for a list
             problems.append(f"{key}: takes a list, {key}=[{cfg[key]}]")
+    names = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()
+    problems += [f"trusted: takes names, not {name}" for name in names if not isinstance(name, str)]
     for measure in cfg.measures if OmegaConf.is_list(cfg.measures) else ():
         if measure not in MEASURES:
             problems.append(
@@ -121,7 +125,7 @@ def _check(cfg: DictConfig) -> None:
         problems.append(f"measures: name at least one of {', '.join(MEASURES)}")
     # A data set's choice of metrics for training, and the name of a run to be made, are train.py's.
     mine = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "metrics"])
-    if mine.tracking:
+    if OmegaConf.is_dict(mine.tracking) and "run_name" in mine.tracking:
         del mine.tracking.run_name
     try:
         check(mine, EVALUATION_RULES)
