@@ -1,8 +1,10 @@
 """A config as MLflow params, and text without passwords."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 VALUE_LIMIT = 6000  # characters, MLflow's for a param's value
@@ -11,15 +13,29 @@ KEY_LIMIT = 250
 # Passwords may hold / and @ unescaped: after a colon, all up to the last @ is hidden, rather than too little.
 _USERINFO = re.compile(r"://(?:[^\s/:@]*:\S*|[^\s/?#]*)@")
 _QUERY = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)[^&\s\"']*")
-
+# Names of environment variables that hold secrets; values shorter than this are too common to be looked for in text.
+_SECRET = re.compile(r"(?i)(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|APIKEY|_KEY|_PWD)(?:_|$)")
+_LEAST = 8
 
 HIDDEN = "***"
 CHANGED = "gantry.changed"  # tag: JSON of the params that a run was taken up with and did not begin with
 
 
 def redact(text: str) -> str:
-    """`text` with the user and password and the secret parameters of every address in it written as ***."""
+    """`text` with what is secret in it written as ***.
+
+    That is the user and password and the secret parameters of every address, and the values of environment
+    variables whose names say that they hold a token, a password, a secret or a key.
+    """
+    for value in _secrets():
+        text = text.replace(value, HIDDEN)
     return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(f"://{HIDDEN}@", text))
+
+
+def _secrets() -> list[str]:
+    """The longest first, since one may hold another; a file's path is none."""
+    values = {value for name, value in os.environ.items() if len(value) >= _LEAST and _SECRET.search(name)}
+    return sorted((value for value in values if not (value[0] in "/~" and Path(value).exists())), key=len, reverse=True)
 
 
 def brief(error: BaseException, limit: int = 200) -> str:
