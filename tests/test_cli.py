@@ -19,6 +19,11 @@ def task(cfg):
         raise RuntimeError("something broke")
     if cfg.action == "interrupt":
         raise KeyboardInterrupt
+    if cfg.action == "leak":
+        import logging
+        logging.getLogger("x").warning("%s %s %s", cfg.a0, cfg.a1, cfg.store)
+        logging.getLogger("x").error("it broke", exc_info=ValueError(cfg.a2))
+        raise RuntimeError(f"connecting to {cfg.store} with {cfg.a0} {cfg.a1} {cfg.a2}")
     if cfg.action == "exit":
         raise SystemExit(143)
     print("worked", cfg.model.n_critic, os.environ.get("HYDRA_FULL_ERROR"))
@@ -202,3 +207,21 @@ def test_output_cut_short_by_a_pager_is_no_error(app):
     done = subprocess.run(["bash", "-c", command], cwd=app.folder, capture_output=True, text=True)
     assert "BrokenPipe" not in done.stdout
     assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_no_secret_is_written(app, tmp_path, sweep):
+    planted = ["pass'w\"ord: 1", "tok/en\u00e9 {x}", "key%41\\n12"]
+    environment = dict(zip(("MLFLOW_TRACKING_PASSWORD", "PGTOKEN", "AWS_SECRET_ACCESS_KEY"), planted, strict=True))
+    uri = "http://me:in-the-address@host/?token=in-the-query"
+    words = (f"+store='{uri}'", *(f"+a{i}=${{oc.env:{name}}}" for i, name in enumerate(environment)), "action=leak")
+    done = app(*(["-m"] if sweep else []), *words, **environment)
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "train.py"]
+    assert {path.name for path in written} >= {"config.yaml", "hydra.yaml", "overrides.yaml", "train.log"}
+    assert "multirun.yaml" in {path.name for path in written} or not sweep
+    texts = {"stdout": done.stdout, "stderr": done.stderr} | {path.name: path.read_text() for path in written}
+    for name, text in texts.items():
+        assert [secret for secret in (*planted, "in-the-address", "in-the-query") if secret in text] == [], name
+    assert "RuntimeError: connecting to http://***@host" in done.stderr
+    overrides = next(path for path in written if path.name == "overrides.yaml").read_text()
+    assert "http://***@host/?token=***" in overrides

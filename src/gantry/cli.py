@@ -22,9 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from gantry import secrets
 from gantry.definitions import did_you_mean
 from gantry.errors import JobFailed, RunFailed, UserError
 from gantry.launch.process import quoted
+from gantry.tracking.params import redact
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
@@ -51,7 +53,7 @@ def run(
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:
-        with _exceptions_kept(), around or nullcontext():
+        with _exceptions_kept(), secrets.kept_out(), around or nullcontext():
             main(jobs.watch(task))()
     except KeyboardInterrupt:
         _stop("interrupted", INTERRUPTED)
@@ -68,7 +70,7 @@ def run(
             sys.exit(FAILED)
         message = explain(error)
         if message is None:
-            traceback.print_exc()
+            print(secrets.traceback_of(error), end="", file=sys.stderr)
             sys.exit(FAILED)
         _stop(message, REFUSED)
 
@@ -144,17 +146,17 @@ class _Jobs:
 def _report_job(error: Exception) -> None:
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
-        print(f"job {job.job.num} ({' '.join(job.overrides.task)}) failed:", file=sys.stderr)
+        print(redact(f"job {job.job.num} ({' '.join(job.overrides.task)}) failed:"), file=sys.stderr)
     if isinstance(error, UserError | JobFailed):
-        print(error, file=sys.stderr)
+        print(redact(str(error)), file=sys.stderr)
     else:
-        traceback.print_exception(error)
+        print(secrets.traceback_of(error), end="", file=sys.stderr)
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        traceback.print_exc()
-    print(message, file=sys.stderr)
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" and (error := sys.exception()):
+        print(secrets.traceback_of(error), end="", file=sys.stderr)
+    print(redact(message), file=sys.stderr)
     sys.exit(code)
 
 
