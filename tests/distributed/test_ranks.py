@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,16 @@ def ranks_of(folder):
     return [found[rank] for rank in sorted(found)]
 
 
+def listening(pid):
+    """The addresses, in the kernel's hexadecimal, that a process listens on."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            inodes.add(str(descriptor.readlink()).removeprefix("socket:[").rstrip("]"))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
+
+
 def ended(process, seconds=120):
     text, _ = process.communicate(timeout=seconds)
     return text
@@ -113,8 +124,14 @@ def test_two_ranks_are_one_run(start, alone, tmp_path):
     whole, summary = alone
     folder = tmp_path / "run"
     process = start(*RUN, f"hydra.run.dir={folder}")
+    heard = set()
+    while process.poll() is None:
+        for pid in (process.pid, *ranks_of(folder)):
+            heard |= listening(pid)
+        time.sleep(0.3)
     text = ended(process)
     assert process.returncode == 0, text
+    assert heard == {"0100007F"}  # 127.0.0.1, and no other
     assert text.count("wgan_gp on digits: 20 generator steps") == 2  # begun once, summed up once
 
     assert_close(weights(folder), weights(whole), 1e-5)

@@ -31,6 +31,7 @@ T = TypeVar("T")
 BEAT = 0.5  # seconds between two signs of life
 SILENCE = 10.0  # seconds without one after which a rank counts as gone
 LEAVING = 5.0  # seconds the main thread has to leave, once a rank has failed, before the process is ended
+LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"  # of a run on one machine nobody else hears
 CAUSE, READY, ABSENT = "cause", "ready", "absent"  # keys in stores
 # Where a machine has its files; that the data are the same is told by their digest.
 PLACES = ("paths.", "tracking.", "data.root", "data.folder", "metrics.extractor.weights")
@@ -168,25 +169,45 @@ def joined(strategy: Any) -> Iterator[Peers]:
 def _join(strategy: NetworkwiseDDP) -> Peers:
     # Gloo takes the interface of the machine's own name, which on many a machine is the loopback.
     environment = strategy.cluster_environment
-    if strategy.num_nodes > 1 and environment and (name := interface_towards(environment.main_address)):
+    place = find_place()
+    if here := strategy.num_nodes == 1 and place.world_size == place.local_world_size:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", LOOPBACK_INTERFACE)
+    elif environment and (name := interface_towards(environment.main_address)):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-    _meet(find_place().world_size)
+    _meet(place.world_size)
+    if here and environment and place.by in ("gantry", "slurm"):  # torchrun has a store already
+        strategy.store = _store(LOOPBACK, environment.main_port, place.rank == 0, dist.default_pg_timeout)
     strategy.setup_environment()
     rank, world_size = dist.get_rank(), dist.get_world_size()
     if world_size == 1:
         return Peers()
     peers = Peers(rank, world_size, cast(dist.ProcessGroup, dist.new_group(backend="gloo")))
-    address = os.environ["MASTER_ADDR"]
+    address = LOOPBACK if here else os.environ["MASTER_ADDR"]
     limit = timedelta(seconds=SILENCE)
-    server = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=limit) if rank == 0 else None
+    server = _store(address, 0, True, limit) if rank == 0 else None
     port = peers.tell(server.port if server is not None else 0)
-    store = server or dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=limit)
+    store = server or _store(address, port, False, limit)
     store.set(f"host/{rank}", socket.gethostname())
     store.set(f"beat/{rank}", "0")
     dist.barrier(group=peers._group)
     peers._watch = _Watch(store, rank, world_size)
     peers._watch.start()
     return peers
+
+
+def _store(address: str, port: int, server: bool, limit: timedelta) -> dist.TCPStore:
+    """A store at `address`; of itself its server listens on every interface, whatever the address."""
+    listening = None
+    if server and address == LOOPBACK:
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((address, port))
+            bound.listen(1024)
+            port, listening = bound.getsockname()[1], bound.detach()  # the store closes it
+    return dist.TCPStore(
+        address, port, is_master=server, wait_for_workers=False, timeout=limit, master_listen_fd=listening
+    )
 
 
 def excuse(place: Place) -> None:

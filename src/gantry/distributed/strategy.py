@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning_fabric.utilities.distributed import _destroy_dist_connection
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.overrides.distributed import prepare_for_backward
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
@@ -59,6 +61,24 @@ class NetworkwiseDDP(DDPStrategy):
             raise UserError("trainer.strategy.static_graph: leave it out; under it nothing would be exchanged")
         super().__init__(**{"broadcast_buffers": False, "gradient_as_bucket_view": True} | options)
         self.networks: list[DistributedDataParallel] = []
+        self.store: dist.Store | None = None  # where the ranks meet; None: as Lightning's environment says
+
+    def setup_distributed(self) -> None:
+        """Meet the other ranks, at `store` where there is one: Lightning's own listens on every interface."""
+        if self.store is not None and not dist.is_initialized():
+            self.set_world_ranks()
+            backend, device = self._get_process_group_backend(), self.root_device
+            dist.init_process_group(
+                backend,
+                store=self.store,
+                rank=self.global_rank,
+                world_size=self.world_size,
+                timeout=self._timeout,
+                device_id=None if device.type == "cpu" else device,
+            )
+            if backend == "nccl":
+                atexit.register(_destroy_dist_connection)  # as Lightning does for a group of its own
+        super().setup_distributed()
 
     def setup(self, trainer: Trainer) -> None:
         """Prepare for `trainer`."""
