@@ -63,6 +63,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 RESERVED = {
     "data": ("cache",),
     "metrics.extractor": ("data", "cache", "device"),
+    "extractor": ("data", "cache", "device"),
     "model": ("seed", "batch_size", "accumulate", "compile"),
     "model.generator": ("z_dim", "image_shape"),
     "model.discriminator": ("image_shape",),
