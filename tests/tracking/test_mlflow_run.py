@@ -183,8 +183,8 @@ def test_what_mlflow_refuses_is_kept_and_the_rest_arrives(
     tracker.close("FINISHED")
     assert [m.step for m in client.get_metric_history(tracker.run_id, "good")] == [1, 3]
     assert read(client, tracker).info.status == "FINISHED"
-    run, refused, again = map(json.loads, (tmp_path / "undelivered.jsonl").read_text().splitlines())
-    assert run["run_id"] == tracker.run_id
+    assert not (tmp_path / "undelivered.jsonl").exists()
+    refused, again = map(json.loads, (tmp_path / "refused.jsonl").read_text().splitlines())
     assert refused["values"] == {"50% of it": 1.0}
     assert "50% of it" in refused["error"]
     assert again["step"] == 4

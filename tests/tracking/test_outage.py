@@ -1,5 +1,6 @@
 """A tracking server that is away, or hangs, costs training nothing and loses nothing."""
 
+import errno
 import json
 import math
 import socket
@@ -7,13 +8,14 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gantry.tracking import MLflowTracker, mlflow_run
+from gantry.tracking import MLflowTracker, journal, mlflow_run
 from gantry.tracking.delivery import RunSession
 from gantry.tracking.events import Event
 from gantry.tracking.parent import open_parent
@@ -52,8 +54,8 @@ def test_nothing_is_lost_when_the_server_hangs(hanging: str, tmp_path: Path, cap
     assert tracker.wait_for_run(0.01) is None
     tracker.close("FAILED", "lost http://user:secret@host")
 
-    run, params, *metrics, picture, artifact, ended = undelivered(tmp_path)
-    assert run["kind"] == "run"
+    params, *metrics, picture, artifact, ended = undelivered(tmp_path)
+    run = json.loads((tmp_path / "mlflow_run.json").read_text())
     assert run["run_id"] is None
     assert run["run_name"] == "away"
     assert run["tags"]["variant"] == "wgan"
@@ -67,7 +69,9 @@ def test_nothing_is_lost_when_the_server_hangs(hanging: str, tmp_path: Path, cap
     assert artifact["folder"] == "generator"
     assert (ended["status"], ended["reason"]) == ("FAILED", "lost http://***@host")
     assert str(tmp_path / "undelivered.jsonl") in caplog.text
-    assert "secret" not in caplog.text + (tmp_path / "undelivered.jsonl").read_text()
+    assert f"python -m gantry.tracking.deliver {tmp_path}" in caplog.text
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in [caplog.text.encode(), *written] if b"secret" in text]
 
 
 def test_the_process_ends_although_the_server_hangs(hanging: str, tmp_path: Path) -> None:
@@ -86,7 +90,7 @@ def test_the_process_ends_although_the_server_hangs(hanging: str, tmp_path: Path
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
     assert "KeyboardInterrupt" in done.stderr
-    assert [line["kind"] for line in undelivered(tmp_path)] == ["run", "metrics", "ended"]
+    assert [line["kind"] for line in undelivered(tmp_path)] == ["metrics", "ended"]
 
 
 def test_a_sweep_goes_on_without_its_parent(hanging: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,7 +114,7 @@ def test_deliveries_resume_in_order(
         connect(session)
         if failures["connect"]:
             failures["connect"] -= 1
-            session.run_id = None
+            session._connected, session.plan = False, replace(session.plan, run_id=None)
             raise ConnectionError("reset by peer")
 
     def send_late(session: RunSession, events: Sequence[Event]) -> None:
@@ -136,25 +140,54 @@ def test_deliveries_resume_in_order(
     assert caplog.text.count("deliveries are retried") == 2  # one an outage
 
 
-def test_waiting_images_beyond_the_memory_limit_wait_on_disk(
-    hanging: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_keeps_nothing_from_the_store(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mlflow_run, "IMAGES_IN_MEMORY", 200)
+    """It is told from memory what the journal cannot take, until there is room again."""
+    room = journal.append_lines
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    tracker = MLflowTracker(store, "full disk", tmp_path)
+    for function in ("append_lines", "write_png"):
+        monkeypatch.setattr(journal, function, full)
+    for step in range(5):
+        tracker.log_metrics({"fid": float(step)}, step)
+    tracker.log_image(np.zeros((8, 8, 3), dtype=np.uint8), "samples", 5)
+    assert tracker.wait_for_run(30)
+    monkeypatch.setattr(journal, "append_lines", room)
+    tracker.log_metrics({"fid": 5.0}, 5)
+    monkeypatch.setattr(journal, "append_lines", full)
+    tracker.close("FINISHED")
+    client, _ = prepare_store(store, "full disk")
+    assert [m.value for m in client.get_metric_history(str(tracker.run_id), "fid")] == list(range(6))
+    assert len(client.list_artifacts(str(tracker.run_id), "images")) == 2  # the image and its thumbnail
+    assert client.get_run(str(tracker.run_id)).info.status == "FINISHED"
+    assert caplog.text == ""
+
+
+def test_a_full_disk_and_a_server_away_do_not_fill_the_memory(
+    hanging: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(journal, "append_lines", full)
+    monkeypatch.setattr(journal, "LOOSE_EVENTS", 10)
     tracker = MLflowTracker(hanging, "gantry", tmp_path, close_timeout=0.0)
-    for step in range(3):
-        tracker.log_image(np.full((8, 8, 3), step, dtype=np.uint8), "samples", step)
-    assert len(list((tmp_path / "undelivered").glob("*/*.png"))) == 2
+    for step in range(20):
+        tracker.log_metrics({"fid": float(step)}, step)
+    assert tracker._journal.waiting == 10
+    assert "No space left on device" in caplog.text
     tracker.close("KILLED")
-    files = [line["file"] for line in undelivered(tmp_path) if line["kind"] == "image"]
-    assert len(files) == 3
-    assert all((tmp_path / file).exists() for file in files)
 
 
-def test_images_held_on_disk_are_delivered(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_run, "IMAGES_IN_MEMORY", 0)
+def test_images_wait_on_disk_and_leave_nothing_behind(store: Path, tmp_path: Path) -> None:
     tracker = MLflowTracker(store, "gantry", tmp_path)
     tracker.log_image(np.zeros((8, 8, 3), dtype=np.uint8), "samples", 5)
+    assert len(list((tmp_path / "undelivered").glob("*/*.png"))) == 1
     tracker.close("FINISHED")
     client, _ = prepare_store(store, "gantry")
-    assert [i.path for i in client.list_artifacts(tracker.run_id, "images") if "+step+5+" in i.path]
+    assert [i.path for i in client.list_artifacts(str(tracker.run_id), "images") if "+step+5+" in i.path]
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow_run.json"]

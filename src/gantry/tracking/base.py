@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ log = logging.getLogger("gantry.tracking")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-UNDELIVERED = "undelivered.jsonl"  # in the run's folder, what MLflow did not take (see `gantry.tracking.events`)
-RUN_FILE = "mlflow_run.json"  # in the run's folder, names its MLflow run once that exists
+UNDELIVERED = "undelivered.jsonl"  # in the run's folder, what MLflow has not taken yet (see `gantry.tracking.journal`)
+REFUSED = "refused.jsonl"  # what it will never take
+RUN_FILE = "mlflow_run.json"  # its MLflow run, by id once that exists (see `gantry.tracking.plan`)
+ROLLED_BACK = "gantry.rolled_back"  # tag, see `rolled_back`
 
 
 class Tracker(Protocol):
@@ -43,6 +46,15 @@ class Tracker(Protocol):
 
     def close(self, status: Status, reason: str | None = None) -> None:
         """End the run; `reason` says in a line why it failed. A second call does nothing."""
+
+
+def rolled_back(step: int) -> dict[str, str]:
+    """The tag to set when training goes back to `step` in mid-run.
+
+    What was logged beyond it stays in MLflow, and what is logged from now on stands beside it as the truth; a run
+    taken up again knows by the tag which of the two it has not to repeat.
+    """
+    return {ROLLED_BACK: f"{int(time.time() * 1000)} to step {step}"}
 
 
 class Trackers:

@@ -1,100 +1,104 @@
-"""One run's events, told to MLflow. Runs on the delivery thread; every call may wait and may raise."""
+"""One run's events, told to MLflow. Every call may wait and may raise; whoever calls tries again.
+
+Sending an event twice changes nothing, since nobody knows whether one arrived whose answer did not: MLflow ignores a
+metric of the same key, step, time and value, a param, tag, data set or artifact replaces itself, an image has a name
+made of what it is (`gantry.tracking.images`), and a run is known by its tag `gantry.id`.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from gantry.tracking.base import DatasetInfo
-from gantry.tracking.ending import close_dead, end_run, reopen, supersede
-from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Tags
-from gantry.tracking.folder import PARAMS_FILE, TAGS_FILE, read_metrics, read_values
+from gantry.tracking.base import ROLLED_BACK, log, never_raises
+from gantry.tracking.ending import HEARTBEAT, HOST, close_dead, end_run, reopen, supersede
+from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Resumed, Tags
+from gantry.tracking.images import send_dataset, send_image
+from gantry.tracking.journal import Journal
+from gantry.tracking.known import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, Known, parts, replenish
+from gantry.tracking.params import redact
+from gantry.tracking.plan import RunPlan, write_plan
 from gantry.tracking.store import prepare_store
 
 if TYPE_CHECKING:
-    import PIL.Image
     from mlflow import MlflowClient
 
-METRICS_PER_REQUEST = 1000  # MLflow's limits
-PARAMS_PER_REQUEST = 100
-DIGEST_LENGTH = 36
-
-LOGGED_IMAGE = re.compile(r"(?P<key>.+?)[~+]step[~+](?P<step>\d+)[~+]timestamp")  # MLflow's name of an image's file
-
-REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"}
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """The run to create. `key` is its tag `gantry.id`, by which it is known before it has a run id.
-
-    A run that `goes_on` from a checkpoint has its `continues` id instead, where it had been created.
-    """
-
-    uri: str
-    experiment: str
-    run_name: str | None
-    tags: dict[str, str]
-    start_time: int
-    key: str
-    folder: Path
-    continues: str | None = None
-    goes_on: bool = False
+REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"}
+PERHAPS = "BAD_REQUEST"  # what a database says of a value it cannot take, and of a connection it has lost
+TRIES = 3  # in a row, after which such an answer is one of the value
+REFUSED_FILES = (400, 411, 413, 414, 415, 422)  # HTTP's answers to an upload that would be the same the next time
 
 
 class RunSession:
-    """A run in an MLflow store."""
+    """A run in an MLflow store.
 
-    def __init__(self, plan: RunPlan) -> None:
-        self.run_id: str | None = None
-        self._plan = plan
-        self._tried = False
-        self._client: MlflowClient
+    Args:
+        plan: which run.
+        folder: its own.
+        lives: its process is this one: the run is RUNNING while it delivers.
+    """
+
+    def __init__(self, plan: RunPlan, folder: Path, lives: bool = True) -> None:
+        self.plan = plan
+        self.client: MlflowClient
+        self._folder, self._lives = folder, lives
+        self._connected = False
+        self._asked = False  # for a run to be created
+        self._tried = plan.uncertain
+        self._experiment_id = ""
         self._known: Known | None = None
 
-    def connect(self) -> None:
-        """Open the store and create the run; after a failure, take the one the failed call may have made."""
-        plan = self._plan
-        self._client, experiment_id = prepare_store(plan.uri, plan.experiment)
-        if not self._tried:
-            close_dead(self._client, experiment_id)
-        if plan.continues is not None:
-            reopen(self._client, plan.continues)
-            self._go_on(plan.continues)
-            return
-        if self._tried:
-            known = self._client.search_runs([experiment_id], f"tags.`gantry.id` = '{plan.key}'", max_results=1)
-            if known:
-                self.run_id = known[0].info.run_id
-                return
-        self._tried = True
-        tags = plan.tags | {"gantry.id": plan.key}
-        run = self._client.create_run(experiment_id, plan.start_time, tags, plan.run_name)
-        supersede(self._client, experiment_id, run)
-        if plan.goes_on:
-            self._go_on(run.info.run_id)
-        self.run_id = run.info.run_id
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None until the store has created it."""
+        return self.plan.run_id if self._connected else None
 
-    def _go_on(self, run_id: str) -> None:
-        """Send what the attempts before had written and not delivered, and take note of what is there."""
-        replenish(self._client, run_id, self._plan.folder)
-        self._known = Known(self._client, run_id)
-        self.run_id = run_id
+    def connect(self) -> None:
+        """Open the store and create the run, or go on with it; take one that a failed call may have created."""
+        plan = self.plan
+        self.client, self._experiment_id = prepare_store(plan.uri, plan.experiment)
+        if not self._asked:
+            close_dead(self.client, self._experiment_id)
+        if plan.run_id is None and self._tried:
+            self.plan = plan = replace(plan, run_id=next(iter(self._twins()), None))
+        if plan.run_id is None:
+            self._asked = self._tried = True
+            tags = plan.tags | {"gantry.id": plan.key} | _beat()
+            run = self.client.create_run(self._experiment_id, plan.start_time, tags, plan.run_name)
+            supersede(self.client, self._experiment_id, run)
+            self.plan = replace(plan, run_id=run.info.run_id)
+        elif self._lives:
+            reopen(self.client, plan.run_id)
+            self.beat()
+        self._note()
+        self._connected = True
+
+    def beat(self) -> None:
+        """Show that the process lives; a run that somebody took for dead meanwhile is RUNNING again."""
+        from mlflow.entities import RunTag
+
+        assert self.plan.run_id is not None, "connect first"
+        info = self.client.get_run(self.plan.run_id).info
+        self.client.log_batch(info.run_id, tags=[RunTag(*tag) for tag in _beat().items()], synchronous=True)
+        if info.status != "RUNNING" and info.lifecycle_stage == "active":
+            reopen(self.client, info.run_id)
+
+    def look(self) -> None:
+        """Raise where the store does not answer."""
+        assert self.plan.run_id is not None, "connect first"
+        self.client.get_run(self.plan.run_id)
 
     def send(self, events: Sequence[Event]) -> None:
         """Deliver one event, or several of metrics in as few requests as MLflow allows."""
         from mlflow.entities import Metric, Param, RunTag
 
         assert self.run_id is not None, "connect first"
-        run_id, client = self.run_id, self._client
+        run_id, client, known = self.run_id, self.client, self._known
         match events[0]:
             case Metrics():
                 metrics = [
@@ -102,69 +106,107 @@ class RunSession:
                     for event in events
                     if isinstance(event, Metrics)
                     for key, value in event.values.items()
-                    if self._known is None or self._known.is_new(key, event.step)
+                    if known is None or known.is_new(key, event.step)
                 ]
-                for part in _parts(metrics, METRICS_PER_REQUEST):
+                for part in parts(metrics, METRICS_PER_REQUEST):
                     client.log_batch(run_id, metrics=part, synchronous=True)
             case Params(values):
-                for names in _parts(values, PARAMS_PER_REQUEST):
+                for names in parts(values, PARAMS_PER_REQUEST):
                     params = [Param(name, values[name]) for name in names]
                     client.log_batch(run_id, params=params, synchronous=True)
             case Tags(values):
-                for names in _parts(values, PARAMS_PER_REQUEST):
+                for names in parts(values, PARAMS_PER_REQUEST):
                     tags = [RunTag(name, values[name]) for name in names]
                     client.log_batch(run_id, tags=tags, synchronous=True)
-            case Image(_, step, key, _) if self._known is not None and (key, step) in self._known.images:
+                if ROLLED_BACK in values:
+                    self._known = None
+            case Image(_, step, key, _) if known is not None and known.has_image(key, step):
                 pass
             case Image(time, step, key, image):
-                pixels = _opened(image) if isinstance(image, Path) else image
-                client.log_image(run_id, pixels, key=key, step=step, timestamp=time, synchronous=True)
+                send_image(client, run_id, image, key, step, time)
             case Artifact(file, folder):
                 client.log_artifact(run_id, str(file), folder)
             case Dataset(info):
-                _log_dataset(client, run_id, info)
+                send_dataset(client, run_id, info)
+            case Resumed():
+                if self._lives:
+                    reopen(client, run_id)
+                    replenish(client, run_id, self._folder)
+                self._known = Known(client, run_id)
             case Ended(time, status, reason):
+                self._remove_twins()
                 end_run(client, run_id, status, reason, time)
 
+    def _twins(self) -> list[str]:
+        mine = f"tags.`gantry.id` = '{self.plan.key}'"
+        found = self.client.search_runs([self._experiment_id], mine, order_by=["attributes.start_time ASC"])
+        return [run.info.run_id for run in found]
 
-def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
-    """Send what the record in a run's folder holds and MLflow does not: the process was killed before it could."""
-    from mlflow.entities import Metric, Param, RunTag
+    def _remove_twins(self) -> None:
+        """Delete the empty runs of ours that a server made of requests it had answered nobody."""
+        if self._tried:
+            for run_id in self._twins():
+                if run_id != self.run_id:
+                    self.client.delete_run(run_id)
 
-    params, tags = (read_values(folder / name) for name in (PARAMS_FILE, TAGS_FILE))
-    for names in _parts(params, PARAMS_PER_REQUEST):
-        client.log_batch(run_id, params=[Param(name, params[name]) for name in names], synchronous=True)
-    for names in _parts(tags, PARAMS_PER_REQUEST):
-        client.log_batch(run_id, tags=[RunTag(name, tags[name]) for name in names], synchronous=True)
-    known = Known(client, run_id)
-    metrics = [
-        Metric(key, math.nan if value is None else value, int(line["time"] * 1000), line["step"])
-        for line in read_metrics(folder)
-        for key, value in line.items()
-        if key not in ("step", "time") and known.is_new(key, line["step"])
-    ]
-    for part in _parts(metrics, METRICS_PER_REQUEST):
-        client.log_batch(run_id, metrics=part, synchronous=True)
+    @never_raises
+    def _note(self) -> None:
+        write_plan(self.plan, self._folder)
 
 
-class Known:
-    """What a run held before it was taken up again: the steps after its checkpoint come a second time."""
+class Delivery:
+    """A journal's way into a run: event by event, what MLflow refuses set aside."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.images = {
-            (match["key"], int(match["step"]))
-            for file in client.list_artifacts(run_id, "images")
-            if (match := LOGGED_IMAGE.match(Path(file.path).name))
-        }
-        self._client, self._run_id = client, run_id
-        self._last: dict[str, int] = {}
+    def __init__(self, session: RunSession, journal: Journal) -> None:
+        self._session, self._journal = session, journal
+        self._again = 0  # answers in a row that may be of the value or of the database
+        self._said: set[str] = set()  # kinds of events
+        self.refused = 0
 
-    def is_new(self, key: str, step: int) -> bool:
-        """Whether the metric has no value at this step yet."""
-        if key not in self._last:
-            history = self._client.get_metric_history(self._run_id, key)
-            self._last[key] = max((point.step for point in history), default=-1)
-        return step > self._last[key]
+    def send(self, batch: list[Event]) -> None:
+        """Deliver a batch of the journal; it is the journal's again where this raises."""
+        self._send(batch)
+        self._again = 0
+        self._journal.done(batch)
+
+    def _send(self, batch: list[Event]) -> None:
+        try:
+            if len(batch) > 1 or not self._journal.is_gone(batch[0]):
+                self._session.send(batch)
+        except Exception as error:
+            if not self._is_refusal(error):
+                raise
+            if len(batch) > 1:  # find the one at fault
+                for event in batch:
+                    self._send([event])
+                return
+            self._keep(batch[0], error)
+        else:
+            for event in batch:
+                self._release(event)
+
+    def _is_refusal(self, error: Exception) -> bool:
+        if getattr(error, "error_code", None) == PERHAPS:
+            self._again += 1
+            if self._again >= TRIES:
+                self._session.look()
+                return True
+            return False
+        return is_refusal(error)
+
+    @never_raises
+    def _keep(self, event: Event, error: Exception) -> None:
+        self.refused += 1
+        text = redact(str(error))
+        self._journal.refuse(event, text)
+        kind = type(event).__name__.lower()
+        if kind not in self._said:  # a run deleted while it trains refuses everything
+            self._said.add(kind)
+            log.warning("MLflow refused %s (kept in %s; said once): %s", kind, self._journal.refused, text)
+
+    @never_raises
+    def _release(self, event: Event) -> None:
+        self._journal.release(event)
 
 
 def is_refusal(error: Exception) -> bool:
@@ -174,45 +216,11 @@ def is_refusal(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in REFUSALS
     if isinstance(error, OSError):  # also the parent of everything `requests` raises
-        return isinstance(error, FileNotFoundError)
-    return isinstance(error, TypeError | ValueError)
+        answer = getattr(getattr(error, "response", None), "status_code", None)
+        return isinstance(error, FileNotFoundError) or answer in REFUSED_FILES
+    # What is no JSON was somebody else's answer, such as a proxy's page.
+    return isinstance(error, TypeError | ValueError) and not isinstance(error, json.JSONDecodeError)
 
 
-def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while part := list(islice(rest, size)):
-        yield part
-
-
-def _opened(path: Path) -> PIL.Image.Image:
-    import PIL.Image
-
-    with PIL.Image.open(path) as image:
-        image.load()
-        return image
-
-
-def _log_dataset(client: MlflowClient, run_id: str, info: DatasetInfo) -> None:
-    from mlflow.entities import Dataset as MLflowDataset
-    from mlflow.entities import DatasetInput, InputTag
-
-    height, width, channels = info.shape
-    web = info.source.startswith(("http://", "https://"))
-    features = [
-        {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, height, width, channels]}},
-    ]
-    profile = {
-        "num_rows": info.images,  # the two the UI shows
-        "num_elements": info.images * height * width * channels,
-        "split": info.split,
-        "classes": info.classes,
-    }
-    dataset = MLflowDataset(
-        name=info.name,
-        digest=info.digest[:DIGEST_LENGTH],
-        source_type="http" if web else "local",
-        source=json.dumps({"url" if web else "uri": info.source}),
-        schema=json.dumps({"mlflow_tensorspec": {"features": json.dumps(features), "targets": None}}),
-        profile=json.dumps(profile),
-    )
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", info.split)])])
+def _beat() -> dict[str, str]:
+    return {HEARTBEAT: str(int(time.time())), HOST: socket.gethostname()}

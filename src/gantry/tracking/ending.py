@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantry.lock import is_dead
+from gantry.lock import is_dead, is_held
 from gantry.tracking.base import Status, log
 from gantry.tracking.folder import read_status
 from gantry.tracking.params import redact
@@ -19,6 +21,10 @@ WORDLESS = "its process ended without a word: killed, or out of memory"
 PARENT = "mlflow.parentRunId"
 SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
 FOLDER = "gantry.folder"  # tag: the run's folder
+HEARTBEAT = "gantry.heartbeat"  # tag: when the run's process last showed that it lives, in seconds since 1970
+HOST = "gantry.host"  # tag: the machine it runs on
+BEAT = 60.0  # seconds between heartbeats
+SILENCE = 15 * 60.0  # seconds without one after which a process of another machine is taken for dead
 REASON_LIMIT = 5000  # characters, the least of the lengths MLflow's stores take
 
 
@@ -51,23 +57,66 @@ def supersede(client: MlflowClient, experiment_id: str, run: Run) -> None:
 
 
 def close_dead(client: MlflowClient, experiment_id: str) -> None:
-    """End the runs shown as RUNNING whose processes, of this machine, are gone: as they said, else as KILLED."""
+    """End the runs shown as RUNNING whose processes are gone: as they said, else as KILLED.
+
+    A process of this machine holds its run's folder, one of another machine says every minute that it lives. One
+    that lives after all sets its run RUNNING again.
+    """
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
-        folder = run.data.tags.get(FOLDER)
-        if folder is not None and is_dead(Path(folder)):
+        folder, beat = run.data.tags.get(FOLDER), _heartbeat(run)
+        if folder is not None and _is_here(run) and is_dead(Path(folder)):
             status, reason = last_word(Path(folder))
             end_run(client, run.info.run_id, status, reason)
-            log.warning(
-                "%s in %s had been left RUNNING by a process that is gone: %s", run.info.run_name, folder, status
-            )
+        elif beat is not None and time.time() - beat > SILENCE and not _is_held(run):
+            status = "KILLED"
+            end_run(client, run.info.run_id, status, WORDLESS, int(beat * 1000))
+        else:
+            continue
+        log.warning("%s in %s had been left RUNNING by a process that is gone: %s", run.info.run_name, folder, status)
+
+
+def lives(run: Run) -> bool:
+    """Whether a run's process is known to live: it holds its folder here, or has spoken lately elsewhere."""
+    return _is_held(run) or lives_elsewhere(run)
+
+
+def lives_elsewhere(run: Run) -> bool:
+    """Whether a run's process has lately said on another machine that it lives."""
+    beat = _heartbeat(run)
+    return not _is_here(run) and beat is not None and time.time() - beat <= SILENCE
+
+
+def _is_here(run: Run) -> bool:
+    return run.data.tags.get(HOST, socket.gethostname()) == socket.gethostname()
+
+
+def _is_held(run: Run) -> bool:
+    return FOLDER in run.data.tags and is_held(Path(run.data.tags[FOLDER]))
+
+
+def _heartbeat(run: Run) -> float | None:
+    try:
+        return float(run.data.tags[HEARTBEAT])
+    except (KeyError, ValueError):
+        return None
 
 
 def close_runs_left(uri: str | Path, experiment: str) -> None:
     """`close_dead`, where the store may be away; never raises."""
     try:
-        close_dead(*prepare_store(uri, experiment))
+        client, experiment_id = prepare_store(uri, experiment)
     except Exception as error:
         log.warning("MLflow may still show the run as RUNNING: %s", redact(str(error)))
+    else:
+        close_left(client, experiment_id)
+
+
+def close_left(client: MlflowClient, experiment_id: str) -> None:
+    """`close_dead`, of a store that may go away; never raises."""
+    try:
+        close_dead(client, experiment_id)
+    except Exception as error:
+        log.warning("MLflow may still show runs as RUNNING whose processes are gone: %s", redact(str(error)))
 
 
 def last_word(folder: Path) -> tuple[Status, str | None]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
-import uuid
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantry.tracking.base import RUN_FILE, DatasetInfo, Status, log, never_raises
-from gantry.tracking.delivery import METRICS_PER_REQUEST, RunPlan, RunSession, is_refusal
+from gantry.tracking.base import DatasetInfo, Status, log, never_raises
+from gantry.tracking.delivery import Delivery, RunSession
+from gantry.tracking.ending import BEAT
 from gantry.tracking.environment import origin
-from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Spool, Tags
-from gantry.tracking.folder import write_json
+from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Resumed, Tags
+from gantry.tracking.journal import Journal
 from gantry.tracking.params import redact
+from gantry.tracking.plan import new_plan, taken_up, write_plan
 from gantry.tracking.store import check_store
 
 if TYPE_CHECKING:
@@ -25,19 +27,18 @@ if TYPE_CHECKING:
 GATHER = 1.0  # seconds metrics wait for company: a request costs the training process some 5 to 10 ms of Python
 FIRST_PAUSE, LONGEST_PAUSE, CLOSING_PAUSE = 1.0, 60.0, 1.0  # seconds between attempts
 QUIET = 2.0  # seconds `close` waits before it says so
-IMAGES_IN_MEMORY = 256 * 2**20  # bytes; beyond, waiting images go to disk
 
 
 class MLflowTracker:
-    """Puts events on a queue in memory; one daemon thread creates the run and delivers them in order.
+    """Writes events to a journal on disk; one daemon thread creates the run and delivers them in order.
 
-    Values and arrays are copied in the call; a file is copied to `<run folder>/undelivered/` in the call and
-    removed once delivered. Metrics keep the time of the call. An infinite metric becomes NaN, a gap in the
-    chart (it would stretch the axis to 1e308), and the tag `gantry.infinite` says where it first was. Where
-    MLflow fails, one warning is logged and the delivery retried with growing pauses; what `close` cannot
-    deliver in its time stands in `<run folder>/undelivered.jsonl`, see `gantry.tracking.events`.
+    Values are written in the call, images and files copied to `<run folder>/undelivered/` and removed once
+    delivered (see `gantry.tracking.journal`), so that whatever ends the process, `python -m gantry.tracking.deliver`
+    or the next attempt at the run delivers what is left. Metrics keep the time of the call. An infinite metric
+    becomes NaN, a gap in the chart (it would stretch the axis to 1e308), and the tag `gantry.infinite` says where it
+    first was. Where MLflow fails, one warning is logged and the delivery retried with growing pauses.
 
-    `<run folder>/mlflow_run.json` names the run once it exists, for whoever must end a killed one.
+    `<run folder>/mlflow_run.json` names the run, by its id once it exists (see `gantry.tracking.plan`).
 
     Args:
         uri: the store, see `gantry.tracking.store.locate`.
@@ -50,7 +51,7 @@ class MLflowTracker:
         close_timeout: seconds `close` waits for what is left.
         continues: the id of the run to go on with, which keeps its tags, params and data set; what it holds
             already at a step is not sent again.
-        goes_on: from a checkpoint; what the folder's record holds already is sent too.
+        goes_on: what an earlier attempt left in the folder is of the same run, which may never have been created.
 
     Raises:
         UserError: as `check_store`.
@@ -75,25 +76,35 @@ class MLflowTracker:
         all_tags = origin() | {key: redact(str(value)) for key, value in (tags or {}).items()}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
-        key = uuid.uuid4().hex
-        self._plan = RunPlan(str(uri), experiment, run_name, all_tags, _now(), key, folder, continues, goes_on)
-        self._session = RunSession(self._plan)
-        self._folder = folder
-        self._spool = Spool(folder)
+        again = continues is not None or goes_on
+        plan = new_plan(uri, experiment, run_name, all_tags)
+        if again:
+            plan = taken_up(folder, plan, continues)
+        self._uri = redact(plan.uri)
+        self._session = RunSession(plan, folder)
+        self._journal = Journal(folder, fresh=not again)
+        self._delivery = Delivery(self._session, self._journal)
         self._close_timeout = close_timeout
         self._changed = threading.Condition()  # guards all below
-        self._events: deque[Event] = deque()
         self._infinite: dict[str, str] = {}
         self._closed = False  # no further events
+        self._delivered = False  # the last one has arrived
         self._abandoned = False  # the thread is to stop where it is
         self._failing = False
-        self._refused: set[str] = set()  # kinds of events
-        if continues is None:
+        self._begin(folder, again, params, dataset)
+        threading.Thread(target=self._work, name="mlflow-delivery", daemon=True).start()
+
+    @never_raises
+    def _begin(self, folder: Path, again: bool, params: Mapping[str, Any] | None, dataset: DatasetInfo | None) -> None:
+        plan = self._session.plan
+        if plan.run_id is None and not plan.uncertain:
             if params:
                 self.log_params(params)
             if dataset is not None:
                 self._put(Dataset(dataset))
-        threading.Thread(target=self._work, name="mlflow-delivery", daemon=True).start()
+        if again:
+            self._put(Resumed(_now()))
+        write_plan(plan, folder)  # last: a run that is known has said so much
 
     @property
     def run_id(self) -> str | None:
@@ -126,29 +137,29 @@ class MLflowTracker:
 
     @never_raises
     def log_image(self, image: np.ndarray, key: str, step: int) -> None:
-        with self._changed:
-            held = [event.image for event in self._events if isinstance(event, Image)]
-        waiting = sum(pixels.nbytes for pixels in held if not isinstance(pixels, Path))
-        full = waiting + image.nbytes > IMAGES_IN_MEMORY
-        self._put(Image(_now(), step, key, self._spool.hold_image(image, key, step) if full else image.copy()))
+        try:
+            held: np.ndarray | Path = self._journal.hold_image(image, key, step)
+        except OSError:
+            held = image.copy()
+        self._put(Image(_now(), step, key, held))
 
     @never_raises
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        self._put(Artifact(self._spool.hold(path), folder))
+        self._put(Artifact(self._journal.hold(path), folder))
 
     @never_raises
     def close(self, status: Status, reason: str | None = None) -> None:
         if self._closed:
             return
-        self._put(Ended(_now(), status, None if reason is None else redact(reason)))
         try:
+            self._put(Ended(_now(), status, None if reason is None else redact(reason)))
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
                 patience = min(QUIET, self._close_timeout)
-                if not self._changed.wait_for(self._delivered, patience):
+                if not self._changed.wait_for(lambda: self._delivered, patience):
                     log.info("Waiting up to %.0f s for MLflow to take the rest.", self._close_timeout)
-                    self._changed.wait_for(self._delivered, self._close_timeout - patience)
+                    self._changed.wait_for(lambda: self._delivered, self._close_timeout - patience)
         finally:  # an interrupt ends the waiting, not the record
             self._abandon()
 
@@ -156,54 +167,48 @@ class MLflowTracker:
         with self._changed:
             if self._closed:
                 raise RuntimeError(f"{type(event).__name__.lower()} logged after close")
-            self._events.append(event)
+            self._journal.put(event)
             self._changed.notify_all()
-
-    def _delivered(self) -> bool:
-        return not self._events
 
     def _abandon(self) -> None:
         with self._changed:
-            self._abandoned = True
-            left = list(self._events)
-            self._events.clear()
+            self._closed = self._abandoned = True
             self._changed.notify_all()
-        if left:
-            self._spool.write(self._run_line(), left)
-            log.warning(
-                "MLflow at %s did not take %d events in time; they are kept in %s.",
-                redact(self._plan.uri),
-                len(left),
-                self._spool.record,
-            )
-
-    def _run_line(self) -> dict[str, Any]:
-        plan = self._plan
-        return {
-            "gantry.id": plan.key,
-            "run_id": self.run_id,
-            "uri": redact(plan.uri),
-            "experiment": plan.experiment,
-            "run_name": plan.run_name,
-            "tags": plan.tags,
-            "start_time": plan.start_time,
-        }
+        if self._delivered:
+            return
+        self._journal.save()
+        log.warning(
+            "MLflow at %s did not take %d events in time; they are kept in %s. When it is back: "
+            "python -m gantry.tracking.deliver %s",
+            self._uri,
+            self._journal.waiting,
+            self._journal.path,
+            self._journal.path.parent,
+        )
 
     # The delivery thread.
 
     def _work(self) -> None:
         pause = FIRST_PAUSE
+        beat = 0.0
         while not self._abandoned:
             try:
                 if self.run_id is None:
-                    self._session.connect()
-                    self._note_run()
+                    with _making_way():
+                        self._session.connect()
                     with self._changed:
                         self._changed.notify_all()
-                elif batch := self._next_batch():
-                    self._deliver(batch)
-                if self._closed and not self._events:
+                    beat = time.monotonic() + BEAT
+                elif batch := self._next_batch(beat):
+                    self._delivery.send(batch)
+                elif self._journal.clear() and self._closed:
+                    with self._changed:
+                        self._delivered = True
+                        self._changed.notify_all()
                     return
+                if self.run_id is not None and not self._closed and time.monotonic() >= beat:
+                    self._session.beat()
+                    beat = time.monotonic() + BEAT
             except Exception as error:
                 self._report(error)
                 self._pause(pause)
@@ -212,72 +217,27 @@ class MLflowTracker:
                 pause = FIRST_PAUSE
                 self._report(None)
 
-    @never_raises
-    def _note_run(self) -> None:
-        run = {"run_id": self.run_id, "experiment": self._plan.experiment}
-        write_json(run, self._folder / RUN_FILE)
-
-    def _next_batch(self) -> list[Event]:
-        """The oldest event, or the metrics at the head of the queue; it stays queued until delivered."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._events or self._closed)
-            if self._events and isinstance(self._events[0], Metrics):
+    def _next_batch(self, until: float) -> list[Event]:
+        """The oldest event, or the metrics at the head of the journal; none where nothing came by then."""
+        batch = self._journal.take()
+        if not batch and self._journal.clear():
+            with self._changed:
+                self._changed.wait_for(lambda: self._journal.waiting or self._closed, max(0, until - time.monotonic()))
+            batch = self._journal.take()
+        if batch and isinstance(batch[0], Metrics) and self._journal.waiting == len(batch):
+            with self._changed:
                 self._changed.wait_for(lambda: self._closed, GATHER)
-            batch: list[Event] = []
-            values = 0
-            for event in self._events:
-                values += len(event.values) if isinstance(event, Metrics) else METRICS_PER_REQUEST
-                if batch and (values > METRICS_PER_REQUEST or not isinstance(batch[0], Metrics)):
-                    break
-                batch.append(event)
-            return batch
-
-    def _deliver(self, batch: list[Event]) -> None:
-        try:
-            self._session.send(batch)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            if len(batch) > 1:  # find the one at fault
-                for event in batch:
-                    self._deliver([event])
-                return
-            self._keep_refused(batch[0], error)
-        else:
-            for event in batch:
-                self._release(event)
-        with self._changed:
-            if not self._abandoned:
-                for _ in batch:
-                    self._events.popleft()
-                self._changed.notify_all()
-
-    @never_raises
-    def _keep_refused(self, event: Event, error: Exception) -> None:
-        text = redact(str(error))
-        self._spool.write(self._run_line(), [event], error=text)
-        kind = type(event).__name__.lower()
-        if kind not in self._refused:  # a run deleted while it trains refuses everything
-            self._refused.add(kind)
-            log.warning("MLflow refused %s (kept in %s; said once): %s", kind, self._spool.record, text)
-
-    @never_raises
-    def _release(self, event: Event) -> None:
-        if isinstance(event, Artifact):
-            self._spool.release(event.file)
-        elif isinstance(event, Image) and isinstance(event.image, Path):
-            self._spool.release(event.image)
+            batch = self._journal.take()
+        return batch
 
     def _report(self, error: Exception | None) -> None:
         """Say once that deliveries fail, and once that they work again."""
         if error is not None and not self._failing:
             log.warning(
-                "MLflow at %s fails, training goes on and deliveries are retried: %s",
-                redact(self._plan.uri),
-                redact(str(error)),
+                "MLflow at %s fails, training goes on and deliveries are retried: %s", self._uri, redact(str(error))
             )
         elif error is None and self._failing:
-            log.info("MLflow at %s works again.", redact(self._plan.uri))
+            log.info("MLflow at %s works again.", self._uri)
         self._failing = error is not None
 
     def _pause(self, seconds: float) -> None:
@@ -285,6 +245,17 @@ class MLflowTracker:
             closing = self._closed
             longest = min(seconds, CLOSING_PAUSE) if closing else seconds
             self._changed.wait_for(lambda: self._abandoned or self._closed != closing, longest)
+
+
+@contextmanager
+def _making_way() -> Iterator[None]:
+    """Let the training thread have Python's lock ten times as often: importing MLflow keeps it busy for seconds."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 10)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _now() -> int:

@@ -15,12 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantry.lock import is_held
 from gantry.tracking.base import RUN_FILE, Status, log
-from gantry.tracking.delivery import replenish
-from gantry.tracking.ending import FOLDER, PARENT, REASON_LIMIT, close_dead, end_run, last_word, reopen, supersede
+from gantry.tracking.deliver import deliver, has_left
+from gantry.tracking.ending import (
+    FOLDER,
+    PARENT,
+    REASON_LIMIT,
+    close_dead,
+    end_run,
+    last_word,
+    lives,
+    reopen,
+    supersede,
+)
 from gantry.tracking.environment import origin
 from gantry.tracking.folder import write_json
+from gantry.tracking.known import replenish
 from gantry.tracking.params import brief, redact
 from gantry.tracking.store import locate, prepare_store
 
@@ -89,6 +99,8 @@ def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
     """See that a job's run says how the job ended; a job that died before it had a run gets one."""
     with _warns(f"MLflow may not show how {child.name} ended"):
         client, experiment_id = prepare_store(uri, experiment)
+        if has_left(child.folder):
+            deliver(child.folder, str(uri))
         run = _run_of(client, experiment_id, parent, child.folder)
         if run is None:
             if child.status == "FINISHED":
@@ -116,7 +128,7 @@ def close_children(uri: str | Path, experiment: str, parent: str) -> None:
         mine = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([experiment_id], mine, max_results=1000):
             folder = Path(run.data.tags.get(FOLDER, os.devnull))
-            if not is_held(folder):
+            if not lives(run):
                 end_run(client, run.info.run_id, *last_word(folder))
 
 
@@ -149,8 +161,8 @@ def folder_of_run(uri: str | Path, experiment: str, run_id: str) -> Path | None:
 def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path) -> Run | None:
     """The run of the job in `folder`: by its own record, or, where it was killed before it wrote one, by its tags."""
     record = folder / RUN_FILE
-    if record.exists():
-        return client.get_run(json.loads(record.read_text())["run_id"])
+    if record.exists() and (run_id := json.loads(record.read_text())["run_id"]) is not None:
+        return client.get_run(run_id)
     for run in client.search_runs([experiment_id], f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"):
         if run.data.tags.get(FOLDER) == str(folder):
             return run

@@ -1,0 +1,87 @@
+"""What a run in MLflow holds already, where its record is sent a second time."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from gantry.tracking.base import ROLLED_BACK
+from gantry.tracking.folder import PARAMS_FILE, TAGS_FILE, read_metrics, read_values
+from gantry.tracking.images import send_image
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+METRICS_PER_REQUEST = 1000  # MLflow's limits
+PARAMS_PER_REQUEST = 100
+
+LOGGED_IMAGE = re.compile(r"(?P<key>.+?)[~+]step[~+](?P<step>\d+)[~+]timestamp[~+](?P<time>\d+)")  # an image's file
+
+T = TypeVar("T")
+
+
+class Known:
+    """What a run held before it was taken up again: the steps after its checkpoint come a second time.
+
+    Args:
+        since: in ms since 1970; what was logged before does not count, except None: the time it was last rolled back.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, since: int | None = None) -> None:
+        if since is None:
+            since = int(client.get_run(run_id).data.tags.get(ROLLED_BACK, "0").split()[0])
+        self.images = {
+            (match["key"], int(match["step"]))
+            for file in client.list_artifacts(run_id, "images")
+            if (match := LOGGED_IMAGE.match(Path(file.path).name)) and int(match["time"]) >= since
+        }
+        self._client, self._run_id, self._since = client, run_id, since
+        self._last: dict[str, int] = {}
+
+    def is_new(self, key: str, step: int) -> bool:
+        """Whether the metric has no value at this step yet: it is beyond the one logged last."""
+        if key not in self._last:
+            history = self._client.get_metric_history(self._run_id, key)
+            last = max(((p.timestamp, p.step) for p in history if p.timestamp >= self._since), default=(0, -1))
+            self._last[key] = last[1]
+        return step > self._last[key]
+
+    def has_image(self, key: str, step: int) -> bool:
+        """Whether an image stands under this key and step."""
+        return (key.replace("/", "~"), step) in self.images
+
+
+def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Send what the record in a run's folder holds and MLflow does not: the process was killed before it could."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    data = client.get_run(run_id).data
+    params, tags = (read_values(folder / name) for name in (PARAMS_FILE, TAGS_FILE))
+    for names in parts(params.keys() - data.params.keys(), PARAMS_PER_REQUEST):  # a param never changes
+        client.log_batch(run_id, params=[Param(name, params[name]) for name in names], synchronous=True)
+    for names in parts((name for name in tags if data.tags.get(name) != tags[name]), PARAMS_PER_REQUEST):
+        client.log_batch(run_id, tags=[RunTag(name, tags[name]) for name in names], synchronous=True)
+    known = Known(client, run_id, since=0)
+    metrics = [
+        Metric(key, math.nan if value is None else value, int(line["time"] * 1000), line["step"])
+        for line in read_metrics(folder)
+        for key, value in line.items()
+        if key not in ("step", "time") and known.is_new(key, line["step"])
+    ]
+    for part in parts(metrics, METRICS_PER_REQUEST):
+        client.log_batch(run_id, metrics=part, synchronous=True)
+    for file in sorted(folder.glob("*/[0-9]*.png")):
+        key, step = file.parent.name, file.stem
+        if len(step) == 7 and step.isdigit() and not known.has_image(key, int(step)):
+            send_image(client, run_id, file, key, int(step), int(file.stat().st_mtime * 1000))
+
+
+def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most `size` of the items."""
+    rest = iter(items)
+    while part := list(islice(rest, size)):
+        yield part
