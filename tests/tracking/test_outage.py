@@ -7,15 +7,18 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
-from gantry.tracking import MLflowTracker, journal, mlflow_run
+from gantry.tracking import DatasetInfo, MLflowTracker, journal, mlflow_run
 from gantry.tracking.delivery import RunSession
 from gantry.tracking.events import Event
 from gantry.tracking.parent import open_parent
@@ -138,6 +141,74 @@ def test_deliveries_resume_in_order(
     assert failures == {"connect": 0, "send": 0}
     assert not (tmp_path / "undelivered.jsonl").exists()
     assert caplog.text.count("deliveries are retried") == 2  # one an outage
+
+
+def test_what_arrived_although_its_answer_was_lost_is_not_doubled(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call to MLflow does what it should and fails, the first time."""
+    monkeypatch.setattr(mlflow_run, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(mlflow_run, "LONGEST_PAUSE", 0.01)
+    prepare_store(store, "lost answers")
+    lost: set[str] = set()
+
+    def losing(name: str) -> Callable[..., Any]:
+        call = getattr(MlflowClient, name)
+
+        def loses(*arguments: Any, **options: Any) -> Any:
+            answer = call(*arguments, **options)
+            what = " ".join([name, *(Path(str(argument)).name for argument in arguments[1:]), str(options)])
+            if what not in lost:
+                lost.add(what)
+                raise ConnectionError("reset by peer")
+            return answer
+
+        return loses
+
+    for name in ("create_run", "log_batch", "log_artifact", "log_inputs", "set_tag", "set_terminated"):
+        monkeypatch.setattr(MlflowClient, name, losing(name))
+    dataset = DatasetInfo("digits", "d" * 64, "here", "train", 3, (4, 4, 3), 0)
+    tracker = MLflowTracker(store, "lost answers", tmp_path, params={"seed": 0}, dataset=dataset)
+    for step in range(3):
+        tracker.log_metrics({"fid": math.nan if step == 1 else step / 3}, step)
+        tracker.log_image(np.full((4, 4, 3), step, np.uint8), "samples", step)
+    (tmp_path / "config.yaml").write_text("n_critic: 5")
+    tracker.log_artifact(tmp_path / "config.yaml")
+    tracker.close("FAILED", "out of memory")
+    monkeypatch.undo()
+    client, experiment_id = prepare_store(store, "lost answers")
+    (run,) = client.search_runs([experiment_id])
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "fid")] == [0, 1, 2]
+    files = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    assert sorted(path.split("+")[2] for path in files if path.endswith(".png")) == ["0", "1", "2"]
+    assert len(run.inputs.dataset_inputs) == 1
+    assert (run.info.status, run.data.tags["gantry.reason"]) == ("FAILED", "out of memory")
+    assert len(lost) >= 14
+
+
+@pytest.mark.parametrize(("answers", "arrives"), [(2, True), (1000, False)])
+def test_a_database_that_is_lost_for_a_moment_refuses_nothing(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int, arrives: bool
+) -> None:
+    """MLflow's answer is the same as to a value that the database can never take."""
+    monkeypatch.setattr(mlflow_run, "FIRST_PAUSE", 0.01)
+    send = MlflowClient.log_batch
+    given = 0
+
+    def lost(client: MlflowClient, run_id: str, metrics: Sequence[Any] = (), **options: Any) -> None:
+        nonlocal given
+        if metrics and (given := given + 1) <= answers:
+            raise MlflowException("connection already closed", error_code=BAD_REQUEST)
+        send(client, run_id, metrics, **options)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", lost)
+    tracker = MLflowTracker(store, "gantry", tmp_path)
+    tracker.log_metrics({"fid": 1.0}, 1)
+    tracker.close("FINISHED")
+    monkeypatch.undo()
+    client, _ = prepare_store(store, "gantry")
+    assert len(client.get_metric_history(str(tracker.run_id), "fid")) == arrives
+    assert (tmp_path / "refused.jsonl").exists() is not arrives
 
 
 def test_a_full_disk_keeps_nothing_from_the_store(

@@ -122,6 +122,22 @@ def test_a_job_that_ended_itself_is_left_alone(store: Path, client: MlflowClient
     assert client.get_run(str(tracker.run_id)).to_dictionary() == before.to_dictionary()
 
 
+def test_a_job_whose_store_was_away_is_delivered_by_the_sweep(
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+) -> None:
+    folder = tmp_path / "0"
+    for name, status in (("0", "FINISHED"), ("1", "KILLED")):
+        away = MLflowTracker(
+            "http://127.0.0.1:9", "gantry", tmp_path / name, run_name=name, parent_run_id=parent, close_timeout=0.0
+        )
+        away.log_metrics({"loss": 1.0}, 1)
+        away.close("FINISHED")
+        settle(store, "gantry", parent, ended(folder.with_name(name), status))
+    runs = {run.info.run_name: run for run in children(client, parent)}
+    assert {name: run.info.status for name, run in runs.items()} == {"0": "FINISHED", "1": "KILLED"}
+    assert [len(client.get_metric_history(run.info.run_id, "loss")) for run in runs.values()] == [1, 1]
+
+
 def test_no_run_of_a_sweep_that_has_ended_stays_running(
     store: Path, client: MlflowClient, tmp_path: Path, parent: str
 ) -> None:
