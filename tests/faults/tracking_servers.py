@@ -154,7 +154,7 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self._data, self._port = folder / "postgres", free_port()
         self._user = "postgres" if os.geteuid() == 0 else None
-        self.uri = f"postgresql://tester@127.0.0.1:{self._port}/postgres"
+        self.uri = f"postgresql+psycopg2://tester@127.0.0.1:{self._port}/postgres"
         self._data.mkdir()
         if self._user is not None:
             shutil.chown(self._data, self._user)
