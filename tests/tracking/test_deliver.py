@@ -186,6 +186,20 @@ def test_steps_repeated_after_a_rollback_stand_beside_the_first(
     assert sorted(losses(client, run)) == [(1, 0.5), (2, 1.0), (2, 10.0), (3, 1.5), (3, 30.0), (4, -1.0), (4, 40.0)]
 
 
+def test_an_attempt_that_is_delivered_late_does_not_replace_the_later_one(
+    store: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    tags = {"gantry.folder": "/sweep/7"}
+    logs(tmp_path / "earlier", parent_run_id="late", tags=tags).close("FAILED")
+    latest = MLflowTracker(store, "gantry", tmp_path, parent_run_id="late", tags=tags)
+    assert latest.wait_for_run(30)
+    deliver(tmp_path / "earlier", str(store))
+    assert client.get_run(str(latest.run_id)).info.status == "RUNNING"
+    assert "gantry.superseded" not in client.get_run(str(latest.run_id)).data.tags
+    assert read(client, tmp_path / "earlier").data.tags["gantry.superseded"] == "true"
+    latest.close("FINISHED")
+
+
 def test_what_cannot_be_delivered_is_said_and_stays(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

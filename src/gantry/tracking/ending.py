@@ -45,15 +45,21 @@ def reopen(client: MlflowClient, run_id: str) -> None:
 
 
 def supersede(client: MlflowClient, experiment_id: str, run: Run) -> None:
-    """Mark the attempts at the same job, in the same folder of the same sweep, that a new run replaces."""
+    """Mark, of the attempts at the same job, in the same folder of the same sweep, those before the latest.
+
+    Args:
+        run: just created; a store that was away may hear of the latest attempt first.
+    """
     parent, folder = (run.data.tags.get(tag) for tag in (PARENT, FOLDER))
     if parent is None or folder is None:
         return
     for other in client.search_runs([experiment_id], f"tags.`{PARENT}` = '{parent}'", max_results=1000):
-        if other.info.run_id != run.info.run_id and other.data.tags.get(FOLDER) == folder:
-            client.set_tag(other.info.run_id, SUPERSEDED, "true", synchronous=True)
-            if other.info.status == "RUNNING":
-                end_run(client, other.info.run_id, "KILLED", WORDLESS)
+        if other.info.run_id == run.info.run_id or other.data.tags.get(FOLDER) != folder:
+            continue
+        older = run if other.info.start_time > run.info.start_time else other
+        client.set_tag(older.info.run_id, SUPERSEDED, "true", synchronous=True)
+        if older is other and other.info.status == "RUNNING":
+            end_run(client, other.info.run_id, "KILLED", WORDLESS)
 
 
 def close_dead(client: MlflowClient, experiment_id: str) -> None:
