@@ -7,6 +7,7 @@ tracked, or a server refuses, accepts and never answers, or answers 500. The ser
 holds each once; ratios are taken within a round, of the mean step and of the median one, and their medians are shown.
 """
 
+import logging
 import multiprocessing
 import random
 import socket
@@ -77,6 +78,7 @@ def steps(step: Callable[[], float], tracker: Tracker, seconds: float) -> list[f
 def main(rounds: int, seconds: float) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
     listening = [socket.create_server(("127.0.0.1", 0), backlog=128) for _ in range(3)]
     ports = [server.getsockname()[1] for server in listening]
     listening.pop().close()

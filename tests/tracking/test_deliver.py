@@ -165,6 +165,22 @@ def test_a_run_taken_up_again_delivers_the_earlier_attempt_first(
     assert "gantry.reason" not in run.data.tags
 
 
+def test_a_run_taken_up_again_in_another_store_begins_there_with_all_it_has(
+    store: Path, client: MlflowClient, tmp_path: Path
+) -> None:
+    logs(tmp_path).close("KILLED")
+    record = json.loads((tmp_path / "mlflow_run.json").read_text())
+    (tmp_path / "mlflow_run.json").write_text(json.dumps(record | {"run_id": "0" * 32, "gantry.id": "unknown"}))
+    (tmp_path / "undelivered.jsonl").unlink(missing_ok=True)
+    tracker = MLflowTracker(store, "gantry", tmp_path, continues="0" * 32)
+    tracker.log_metrics({"loss": 2.0}, 4)
+    tracker.close("FINISHED")
+    run = read(client, tmp_path)
+    assert losses(client, run) == [(step, step / 2) for step in range(1, 5)]
+    assert images(client, run) == [1, 2, 3]
+    assert run.data.params == {"seed": "0"}
+
+
 def test_steps_repeated_after_a_rollback_stand_beside_the_first(
     store: Path, client: MlflowClient, tmp_path: Path
 ) -> None:

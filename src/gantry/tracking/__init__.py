@@ -1,6 +1,6 @@
 """Where a run's numbers, images and files go. Importing this package imports no MLflow."""
 
-from gantry.tracking.base import DatasetInfo, Status, Tracker, Trackers
+from gantry.tracking.base import DatasetInfo, Status, Tracker, Trackers, rolled_back
 from gantry.tracking.folder import FolderTracker
 from gantry.tracking.mlflow_run import MLflowTracker
 from gantry.tracking.params import flatten, redact
@@ -16,5 +16,6 @@ __all__ = [
     "check_store",
     "flatten",
     "redact",
+    "rolled_back",
     "ui_command",
 ]

@@ -64,6 +64,8 @@ class RunSession:
         self.client, self._experiment_id = prepare_store(plan.uri, plan.experiment)
         if not self._asked:
             close_dead(self.client, self._experiment_id)
+        if plan.run_id is not None and not self._holds(plan.run_id):  # another store than the run began in
+            self._tried, plan = True, replace(plan, run_id=None)
         if plan.run_id is None and self._tried:
             self.plan = plan = replace(plan, run_id=next(iter(self._twins()), None))
         if plan.run_id is None:
@@ -136,6 +138,17 @@ class RunSession:
             case Ended(time, status, reason):
                 self._remove_twins()
                 end_run(client, run_id, status, reason, time)
+
+    def _holds(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
 
     def _twins(self) -> list[str]:
         mine = f"tags.`gantry.id` = '{self.plan.key}'"
