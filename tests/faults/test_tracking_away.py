@@ -54,13 +54,13 @@ def tracking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     pytest.importorskip("psycopg2")
     if not has_postgres():
         pytest.skip("PostgreSQL's programs are not here")
-    database = Postgres(folder)
+    database = Postgres()
     database.start()
     try:
         with serving(folder, database.uri) as (server, wire):
             yield server, wire, database
     finally:
-        database.stop()
+        database.remove()
 
 
 class Training:

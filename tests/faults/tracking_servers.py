@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -149,18 +150,14 @@ def serving(folder: Path, backend: str) -> Iterator[tuple[Server, Wire]]:
 
 
 class Postgres:
-    """A PostgreSQL of our own in a folder; it does not run as root."""
+    """A PostgreSQL of our own; it does not run as root, nor in pytest's folders, which are their user's only."""
 
-    def __init__(self, folder: Path) -> None:
-        self._data, self._port = folder / "postgres", free_port()
+    def __init__(self) -> None:
+        self._data, self._port = Path(tempfile.mkdtemp(prefix="postgres")), free_port()
         self._user = "postgres" if os.geteuid() == 0 else None
         self.uri = f"postgresql+psycopg2://tester@127.0.0.1:{self._port}/postgres"
-        self._data.mkdir()
         if self._user is not None:
             shutil.chown(self._data, self._user)
-            for parent in self._data.parents:  # pytest's folders are its user's only
-                if parent.stat().st_uid == os.geteuid() and parent != Path("/") and not parent.stat().st_mode & 1:
-                    parent.chmod(parent.stat().st_mode | 0o011)
         self._run("initdb", "-D", str(self._data), "-U", "tester", "-A", "trust", "--no-sync")
 
     def start(self) -> None:
@@ -171,9 +168,15 @@ class Postgres:
         """As a crash of the database: its connections break."""
         self._run("pg_ctl", "-D", str(self._data), "-w", "-m", "immediate", "stop")
 
+    def remove(self) -> None:
+        """Stop it for good."""
+        self.stop()
+        shutil.rmtree(self._data)
+
     def _run(self, *command: str) -> None:
         user = {} if self._user is None else {"user": self._user, "group": self._user, "extra_groups": []}
-        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd="/", **user)  # type: ignore[call-overload]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/", **user)  # type: ignore[call-overload]
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def has_postgres() -> bool:
