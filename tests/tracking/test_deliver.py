@@ -117,7 +117,7 @@ def test_delivering_can_be_killed_at_any_request(
     store: Path, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each attempt dies one request later than the one before, once that request has been answered."""
-    in_a_process_that_is_killed(tmp_path)
+    in_a_process_that_is_killed(tmp_path, steps=range(1, 3))
     send, connect = RunSession.send, RunSession.connect
     allowed = 0
 
@@ -141,12 +141,12 @@ def test_delivering_can_be_killed_at_any_request(
             break
         except KeyboardInterrupt:
             pass
-    assert allowed >= 5
+    assert allowed >= 4
     monkeypatch.undo()
     (experiment,) = client.search_experiments(filter_string="name = 'gantry'")
     mine = f"tags.`gantry.folder` = '{tmp_path}'"
     (run,) = client.search_runs([experiment.experiment_id], mine)  # known again by its tag
-    is_whole(client, client.get_run(run.info.run_id))
+    is_whole(client, client.get_run(run.info.run_id), last=2)
     assert run.info.status == "KILLED"
 
 
@@ -165,6 +165,7 @@ def test_a_run_taken_up_again_delivers_the_earlier_attempt_first(
     assert "gantry.reason" not in run.data.tags
 
 
+@pytest.mark.slow
 def test_a_run_taken_up_again_in_another_store_begins_there_with_all_it_has(
     store: Path, client: MlflowClient, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_steps_repeated_after_a_rollback_stand_beside_the_first(
     assert sorted(losses(client, run)) == [(1, 0.5), (2, 1.0), (2, 10.0), (3, 1.5), (3, 30.0), (4, -1.0), (4, 40.0)]
 
 
+@pytest.mark.slow
 def test_an_attempt_that_is_delivered_late_does_not_replace_the_later_one(
     store: Path, client: MlflowClient, tmp_path: Path
 ) -> None:
