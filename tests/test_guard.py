@@ -207,15 +207,15 @@ def test_a_resumed_run_knows_what_had_not_been_looked_at(tmp_path):
 
 
 class OtherRank(Peers):
-    """Rank 0 of two, where rank 1 has bad values at these places."""
+    """Rank 0 of two, where rank 1 has a bad value at this place among those named."""
 
-    def __init__(self, *places):
+    def __init__(self, place):
         super().__init__(0, 1)
-        self.places = places
+        self.place = place
 
     def mean(self, values):
         theirs = torch.zeros(values.shape, dtype=torch.float64)
-        theirs[list(self.places)] = 1.0
+        theirs.view(-1)[self.place if values.ndim else 0] = 1.0
         return (values.double().cpu() + theirs) / 2
 
 

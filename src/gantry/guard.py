@@ -35,11 +35,11 @@ class Diverged(RunFailed):
 class Guard(Callback):
     """Look every `every` steps, and wherever `check` is called, whether all numbers are finite.
 
-    In between nothing waits for the device: each step's losses and scores leave a mark there, NaN once one of them
-    was not finite. A gradient leaves its own in the optimizer: one that is not finite stays in the moments of Adam or
-    RMSprop and in momentum, whatever clipping makes of the weights. Only where an optimizer keeps no such memory
-    (plain SGD) does each gradient leave a mark too. Under 16-mixed a gradient may overflow: that step is left
-    out, and neither the weights nor the optimizer see it.
+    In between nothing waits for the device, and nothing is computed: each step's losses and scores are kept where they
+    are. A gradient leaves its mark in the optimizer: one that is not finite stays in the moments of Adam or RMSprop
+    and in momentum, whatever clipping makes of the weights. Only where an optimizer keeps no such memory (plain
+    SGD) is the norm of each gradient kept too. Under 16-mixed a gradient may overflow: that step is left out, and
+    neither the weights nor the optimizer see it.
 
     A network's buffers count as its weights; what is infinite on purpose, as the mask of an attention, belongs in
     one with `persistent=False`.
@@ -55,36 +55,37 @@ class Guard(Callback):
     def __init__(self, every: int, peers: Peers | None = None) -> None:
         self.every, self.peers = every, peers or Peers()
         self.looked = -1  # the step of the last look
-        self.marks: dict[tuple[str, ...], Tensor] = {}  # of values of those names: 0, or NaN
+        self.values: dict[str, list[Tensor]] = {}  # of the steps since, on the device
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Take what a checkpoint held to the device."""
-        self.marks = {names: mark.to(pl_module.device) for names, mark in self.marks.items()}
+        self.values = {name: [value.to(pl_module.device) for value in kept] for name, kept in self.values.items()}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:  # type: ignore[override]
-        """Mark the gradient where the optimizer will not remember it; it has not been clipped yet."""
+        """Keep the gradient's norm where the optimizer will not remember it; it has not been clipped yet."""
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if not scaled and not remembers(optimizer):
             network = NETWORKS[trainer.optimizers.index(optimizer)]
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             gradients = [weight.grad for weight in weights if weight.grad is not None]
-            self._mark((f"{network}'s gradient",), largest(gradients)[None])
+            self._keep({f"{network}'s gradient": get_total_norm(gradients)})
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
     ) -> None:
-        """Mark this step's values, and look when due."""
-        self._mark(tuple(outputs), torch.stack(list(outputs.values())))
+        """Keep this step's values, and look when due."""
+        self._keep(outputs)
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self.check(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The step of the last look, and the marks left since."""
-        return {"looked": self.looked, "marks": dict(self.marks)}
+        """The step of the last look, and the values since."""
+        return {"looked": self.looked, "values": {name: torch.stack(kept) for name, kept in self.values.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
-        self.looked, self.marks = state_dict["looked"], state_dict["marks"]
+        self.looked = state_dict["looked"]
+        self.values = {name: list(kept) for name, kept in state_dict["values"].items()}
 
     def check(self, trainer: Trainer, gan: GAN) -> None:
         """Look now, at all that training goes on from; a second time at the same step is for nothing.
@@ -98,37 +99,30 @@ class Guard(Callback):
         if step == self.looked:
             return
         tensors = dict(_state(gan, trainer.optimizers))
-        values = torch.cat([*self.marks.values(), largest(list(tensors.values()))[None]])
-        if self.peers.mean((~values.isfinite()).float()).any():
-            raise Diverged(self.looked + 1, step, self._named(tensors))
-        self.looked, self.marks = step, {}
+        # One number to wait for. A norm can overflow where no tensor has: the second look knows better.
+        numbers = torch.stack(
+            [value for kept in self.values.values() for value in kept] + [get_total_norm(list(tensors.values()))]
+        )
+        if self.peers.mean((~numbers.isfinite()).any().float()) and (what := self._named(tensors)):
+            raise Diverged(self.looked + 1, step, what)
+        self.looked, self.values = step, {}
 
-    def _mark(self, names: tuple[str, ...], values: Tensor) -> None:
-        mark = values.float() * 0  # a sum of the values themselves could overflow where none of them does
-        self.marks[names] = self.marks[names] + mark if names in self.marks else mark
+    def _keep(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)
 
     def _named(self, tensors: dict[tuple[str, str], Tensor]) -> list[str]:
         """What is not finite at any rank."""
-        values: dict[str, Tensor] = {}
-        for names, mark in self.marks.items():
-            for name, value in zip(names, mark, strict=True):
-                values[name] = values[name] + value if name in values else value
-        bad = torch.stack([(~value.isfinite()).any() for value in [*values.values(), *tensors.values()]])
-        found = self.peers.mean(bad.float()).tolist()
-        what = [name for name, share in zip(values, found, strict=False) if share]
-        shares = dict(zip(tensors, found[len(values) :], strict=True))
+        everything = [torch.stack(kept) for kept in self.values.values()] + list(tensors.values())
+        bad = self.peers.mean(torch.stack([(~values.isfinite()).any() for values in everything]).float()).tolist()
+        what = [name for name, share in zip(self.values, bad, strict=False) if share]
+        shares = dict(zip(tensors, bad[len(self.values) :], strict=True))
         for owner in dict.fromkeys(owner for owner, _ in tensors):
             own = [name for name_owner, name in tensors if name_owner == owner]
             lost = [name for name in own if shares[owner, name]]
             if lost:
                 what.append(f"{owner} ({len(lost)} of {len(own)} tensors, first {lost[0]})")
         return what
-
-
-def largest(tensors: list[Tensor]) -> Tensor:
-    """The largest absolute value in tensors of one device, () there; NaN where one of them has a NaN."""
-    # Of the norms only this one cannot overflow where no value has.
-    return get_total_norm([tensor for tensor in tensors if tensor.numel()], norm_type=torch.inf)
 
 
 def remembers(optimizer: Optimizer) -> bool:
