@@ -19,6 +19,7 @@ from gantry.guard import Diverged
 from gantry.launch.record import EARLIER
 from gantry.resume import Start
 from gantry.tracking import Tracker
+from gantry.tracking.base import rolled_back
 from gantry.tracking.folder import METRICS_FILE, TAGS_FILE, read_values, rewind
 
 TAG = "gantry.rollbacks"  # what diverged, and where training went on from
@@ -74,7 +75,7 @@ class Rollback:
         what = f"{error}; back to step {chosen.step} with noise stream {number}"
         log.warning(what)
         before = read_values(self.folder / TAGS_FILE).get(TAG)
-        self.tracker.set_tags({TAG: f"{before} | {what}" if before else what})
+        self.tracker.set_tags({TAG: f"{before} | {what}" if before else what} | rolled_back(chosen.step))
         return Start(chosen.path, chosen.step, goes_on=True)
 
 

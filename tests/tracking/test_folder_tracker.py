@@ -79,3 +79,17 @@ def test_several_trackers_get_every_call(tmp_path: Path) -> None:
     names = {"params.json", "tags.json", "metrics.jsonl", "samples", "x.txt", "status.json"}
     assert {path.name for path in (tmp_path / "a").iterdir()} == names
     assert {path.name for path in (tmp_path / "b").iterdir()} == names
+
+
+def test_what_a_full_disk_did_not_take_is_written_once_it_does(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    tracker = FolderTracker(tmp_path)
+    tracker.log_metrics({"fid": 1.0}, 1)
+    tracker.log_image(np.zeros((4, 4, 1), dtype=np.uint8), "samples", 1)
+    tracker.log_metrics({"fid": 2.0}, 2)
+    (tmp_path / "metrics.jsonl").unlink()
+    tracker.close("FINISHED")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["fid"]) for line in lines] == [(1, 1.0), (2, 2.0)]
+    assert (tmp_path / "samples" / "0000001.png").exists()
+    assert (tmp_path / "status.json").exists()

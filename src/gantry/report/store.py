@@ -18,7 +18,7 @@ from gantry.report.runs import Curve, Picture, Run, split_overrides
 from gantry.results import FOLDER
 from gantry.tracking.base import log
 from gantry.tracking.ending import SUPERSEDED
-from gantry.tracking.params import redact
+from gantry.tracking.params import CHANGED, redact
 from gantry.tracking.store import check_store, locate, prepare_store
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Store:
             name=run.info.run_name or run_id,
             status=run.info.status if run.info.status != "SCHEDULED" else "RUNNING",
             reason=tags.get("gantry.reason"),
-            params=run.data.params,
+            params=run.data.params | _changed(run.data.tags),
             tags=tags,
             overrides=split_overrides(tags.get("overrides", "")),
             curves=curves,
@@ -212,6 +212,14 @@ class Store:
     def _file(self, run_id: str, path: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def _changed(tags: Mapping[str, str]) -> dict[str, str]:
+    """The params a run was taken up with and did not begin with; MLflow's own cannot change."""
+    try:
+        return dict(json.loads(tags.get(CHANGED, "{}")))
+    except ValueError:
+        return {}
 
 
 def open_store(uri: str, experiment: str) -> Store | None:
