@@ -3,9 +3,10 @@
 Each measure compares a run with itself or with its data, so that one threshold serves all losses, networks and data.
 The thresholds lie well between what healthy runs of every variant on the digits reach and what runs made to fail do
 (tests/faults/test_bad_numbers.py has both): the gradient of a healthy generator facing a discriminator that tells
-all images apart was never under 0.04 of its largest, that of a lost one at most 0.0002; images of healthy ones were
-at least 0.5 as different as real ones once they had begun to be, those of collapsed ones at most 0.22; healthy
-weights moved by 0.002 or more in 50 steps, those of a generator that lost its gradient still by 0.00001.
+all images apart was never under 0.04 of its largest, that of a lost one at most 0.0003; images of healthy ones were
+at least 0.5 as different as real ones once they had begun to be, which took 700 steps at most, those of collapsed
+ones at most 0.23; healthy weights moved by 0.002 or more in 50 steps, those of a generator that lost its gradient
+still by 0.00001.
 """
 
 import logging
