@@ -36,12 +36,13 @@ from gantry.tracking import Tracker, Trackers, check_store
 from gantry.tracking.folder import METRICS_FILE, rewind
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback, Trainer
+    from pytorch_lightning import Trainer
 
     from gantry.checkpointing import DurableIO
     from gantry.data.images import ImageSet
     from gantry.gan import GAN
 
+HEALTH_CHECKS = 5  # looks of the guard between two of the health's, which take five times as long
 MOST_CLASSES = 64  # of which the summary says how often each is drawn
 
 
@@ -182,13 +183,11 @@ def train(
             log = TrainingLog(tracker, clock, cfg.log_every, peers)
             real = torch.from_numpy(data.images[: GRID**2].copy())
             guard = Guard(cfg.guard.every, peers)
-            health = Health(tracker, cfg.guard.every, real)
             evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
             keeping = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
-            mine: list[Callback] = [guard, log, health, evaluation, keeping]
-            if peers.first:
-                mine.append(Progress(evaluation, tags["variant"], folder))
-            trainer.callbacks += mine  # type: ignore[attr-defined]
+            health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
+            bar = [Progress(evaluation, tags["variant"], folder)] if peers.first else []
+            trainer.callbacks += [guard, log, *health, evaluation, keeping, *bar]  # type: ignore[attr-defined]
             rollback = Rollback(cfg.guard, gan, folder, tracker, peers)
             batches = partial(Batches, data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
             with deferred(stop):
