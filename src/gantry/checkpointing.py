@@ -138,6 +138,17 @@ class Checkpointing(Callback):
                 f"{self.failures} checkpoints in a row could not be written (checkpoint.max_failures): {self.io.error}"
             )
 
+    def finish(self, trainer: Trainer, gan: GAN) -> None:
+        """See that the end of training is on the disk.
+
+        Raises:
+            CheckpointFailed: it cannot be written now either.
+        """
+        if self.seen != self.evaluation.last or self.guard.peers.tell(self.failures) > 0:
+            self._write(trainer, gan)
+        if self.failures:
+            raise CheckpointFailed(f"the trained networks could not be written: {self.io.error}")
+
     def _write(self, trainer: Trainer, gan: GAN) -> None:
         step, new = trainer.global_step, self.kept != self.evaluation.last
         self.seen = self.evaluation.last

@@ -194,7 +194,7 @@ def train(
                 fit(trainer, gan, batches, start, rollback)
                 if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
                     evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
-                    keeping.save(trainer, gan)
+                keeping.finish(trainer, gan)
             images = trainer.global_step * batch_size * gan.n_critic
             summary = Summary(
                 variant=tags["variant"],

@@ -14,7 +14,7 @@ from project import ROOT
 from gantry import checkpoints
 from gantry.tracking.folder import read_metrics, read_status
 
-SIZE = "24m"
+SIZE = "96m"
 SMALL = ["experiment=smoke", "model=dcgan", "model/network=mlp"]
 RUN = [*SMALL, "metrics.every=2000", "log_every=10", "checkpoint.every=20", "steps=1500"]
 
