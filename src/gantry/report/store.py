@@ -17,7 +17,7 @@ from gantry.report import records
 from gantry.report.runs import Curve, Picture, Run, split_overrides
 from gantry.results import FOLDER
 from gantry.tracking.base import log
-from gantry.tracking.ending import SUPERSEDED
+from gantry.tracking.ending import SUPERSEDED, close_left
 from gantry.tracking.params import CHANGED, redact
 from gantry.tracking.store import check_store, locate, prepare_store
 
@@ -238,6 +238,7 @@ def open_store(uri: str, experiment: str) -> Store | None:
     if found is None:
         names = sorted(known.name for known in client.search_experiments())
         raise UserError(f"tracking.experiment={experiment}: not in {redact(uri)}, which has {', '.join(names)}")
+    close_left(client, found.experiment_id)
     return Store(client, uri, found.experiment_id)
 
 
