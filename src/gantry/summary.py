@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantry.tracking import redact, ui_command
-from gantry.tracking.base import UNDELIVERED
+from gantry.tracking.base import REFUSED, UNDELIVERED
 
 FILE = "summary.json"
 
@@ -94,7 +94,10 @@ class Summary:
             mine = command.startswith("mlflow ")
             lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
         if (self.folder / UNDELIVERED).exists():
-            lines.append(f"           not all of this run: see {show(self.folder / UNDELIVERED)}")
+            command = f"{here('python')} -m gantry.tracking.deliver {show(self.folder)}"
+            lines.append(f"           not all of this run yet; when the store is back: {command}")
+        if (self.folder / REFUSED).exists():
+            lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
         if in_sweep:
             return "\n".join(lines)
         script = show(Path(sys.argv[0]).absolute())
