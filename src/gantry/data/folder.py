@@ -47,7 +47,7 @@ def image_folder(
     Raises:
         UserError: no such folder, no images in it, unreadable images, or a cache that cannot be written.
     """
-    base = Path(folder).expanduser().resolve()
+    base = resolved(folder, "data.folder")
     names = listing(base)
     return cached_images(
         base,
@@ -166,6 +166,18 @@ def labels_of(names: Sequence[str]) -> tuple[list[int], list[str]] | tuple[None,
     return [index[top] for top in tops if top is not None], classes
 
 
+def resolved(path: str | Path, key: str) -> Path:
+    """The absolute path, links followed.
+
+    Raises:
+        UserError: a link that leads to itself, no such user (~name); the message says `key`=`path`.
+    """
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"{key}={path}: {error}") from error
+
+
 def listing(base: Path, key: str = "data.folder") -> list[str]:
     """The images under `base`: paths relative to it with forward slashes, sorted.
 
@@ -202,10 +214,10 @@ def stamps(base: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """(bytes, time of modification in ns); (0, 0) for a dangling link, which decoding will then name."""
+    """(bytes, time of modification in ns); (0, 0) for a link to nowhere or to itself, which decoding will then name."""
     try:
         stat = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return 0, 0
     return stat.st_size, stat.st_mtime_ns
 

@@ -1,6 +1,10 @@
 """Images in files, as they are kept (uint8), and as networks see them (float in [-1, 1])."""
 
 import hashlib
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +16,9 @@ from gantry.randomness import draws
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+LARGE = 2**24  # pixels
+_large = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +111,10 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
     """
     from PIL import Image
 
-    image = _opened(path, "L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+    with _opened(path, "L" if channels == 1 else "RGB") as opened:
+        side = min(opened.size)
+        left, top = (opened.width - side) // 2, (opened.height - side) // 2
+        image = opened.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
 
 
@@ -133,8 +140,8 @@ def decode_exactly(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         WrongSize: it is not W by H pixels.
         Coloured: C is 1, and its channels differ.
     """
-    image = _opened(path, None, shape)
-    pixels = np.asarray(image).reshape(*shape[1:], -1).transpose(2, 0, 1)
+    with _opened(path, None, shape) as image:
+        pixels = np.asarray(image).reshape(*shape[1:], -1).transpose(2, 0, 1)
     return with_channels(pixels[None], shape[0])[0]
 
 
@@ -149,15 +156,21 @@ def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
     return np.broadcast_to(images[:, :channels], (len(images), channels, *images.shape[2:]))
 
 
-def _opened(path: Path, mode: str | None, shape: tuple[int, int, int] | None = None) -> "Image.Image":
+@contextmanager
+def _opened(path: Path, mode: str | None, shape: tuple[int, int, int] | None = None) -> Iterator["Image.Image"]:
     """The image upright, on white, of 8 bits, in `mode`; without one in L or RGB, as its own pixels are.
 
+    Large ones are in memory one at a time, however many threads ask for them.
+
     Raises:
+        ValueError: a pipe or a device, which may never end.
         WrongSize: it is not of `shape`, (C, H, W); known before the pixels are decoded.
     """
     from PIL import Image, ImageOps
 
-    with Image.open(path) as opened:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+    with Image.open(path) as opened, _large if opened.width * opened.height > LARGE else nullcontext():
         ImageOps.exif_transpose(opened, in_place=True)
         image: Image.Image = opened
         if shape is not None and image.size != (shape[2], shape[1]):
@@ -169,7 +182,7 @@ def _opened(path: Path, mode: str | None, shape: tuple[int, int, int] | None = N
         elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
+        yield image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def _from_16_bits(image: "Image.Image") -> "Image.Image":

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from gantry.data.cached import Found, kept, write
-from gantry.data.folder import NAMED, Failures, decoded, image_set, listing, stamps
+from gantry.data.folder import NAMED, Failures, decoded, image_set, listing, resolved, stamps
 from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
 from gantry.errors import UserError
 
@@ -47,7 +47,7 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> Image
         UserError: nothing there, no images, other sizes, colours for greyscale data, damaged or ambiguous files,
             arrays of another kind, or a cache that cannot be written.
     """
-    base = Path(path).expanduser().resolve()
+    base = resolved(path, "images")
     if base.is_dir():
         images, about = _folder(base, cache, shape)
     elif not base.exists():
