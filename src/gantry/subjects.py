@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,9 @@ def _find(name: str, store: Callable[[], Store | None], cache: Path) -> list[Fou
     opened = store()
     if opened is not None and (run := opened.get(name)) is not None:
         folder = Path(run.data.tags.get("gantry.folder", "/nowhere"))
-        return [_here(folder) if (folder / GENERATOR).is_dir() else _fetched(opened, name, cache)]
+        # Results are written there, so a store's word for where a run is is not enough.
+        its_own = (read_json(folder / RUN_FILE) or {}).get("run_id") == name
+        return [_here(folder) if its_own and (folder / GENERATOR).is_dir() else _fetched(opened, name, cache)]
     newest = "\n  ".join(["", *(show(folder) for folder in known[:NAMED])])
     there_are = f"the newest here:{newest}" if known else f"there is none in {Path('outputs').absolute()}"
     raise UserError(f"run={name}: no such run ({HOW}); {there_are}")
@@ -200,9 +203,11 @@ def _best(known: Sequence[Path]) -> Path:
 
 
 def _fetched(store: Store, run_id: str, cache: Path) -> FoundRun:
-    """The run's config and generators, copied from MLflow."""
+    """The run's config and generators, copied from MLflow, which keeps names of files within the folder."""
     from mlflow.exceptions import MlflowException
 
+    if not re.fullmatch(r"\w[\w-]{,63}", run_id):  # it becomes a folder's name
+        raise UserError(f"run={run_id}: not an id of MLflow's, which has letters, digits, _ and - alone")
     folder = cache / "runs" / run_id
     folder.mkdir(parents=True, exist_ok=True)
     held = {item.path for item in store.client.list_artifacts(run_id)}

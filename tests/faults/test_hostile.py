@@ -9,6 +9,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ from gantry.export import CONFIG, WEIGHTS, exported_step, load_generator, save_g
 from gantry.networks.dcgan import Generator
 from gantry.plain import load_plain
 from gantry.resume import Start
-from gantry.subjects import FoundRun, GeneratorFiles
+from gantry.subjects import FoundRun, GeneratorFiles, _fetched, find_runs
+from gantry.tracking.base import RUN_FILE
 
 DCGAN = {"_target_": "gantry.networks.dcgan.Generator", "z_dim": 4, "image_shape": [1, 8, 8], "width": 2}
 
@@ -306,6 +308,58 @@ def test_a_runs_config_chooses_among_our_own_data(tmp_path, monkeypatch, data, w
         FoundRun(tmp_path).data(["my_data."])
     (tmp_path / "config.yaml").write_text(json.dumps({"data": {"_target_": "my_data.stripes", "flip": True}}))
     assert FoundRun(tmp_path).data(["my_data"]) == {"_target_": "my_data.stripes", "flip": True}
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        {"generator": ["generator/../../evil"]},
+        {"generator": ["../evil"]},
+        {"generator": ["/evil"]},
+        {"generator": ["generator/sub/"], "generator/sub": ["generator/sub/../../../evil"]},
+    ],
+)
+def test_a_servers_names_of_files_stay_in_the_runs_folder(tmp_path, listing):
+    from mlflow.entities import FileInfo
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+    def entry(path):
+        return FileInfo(
+            path.replace("/evil", f"{tmp_path}/evil") if path[0] == "/" else path.rstrip("/"), path[-1] == "/", 3
+        )
+
+    class Hostile(ArtifactRepository):
+        log_artifact = log_artifacts = None
+
+        def list_artifacts(self, path=None):
+            return [entry(name) for name in (listing.get(path, []) if path else ["generator/", "config.yaml"])]
+
+        def _download_file(self, remote_file_path, local_path):
+            Path(local_path).write_text("{}")
+
+    server = Hostile("s3://bucket/run")
+    client = SimpleNamespace(
+        list_artifacts=lambda run: server.list_artifacts(),
+        download_artifacts=lambda run, path, to: server.download_artifacts(path, to),
+    )
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match=r"cannot be fetched from MLflow: .*outside"):
+        _fetched(SimpleNamespace(client=client), "1234abcd", tmp_path / "in")
+    with pytest.raises(UserError, match="not an id of MLflow's"):
+        _fetched(SimpleNamespace(client=client), "../../x", tmp_path / "in")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != "config.yaml"] == []
+
+
+def test_a_stores_word_for_where_a_run_is_is_checked(tmp_path, exported):
+    other = exported.parents[1]  # a run of another id
+    (other / "config.yaml").write_text("data: {}")
+    (other / RUN_FILE).write_text(json.dumps({"run_id": "mine"}))
+    tags = {"gantry.folder": str(other)}
+    client = SimpleNamespace(list_artifacts=lambda run: [])
+    store = SimpleNamespace(get=lambda name: SimpleNamespace(data=SimpleNamespace(tags=tags)), client=client)
+    with pytest.raises(UserError, match="has logged no generator"):
+        find_runs(["theirs"], lambda: store, tmp_path / "cache")
+    assert find_runs(["mine"], lambda: store, tmp_path / "cache")[0].folder == other
 
 
 def test_a_raw_generator_of_another_checkpoint_is_named(exported):
