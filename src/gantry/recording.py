@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gantry.errors import reason
 from gantry.launch import leash
 from gantry.launch.leader import PARENT_RUN
 from gantry.resume import Start, parameters
+from gantry.secrets import as_yaml
 from gantry.signals import stoppable, stopped_by, undisturbed
 from gantry.tracking import DatasetInfo, FolderTracker, MLflowTracker, Tracker, Trackers, redact
 from gantry.tracking.environment import environment, git_state
@@ -33,7 +34,7 @@ def open_tracker(
     cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
 ) -> Tracker:
     """Begin the record of a run, in its folder and, unless `tracking=none`, in MLflow."""
-    (folder / "config.yaml").write_text(redact(OmegaConf.to_yaml(cfg, resolve=True)))
+    (folder / "config.yaml").write_text(as_yaml(cfg, resolve=True))
     (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     params = parameters(cfg)
     tags = (
@@ -53,7 +54,7 @@ def open_tracker(
                 cfg.tracking.uri,
                 cfg.tracking.experiment,
                 folder,
-                run_name=cfg.tracking.run_name,
+                run_name=redact(str(cfg.tracking.run_name)),
                 tags=tags,
                 # MLflow's parallel coordinates and scatter plots know params and metrics only.
                 params={name: tags[name] for name in ("variant", "dataset")} | params,
