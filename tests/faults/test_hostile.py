@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from project import ROOT
 from safetensors.torch import save_file
 
 from gantry.data.folder import image_folder
@@ -442,6 +444,32 @@ def test_a_folder_that_leads_to_itself_is_named(tmp_path):
         samples(tmp_path / "loop", tmp_path, (3, 8, 8))
     with pytest.raises(UserError, match=r"data\.folder=~no-such-user"):
         image_folder(folder="~no-such-user/x", cache=tmp_path)
+
+
+# --- secrets ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+@pytest.mark.parametrize("away", [False, True])
+def test_no_secret_is_in_anything_a_run_leaves(tmp_path, cache, record_property, sweep, away):
+    planted = {"MLFLOW_TRACKING_PASSWORD": "planted-in-the-environment", "HF_TOKEN": "planted-in-the-config"}
+    words = ["experiment=smoke", "model.generator.width=8", "tracking.close_timeout=1"]
+    words += ["tracking.run_name=${oc.env:HF_TOKEN}"]
+    words += ["tracking.uri='http://me:planted-in-the-address@127.0.0.1:9/?token=planted-in-the-query'"] * away
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *sweep, *words],
+        cwd=tmp_path,
+        env=os.environ | planted | {"GANTRY_CACHE": str(cache)},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"config.yaml", "params.json", "train.log"} <= {path.name for path in files}
+    holding = {str(path.relative_to(tmp_path)) for path in files if b"planted-in" in path.read_bytes()}
+    assert holding == set()
+    assert sweep or b"planted-in" not in done.stdout + done.stderr  # a sweep tells its jobs apart as they were typed
+    record_property("fault", _row("a password or token in the address, environment or config", len(planted) + 2 * away))
 
 
 def bomb(side):
