@@ -15,9 +15,9 @@ from gantry import checkpoints
 from gantry.distributed.place import find_place
 from gantry.errors import UserError, reason
 from gantry.launch import leash
-from gantry.launch.find import find_run
+from gantry.launch.find import OVERRIDES, find_run
 from gantry.launch.process import quoted
-from gantry.launch.record import read_json, set_aside, state_of
+from gantry.launch.record import read_json, set_aside, state_of, without_passwords
 from gantry.signals import stopped_by
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE
@@ -110,9 +110,7 @@ def arguments(given: Sequence[str]) -> list[str]:
         raise
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
-    keys = {text.partition("=")[0] for text in given} | {"resume"}
-    file = folder / ".hydra" / "overrides.yaml"
-    own = [text for text in map(str, OmegaConf.load(file)) if text.partition("=")[0] not in keys]
+    own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
     others = [text for text in given if not text.startswith("resume=")]
     # What Hydra keeps there stays what the run began with, whatever becomes of this attempt.
     here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]

@@ -90,7 +90,7 @@ def fit(trainer: Trainer, gan: GAN, batches: Callable[[int], Iterable[Any]], sta
     """
     while True:
         try:
-            trainer.fit(gan, train_dataloaders=batches(start.step), ckpt_path=start.checkpoint)
+            trainer.fit(gan, train_dataloaders=batches(start.step), ckpt_path=start.checkpoint, weights_only=True)
             return
         except Diverged as error:
             start = rollback(error)

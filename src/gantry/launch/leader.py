@@ -268,7 +268,7 @@ def arguments(given: Sequence[str]) -> list[str]:
     flags = [text for text in given if text not in words]
     words = [text for text in words if not text.startswith("sweep.resume=")]
     record = load_sweep(folder)
-    words = [*without_passwords(record, words), *words]
+    words = [*without_passwords(record.overrides, words), *words]
     if record.tracking_uri is not None and not any(text.startswith(("tracking=", "tracking.uri=")) for text in words):
         # The default is a folder of where the sweep was started.
         words += [f"tracking.uri={quoted(record.tracking_uri)}", f"tracking.experiment={quoted(record.experiment)}"]

@@ -100,14 +100,14 @@ def identity(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(text for text in of_the_run(overrides) if not text.startswith(("tracking=", "tracking."))))
 
 
-def without_passwords(record: SweepRecord, given: Sequence[str]) -> list[str]:
-    """The command line of a sweep, but for what `given` says otherwise.
+def without_passwords(before: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The overrides of a sweep or a run that is taken up, but for what `given` says otherwise.
 
     Raises:
         UserError: one of them held a password, which is not kept.
     """
     keys = {text.partition("=")[0] for text in given}
-    kept = [text for text in record.overrides if text.partition("=")[0] not in keys]
+    kept = [text for text in before if text.partition("=")[0] not in keys]
     if hidden := [text for text in kept if HIDDEN in text]:
         raise UserError(f"{hidden[0]}: the password was not kept; give {hidden[0].partition('=')[0]}=... again")
     return kept
@@ -122,7 +122,7 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     """Of each job the overrides that not all of them share; of a single one, all."""
     mine = [of_the_run(overrides) for overrides in jobs]
     shared = set(mine[0]).intersection(*mine[1:]) if len(mine) > 1 else set()
-    return [" ".join(text for text in overrides if text not in shared) or "defaults" for overrides in mine]
+    return [redact(" ".join(text for text in overrides if text not in shared)) or "defaults" for overrides in mine]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
