@@ -40,15 +40,14 @@ class Known:
             if (match := LOGGED_IMAGE.match(Path(file.path).name)) and int(match["time"]) >= since
         }
         self._client, self._run_id, self._since = client, run_id, since
-        self._last: dict[str, int] = {}
+        self._steps: dict[str, set[int]] = {}
 
     def is_new(self, key: str, step: int) -> bool:
-        """Whether the metric has no value at this step yet: it is beyond the one logged last."""
-        if key not in self._last:
+        """Whether the metric has no value at this step yet; one that was sent late may leave gaps before it."""
+        if key not in self._steps:
             history = self._client.get_metric_history(self._run_id, key)
-            last = max(((p.timestamp, p.step) for p in history if p.timestamp >= self._since), default=(0, -1))
-            self._last[key] = last[1]
-        return step > self._last[key]
+            self._steps[key] = {point.step for point in history if point.timestamp >= self._since}
+        return step not in self._steps[key]
 
     def has_image(self, key: str, step: int) -> bool:
         """Whether an image stands under this key and step."""
