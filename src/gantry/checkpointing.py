@@ -20,6 +20,7 @@ from gantry.evaluation import Evaluation
 from gantry.export import save_generator
 from gantry.gan import GAN
 from gantry.guard import Guard
+from gantry.plain import load_plain
 from gantry.signals import Stop, Stopped
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,13 @@ class DurableIO(TorchCheckpointIO):
             self.error = error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """The checkpoint at `path`: tensors and plain values only."""
-        return super().load_checkpoint(path, map_location, weights_only=True)
+        """The checkpoint at `path`: tensors and plain values only.
+
+        Raises:
+            UserError: it cannot be read, or holds anything else.
+        """
+        loaded: dict[str, Any] = load_plain(Path(path), f"the checkpoint {path}")
+        return loaded
 
 
 class Checkpointing(Callback):

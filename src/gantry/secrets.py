@@ -48,7 +48,8 @@ def kept_out() -> Iterator[None]:
         (output_dir / filename).write_text(as_yaml(config), encoding="utf-8")
 
     def save_sweep(config: Any, f: Any, resolve: bool = False) -> None:
-        Path(f).write_text(as_yaml(config, resolve), encoding="utf-8")
+        whole = config if OmegaConf.is_config(config) else OmegaConf.create(config)
+        Path(f).write_text(as_yaml(whole, resolve), encoding="utf-8")
 
     answer = hydra_utils.JobReturn.return_value
 

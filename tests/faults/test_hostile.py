@@ -19,13 +19,14 @@ from PIL import Image
 from project import ROOT
 from safetensors.torch import save_file
 
+from gantry import checkpoints
+from gantry.checkpointing import DurableIO
 from gantry.data.folder import image_folder
 from gantry.data.samples import samples
 from gantry.errors import UserError
 from gantry.export import CONFIG, WEIGHTS, exported_step, load_generator, save_generator
 from gantry.networks.dcgan import Generator
 from gantry.plain import load_plain
-from gantry.resume import Start
 from gantry.subjects import FoundRun, GeneratorFiles, _fetched, find_runs
 from gantry.tracking.base import RUN_FILE
 
@@ -68,24 +69,31 @@ def exported(tmp_path):
     return tmp_path / "run/generator/best"
 
 
+def planted(run, content):
+    """The best checkpoint of a run as an attacker would write it, its name in order."""
+    checkpoints.mark_best(run, checkpoints.write(run, 3, content))
+    (best,) = checkpoints.found(run, checkpoints.BEST)
+    return best.path
+
+
 # --- pickles ---
 
 
 def test_a_pickle_with_a_payload_is_refused_wherever_tensors_are_read(payload, tmp_path, exported, record_property):
-    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
-    checkpoint.parent.mkdir()
-    readers = {
-        "resume": lambda: Start(checkpoint).step(),
-        "raw": lambda: GeneratorFiles(exported.parents[1], "best", True, ()).step(),
-        "plain": lambda: load_plain(checkpoint, "it"),
-    }
+    run = exported.parents[1]
+    readers = (
+        lambda path: DurableIO(run).load_checkpoint(path),
+        lambda path: GeneratorFiles(run, "best", True, ()).step(),
+        lambda path: load_plain(path, "it"),
+    )
     refused = 0
-    for _, write in pickles(payload):
-        write(checkpoint)
-        for read in readers.values():
+    for name, write in pickles(payload):
+        write(tmp_path / name)
+        checkpoint = planted(run, (tmp_path / name).read_bytes())
+        for read in readers:
             with pytest.raises(UserError, match="cannot be read") as failure:
-                read()
-            assert "weights_only" not in str(failure.value) or read is readers["resume"]
+                read(checkpoint)
+            assert "weights_only" not in str(failure.value)
             refused += 1
     assert not payload.touched.exists()
     record_property("fault", _row("a pickle with a payload as a checkpoint", refused))
@@ -366,12 +374,13 @@ def test_a_stores_word_for_where_a_run_is_is_checked(tmp_path, exported):
 
 def test_a_raw_generator_of_another_checkpoint_is_named(exported):
     run = exported.parents[1]
-    (run / "checkpoints").mkdir()
     for state in ({}, {"state_dict": 3}, {"state_dict": {"generator.x": torch.zeros(1)}}, [1], {"state_dict": {1: 2}}):
-        torch.save(state, run / "checkpoints/best.ckpt")
-        with pytest.raises(UserError, match=r"best\.ckpt"):
+        content = io.BytesIO()
+        torch.save(state, content)
+        planted(run, content.getvalue())
+        with pytest.raises(UserError, match=r"checkpoint .*best_0000003_"):
             GeneratorFiles(run, "best", True, ("gantry.networks.",)).load()
-        with pytest.raises(UserError, match=r"best\.ckpt"):
+        with pytest.raises(UserError, match=r"checkpoint .*best_0000003_"):
             GeneratorFiles(run, "best", True, ()).step()
 
 

@@ -54,7 +54,10 @@ def rolled_back(step: int) -> dict[str, str]:
     What was logged beyond it stays in MLflow, and what is logged from now on stands beside it as the truth; a run
     taken up again knows by the tag which of the two it has not to repeat.
     """
-    return {ROLLED_BACK: f"{int(time.time() * 1000)} to step {step}"}
+    now = int(time.time() * 1000) + 1
+    while time.time() * 1000 < now:  # what is logged before and after is told apart by the millisecond
+        time.sleep(0.0005)
+    return {ROLLED_BACK: f"{now} to step {step}"}
 
 
 class Trackers:
