@@ -20,12 +20,13 @@ def enlarged_grid(images: Tensor) -> np.ndarray:
 
 
 def generate(network: nn.Module, z: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) of a generator in eval mode from latents (B, z_dim); its mode is put back."""
-    training = network.training
+    """uint8 images (B, C, H, W) of a generator in eval mode from latents (B, z_dim); its modules' modes are put back."""
+    training = [module for module in network.modules() if module.training]
     network.eval()
     with torch.inference_mode():
         images = quantise(network(z.to(next(network.parameters()).device)))
-    network.train(training)
+    for module in training:
+        module.training = True
     return images
 
 
