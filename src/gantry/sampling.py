@@ -20,7 +20,7 @@ def enlarged_grid(images: Tensor) -> np.ndarray:
 
 
 def generate(network: nn.Module, z: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) of a generator in eval mode from latents (B, z_dim); its modules' modes are put back."""
+    """uint8 images (B, C, H, W) of a generator in eval mode from latents (B, z_dim); its modes are put back."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     with torch.inference_mode():

@@ -321,7 +321,8 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
 
 
 def _quiet() -> None:
-    """Keep Lightning's remarks on what is deliberate here out of the terminal."""
+    """Keep out of the terminal what says nothing to the user, such as Lightning's remarks on what is deliberate."""
+    logging.raiseExceptions = False  # a full disk takes no log file either; the terminal has it all
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if not sys.warnoptions:

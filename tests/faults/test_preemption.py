@@ -11,7 +11,8 @@ from fault_runs import progress, wait_until
 from gantry import checkpoints
 
 pytestmark = pytest.mark.slow
-RUN = ["experiment=smoke", "model=dcgan", "model/network=mlp", "steps=1000", "metrics.every=1000", "log_every=100"]
+SMALL = ["experiment=smoke", "model=dcgan", "model.generator.width=4", "model.discriminator.width=4"]
+RUN = [*SMALL, "steps=1000", "metrics.every=1000", "log_every=100"]
 
 
 def reached(runs):
