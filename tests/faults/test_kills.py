@@ -23,12 +23,9 @@ KILLING = Path(__file__).with_name("killing_train.py")
 
 
 def settings(variant, steps):
-    small = (
-        ["experiment=smoke", f"model={variant}", "model/network=mlp"]
-        if variant != "r3gan"
-        else ["experiment=smoke", "model=r3gan"]
-    )
-    return [*small, f"steps={steps}", "metrics.every=40", "log_every=5", "checkpoint.every=10"]
+    narrow = [] if variant == "vanilla" else ["model.generator.width=4", "model.discriminator.width=4"]
+    often = ["metrics.every=40", "log_every=5", "checkpoint.every=10"]
+    return ["experiment=smoke", f"model={variant}", *narrow, f"steps={steps}", *often]
 
 
 def weights(folder):
@@ -45,7 +42,7 @@ def in_mlflow(runs, folder):
     experiment = client.get_experiment_by_name("gantry").experiment_id
     (run,) = [run for run in client.search_runs([experiment]) if run.data.tags["gantry.folder"] == str(folder)]
     history = {
-        name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
         for name in run.data.metrics
     }
     images = [
