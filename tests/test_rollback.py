@@ -80,15 +80,16 @@ def test_a_rollback_goes_on_with_other_noise(config, tmp_path, diverging, caplog
     assert not all_equal(mine, theirs)
 
 
-def test_a_run_that_was_rolled_back_resumes_with_the_noise_it_had(config, tmp_path, diverging, monkeypatch):
+@pytest.mark.parametrize("step", [5, 7])
+def test_a_run_that_was_rolled_back_resumes_with_the_noise_it_had(step, config, tmp_path, diverging, monkeypatch):
     diverging(1)
     training.train(config(*SMALL, *BACK), tmp_path / "whole", TAGS)
 
     class Once(Stop):
-        """Asked to stop after the seventh step."""
+        """Asked to stop after that step."""
 
         def check(self):
-            if steps(tmp_path / "run")[-1:] == [7]:
+            if steps(tmp_path / "run")[-1:] == [step] and (tmp_path / "run" / "earlier").exists():
                 raise Stopped(15)
 
     monkeypatch.setattr("gantry.distributed.peers.AgreedStop", lambda _: Once())
@@ -96,10 +97,11 @@ def test_a_run_that_was_rolled_back_resumes_with_the_noise_it_had(config, tmp_pa
         training.train(config(*SMALL, *BACK), tmp_path / "run", TAGS)
     monkeypatch.setattr("gantry.distributed.peers.AgreedStop", lambda _: Stop())
     start = take_up(tmp_path / "run", config(*SMALL, *BACK))
-    assert start.step == 7
+    assert start.step == step
     training.train(config(*SMALL, *BACK), tmp_path / "run", TAGS, start)
     assert all_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     assert steps(tmp_path / "run") == list(range(1, 9))
+    assert len(list((tmp_path / "run" / "earlier").iterdir())) == 1
 
 
 def test_after_so_many_rollbacks_the_run_ends(config, tmp_path, diverging):
@@ -111,3 +113,26 @@ def test_after_so_many_rollbacks_the_run_ends(config, tmp_path, diverging):
         "rollback_2.jsonl",
     ]
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "FAILED"
+
+
+def test_a_kill_right_after_a_rollback_does_not_forget_it(config, tmp_path, diverging, monkeypatch):
+    diverging(1)
+    killed = []
+
+    def die(self, batch, batch_idx):
+        if self.noise_stream:
+            killed.append(self.global_step)
+            raise KeyError("as good as killed")
+        return step(self, batch, batch_idx)
+
+    step = GAN.training_step
+    monkeypatch.setattr(GAN, "training_step", die)
+    with pytest.raises(KeyError):
+        training.train(config(*SMALL, *BACK), tmp_path / "run", TAGS)
+    monkeypatch.setattr(GAN, "training_step", step)
+    cfg = config(*SMALL, *BACK, f"resume={tmp_path}/run")
+    training.train(cfg, tmp_path / "run", TAGS, take_up(tmp_path / "run", cfg))
+    training.train(config(*SMALL, *BACK), tmp_path / "whole", TAGS)
+    assert killed == [4]
+    assert len(list((tmp_path / "run" / "earlier").iterdir())) == 1
+    assert all_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))

@@ -101,11 +101,12 @@ class Checkpointing(Callback):
         self.evaluation, self.network, self.guard, self.clock, self.stop = evaluation, network, guard, clock, stop
         self.seen: int | None = None  # the last evaluation that was to be kept
         self.kept: int | None = None  # and the last that has been
+        self.stream = 0  # of noise, in the last checkpoint
         self.failures = 0  # in a row
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Keep the beginning, or the evaluation that a stop had cut short."""
-        if self.seen != self.evaluation.last:
+        """Keep the beginning, the evaluation that a stop had cut short, or that a rollback goes on with other noise."""
+        if self.seen != self.evaluation.last or self.stream != pl_module.noise_stream:
             self.save(trainer, pl_module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -122,12 +123,12 @@ class Checkpointing(Callback):
             self._write(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which evaluation this checkpoint keeps."""
-        return {"seen": self.seen, "kept": self.seen}
+        """What this checkpoint keeps."""
+        return {"seen": self.seen, "kept": self.seen, "stream": self.stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
-        self.seen, self.kept = state_dict["seen"], state_dict["kept"]
+        self.seen, self.kept, self.stream = (state_dict[name] for name in ("seen", "kept", "stream"))
 
     def save(self, trainer: Trainer, gan: GAN) -> None:
         """Write a checkpoint and, after an evaluation, what it has measured: the generator, as the best where it is.
@@ -157,7 +158,7 @@ class Checkpointing(Callback):
 
     def _write(self, trainer: Trainer, gan: GAN) -> None:
         step, new = trainer.global_step, self.kept != self.evaluation.last
-        self.seen = self.evaluation.last
+        self.seen, self.stream = self.evaluation.last, gan.noise_stream
         trainer.save_checkpoint(self.io.run / checkpoints.FOLDER)  # by rank 0, while the others wait
         if not trainer.is_global_zero:
             return

@@ -73,7 +73,7 @@ def newest(run: Path, kind: str | None = None, aside: bool = False) -> Checkpoin
 
 
 def write(run: Path, step: int, content: bytes | memoryview) -> Path:
-    """Write a checkpoint that is whole and on the disk itself once it has its name.
+    """Write a checkpoint that is whole and on the disk itself once it has its name; it replaces one of the same step.
 
     Raises:
         OSError: it cannot be written; those before are untouched.
@@ -92,6 +92,9 @@ def write(run: Path, step: int, content: bytes | memoryview) -> Path:
         part.unlink(missing_ok=True)  # gives its space back
         raise
     _sync(folder)
+    for other in found(run, STEP):  # of an attempt that was killed, or of other noise
+        if other.step == step and other.path != path:
+            other.path.unlink(missing_ok=True)
     return path
 
 

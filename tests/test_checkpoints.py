@@ -1,0 +1,102 @@
+"""Checkpoints on disk: which there are, which is sound, what happens where one cannot be written."""
+
+import errno
+import json
+import logging
+
+import pytest
+
+from gantry import checkpoints
+from gantry import train as training
+from gantry.checkpointing import CheckpointFailed
+from gantry.checkpoints import BEST, STEP, found, keep, mark_best, newest, write
+
+TAGS = {"variant": "dcgan", "dataset": "digits"}
+NARROW = ["model.generator.width=4", "model.discriminator.width=4"]
+RUN = ["experiment=smoke", *NARROW, "steps=8", "metrics.every=8", "checkpoint.every=2"]
+
+
+def steps(folder, kind=None):
+    return [checkpoint.step for checkpoint in found(folder, kind)]
+
+
+def test_the_last_few_and_the_best_are_kept(tmp_path):
+    for step in (1000, 2000, 3000, 10_000_000):
+        path = write(tmp_path, step, b"%d" % step)
+        if step in (1000, 2000):
+            mark_best(tmp_path, path)
+        keep(tmp_path, 2)
+    assert steps(tmp_path, STEP) == [10_000_000, 3000]
+    assert steps(tmp_path, BEST) == [2000]
+    assert all(checkpoint.is_sound() for checkpoint in found(tmp_path))
+    assert newest(tmp_path, BEST).path.read_bytes() == b"2000"
+
+
+def test_a_step_has_one_checkpoint(tmp_path):
+    write(tmp_path, 5, b"killed before it went on")
+    path = write(tmp_path, 5, b"as it went on")
+    assert [checkpoint.path for checkpoint in found(tmp_path)] == [path]
+    mark_best(tmp_path, path)
+    mark_best(tmp_path, path)
+    assert len(found(tmp_path)) == 2
+    assert not (path.parent / checkpoints.PART).exists()
+
+
+def test_what_a_kill_left_half_written_does_not_count(tmp_path):
+    write(tmp_path, 5, b"whole")
+    (tmp_path / "checkpoints" / checkpoints.PART).write_bytes(b"half")
+    assert steps(tmp_path) == [5]
+    write(tmp_path, 6, b"whole again")
+    assert newest(tmp_path).step == 6
+
+
+def test_a_damaged_one_is_passed_over_and_set_aside(tmp_path, caplog):
+    write(tmp_path, 5, b"whole")
+    damaged = write(tmp_path, 6, b"whole too")
+    damaged.write_bytes(b"altered")
+    assert newest(tmp_path).step == 5
+    assert damaged.name in caplog.text
+    assert steps(tmp_path) == [6, 5]
+    assert newest(tmp_path, aside=True).step == 5
+    assert steps(tmp_path) == [5]
+    assert damaged.with_suffix(".damaged").exists()
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk that is full from one checkpoint on, for so many."""
+
+    def full(first, count):
+        write, numbers = checkpoints.write, []
+
+        def fails(*arguments):
+            numbers.append(len(numbers))
+            if first <= numbers[-1] < first + count:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(*arguments)
+
+        monkeypatch.setattr(checkpoints, "write", fails)
+
+    return full
+
+
+def test_training_goes_on_where_a_checkpoint_cannot_be_written(config, tmp_path, full, caplog):
+    full(2, 2)  # at steps 4 and 6
+    training.train(config(*RUN, "checkpoint.max_failures=3"), tmp_path, TAGS)
+    assert caplog.text.count("could not be written") == 2
+    assert steps(tmp_path, STEP) == [8, 2]
+    assert json.loads((tmp_path / "status.json").read_text())["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize(("most", "failures"), [(3, 3), (9, 4)])
+def test_in_the_end_it_fails_and_keeps_what_there_is(most, failures, config, tmp_path, full, caplog):
+    """After so many in a row; or at the end of training, which must not be lost without a word."""
+    caplog.set_level(logging.WARNING)
+    full(1, 99)
+    with pytest.raises(CheckpointFailed, match="No space left"):
+        training.train(config(*RUN, f"checkpoint.max_failures={most}"), tmp_path, TAGS)
+    assert caplog.text.count("could not be written (") == failures + (most == 9)
+    assert steps(tmp_path) == [0]
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["status"] == "FAILED"
+    assert "could not be written" in status["reason"]
