@@ -5,26 +5,18 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from small import NOISE, bare_trainer
 from torch.nn.utils import parameters_to_vector
 
 from gantry import train as entry
 from gantry.data.batches import Batches
-from gantry.data.images import ImageSet
 from gantry.errors import UserError
 from gantry.gan import frozen
-from gantry.randomness import draws
 from gantry.train import build
 
 NO_BATCH_NORM = ["model.generator.norm=layer", "model.discriminator.norm=none"]
 SGD = ["model.optimizer._target_=torch.optim.SGD", "~model.optimizer.betas", "model.optimizer.lr=1.0"]
 SMALL = ["data.image_size=8", "model.generator.width=4", "model.discriminator.width=4"]
-DATA = ImageSet(
-    "noise",
-    draws(0, 0, "test images").integers(0, 256, (60, 1, 8, 8), dtype="uint8"),
-    *(None, None, "all", "drawn", "0" * 64),
-    flip=False,
-)
 
 
 @pytest.fixture
@@ -33,25 +25,17 @@ def gan_in(config):
 
     def made(parts, variant, *overrides):
         size = [f"batch_size={12 // parts}", f"accumulate={parts}"]
-        return build(config(f"model={variant}", *SMALL, *NO_BATCH_NORM, *size, *overrides), DATA)[0]
+        return build(config(f"model={variant}", *SMALL, *NO_BATCH_NORM, *size, *overrides), NOISE)[0]
 
     return made
 
 
 def fit(gan, steps, batches=None):
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
+    trainer = bare_trainer(steps)
     records = []
     step = gan.training_step
     gan.training_step = lambda *batch: (records.append(step(*batch)), records[-1])[1]
-    trainer.fit(gan, batches or Batches(DATA, gan.batch_size, gan.n_critic, gan.seed))
+    trainer.fit(gan, batches or Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))
     return records
 
 
@@ -140,7 +124,7 @@ def test_a_batch_that_has_no_such_parts_is_refused(gan_in):
     """Rather than one part weighing more than another."""
     gan = gan_in(4, "dcgan")
     with pytest.raises(RuntimeError, match="don't multiply up"):
-        fit(gan, 1, Batches(DATA, 10, 1, 0))
+        fit(gan, 1, Batches(NOISE, 10, 1, 0))
 
 
 def test_a_run_counts_whole_batches(config, tmp_path):

@@ -3,42 +3,26 @@
 import pytest
 import torch
 from project import VARIANTS
-from pytorch_lightning import Trainer
+from small import NOISE, bare_trainer
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from gantry import train as entry
 from gantry.compiler import check_compiler
 from gantry.data.batches import Batches
-from gantry.data.images import ImageSet
 from gantry.errors import UserError
 from gantry.gan import GAN
 from gantry.losses import least_squares
 from gantry.penalties import GradientPenalty
-from gantry.randomness import draws
 from gantry.train import build
 
 SMALL = ["batch_size=6", "data.image_size=8"]
 WIDTHS = ["model.generator.width=4", "model.discriminator.width=4"]
-DATA = ImageSet(
-    "noise",
-    draws(0, 0, "test images").integers(0, 256, (60, 1, 8, 8), dtype="uint8"),
-    *(None, None, "all", "drawn", "0" * 64),
-    flip=False,
-)
 
 
 def fit(gan, steps, start=0, resume=None):
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-    )
-    trainer.fit(gan, Batches(DATA, gan.batch_size, gan.n_critic, gan.seed, start=start), ckpt_path=resume)
+    trainer = bare_trainer(steps)
+    trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed, start=start), ckpt_path=resume)
     return trainer
 
 
@@ -124,19 +108,10 @@ def test_every_variant_compiles_and_trains_as_it_does_without(variant, precision
     gans = []
     for compile in (False, True):
         cfg = config(f"model={variant}", *SMALL, *([] if variant == "vanilla" else WIDTHS), f"compile={compile}")
-        gan, _ = build(cfg, DATA)
-        trainer = Trainer(
-            max_steps=3,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            precision=precision,
-        )
+        gan, _ = build(cfg, NOISE)
+        trainer = bare_trainer(3, precision=precision)
         initial = parameters_to_vector(gan.parameters()).detach().clone()
-        trainer.fit(gan, Batches(DATA, gan.batch_size, gan.n_critic, gan.seed))
+        trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))
         gans.append(parameters_to_vector(gan.parameters()))
     eager, compiled = gans
     # Compiled code rounds to bfloat16 less often, and Adam's first steps go by the gradients' signs.

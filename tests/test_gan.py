@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from project import VARIANTS
-from pytorch_lightning import Trainer
+from small import bare_trainer
 from torch import nn
 
 from gantry.data.batches import Batches
@@ -37,16 +37,7 @@ def small(config):
 
 
 def trainer(steps, **options):
-    return Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        **options,
-    )
+    return bare_trainer(steps, **options)
 
 
 def weights(network):

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from small import NOISE, bare_trainer
 
 from gantry.data.batches import Batches
-from gantry.data.images import ImageSet
 from gantry.distributed.peers import Peers
 from gantry.gan import GAN
 from gantry.guard import Diverged, Guard
@@ -16,16 +15,9 @@ from gantry.losses import non_saturating
 from gantry.networks import dcgan
 from gantry.penalties import WeightClipping
 from gantry.precision import LossScaling
-from gantry.randomness import draws
 
 EVERY, STEPS = 3, 9
 BAD = 4  # the generator step, counted from 1, at which a number goes bad
-DATA = ImageSet(
-    "noise",
-    draws(0, 0, "test images").integers(0, 256, (60, 1, 8, 8), dtype="uint8"),
-    *(None, None, "all", "drawn", "0" * 64),
-    flip=False,
-)
 SGD = partial(torch.optim.SGD, lr=1e-3)
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9))
 CLIPPED = {"constraints": [WeightClipping(0.01)]}
@@ -38,18 +30,8 @@ def gan_of(optimizer=ADAM, **options):
 
 
 def fit(gan, guard, steps=STEPS, start=0, checkpoint=None, plugins=None):
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        callbacks=[guard],
-        plugins=plugins,
-    )
-    trainer.fit(gan, Batches(DATA, gan.batch_size, gan.n_critic, gan.seed, start=start), ckpt_path=checkpoint)
+    trainer = bare_trainer(steps, callbacks=[guard], plugins=plugins)
+    trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed, start=start), ckpt_path=checkpoint)
     return trainer
 
 

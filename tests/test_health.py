@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from small import bare_trainer
 from torch import nn
 
 from gantry.data.batches import Batches
@@ -47,16 +47,7 @@ def gan_of(generator=dcgan.Generator, lr=1e-3):
 
 
 def fit(gan, *callbacks, steps=8, start=0, checkpoint=None):
-    trainer = Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        callbacks=list(callbacks),
-    )
+    trainer = bare_trainer(steps, callbacks=list(callbacks))
     trainer.fit(gan, Batches(DATA, gan.batch_size, gan.n_critic, gan.seed, start=start), ckpt_path=checkpoint)
     return trainer
 

@@ -4,36 +4,28 @@ import json
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.precision import MixedPrecision
+from small import NOISE, bare_trainer
 from torch import nn
 
 from gantry import train as entry
 from gantry.callbacks import TrainingLog
 from gantry.clock import Clock
 from gantry.data.batches import Batches
-from gantry.data.images import ImageSet
 from gantry.errors import UserError
 from gantry.penalties import R1, GradientPenalty
 from gantry.precision import LossScaling, choose, count_skipped_steps
-from gantry.randomness import draws
 from gantry.resume import as_begun, check_unchanged
 from gantry.train import build
 
 SGD = ["model.optimizer._target_=torch.optim.SGD", "~model.optimizer.betas", "model.optimizer.lr=1.0"]
 SMALL = ["batch_size=6", "data.image_size=8", "model.generator.width=4", "model.discriminator.width=4"]
-DATA = ImageSet(
-    "noise",
-    draws(0, 0, "test images").integers(0, 256, (60, 1, 8, 8), dtype="uint8"),
-    *(None, None, "all", "drawn", "0" * 64),
-    flip=False,
-)
 TAGS = {"variant": "dcgan", "dataset": "digits"}
 
 
 @pytest.fixture
 def gan_of(config):
-    return lambda variant, *overrides: build(config(f"model={variant}", *SMALL, *overrides), DATA)[0]
+    return lambda variant, *overrides: build(config(f"model={variant}", *SMALL, *overrides), NOISE)[0]
 
 
 def scaling(scale=1024.0, **options):
@@ -42,22 +34,11 @@ def scaling(scale=1024.0, **options):
 
 
 def trainer(steps, plugin=None, callbacks=(), **options):
-    return Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
-        plugins=[plugin] if plugin else None,
-        callbacks=list(callbacks),
-        **options,
-    )
+    return bare_trainer(steps, plugins=[plugin] if plugin else None, callbacks=list(callbacks), **options)
 
 
 def batches(gan, start=0):
-    return Batches(DATA, gan.batch_size, gan.n_critic, gan.seed, start=start)
+    return Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed, start=start)
 
 
 def overflowing(gan, *which):

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from project import VARIANTS
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
+from small import bare_trainer
 
 from gantry.data.batches import Batches
 from gantry.data.sources import digits
@@ -48,16 +49,7 @@ def fit(config, tmp_path):
         gan, _ = build(cfg, data)
         tags = Tags()
         health = Health(tags, EVERY, torch.from_numpy(data.images[:64].copy()))
-        trainer = Trainer(
-            max_steps=steps,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-            callbacks=[*callbacks, Guard(EVERY), health],
-        )
+        trainer = bare_trainer(steps, callbacks=[*callbacks, Guard(EVERY), health])
         trainer.fit(gan, Batches(data, cfg.batch_size, gan.n_critic, cfg.seed))
         return tags
 

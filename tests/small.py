@@ -1,0 +1,27 @@
+"""What tests of training share: a few random images, and Lightning without its extras."""
+
+from pytorch_lightning import Trainer
+
+from gantry.data.images import ImageSet
+from gantry.randomness import draws
+
+NOISE = ImageSet(
+    "noise",
+    draws(0, 0, "test images").integers(0, 256, (60, 1, 8, 8), dtype="uint8"),
+    *(None, None, "all", "drawn", "0" * 64),
+    flip=False,
+)
+
+
+def bare_trainer(steps, accelerator="cpu", **options):
+    """A Trainer of so many steps that writes, logs and shows nothing."""
+    return Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator=accelerator,
+        **options,
+    )
