@@ -111,7 +111,7 @@ class Evaluation(Callback):
             logged = values | {f"best/{name}": value for name, value in self.best.items()}
             if step == trainer.max_steps:
                 logged |= {f"final/{name}": value for name, value in values.items()}
-            cost = {"evaluation_seconds": seconds, "training_seconds": self.clock.read()} | peak_memory()
+            cost = {"evaluation_seconds": seconds} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
             self.tracker.log_image(picture, "samples", step)
 
