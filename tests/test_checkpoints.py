@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import os
 
 import pytest
 
@@ -100,3 +101,15 @@ def test_in_the_end_it_fails_and_keeps_what_there_is(most, failures, config, tmp
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["status"] == "FAILED"
     assert "could not be written" in status["reason"]
+
+
+@pytest.mark.parametrize("then", ["write", "mark_best"])
+def test_a_kill_while_the_best_is_marked_does_not_have_the_next_write_change_it(tmp_path, then):
+    first, second = write(tmp_path, 500, b"first"), write(tmp_path, 1000, b"second")
+    os.link(first, first.with_name(checkpoints.PART))  # killed before the rename
+    if then == "write":
+        write(tmp_path, 1500, b"third")
+    else:
+        mark_best(tmp_path, second)
+    assert first.read_bytes() == b"first"
+    assert all(one.is_sound() for one in found(tmp_path))

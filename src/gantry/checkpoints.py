@@ -83,6 +83,7 @@ def write(run: Path, step: int, content: bytes | memoryview) -> Path:
     path = folder / f"{STEP}_{step:07d}_{hashlib.sha256(content).hexdigest()[:DIGITS]}.ckpt"
     part = folder / PART
     try:
+        part.unlink(missing_ok=True)  # perhaps a second name of an older checkpoint: see `mark_best`
         with part.open("wb") as file:
             file.write(content)
             file.flush()
@@ -108,6 +109,7 @@ def mark_best(run: Path, path: Path) -> None:
     """Keep the checkpoint at `path`, which `write` has just written, as the best one instead of the one before."""
     before = found(run, BEST)
     best, part = path.with_name(path.name.replace(STEP, BEST, 1)), path.with_name(PART)
+    part.unlink(missing_ok=True)
     try:
         os.link(path, part)
     except OSError:  # a file system without links
