@@ -12,6 +12,7 @@ from gantry import checkpoints
 from gantry import train as training
 from gantry.distributed import peers
 from gantry.errors import UserError
+from gantry.export import exported_step
 from gantry.resume import check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
 
@@ -94,6 +95,31 @@ def test_what_was_written_after_the_checkpoint_is_taken_back(run, config, overri
     run("stopped", start=take_up(tmp_path / "stopped", config(*overrides)))
     run("whole")
     assert history(tmp_path / "stopped") == history(tmp_path / "whole")
+
+
+def test_killed_after_its_last_checkpoint_a_run_exports_what_that_had_measured(
+    run, config, overrides, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        """Stands for SIGKILL."""
+
+    def mark(folder, path):
+        if "0000006" in path.name:
+            raise Killed
+        before(folder, path)
+
+    before = checkpoints.mark_best
+    monkeypatch.setattr(checkpoints, "mark_best", mark)
+    with pytest.raises(Killed):
+        run("stopped")
+    monkeypatch.setattr(checkpoints, "mark_best", before)
+    stopped = tmp_path / "stopped"
+    (stopped / "status.json").unlink()
+    start = take_up(stopped, config(*overrides))
+    assert start.step == 6
+    assert run("stopped", start=start).best_step == 6  # the metric is best at the end
+    assert checkpoints.newest(stopped, checkpoints.BEST).step == 6
+    assert [exported_step(stopped / "generator" / which) for which in ("best", "last")] == [6, 6]
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])

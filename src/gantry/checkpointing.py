@@ -105,8 +105,8 @@ class Checkpointing(Callback):
         self.failures = 0  # in a row
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Keep the beginning, the evaluation that a stop had cut short, or that a rollback goes on with other noise."""
-        if self.seen != self.evaluation.last or self.stream != pl_module.noise_stream:
+        """Keep the beginning, what a stop or a kill had cut short of an evaluation, and a rollback's other noise."""
+        if self.kept != self.evaluation.last or self.stream != pl_module.noise_stream:
             self.save(trainer, pl_module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -123,8 +123,8 @@ class Checkpointing(Callback):
             self._write(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """What this checkpoint keeps."""
-        return {"seen": self.seen, "kept": self.seen, "stream": self.stream}
+        """Which evaluation this checkpoint is to keep, and which has been: its export comes after it."""
+        return {"seen": self.seen, "kept": self.kept, "stream": self.stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
@@ -151,7 +151,7 @@ class Checkpointing(Callback):
         Raises:
             CheckpointFailed: it cannot be written now either.
         """
-        if self.seen != self.evaluation.last or self.guard.peers.tell(self.failures) > 0:
+        if self.guard.peers.tell(self.kept != self.evaluation.last or self.failures > 0):
             self._write(trainer, gan)
         if self.failures:
             raise CheckpointFailed(f"the trained networks could not be written: {self.io.error}")
