@@ -104,6 +104,26 @@ def test_a_run_that_was_rolled_back_resumes_with_the_noise_it_had(step, config, 
     assert len(list((tmp_path / "run" / "earlier").iterdir())) == 1
 
 
+def test_stopped_after_it_has_diverged_a_run_keeps_no_checkpoint_of_that(
+    config, tmp_path, diverging, monkeypatch, caplog
+):
+    class Once(Stop):
+        """Asked to stop after the seventh step."""
+
+        def check(self):
+            if steps(tmp_path / "run")[-1:] == [7]:
+                raise Stopped(15)
+
+    diverging(1)
+    monkeypatch.setattr("gantry.distributed.peers.AgreedStop", lambda _: Once())
+    late = [*SMALL, "log_every=1", "guard.every=50", "checkpoint.every=5", "metrics.every=8"]
+    with pytest.raises(Stopped):
+        training.train(config(*late), tmp_path / "run", TAGS)
+    assert checkpoints.newest(tmp_path / "run").step == 5
+    assert "no longer finite" in caplog.text
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "KILLED"
+
+
 def test_after_so_many_rollbacks_the_run_ends(config, tmp_path, diverging):
     diverging(9)
     with pytest.raises(RunFailed, match=r"guard\.max_rollbacks=2"):

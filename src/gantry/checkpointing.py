@@ -19,7 +19,7 @@ from gantry.errors import RunFailed
 from gantry.evaluation import Evaluation
 from gantry.export import save_generator
 from gantry.gan import GAN
-from gantry.guard import Guard
+from gantry.guard import Diverged, Guard
 from gantry.plain import load_plain
 from gantry.signals import Stop, Stopped
 
@@ -118,9 +118,16 @@ class Checkpointing(Callback):
         self.stop.check()
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
-        """Save if the run was stopped between two steps, where it can be taken up again."""
+        """Save if the run was stopped between two steps, where it can be taken up again; not what has diverged."""
         if isinstance(exception, Stopped):
-            self._write(trainer, pl_module)
+            try:
+                self.guard.check(trainer, pl_module)
+            except Diverged as error:
+                log.warning(
+                    "Stopped without a checkpoint of step %d; those before it stay: %s", trainer.global_step, error
+                )
+            else:
+                self._write(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Which evaluation this checkpoint is to keep, and which has been: its export comes after it."""
