@@ -1,17 +1,22 @@
 """What follows where training diverges: the run ends truthfully, or goes back and tries other noise."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gantry import checkpoints
 from gantry import train as training
+from gantry.callbacks import TrainingLog
+from gantry.clock import Clock
 from gantry.errors import RunFailed
 from gantry.gan import GAN
 from gantry.guard import Diverged
 from gantry.resume import take_up
 from gantry.signals import Stop, Stopped
+from gantry.tracking import Trackers
 from gantry.tracking.folder import read_metrics
 
 TAGS = {"variant": "wgan", "dataset": "digits"}
@@ -122,6 +127,18 @@ def test_stopped_after_it_has_diverged_a_run_keeps_no_checkpoint_of_that(
     assert checkpoints.newest(tmp_path / "run").step == 5
     assert "no longer finite" in caplog.text
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "KILLED"
+
+
+def test_the_time_that_a_rollback_repeats_counts():
+    clock, trainer, gan = Clock(), SimpleNamespace(global_step=0), SimpleNamespace(device="cpu")
+    log = TrainingLog(Trackers(), clock, 1)
+    log.on_train_start(trainer, gan)
+    with clock.stopped():
+        state = log.state_dict()
+    time.sleep(0.05)  # training, which diverges
+    log.load_state_dict(state)
+    log.on_train_start(trainer, gan)
+    assert clock.read() >= 0.05
 
 
 def test_after_so_many_rollbacks_the_run_ends(config, tmp_path, diverging):

@@ -51,7 +51,7 @@ class TrainingLog(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
-        self.clock.seconds = max(self.clock.seconds, state_dict["seconds"])  # what a rollback repeats counts too
+        self.clock.seconds = max(self.clock.read(), state_dict["seconds"])  # what a rollback repeats counts too
         self.sums, self.counts = state_dict["sums"], state_dict["counts"]
 
     def on_train_batch_end(  # type: ignore[override]
