@@ -8,10 +8,10 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from gantry import checkpoints
+from gantry import checkpoints, resume
 from gantry import train as training
 from gantry.distributed import peers
-from gantry.errors import UserError
+from gantry.errors import RunFailed, UserError
 from gantry.export import exported_step
 from gantry.resume import check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
@@ -180,3 +180,14 @@ def test_another_config_cannot_go_on(config, overrides, tmp_path):
     changed = OmegaConf.merge(before, {"seed": 3, "batch_size": 8})
     with pytest.raises(UserError, match=r"batch_size: was 16, is 8\nseed: was 0, is 3"):
         check_unchanged(tmp_path, changed)
+
+
+@pytest.mark.parametrize("error", [Stopped(signal.SIGTERM), RunFailed("no more checkpoints")])
+def test_on_a_full_disk_a_run_ends_by_what_has_ended_it(tmp_path, monkeypatch, caplog, error):
+    def write_status(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(resume, "write_status", write_status)
+    with pytest.raises(type(error)), resume.ending_on_record(tmp_path):
+        raise error
+    assert "status.json cannot be written" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from gantry.tracking.params import flatten
 DEVICES = tuple(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm"))
 PLACES = ("paths.", "tracking.", "data.root")
 FREE = ("steps", "log_every", "checkpoint.", "guard.", *DEVICES, *PLACES)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,11 @@ def ending_on_record(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         if not (folder / STATUS_FILE).exists():
-            if (number := stopped_by(error)) is not None:
-                write_status(folder, "KILLED", leash.reason() or f"stopped by {number.name}")
-            else:
-                write_status(folder, "FAILED", reason(error))
+            try:
+                if (number := stopped_by(error)) is not None:
+                    write_status(folder, "KILLED", leash.reason() or f"stopped by {number.name}")
+                else:
+                    write_status(folder, "FAILED", reason(error))
+            except OSError as full:  # must not take the place of what has ended the run, nor of its exit code
+                log.warning("%s cannot be written: %s", folder / STATUS_FILE, full)
         raise
