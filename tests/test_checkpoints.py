@@ -113,3 +113,14 @@ def test_a_kill_while_the_best_is_marked_does_not_have_the_next_write_change_it(
         mark_best(tmp_path, second)
     assert first.read_bytes() == b"first"
     assert all(one.is_sound() for one in found(tmp_path))
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_of_two_of_a_step_the_later_counts(tmp_path, order):
+    first = write(tmp_path, 5, b"first")
+    kept = first.read_bytes()
+    second = write(tmp_path, 5, b"second")
+    first.write_bytes(kept)  # killed before it was removed
+    for path, age in zip((first, second), order, strict=True):
+        os.utime(path, (age, age))
+    assert newest(tmp_path).path == (second if order[1] == 2 else first)

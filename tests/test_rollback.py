@@ -173,3 +173,12 @@ def test_a_kill_right_after_a_rollback_does_not_forget_it(config, tmp_path, dive
     assert killed == [4]
     assert len(list((tmp_path / "run" / "earlier").iterdir())) == 1
     assert all_equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_rollbacks_are_counted_over_the_whole_run(config, tmp_path, diverging):
+    diverging(9)
+    last = [*SMALL, *BACK, "guard.max_rollbacks=1", f"resume={tmp_path}/run"]
+    for start in (None, lambda: take_up(tmp_path / "run", config(*last))):
+        with pytest.raises(RunFailed, match=r"guard\.max_rollbacks=1"):
+            training.train(config(*last), tmp_path / "run", TAGS, start and start())
+    assert len(json.loads((tmp_path / "run" / "tags.json").read_text())["gantry.rollbacks"].split(" | ")) == 1

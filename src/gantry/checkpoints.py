@@ -25,7 +25,7 @@ NAME = re.compile(rf"(?P<kind>{STEP}|{BEST})_(?P<step>\d{{7,}})_(?P<digest>[0-9a
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint's file, as its name describes it.
 
@@ -54,7 +54,16 @@ def found(run: Path, kind: str | None = None) -> list[Checkpoint]:
     """The checkpoints in a run's folder, the latest first; their content is not looked at."""
     matches = ((NAME.fullmatch(path.name), path) for path in (run / FOLDER).glob("*.ckpt"))
     known = [Checkpoint(int(match["step"]), match["kind"], match["digest"], path) for match, path in matches if match]
-    return sorted((one for one in known if kind in (None, one.kind)), reverse=True)
+    return sorted((one for one in known if kind in (None, one.kind)), key=_age, reverse=True)
+
+
+def _age(checkpoint: Checkpoint) -> tuple[int, str, float]:
+    """What orders checkpoints; of one step a kill may leave two, of which the one written later counts."""
+    try:
+        written = checkpoint.path.stat().st_mtime
+    except OSError:  # it has just been removed
+        written = 0.0
+    return checkpoint.step, checkpoint.kind, written
 
 
 def newest(run: Path, kind: str | None = None, aside: bool = False) -> Checkpoint | None:
