@@ -6,8 +6,11 @@ import subprocess
 import sys
 import time
 
+import torch
 from mlflow import MlflowClient
 from project import ROOT
+
+from gantry import checkpoints
 
 
 class Runs:
@@ -59,3 +62,10 @@ def wait_until(done, process, seconds=180):
         assert process.poll() is None, process.communicate()[0]
         assert time.time() < deadline
         time.sleep(0.05)
+
+
+def assert_same_weights(one, other):
+    """The last checkpoints of two runs are of the same networks, bit for bit."""
+    mine, theirs = (torch.load(checkpoints.newest(run).path, weights_only=True)["state_dict"] for run in (one, other))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)

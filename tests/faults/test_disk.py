@@ -4,16 +4,17 @@ import contextlib
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-import torch
-from fault_runs import progress, wait_until
+from fault_runs import assert_same_weights, progress, wait_until
 from project import ROOT
 
 from gantry import checkpoints
 from gantry.tracking.folder import read_metrics, read_status
 
+SLOW = Path(__file__).with_name("slow_train.py")
 SIZE = "32m"
 SMALL = ["experiment=smoke", "model=dcgan", "model.generator.width=4", "model.discriminator.width=4"]
 RUN = [*SMALL, "metrics.every=2000", "log_every=10", "checkpoint.every=20", "steps=1500"]
@@ -24,7 +25,8 @@ def can_mount():
     return shutil.which("unshare") is not None and subprocess.run(trial, capture_output=True).returncode == 0
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not can_mount(), reason="cannot mount a file system of its own")]
+pytestmark = pytest.mark.slow
+own_disk = pytest.mark.skipif(not can_mount(), reason="cannot mount a file system of its own")
 
 
 class SmallDisk:
@@ -79,6 +81,7 @@ FAULTS = {
 }
 
 
+@own_disk
 @pytest.mark.parametrize("fault", FAULTS)
 def test_while_nothing_can_be_written_training_goes_on_and_nothing_is_lost(fault, runs, record_property):
     disk = SmallDisk(runs, *RUN, "checkpoint.max_failures=1000")
@@ -105,6 +108,7 @@ def test_while_nothing_can_be_written_training_goes_on_and_nothing_is_lost(fault
     record_property("fault", {"fault": fault, "injected": 1, "happened": happened, "lost": "nothing"})
 
 
+@own_disk
 def test_after_so_many_failures_the_run_ends_and_can_be_taken_up(runs, record_property):
     disk = SmallDisk(runs, *RUN, "checkpoint.max_failures=2")
     disk.fill()
@@ -121,9 +125,23 @@ def test_after_so_many_failures_the_run_ends_and_can_be_taken_up(runs, record_pr
     assert f"continues at step {left.step}" in runs.finish(f"resume={disk.kept}")
     whole = runs.folder / "whole"
     runs.finish(*RUN, f"hydra.run.dir={whole}")
-    mine, theirs = (
-        torch.load(checkpoints.newest(run).path, weights_only=True)["state_dict"] for run in (disk.kept, whole)
-    )
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert_same_weights(disk.kept, whole)
     happened = f"exit 1, FAILED with the reason; resumed from step {left.step}, weights bit-identical"
     record_property("fault", {"fault": "disk full for good", "injected": 1, "happened": happened, "lost": "nothing"})
+
+
+def test_a_slow_disk_costs_time_and_nothing_else(runs, record_property):
+    folder, whole = runs.folder / "slow", runs.folder / "whole"
+    few = [*SMALL, "steps=60", "metrics.every=30", "log_every=10", "checkpoint.every=20"]
+    process = runs.start(*few, f"hydra.run.dir={folder}", program=SLOW)
+    wait_until(lambda: progress(folder)[0] >= 20, process)
+    asked = time.monotonic()
+    process.terminate()
+    text = process.communicate(timeout=120)[0]
+    took = time.monotonic() - asked
+    assert process.returncode == 143, text
+    runs.finish(f"resume={folder}")
+    runs.finish(*few, f"hydra.run.dir={whole}")
+    assert_same_weights(folder, whole)
+    happened = f"training waits for it; stopped by SIGTERM within {took:.0f} s, resumed, weights bit-identical"
+    record_property("fault", {"fault": "a disk of 2 s a write", "injected": 1, "happened": happened, "lost": "nothing"})

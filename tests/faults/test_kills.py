@@ -7,11 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from fault_runs import progress
+from fault_runs import assert_same_weights, progress
 from project import VARIANTS
 
-from gantry import checkpoints
 from gantry.tracking.folder import read_metrics
 
 pytestmark = pytest.mark.slow
@@ -26,10 +24,6 @@ def settings(variant, steps):
     narrow = [] if variant == "vanilla" else ["model.generator.width=4", "model.discriminator.width=4"]
     often = ["metrics.every=40", "log_every=5", "checkpoint.every=10"]
     return ["experiment=smoke", f"model={variant}", *narrow, f"steps={steps}", *often]
-
-
-def weights(folder):
-    return torch.load(checkpoints.newest(folder).path, weights_only=True)["state_dict"]
 
 
 def record(folder):
@@ -84,9 +78,7 @@ def kill_and_resume(runs, folder, overrides, moments, kills):
 
 def assert_same_end(runs, folder, whole):
     assert json.loads((folder / "status.json").read_text())["status"] == "FINISHED"
-    mine, theirs = weights(folder), weights(whole)
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert_same_weights(folder, whole)
     assert record(folder) == record(whole)
     status, history, *others = in_mlflow(runs, folder)
     expected_status, expected, *expected_others = in_mlflow(runs, whole)

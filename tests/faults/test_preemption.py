@@ -5,8 +5,7 @@ import signal
 import time
 
 import pytest
-import torch
-from fault_runs import progress, wait_until
+from fault_runs import assert_same_weights, progress, wait_until
 
 from gantry import checkpoints
 
@@ -40,10 +39,7 @@ def test_a_requeued_job_goes_on_by_the_same_command(runs, record_property):
     assert runs.in_mlflow(folder).info.status == "FINISHED"
     whole = runs.folder / "whole"
     runs.finish(*RUN, f"hydra.run.dir={whole}")
-    mine, theirs = (
-        torch.load(checkpoints.newest(run).path, weights_only=True)["state_dict"] for run in (folder, whole)
-    )
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert_same_weights(folder, whole)
     assert runs.finish(*command)  # that one has finished: the command begins another
     assert len(list(runs.folder.glob("outputs/*/*"))) == 2
     happened = f"exit 143 within {max(took):.1f} s of the signal, KILLED, gone on with by resume=auto; bit-identical"
