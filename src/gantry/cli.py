@@ -24,7 +24,7 @@ from yaml import YAMLError
 
 from gantry import secrets
 from gantry.definitions import did_you_mean
-from gantry.errors import JobFailed, RunFailed, UserError
+from gantry.errors import JobFailed, PeerFailed, RunFailed, UserError
 from gantry.launch.process import quoted
 from gantry.tracking.params import redact
 
@@ -129,7 +129,7 @@ class _Jobs:
             try:
                 return task(cfg)
             except Exception as error:
-                if isinstance(error, UserError | RunFailed) and HydraConfig.get().mode != RunMode.MULTIRUN:
+                if isinstance(error, UserError | RunFailed | PeerFailed) and HydraConfig.get().mode != RunMode.MULTIRUN:
                     # Leaving here keeps Hydra's "Error executing job" from standing beside the message.
                     _stop(str(error), REFUSED if isinstance(error, UserError) else FAILED)
                 self.failures.append(error)

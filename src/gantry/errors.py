@@ -20,7 +20,7 @@ class PeerFailed(JobFailed):
     """Another rank of this run has failed, which ends this one too.
 
     Attributes:
-        reason: which rank and why, in one line; the message holds that rank's traceback.
+        reason: which rank and why; the message holds that rank's traceback too, unless it was a `RunFailed`.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -14,6 +14,8 @@ import torch
 from project import ROOT
 
 from gantry import checkpoints
+from gantry.distributed.peers import _Watch
+from gantry.errors import RunFailed
 from gantry.tracking.store import prepare_store
 from gantry.train import train
 
@@ -179,6 +181,16 @@ def test_a_failure_of_one_rank_is_the_runs(start, tmp_path):
     _, run = run_of(tmp_path)
     assert run.info.status == "FAILED"
     assert "rank 1 on" in run.data.tags["gantry.reason"]
+
+
+def test_what_a_rank_can_explain_is_told_whole_and_without_a_traceback():
+    store = torch.distributed.HashStore()
+    for rank in (0, 1):
+        store.set(f"host/{rank}", "here")
+    cause = _Watch(store, 1, 2).cause_of(RunFailed("out of memory. What helps:\n  a smaller batch"))
+    failure = cause.failure()
+    assert failure.reason == "rank 1 on here: out of memory. What helps:\n  a smaller batch"
+    assert str(failure) == "rank 1 on here failed:\nout of memory. What helps:\n  a smaller batch"
 
 
 @pytest.mark.slow

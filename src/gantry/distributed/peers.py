@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gantry.distributed.place import Place, find_place, interface_towards
-from gantry.errors import PeerFailed, UserError
+from gantry.errors import PeerFailed, RunFailed, UserError
 from gantry.signals import Stop, Stopped, Stopping, stopped_by
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Cause:
 
     rank: int
     host: str
-    reason: str  # one line
-    details: str = ""  # the traceback
+    reason: str  # one line, or what a `RunFailed` says
+    details: str = ""  # the traceback, where it adds to that
     signal: int = 0  # that has stopped the rank at once; 0: none has
 
     def failure(self) -> PeerFailed:
@@ -310,11 +310,12 @@ class _Watch:
                 time.sleep(BEAT / 5)
             if self.cause is not None:
                 return self.cause
+        explained = isinstance(error, UserError | RunFailed)
         mine = Cause(
             self.rank,
             self.hosts[self.rank],
-            f"{type(error).__name__}: {error}".splitlines()[0],
-            str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error)),
+            str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}".splitlines()[0],
+            str(error) if explained else "".join(traceback.format_exception(error)),
             stopped_by(error) or 0,
         )
         return self._post(mine)
