@@ -182,6 +182,23 @@ def test_another_config_cannot_go_on(config, overrides, tmp_path):
         check_unchanged(tmp_path, changed)
 
 
+def test_without_space_for_its_summary_a_run_fails_and_is_ended_by_resume(
+    run, config, overrides, tmp_path, monkeypatch
+):
+    def write_json(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gantry.summary.write_json", write_json)
+        with pytest.raises(RunFailed, match=r"No space left on device; resume=.*stopped does it"):
+            run("stopped")
+    stopped = tmp_path / "stopped"
+    assert json.loads((stopped / "status.json").read_text())["status"] == "FAILED"
+    start = take_up(stopped, config(*overrides, f"resume={stopped}"))
+    assert (start.step, run("stopped", start=start).steps) == (6, 6)
+    assert json.loads((stopped / "status.json").read_text())["status"] == "FINISHED"
+
+
 @pytest.mark.parametrize("error", [Stopped(signal.SIGTERM), RunFailed("no more checkpoints")])
 def test_on_a_full_disk_a_run_ends_by_what_has_ended_it(tmp_path, monkeypatch, caplog, error):
     def write_status(*_):

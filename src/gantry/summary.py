@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from gantry.tracking import redact, ui_command
 from gantry.tracking.base import REFUSED, UNDELIVERED
+from gantry.tracking.folder import write_json
 
 FILE = "summary.json"
 
@@ -53,7 +53,11 @@ class Summary:
     peak_gpu_memory_mib: float | None = None
 
     def save(self) -> None:
-        """Write `summary.json` in the run's folder."""
+        """Write `summary.json` in the run's folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         metrics = {name: _finite(getattr(self, name)) for name in ("first", "best", "final")}
         values = (
             asdict(self)
@@ -64,7 +68,7 @@ class Summary:
                 "images_per_second": self.images / max(self.seconds, 1e-9),
             }
         )
-        (self.folder / FILE).write_text(json.dumps(values, indent=2) + "\n")
+        write_json(values, self.folder / FILE)
 
     def text(self, in_sweep: bool = False) -> str:
         """What the user sees at the end: what was reached, where it is, and, outside a sweep, what to type next."""

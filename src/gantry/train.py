@@ -21,7 +21,7 @@ from gantry import cli
 from gantry.config import check
 from gantry.distributed import processes
 from gantry.distributed.place import Place, find_place, fixed_devices, rank_of_another_launcher, ranks
-from gantry.errors import PeerFailed, UserError
+from gantry.errors import PeerFailed, RunFailed, UserError
 from gantry.launch import apart, leash
 from gantry.launch.leader import leading
 from gantry.launch.process import result
@@ -215,7 +215,13 @@ def train(
                 tracking_uri=cfg.tracking.get("uri"),
             )
             if peers.first:
-                summary.save()
+                try:
+                    summary.save()
+                except OSError as error:
+                    raise RunFailed(
+                        f"trained, and kept in its last checkpoint, but its summary cannot be written: {error}; "
+                        f"resume={folder} does it"
+                    ) from error
                 tracker.log_artifact(folder / "summary.json")
     return summary
 
