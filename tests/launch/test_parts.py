@@ -18,7 +18,16 @@ from gantry.errors import UserError
 from gantry.launch import devices, leader
 from gantry.launch.devices import Shares, gpus_wanted, visible_gpus
 from gantry.launch.process import Job, quoted, verdict
-from gantry.launch.record import JobRecord, SweepRecord, labels, load_sweep, log_tail, set_aside, state_of
+from gantry.launch.record import (
+    JobRecord,
+    SweepRecord,
+    labels,
+    load_sweep,
+    log_tail,
+    of_the_run,
+    set_aside,
+    state_of,
+)
 from gantry.launch.view import duration
 from gantry.tracking.folder import write_status
 
@@ -274,3 +283,7 @@ def test_a_process_that_will_not_stop_is_killed_with_its_children(tmp_path, monk
     wait_for(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
     os.close(leash)
     os.close(ours)
+
+
+def test_how_a_run_was_taken_up_is_no_part_of_what_it_is():
+    assert of_the_run(["model=wgan", "resume='/runs/1'", "sweep.jobs=2", "+hydra.verbose=true"]) == ["model=wgan"]

@@ -22,7 +22,7 @@ LOG_FILE = "log.txt"
 RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
 RANK_LOGS = "rank_*.txt"  # in a run's folder, what its ranks but the first have printed
 EARLIER = "earlier"  # in a job's folder, the attempts before
-OWN_KEYS = ("sweep.", "hydra.", "hydra/")  # overrides that say how to run, not what
+OWN_KEYS = ("sweep.", "hydra.", "hydra/", "resume=")  # overrides that say how to run, not what
 
 BAR = re.compile(r"\d+%\|")  # as tqdm draws it
 COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
@@ -114,7 +114,7 @@ def without_passwords(before: Sequence[str], given: Sequence[str]) -> list[str]:
 
 
 def of_the_run(overrides: Sequence[str]) -> list[str]:
-    """The overrides without those that say how to run the sweep."""
+    """The overrides without those that say how to run the sweep, or which run to go on with."""
     return [text for text in overrides if not text.lstrip("+~").startswith(OWN_KEYS)]
 
 
