@@ -18,13 +18,14 @@ from gantry import checkpoints, measuring
 from gantry.data.sources import digits
 from gantry.errors import UserError
 from gantry.export import save_generator
-from gantry.measuring import Plan, SampleFiles, measure
+from gantry.measuring import measure
 from gantry.metrics import memorisation, scores, uncertainty
 from gantry.metrics.augmentation import augmentation, held_out
 from gantry.metrics.classifier import classifier
 from gantry.metrics.embedding import CHUNK
 from gantry.metrics.extractors import NetworkExtractor
 from gantry.networks.dcgan import Generator
+from gantry.plan import Plan, SampleFiles
 from gantry.report.records import read_folder
 from gantry.subjects import FoundRun, GeneratorFiles, GeneratorSource
 
@@ -381,7 +382,7 @@ def test_an_extractor_that_cannot_be_made_is_named_with_the_reason(plan, network
 
 
 def test_measures_that_give_nothing_are_refused(plan, monkeypatch):
-    monkeypatch.setattr(measuring, "_can_classify", lambda data: False)
+    monkeypatch.setattr(measuring, "can_classify", lambda data: False)
     look = {"_target_": "torch.nn.Flatten"}
     bare = with_(plan, extractor=plan.extractor | {"network": look}, measures=("inception_score", "classes"))
     with pytest.raises(UserError, match=r"(?s)inception_score needs logits.*classes needs labels"):

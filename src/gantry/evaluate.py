@@ -28,7 +28,7 @@ from gantry.tracking.folder import FolderTracker, write_status
 from gantry.tracking.params import HIDDEN, redact
 
 if TYPE_CHECKING:
-    from gantry.measuring import Plan
+    from gantry.plan import Plan
     from gantry.report.store import Store
     from gantry.results import Result
 
@@ -187,7 +187,7 @@ def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
 def _plan(cfg: DictConfig, subject: Subject) -> Plan:
     import torch
 
-    from gantry.measuring import Plan, SampleFiles
+    from gantry.plan import Plan, SampleFiles
 
     cache = Path(cfg.paths.cache).expanduser()
     what: GeneratorFiles | SampleFiles
