@@ -382,7 +382,8 @@ def test_an_extractor_that_cannot_be_made_is_named_with_the_reason(plan, network
 
 
 def test_measures_that_give_nothing_are_refused(plan, monkeypatch):
-    monkeypatch.setattr(measuring, "can_classify", lambda data: False)
+    for module in ("measuring", "plan"):
+        monkeypatch.setattr(f"gantry.{module}.can_classify", lambda data: False)
     look = {"_target_": "torch.nn.Flatten"}
     bare = with_(plan, extractor=plan.extractor | {"network": look}, measures=("inception_score", "classes"))
     with pytest.raises(UserError, match=r"(?s)inception_score needs logits.*classes needs labels"):
