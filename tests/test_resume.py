@@ -13,7 +13,7 @@ from gantry import train as training
 from gantry.distributed import peers
 from gantry.errors import RunFailed, UserError
 from gantry.export import exported_step
-from gantry.resume import check_unchanged, is_done, parameters, take_up
+from gantry.resume import check_same_data, check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
 
 TAGS = {"variant": "wgan", "dataset": "digits"}
@@ -208,3 +208,10 @@ def test_on_a_full_disk_a_run_ends_by_what_has_ended_it(tmp_path, monkeypatch, c
     with pytest.raises(type(error)), resume.ending_on_record(tmp_path):
         raise error
     assert "status.json cannot be written" in caplog.text
+
+
+def test_a_run_does_not_go_on_with_images_that_have_changed(tmp_path):
+    (tmp_path / "tags.json").write_text(json.dumps({"metrics.data_digest": "d1"}))
+    check_same_data(tmp_path, "d1")
+    with pytest.raises(UserError, match="digest was d1, is d2"):
+        check_same_data(tmp_path, "d2")

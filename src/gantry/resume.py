@@ -22,7 +22,7 @@ from gantry.launch.record import read_json, set_aside, state_of, without_passwor
 from gantry.signals import stopped_by
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE
-from gantry.tracking.folder import PARAMS_FILE, STATUS_FILE, write_status
+from gantry.tracking.folder import PARAMS_FILE, STATUS_FILE, TAGS_FILE, read_values, write_status
 from gantry.tracking.params import flatten
 
 # What a run may go on with when it differs: its budget, where it runs, what is logged and kept, where things are.
@@ -137,6 +137,20 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
         raise UserError("\n".join([head, *lines]))
     mine = [key for key in keys if not key.startswith(PLACES)]
     return tuple(f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in mine)
+
+
+def check_same_data(folder: Path, digest: str) -> None:
+    """Refuse to go on with other images than the run in `folder` began with, under the same config.
+
+    Raises:
+        UserError: those of an image folder, say, are not what they were.
+    """
+    before = read_values(folder / TAGS_FILE).get("metrics.data_digest", digest)
+    if before != digest:
+        raise UserError(
+            f"{folder} holds a run that began with other images, which have changed since (their digest was "
+            f"{before}, is {digest}): it cannot go on with these"
+        )
 
 
 def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:

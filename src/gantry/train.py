@@ -29,7 +29,17 @@ from gantry.launch.record import of_the_run
 from gantry.lock import held, is_held
 from gantry.making import maker
 from gantry.recording import ROOT, closed_truthfully, generators_logged, open_tracker
-from gantry.resume import Start, as_begun, check_unchanged, continues, ending_on_record, is_done, parameters, take_up
+from gantry.resume import (
+    Start,
+    as_begun,
+    check_same_data,
+    check_unchanged,
+    continues,
+    ending_on_record,
+    is_done,
+    parameters,
+    take_up,
+)
 from gantry.signals import deferred
 from gantry.summary import Summary
 from gantry.tracking import Tracker, Trackers, check_store
@@ -163,6 +173,8 @@ def train(
         if not peers.first:
             tracker: Tracker = Trackers()
         else:
+            if start.checkpoint:
+                check_same_data(folder, data.digest)
             if start.goes_on:
                 print(f"continues at step {start.step}", *start.changes, sep=", ", flush=True)
                 rewind(folder, start.step if start.checkpoint else -1)
