@@ -15,6 +15,7 @@ from gantry.errors import RunFailed, UserError
 from gantry.export import exported_step
 from gantry.resume import check_same_data, check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
+from gantry.tracking.folder import read_status
 
 TAGS = {"variant": "wgan", "dataset": "digits"}
 VARYING = ("images_per_second", "training_seconds", "evaluation_seconds", "peak_memory_mib", "time")
@@ -215,3 +216,13 @@ def test_a_run_does_not_go_on_with_images_that_have_changed(tmp_path):
     check_same_data(tmp_path, "d1")
     with pytest.raises(UserError, match="digest was d1, is d2"):
         check_same_data(tmp_path, "d2")
+
+
+@pytest.mark.parametrize("before", [("FINISHED", None), ("KILLED", "stopped by SIGTERM"), (None, None)])
+def test_where_going_on_is_refused_a_run_has_ended_as_before(tmp_path, before):
+    with pytest.raises(UserError), resume.ending_on_record(tmp_path, before):
+        raise UserError("no such data")
+    assert read_status(tmp_path) == before
+    with pytest.raises(UserError), resume.ending_on_record(tmp_path / "new"):
+        raise UserError("no such data")
+    assert read_status(tmp_path / "new") == ("FAILED", "UserError: no such data")

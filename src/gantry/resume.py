@@ -21,7 +21,7 @@ from gantry.launch.process import quoted
 from gantry.launch.record import read_json, set_aside, state_of, without_passwords
 from gantry.signals import stopped_by
 from gantry.summary import FILE as SUMMARY_FILE
-from gantry.tracking.base import RUN_FILE
+from gantry.tracking.base import RUN_FILE, Status
 from gantry.tracking.folder import PARAMS_FILE, STATUS_FILE, TAGS_FILE, read_values, write_status
 from gantry.tracking.params import flatten
 
@@ -168,14 +168,22 @@ def parameters(cfg: DictConfig) -> dict[str, str]:
 
 
 @contextmanager
-def ending_on_record(folder: Path) -> Iterator[None]:
-    """See that status.json says how the run ended, also where it ended before it could track anything."""
+def ending_on_record(folder: Path, before: tuple[Status | None, str | None] | None = None) -> Iterator[None]:
+    """See that status.json says how the run ended, also where it ended before it could track anything.
+
+    Args:
+        before: how the attempt that is gone on with ended; that is still so where going on is refused.
+    """
     try:
         yield
     except BaseException as error:
         if not (folder / STATUS_FILE).exists():
             try:
-                if (number := stopped_by(error)) is not None:
+                if isinstance(error, UserError) and before is not None:
+                    status, why = before
+                    if status is not None:
+                        write_status(folder, status, why)
+                elif (number := stopped_by(error)) is not None:
                     write_status(folder, "KILLED", leash.reason() or f"stopped by {number.name}")
                 else:
                     write_status(folder, "FAILED", reason(error))

@@ -43,7 +43,7 @@ from gantry.resume import (
 from gantry.signals import deferred
 from gantry.summary import Summary
 from gantry.tracking import Tracker, Trackers, check_store
-from gantry.tracking.folder import METRICS_FILE, rewind
+from gantry.tracking.folder import METRICS_FILE, read_status, rewind
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -99,8 +99,9 @@ def job(cfg: DictConfig) -> float:
         train(cfg, folder, tags, place=place)
         return math.nan
     with held(folder, "the run in"):
+        before = read_status(folder)
         start = take_up(folder, cfg) if resumed else Start()
-        with ending_on_record(folder):
+        with ending_on_record(folder, before if start.goes_on else None):
             summary = train(cfg, folder, tags, start, place)
     print(summary.text(in_sweep), flush=True)
     return summary.best.get(summary.primary, math.nan)
