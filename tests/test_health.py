@@ -185,3 +185,14 @@ def test_a_resumed_run_says_what_one_never_stopped_does(tmp_path):
     fit(gan_of(lr=0.0), Health(parts, EVERY, REAL), steps=6, start=5, checkpoint=tmp_path / "half.ckpt")
     assert parts == whole
     assert list(whole) == ["gantry.warning.generator_frozen"]
+
+
+def test_a_rollback_takes_back_what_was_said_since():
+    tags = Tags()
+    health = Health(tags, EVERY, REAL)
+    before = health.state_dict() | {"since": {}, "warned": {}}
+    for step in (2, 4):
+        health._report({"mode_collapse": "all alike"}, step)
+    health.load_state_dict(before)
+    assert tags["gantry.warning.mode_collapse"] == "from step 2 until training was rolled back: all alike"
+    assert not health.warned

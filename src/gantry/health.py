@@ -123,7 +123,11 @@ class Health(Callback):
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up `state_dict`."""
+        """Take up `state_dict`; what has been said since, before a rollback, no longer holds."""
+        said = {name: self.since[name] for name in self.warned.keys() - state_dict["warned"].keys()}
+        for name, since in said.items():
+            text = f"from step {since} until training was rolled back: {self.warned[name]}"
+            self.tracker.set_tags({f"gantry.warning.{name}": text})
         for name, value in state_dict.items():
             setattr(self, name, value)
 
