@@ -1,6 +1,7 @@
 """A run that was stopped goes on as if it never had been."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -13,7 +14,7 @@ from gantry import train as training
 from gantry.distributed import peers
 from gantry.errors import RunFailed, UserError
 from gantry.export import exported_step
-from gantry.resume import check_same_data, check_unchanged, is_done, parameters, take_up
+from gantry.resume import arguments, check_same_data, check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
 from gantry.tracking.folder import read_status
 
@@ -147,8 +148,21 @@ def test_where_no_checkpoint_is_whole_a_run_is_not_begun_again_unasked(run, conf
         run("stopped", stop=4)
     for one in checkpoints.found(tmp_path / "stopped"):
         one.path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"none of its \d checkpoints is whole"):
+    before = history(tmp_path / "stopped")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"none of its \d checkpoints is whole"):
+            take_up(tmp_path / "stopped", config(*overrides, f"resume={tmp_path}/stopped"))
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints")
+    with pytest.raises(UserError, match="no checkpoint to go on from, and its record goes to step 2"):
         take_up(tmp_path / "stopped", config(*overrides, f"resume={tmp_path}/stopped"))
+    assert history(tmp_path / "stopped") == before
+
+
+def test_options_come_before_the_overrides_of_the_run(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- data=stripes\n")
+    given = ["--config-dir", "mine", f"resume={tmp_path}", "steps=9"]
+    assert arguments(given)[:4] == ["--config-dir", "mine", "data=stripes", "steps=9"]
 
 
 def test_a_longer_budget_goes_on_to_where_it_would_have_ended(run, config, overrides, tmp_path):

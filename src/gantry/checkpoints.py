@@ -70,14 +70,17 @@ def newest(run: Path, kind: str | None = None, aside: bool = False) -> Checkpoin
     """The latest checkpoint whose content is sound; says which damaged ones it passes over.
 
     Args:
-        aside: rename those, so that they no longer count: the run goes on from what is returned.
+        aside: rename those, so that they no longer count: the run goes on from what is returned. Where that is
+            nothing they keep their names, by which the next one to ask knows that there were some.
     """
+    damaged: list[Checkpoint] = []
     for checkpoint in found(run, kind):
         if checkpoint.is_sound():
+            for other in damaged if aside else ():
+                other.path.rename(other.path.with_suffix(DAMAGED))
             return checkpoint
         log.warning("%s is damaged: its content is not what its name says; the one before it is used", checkpoint.path)
-        if aside:
-            checkpoint.path.rename(checkpoint.path.with_suffix(DAMAGED))
+        damaged.append(checkpoint)
     return None
 
 

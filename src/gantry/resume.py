@@ -22,7 +22,7 @@ from gantry.launch.record import read_json, set_aside, state_of, without_passwor
 from gantry.signals import stopped_by
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.tracking.base import RUN_FILE, Status
-from gantry.tracking.folder import PARAMS_FILE, STATUS_FILE, TAGS_FILE, read_values, write_status
+from gantry.tracking.folder import PARAMS_FILE, STATUS_FILE, TAGS_FILE, read_metrics, read_values, write_status
 from gantry.tracking.params import flatten
 
 # What a run may go on with when it differs: its budget, where it runs, what is logged and kept, where things are.
@@ -58,21 +58,23 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
     A job of a sweep that has failed begins again; a single run goes on from its checkpoint, since the user says so.
 
     Raises:
-        UserError: the config is not the one the run was stopped with, or none of its checkpoints is whole.
+        UserError: the config is not the one the run was stopped with, or it has trained and no checkpoint is whole.
     """
     if continues(folder, cfg):
         changes = check_unchanged(folder, cfg)
         known = checkpoints.found(folder)
         chosen = checkpoints.newest(folder, aside=True)
-        if chosen is not None or not known:
+        trained = max((line["step"] for line in read_metrics(folder)), default=0)
+        if chosen is not None or not (known or trained):
             (folder / STATUS_FILE).unlink(missing_ok=True)
             run_id = (read_json(folder / RUN_FILE) or {}).get("run_id")
             if chosen is None:
                 return Start(goes_on=True, run_id=run_id, changes=changes)
             return Start(chosen.path, chosen.step, True, run_id, changes)
         if cfg.resume is not None:
+            which = f"none of its {len(known)} checkpoints is whole" if known else "it has no checkpoint to go on from"
             raise UserError(
-                f"resume={folder}: none of its {len(known)} checkpoints is whole; python train.py without resume= "
+                f"resume={folder}: {which}, and its record goes to step {trained}; python train.py without resume= "
                 "begins the run anew in another folder"
             )
         set_aside(folder)
@@ -114,10 +116,11 @@ def arguments(given: Sequence[str]) -> list[str]:
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
     own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
-    others = [text for text in given if not text.startswith("resume=")]
+    flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
+    others = [text for text in given if text not in flags and not text.startswith("resume=")]
     # What Hydra keeps there stays what the run began with, whatever becomes of this attempt.
     here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
-    return [*own, *others, *here]
+    return [*flags, *own, *others, *here]
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
