@@ -16,7 +16,7 @@ from gantry.errors import RunFailed, UserError
 from gantry.export import exported_step
 from gantry.resume import arguments, check_same_data, check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
-from gantry.tracking.folder import read_status
+from gantry.tracking.folder import read_status, write_status
 
 TAGS = {"variant": "wgan", "dataset": "digits"}
 VARYING = ("images_per_second", "training_seconds", "evaluation_seconds", "peak_memory_mib", "time")
@@ -182,6 +182,15 @@ def test_a_longer_budget_goes_on_to_where_it_would_have_ended(run, config, overr
     tags = json.loads((tmp_path / "stopped" / "tags.json").read_text())
     assert tags["gantry.resumed"] == "at step 6 with steps 6 -> 9, trainer.accelerator auto -> cpu"
     assert json.loads(tags["gantry.changed"]) == {"steps": "9", "trainer.accelerator": "cpu"}
+
+
+def test_a_budget_that_is_passed_is_no_end_to_go_on_to(config, overrides, tmp_path):
+    checkpoints.write(tmp_path, 5, b"")
+    write_status(tmp_path, "KILLED", "stopped by SIGTERM")
+    with pytest.raises(UserError, match=r"steps=4: the run in .* has done 5 already"):
+        take_up(tmp_path, config(*overrides, "steps=4"))
+    assert (tmp_path / "status.json").exists()
+    assert take_up(tmp_path, config(*overrides, "steps=5")).step == 5
 
 
 def test_another_config_cannot_go_on(config, overrides, tmp_path):

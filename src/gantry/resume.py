@@ -58,13 +58,16 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
     A job of a sweep that has failed begins again; a single run goes on from its checkpoint, since the user says so.
 
     Raises:
-        UserError: the config is not the one the run was stopped with, or it has trained and no checkpoint is whole.
+        UserError: the config is not the one the run was stopped with, its budget is already passed, or it has trained
+            and no checkpoint is whole.
     """
     if continues(folder, cfg):
         changes = check_unchanged(folder, cfg)
         known = checkpoints.found(folder)
         chosen = checkpoints.newest(folder, aside=True)
         trained = max((line["step"] for line in read_metrics(folder)), default=0)
+        if chosen is not None and chosen.step > cfg.steps:
+            raise UserError(f"steps={cfg.steps}: the run in {folder} has done {chosen.step} already; give no fewer")
         if chosen is not None or not (known or trained):
             (folder / STATUS_FILE).unlink(missing_ok=True)
             run_id = (read_json(folder / RUN_FILE) or {}).get("run_id")
