@@ -13,6 +13,7 @@ from gantry import checkpoints, resume
 from gantry import train as training
 from gantry.distributed import peers
 from gantry.errors import RunFailed, UserError
+from gantry.evaluation import Evaluation
 from gantry.export import exported_step
 from gantry.resume import arguments, check_same_data, check_unchanged, is_done, parameters, take_up
 from gantry.signals import Stop, Stopped
@@ -204,6 +205,19 @@ def test_another_config_cannot_go_on(config, overrides, tmp_path):
     changed = OmegaConf.merge(before, {"seed": 3, "batch_size": 8})
     with pytest.raises(UserError, match=r"batch_size: was 16, is 8\nseed: was 0, is 3"):
         check_unchanged(tmp_path, changed)
+
+
+def test_the_best_generator_is_written_once_a_full_disk_takes_it(run, tmp_path, monkeypatch):
+    def write(folder, step, content):
+        if step == 3:
+            raise OSError(28, "No space left on device")
+        return before(folder, step, content)
+
+    before = checkpoints.write
+    monkeypatch.setattr(checkpoints, "write", write)
+    monkeypatch.setattr(Evaluation, "_improves", lambda self, _: not self.best)
+    assert run("stopped").best_step == 3
+    assert [exported_step(tmp_path / "stopped" / "generator" / which) for which in ("best", "last")] == [3, 6]
 
 
 def test_without_space_for_its_summary_a_run_fails_and_is_ended_by_resume(

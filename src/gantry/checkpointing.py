@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 from pathlib import Path
@@ -12,6 +13,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 from safetensors import SafetensorError
+from torch import nn
 
 from gantry import checkpoints
 from gantry.clock import Clock
@@ -103,6 +105,7 @@ class Checkpointing(Callback):
         self.kept: int | None = None  # and the last that has been
         self.stream = 0  # of noise, in the last checkpoint
         self.failures = 0  # in a row
+        self.unsaved: tuple[int, nn.Module] | None = None  # the best generator, and its step, until a disk takes it
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Keep the beginning, what a stop or a kill had cut short of an evaluation, and a rollback's other noise."""
@@ -169,11 +172,16 @@ class Checkpointing(Callback):
         trainer.save_checkpoint(self.io.run / checkpoints.FOLDER)  # by rank 0, while the others wait
         if not trainer.is_global_zero:
             return
+        best = new and step == self.evaluation.best_step > 0
+        if best or (self.unsaved is not None and self.unsaved[0] != self.evaluation.best_step):  # rolled back since
+            self.unsaved = None
         try:
+            if self.unsaved is not None:
+                save_generator(self.io.run / "generator" / "best", self.unsaved[1], self.network, self.unsaved[0])
+                self.unsaved = None
             if self.io.error is not None:
                 raise self.io.error
             assert self.io.written is not None
-            best = new and step == self.evaluation.best_step > 0
             if best:
                 checkpoints.mark_best(self.io.run, self.io.written)
             checkpoints.keep(self.io.run, self.keep)
@@ -184,6 +192,8 @@ class Checkpointing(Callback):
         except (OSError, SafetensorError) as error:
             self.io.error = error
             self.failures += 1
+            if best:
+                self.unsaved = step, copy.deepcopy(gan.averaged.module).cpu()
             log.warning(
                 "The checkpoint of step %d could not be written (%d of checkpoint.max_failures=%d in a row); "
                 "those before it stay: %s",
