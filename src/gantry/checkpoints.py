@@ -7,6 +7,7 @@ together. `best_...` is the one of the best evaluation, kept beside the last few
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -139,5 +140,8 @@ def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot, of folders
+            raise
     finally:
         os.close(descriptor)

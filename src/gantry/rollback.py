@@ -31,7 +31,7 @@ class Rollback:
     """What follows where training has diverged: `guard.policy`, at every rank together.
 
     Under "stop" the run ends. Under "rollback" it goes on from its last checkpoint with another stream of noise,
-    the real batches staying the same; the metrics logged since move to `earlier/rollback_<n>.jsonl`.
+    the real batches staying the same; the metrics as logged by then are kept in `earlier/rollback_<n>.jsonl`.
 
     Args:
         settings: the config's `guard`: `policy` and `max_rollbacks` (of the whole run, resumed ones included).

@@ -10,7 +10,8 @@ from fault_runs import progress
 
 pytestmark = pytest.mark.slow
 STEPS, WARM = 100_000, 20_000
-TINY = ["experiment=smoke", "model=dcgan", "model/network=mlp", "max_images=64", "batch_size=4"]
+NARROW = ["model.generator.width=4", "model.discriminator.width=4"]
+TINY = ["experiment=smoke", "model=dcgan", *NARROW, "max_images=64", "batch_size=4"]
 GROWTH = 8.0  # MiB over 100,000 steps
 
 
