@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from gantry.tracking.base import ROLLED_BACK
-from gantry.tracking.known import Known
+from gantry.tracking.known import Known, last_rollback
 
 
 class Client:
@@ -24,8 +24,8 @@ class Client:
         return [SimpleNamespace(step=step, timestamp=time) for step, time in self.points]
 
 
-def new(points, tags=()):
-    known = Known(Client(points, tags), "run")
+def new(points, since=0):
+    known = Known(Client(points), "run", since)
     return [step for step in (10, 15, 20, 25) if known.is_new("fid", step)]
 
 
@@ -40,4 +40,12 @@ def test_a_gap_is_filled():
 
 
 def test_what_was_logged_before_a_rollback_is_logged_again():
-    assert new([(10, 100), (15, 200), (20, 300), (15, 500)], {ROLLED_BACK: "400 to step 10"}) == [10, 20, 25]
+    assert new([(10, 100), (15, 200), (20, 300), (15, 500)], since=400) == [10, 20, 25]
+
+
+@pytest.mark.parametrize(("here", "there", "since"), [(400, 100, 400), (900, 100, 100), (900, None, 0)])
+def test_a_rollback_that_is_still_to_be_told_does_not_count_yet(tmp_path, here, there, since):
+    """The run was taken up at 500; by the time MLflow hears of it, the folder may tell of a later rollback."""
+    (tmp_path / "tags.json").write_text(f'{{"{ROLLED_BACK}": "{here} to step 1"}}')
+    tags = {} if there is None else {ROLLED_BACK: f"{there} to step 1"}
+    assert last_rollback(Client([], tags), "run", tmp_path, before=500) == since

@@ -20,7 +20,15 @@ from gantry.tracking.ending import HEARTBEAT, HOST, close_dead, end_run, reopen,
 from gantry.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Resumed, Tags
 from gantry.tracking.images import send_dataset, send_image
 from gantry.tracking.journal import Journal
-from gantry.tracking.known import METRICS_PER_REQUEST, PARAMS_PER_REQUEST, Known, parts, replenish
+from gantry.tracking.known import (
+    METRICS_PER_REQUEST,
+    PARAMS_PER_REQUEST,
+    Known,
+    last_rollback,
+    parts,
+    replenish,
+    rolled_back_at,
+)
 from gantry.tracking.params import redact
 from gantry.tracking.plan import RunPlan, write_plan
 from gantry.tracking.store import prepare_store
@@ -120,8 +128,8 @@ class RunSession:
                 for names in parts(values, PARAMS_PER_REQUEST):
                     tags = [RunTag(name, values[name]) for name in names]
                     client.log_batch(run_id, tags=tags, synchronous=True)
-                if ROLLED_BACK in values:
-                    self._known = None
+                if ROLLED_BACK in values and known is not None:
+                    self._known = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
             case Image(_, step, key, _) if known is not None and known.has_image(key, step):
                 pass
             case Image(time, step, key, image):
@@ -130,11 +138,12 @@ class RunSession:
                 client.log_artifact(run_id, str(file), folder)
             case Dataset(info):
                 send_dataset(client, run_id, info)
-            case Resumed():
+            case Resumed(time):
+                since = last_rollback(client, run_id, self._folder, time)
                 if self._lives:
                     reopen(client, run_id)
                     replenish(client, run_id, self._folder)
-                self._known = Known(client, run_id)
+                self._known = Known(client, run_id, since)
             case Ended(time, status, reason):
                 self._remove_twins()
                 end_run(client, run_id, status, reason, time)

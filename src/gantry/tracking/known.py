@@ -28,12 +28,10 @@ class Known:
     """What a run held before it was taken up again: the steps after its checkpoint come a second time.
 
     Args:
-        since: in ms since 1970; what was logged before does not count, except None: the time it was last rolled back.
+        since: in ms since 1970, when it was last rolled back; what was logged before does not count.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, since: int | None = None) -> None:
-        if since is None:
-            since = int(client.get_run(run_id).data.tags.get(ROLLED_BACK, "0").split()[0])
+    def __init__(self, client: MlflowClient, run_id: str, since: int = 0) -> None:
         self.images = {
             (match["key"], int(match["step"]))
             for file in client.list_artifacts(run_id, "images")
@@ -54,6 +52,21 @@ class Known:
         return (key.replace("/", "~"), step) in self.images
 
 
+def last_rollback(client: MlflowClient, run_id: str, folder: Path, before: int) -> int:
+    """When the run was last rolled back before the time `before`, both in ms since 1970; 0 for never.
+
+    The record in its folder may be ahead of what MLflow is being told: of a later rollback, which is still to come.
+    """
+    tags = client.get_run(run_id).data.tags, read_values(folder / TAGS_FILE)
+    times = [rolled_back_at(values[ROLLED_BACK]) for values in tags if ROLLED_BACK in values]
+    return max((time for time in times if time <= before), default=0)
+
+
+def rolled_back_at(tag: str) -> int:
+    """The time that a tag of `gantry.tracking.base.rolled_back` holds."""
+    return int(tag.split()[0])
+
+
 def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
     """Send what the record in a run's folder holds and MLflow does not: the process was killed before it could."""
     from mlflow.entities import Metric, Param, RunTag
@@ -64,7 +77,7 @@ def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
         client.log_batch(run_id, params=[Param(name, params[name]) for name in names], synchronous=True)
     for names in parts((name for name in tags if data.tags.get(name) != tags[name]), PARAMS_PER_REQUEST):
         client.log_batch(run_id, tags=[RunTag(name, tags[name]) for name in names], synchronous=True)
-    known = Known(client, run_id, since=0)
+    known = Known(client, run_id)
     metrics = [
         Metric(key, math.nan if value is None else value, int(line["time"] * 1000), line["step"])
         for line in read_metrics(folder)
