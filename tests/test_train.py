@@ -210,6 +210,16 @@ def test_a_password_in_the_stores_address_is_written_nowhere(cli, tmp_path):
     assert not [path for path in ours if b"hunter2" in path.read_bytes()]
 
 
+def test_a_finished_run_that_mlflow_has_not_heard_of_is_told_when_it_is_asked_for_again(cli, tmp_path, store, capsys):
+    away = ["tracking.uri=http://127.0.0.1:9", "tracking.close_timeout=0"]  # nothing listens there
+    assert cli("experiment=smoke", *away) == 0
+    assert cli(f"resume={tmp_path}/run", f"tracking.uri={store}") == 0
+    assert "is finished and kept" in capsys.readouterr().out
+    client, run = run_of(store, tmp_path / "run")
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "fid_classifier")] == [0, 2, 4]
+
+
 def test_a_folder_with_a_run_in_it_is_refused(cli, capsys):
     assert cli("experiment=smoke", "tracking=none") == 0
     assert cli("experiment=smoke", "tracking=none") == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,7 +33,8 @@ def save_generator(folder: Path, network: nn.Module, config: dict[str, Any], ste
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / f".{WEIGHTS}", metadata={"step": str(step)})
+    # Not `save_file`, whose files only their owner can read.
+    (folder / f".{WEIGHTS}").write_bytes(save(weights, metadata={"step": str(step)}))
     (folder / f".{CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, CONFIG):
         (folder / f".{name}").replace(folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -19,14 +20,16 @@ from gantry.resume import Start, parameters
 from gantry.secrets import as_yaml
 from gantry.signals import stoppable, stopped_by, undisturbed
 from gantry.tracking import DatasetInfo, FolderTracker, MLflowTracker, Tracker, Trackers, redact
+from gantry.tracking.deliver import deliver, has_left
 from gantry.tracking.environment import environment, git_state
 from gantry.tracking.folder import TAGS_FILE, read_values
-from gantry.tracking.params import CHANGED
+from gantry.tracking.params import CHANGED, brief
 
 if TYPE_CHECKING:
     from gantry.data.images import ImageSet
 
 ROOT = Path(__file__).parents[2]
+log = logging.getLogger(__name__)
 RESUMED = "gantry.resumed"  # tag: where a run was taken up again, and what had changed by then
 
 
@@ -91,6 +94,16 @@ def _taken_up(folder: Path, params: dict[str, str], start: Start) -> dict[str, s
         values = json.loads(before.get(CHANGED, "{}")) | {key: params[key] for key in changed & params.keys()}
         said[CHANGED] = json.dumps(values)
     return said
+
+
+def deliver_rest(cfg: DictConfig, folder: Path) -> None:
+    """Tell MLflow what a finished run, killed while it closed, has left; where that fails it is only said."""
+    if not cfg.tracking or not has_left(folder):
+        return
+    try:
+        deliver(folder, cfg.tracking.uri)
+    except Exception as error:
+        log.warning("MLflow has not been told the rest of %s: %s", folder, brief(error))
 
 
 @contextmanager

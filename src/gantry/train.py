@@ -28,7 +28,7 @@ from gantry.launch.process import result
 from gantry.launch.record import of_the_run
 from gantry.lock import held, is_held
 from gantry.making import maker
-from gantry.recording import ROOT, closed_truthfully, generators_logged, open_tracker
+from gantry.recording import ROOT, closed_truthfully, deliver_rest, generators_logged, open_tracker
 from gantry.resume import (
     Start,
     as_begun,
@@ -82,6 +82,7 @@ def job(cfg: DictConfig) -> float:
         if place.rank == 0 and is_done(folder, cfg):
             check_unchanged(folder, cfg)
             print(f"{folder} is finished and kept", flush=True)
+            deliver_rest(cfg, folder)
             return math.nan if (best := result(folder)) is None else best
     if place.by == "nobody" and (count := ranks(cfg.trainer, place)) > 1:
         if is_held(folder):
