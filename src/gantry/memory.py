@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from omegaconf import DictConfig
 
 from gantry.errors import RunFailed
@@ -21,7 +20,7 @@ def advice(error: BaseException, batch_size: int, accumulate: int, precision: st
         world_size: its ranks, of which each takes as many images of `batch_size`.
     """
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
-    device = isinstance(error, torch.OutOfMemoryError) or any(words in text for words in OF_THE_DEVICE)
+    device = type(error).__name__ == "OutOfMemoryError" or any(words in text for words in OF_THE_DEVICE)
     if not device and not isinstance(error, MemoryError) and not any(words in text for words in OF_THE_HOST):
         return None
     choices = []

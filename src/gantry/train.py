@@ -28,6 +28,7 @@ from gantry.launch.process import result
 from gantry.launch.record import of_the_run
 from gantry.lock import held, is_held
 from gantry.making import maker
+from gantry.memory import advised
 from gantry.recording import ROOT, closed_truthfully, deliver_rest, generators_logged, open_tracker
 from gantry.resume import (
     Start,
@@ -102,7 +103,8 @@ def job(cfg: DictConfig) -> float:
     with held(folder, "the run in"):
         before = read_status(folder)
         start = take_up(folder, cfg) if resumed else Start()
-        with ending_on_record(folder, before if start.goes_on else None):
+        recorded = ending_on_record(folder, before if start.goes_on else None)
+        with recorded, advised(cfg, ranks(cfg.trainer, place)):
             summary = train(cfg, folder, tags, start, place)
     print(summary.text(in_sweep), flush=True)
     return summary.best.get(summary.primary, math.nan)
@@ -153,7 +155,6 @@ def train(
     from gantry.evaluation import Evaluation, peak_memory
     from gantry.guard import Guard
     from gantry.health import Health
-    from gantry.memory import advised
     from gantry.metrics.evaluator import Evaluator
     from gantry.precision import settled
     from gantry.rollback import Rollback, fit

@@ -296,28 +296,28 @@ def test_weights_that_are_none_are_named(exported):
     [
         (
             {"_target_": "os.system", "command": "touch harm"},
-            r"names os\.system .* defined in gantry\.data\., my_data\.",
+            r"names os\.system .* defined in gantry\.data\., their_data\.",
         ),
         (
             {"_target_": "gantry.data.folder.os.system", "command": "touch harm"},
             "there is no 'os' in gantry.data.folder",
         ),
-        ({"_target_": "my_data.os.system", "command": "touch harm"}, r"my_data\.os\.system"),
-        ({"_target_": "my_data.system", "command": "touch harm"}, r"my_data\.system"),
-        ({"_target_": "my_data.stripes", "inner": [{"_target_": "os.system"}]}, r"names os\.system"),
+        ({"_target_": "their_data.os.system", "command": "touch harm"}, r"their_data\.os\.system"),
+        ({"_target_": "their_data.system", "command": "touch harm"}, r"their_data\.system"),
+        ({"_target_": "their_data.stripes", "inner": [{"_target_": "os.system"}]}, r"names os\.system"),
         ({"_target_": "gantry.data.sources.digits", "name": "${oc.env:HOME}"}, r"data\.name is \$\{oc\.env:HOME\}"),
         ({"_target_": {"_target_": "os.system"}}, "has no _target_"),
         ("digits", "has no _target_"),
     ],
 )
 def test_a_runs_config_chooses_among_our_own_data(tmp_path, monkeypatch, data, why):
-    (tmp_path / "my_data.py").write_text("import os\nfrom os import system\ndef stripes(): ...\n")
+    (tmp_path / "their_data.py").write_text("import os\nfrom os import system\ndef stripes(): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))
     with pytest.raises(UserError, match=why):
-        FoundRun(tmp_path).data(["my_data."])
-    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"_target_": "my_data.stripes", "flip": True}}))
-    assert FoundRun(tmp_path).data(["my_data"]) == {"_target_": "my_data.stripes", "flip": True}
+        FoundRun(tmp_path).data(["their_data."])
+    (tmp_path / "config.yaml").write_text(json.dumps({"data": {"_target_": "their_data.stripes", "flip": True}}))
+    assert FoundRun(tmp_path).data(["their_data"]) == {"_target_": "their_data.stripes", "flip": True}
 
 
 @pytest.mark.parametrize(
