@@ -72,6 +72,7 @@ def test_a_run_is_measured_into_its_folder_and_its_mlflow_run(evaluate, trained)
     assert files == [f"evaluations/{record['key']}/step_{record['step']}.json"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_measured_whole_and_compared(evaluate, trained):
     folder, runs = trained
     code, text, errors = evaluate(f"run={runs[0].parent.relative_to(folder)}", *CHEAP, "seed=3")

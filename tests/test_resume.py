@@ -19,6 +19,7 @@ from gantry.resume import arguments, check_same_data, check_unchanged, is_done, 
 from gantry.signals import Stop, Stopped
 from gantry.tracking.folder import read_status, write_status
 
+SLOW = pytest.mark.slow
 TAGS = {"variant": "wgan", "dataset": "digits"}
 VARYING = ("images_per_second", "training_seconds", "evaluation_seconds", "peak_memory_mib", "time")
 
@@ -65,8 +66,11 @@ def history(folder):
     return [{key: value for key, value in line.items() if key not in VARYING} for line in lines]
 
 
+STOPPED = [(1, 0), (4, 3), (5, 3), (8, 6), *(pytest.param(*case, marks=SLOW) for case in ((3, 2), (6, 4)))]
+
+
 # One check measures the untrained generator; then each step asks, and at steps 3 and 6 the measuring before it.
-@pytest.mark.parametrize(("n", "step"), [(1, 0), (3, 2), (4, 3), (5, 3), (6, 4), (8, 6)])
+@pytest.mark.parametrize(("n", "step"), STOPPED)
 def test_a_stopped_run_goes_on_to_the_same_end(run, config, overrides, tmp_path, n, step):
     whole = run("whole")
     stopped = tmp_path / "stopped"
@@ -125,7 +129,7 @@ def test_killed_after_its_last_checkpoint_a_run_exports_what_that_had_measured(
     assert [exported_step(stopped / "generator" / which) for which in ("best", "last")] == [6, 6]
 
 
-@pytest.mark.parametrize("damage", ["cut off", "one bit", "empty"])
+@pytest.mark.parametrize("damage", ["one bit", pytest.param("cut off", marks=SLOW), pytest.param("empty", marks=SLOW)])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, config, overrides, tmp_path, caplog, damage):
     with pytest.raises(SystemExit):
         run("stopped", stop=6)

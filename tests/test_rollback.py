@@ -85,7 +85,7 @@ def test_a_rollback_goes_on_with_other_noise(config, tmp_path, diverging, caplog
     assert not all_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("step", [5, 7])
+@pytest.mark.parametrize("step", [5, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_run_that_was_rolled_back_resumes_with_the_noise_it_had(step, config, tmp_path, diverging, monkeypatch):
     diverging(1)
     training.train(config(*SMALL, *BACK), tmp_path / "whole", TAGS)

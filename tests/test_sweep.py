@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from mlflow import MlflowClient
 from project import ROOT
 
@@ -57,6 +58,7 @@ def test_a_sweep_with_an_impossible_job_starts_none(tmp_path, cache):
     assert not list(tmp_path.glob("outputs/*/*_sweep/*/metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_stops_its_job_and_closes_both_runs(tmp_path, cache):
     command = [sys.executable, str(ROOT / "train.py"), "-m", "experiment=smoke", f"paths.cache={cache}"]
     command += ["model=dcgan,wgan", "steps=1000000"]

@@ -167,7 +167,13 @@ def test_training_needs_no_mlflow(tmp_path, cache):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 143)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+        (signal.SIGUSR1, 143),
+    ],
 )
 def test_a_stopped_run_is_killed_and_says_so(number, code, tmp_path, arguments, store):
     started = process("experiment=smoke", "steps=1000000", *arguments, cwd=tmp_path)

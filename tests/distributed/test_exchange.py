@@ -20,6 +20,8 @@ from gantry.errors import UserError
 FOUR = pytest.param(4, marks=pytest.mark.slow)
 WORLDS = [2, FOUR]
 
+IN_PARTS = pytest.param("wgan_gp in parts", marks=pytest.mark.slow)
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
@@ -77,14 +79,14 @@ def gradients(case, sizes):
     return [(name, {name: 4 * sizes[name]}) for name in ["discriminator"] * n_critic + ["generator"]]
 
 
-@pytest.mark.parametrize("name", ["wgan_gp", "sngan", "dcgan", "dcgan, plain", "wgan_gp in parts"])
+@pytest.mark.parametrize("name", ["wgan_gp", "sngan", "dcgan", "dcgan, plain", IN_PARTS])
 def test_each_step_exchanges_its_own_networks_gradients_once(name, ranks):
     for seen in ranks(name):
         assert seen["error"] is None
         assert seen["exchanged"] == gradients(name, seen["sizes"]) * CASES[name].steps
 
 
-@pytest.mark.parametrize("name", ["wgan_gp", "sngan", "dcgan, plain", "wgan_gp in parts"])
+@pytest.mark.parametrize("name", ["wgan_gp", "sngan", "dcgan, plain", IN_PARTS])
 def test_nothing_else_is_summed_over_ranks_but_the_buffers(name, ranks):
     (seen, _) = ranks(name)
     theory = sum(sum(counted.values()) for _, counted in gradients(name, seen["sizes"]))
@@ -141,7 +143,7 @@ def agreed(states):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", ["dcgan, plain", "dcgan", "sngan", "sngan, jolted", "wgan_gp in parts"])
+@pytest.mark.parametrize("name", ["dcgan, plain", "dcgan", "sngan", "sngan, jolted", IN_PARTS])
 def test_every_rank_evaluates_the_same_networks(name, world, ranks):
     seen = ranks(name, world)
     steps = seen[0]["states"].keys()
@@ -221,7 +223,7 @@ TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla"
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    "name", ["wgan_gp", "wgan_gp in parts", "sngan", "dcgan", pytest.param("vanilla", marks=pytest.mark.slow)]
+    "name", ["wgan_gp", IN_PARTS, "sngan", "dcgan", pytest.param("vanilla", marks=pytest.mark.slow)]
 )
 def test_the_weights_are_those_of_one_process(name, world, ranks):
     """In dcgan by BatchNorm over all ranks; the batches of 12 of 50 images straddle epochs."""

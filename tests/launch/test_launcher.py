@@ -169,6 +169,7 @@ def test_kill_9_leaves_no_orphan_and_no_finished_work_is_repeated(tiny):
         assert f"[{seed}] seed={seed}: continues at step" in text
 
 
+@pytest.mark.slow
 def test_a_grown_sweep_that_was_stopped_is_taken_up_whole(tiny):
     assert tiny.run("seed=0", "steps=4")[0] == 0
     grown = tiny.start(f"sweep.resume={tiny.sweep}", "seed=0,1,2", "steps=100000")
@@ -222,6 +223,7 @@ def test_losing_the_terminal_stops_no_sweep(tiny):
     assert [status for status, _ in tiny.statuses().values()] == ["FINISHED"] * 2
 
 
+@pytest.mark.slow
 def test_what_is_ignored_stays_ignored(tiny):
     """As `nohup` asks."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
