@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointFailed(RunFailed):
-    """Checkpoints could not be written several times in a row."""
+    """Checkpoints could not be written: several in a row, or that of the end of training."""
 
 
 class DurableIO(TorchCheckpointIO):

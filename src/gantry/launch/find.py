@@ -63,7 +63,7 @@ def find_run(name: str, arguments: Sequence[str]) -> Path | None:
         None where "auto" finds nothing to go on with.
 
     Raises:
-        UserError: there is no such run, or it is still running.
+        UserError: there is no such run.
     """
     if name == AUTO:
         return _unfinished(arguments)
