@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import math
 import re
@@ -20,7 +19,7 @@ from gantry import checkpoints
 from gantry.definitions import find, is_trusted
 from gantry.errors import UserError
 from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
-from gantry.randomness import draws
+from gantry.noise import stream
 from gantry.results import FOLDER as EVALUATIONS
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.summary import show
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from gantry.report.store import Store
 
 GENERATOR, CONFIG_FILE = "generator", "config.yaml"
-NOISE_BLOCK = 512  # noise vectors drawn at a time
 NAMED = 5  # runs named where one is not found
 HOW = "a run's folder, its MLflow id, latest, best, or a sweep's folder for all of its runs"
 
@@ -334,15 +332,6 @@ class GeneratorSource:
 
         from gantry.sampling import generate
 
-        z = np.stack([self._vector(self.first + int(number)) for number in numbers])
+        z = np.concatenate([stream(self.seed, self.first + int(number), 1, self.z_dim) for number in numbers])
         with torch.autocast(next(self.network.parameters()).device.type, enabled=False):
             return generate(self.network, torch.from_numpy(z))
-
-    def _vector(self, number: int) -> np.ndarray:
-        block, place = divmod(number, NOISE_BLOCK)
-        return _noise(self.seed, block, self.z_dim)[place]
-
-
-@functools.lru_cache(maxsize=4)
-def _noise(seed: int, block: int, z_dim: int) -> np.ndarray:
-    return draws(seed, block, "evaluation noise").standard_normal((NOISE_BLOCK, z_dim), dtype="float32")
