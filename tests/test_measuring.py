@@ -18,6 +18,7 @@ from gantry import checkpoints, measuring
 from gantry.data.sources import digits
 from gantry.errors import UserError
 from gantry.export import save_generator
+from gantry.generators import GeneratorFiles, GeneratorSource
 from gantry.measuring import measure
 from gantry.metrics import memorisation, scores, uncertainty
 from gantry.metrics.augmentation import augmentation, held_out
@@ -27,7 +28,7 @@ from gantry.metrics.extractors import NetworkExtractor
 from gantry.networks.dcgan import Generator
 from gantry.plan import Plan, SampleFiles
 from gantry.report.records import read_folder
-from gantry.subjects import FoundRun, GeneratorFiles, GeneratorSource
+from gantry.subjects import FoundRun
 
 CHEAP = ("fid", "kid", "inception_score", "precision_recall")
 N = CHUNK + 100

@@ -18,10 +18,11 @@ from gantry import cli
 from gantry.config import EVALUATION_GROUPS, EVALUATION_RULES, check
 from gantry.definitions import did_you_mean
 from gantry.errors import JobFailed, UserError
-from gantry.launch.devices import processes_wanted
+from gantry.generators import GeneratorFiles
+from gantry.launch.devices import chosen
 from gantry.recording import ROOT
 from gantry.signals import stoppable
-from gantry.subjects import FoundRun, GeneratorFiles, find_runs
+from gantry.subjects import FoundRun, find_runs
 from gantry.summary import here, show
 from gantry.tracking.base import log
 from gantry.tracking.folder import FolderTracker, write_status
@@ -185,8 +186,6 @@ def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
 
 
 def _plan(cfg: DictConfig, subject: Subject) -> Plan:
-    import torch
-
     from gantry.plan import Plan, SampleFiles
 
     cache = Path(cfg.paths.cache).expanduser()
@@ -195,15 +194,7 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
         what = SampleFiles(str(cfg.images), cache)
     else:
         what = GeneratorFiles(subject.run.folder, cfg.generator, cfg.raw, ("gantry.networks.", *cfg.trusted))
-    accelerator = cfg.accelerator
-    if accelerator == "auto":
-        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("accelerator=gpu: no GPU that torch can use; accelerator=cpu, or auto")
-    gpus = torch.cuda.device_count() if accelerator == "gpu" else 0
-    devices = processes_wanted({"accelerator": accelerator, "devices": cfg.devices}, gpus)
-    if accelerator == "gpu" and devices > gpus:
-        raise UserError(f"devices={cfg.devices}: there are {gpus} GPUs")
+    accelerator, devices = chosen(cfg.accelerator, cfg.devices)
     return Plan(
         protocol=_protocol(cfg),
         official=cfg.protocol.official,
@@ -218,7 +209,7 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
         measures=tuple(cfg.measures),
         subject=what,
         cache=cache,
-        accelerator={"gpu": "cuda"}.get(accelerator, accelerator),
+        accelerator=accelerator,
         devices=devices,
     )
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from gantry.data.images import ImageSet
 from gantry.errors import UserError
+from gantry.generators import GeneratorFiles
 from gantry.launch.devices import THREADS, cores
 from gantry.metrics import manifold, memorisation, scores, uncertainty
 from gantry.metrics.augmentation import augmentation, held_out
@@ -29,9 +30,8 @@ from gantry.metrics.classes import class_shares
 from gantry.metrics.embedding import PIECE, ArraySource, Crew, look_at, look_at_share
 from gantry.metrics.extractors import Features, whole_float32
 from gantry.metrics.reals import Reals, real_features
-from gantry.plan import CLASSES, MAIN, Plan, SampleFiles, can_classify, latent_length
+from gantry.plan import CLASSES, MAIN, Plan, SampleFiles, can_classify
 from gantry.results import Result
-from gantry.subjects import GeneratorFiles
 
 VERSION = 1  # raise it when the same settings come to give other values
 MORE = (  # scores besides those of every evaluation while training
@@ -302,7 +302,7 @@ def _describe_generator(plan: Plan, files: GeneratorFiles) -> dict[str, Any]:
     network = plan.network
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise UserError(f"the weights of {files.folder} are not finite: its training has diverged")
-    image = network(torch.zeros(1, latent_length(files)))
+    image = network(torch.zeros(1, files.z_dim))
     if tuple(image.shape[1:]) != plan.reference.shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "

@@ -33,7 +33,7 @@ def stream(seed: int, first: int, count: int, z_dim: int, truncation: float | No
 
 
 def truncated(z: np.ndarray, limit: float) -> np.ndarray:
-    """Standard normal values as those of the normal distribution cut off at plus and minus `limit`, in the same order."""
+    """Standard normal values as those of the distribution cut off at plus and minus `limit`, in the same order."""
     share = ndtr(z.astype(np.float64))
     low = ndtr(-limit)
     inside: np.ndarray = ndtri(low + share * (1.0 - 2.0 * low))

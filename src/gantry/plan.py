@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +14,10 @@ from torch import nn
 from gantry.data.images import ImageSet
 from gantry.data.samples import samples
 from gantry.errors import UserError
+from gantry.generators import GeneratorFiles, GeneratorSource
 from gantry.making import maker
 from gantry.metrics.embedding import ArraySource, Source
 from gantry.metrics.extractors import Extractor
-from gantry.subjects import GeneratorFiles, GeneratorSource
 
 MAIN, CLASSES = "main", "classes"  # what the extractors are called in files
 
@@ -181,15 +180,7 @@ class Plan:
         if isinstance(self.subject, SampleFiles):
             return ArraySource(self.images.images)
         network = self.network.to(self.device(rank))
-        return GeneratorSource(network, latent_length(self.subject), self.seed, draw * self.n, self.n)
-
-
-def latent_length(files: GeneratorFiles) -> int:
-    """Of the noise vectors that the generator takes."""
-    from gantry.export import CONFIG
-
-    length: int = json.loads((files.folder / CONFIG).read_text())["z_dim"]
-    return length
+        return GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
 
 
 def can_classify(data: ImageSet) -> bool:

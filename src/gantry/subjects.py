@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,26 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from gantry import checkpoints
 from gantry.definitions import find, is_trusted
 from gantry.errors import UserError
+from gantry.generators import GENERATOR
 from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
-from gantry.noise import stream
 from gantry.results import FOLDER as EVALUATIONS
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.summary import show
 from gantry.tracking.base import RUN_FILE
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from gantry.report.store import Store
 
-GENERATOR, CONFIG_FILE = "generator", "config.yaml"
+CONFIG_FILE = "config.yaml"
 NAMED = 5  # runs named where one is not found
 HOW = "a run's folder, its MLflow id, latest, best, or a sweep's folder for all of its runs"
 
@@ -217,121 +212,3 @@ def _fetched(store: Store, run_id: str, cache: Path) -> FoundRun:
     except (MlflowException, OSError) as error:
         raise UserError(f"run={run_id}: its generator cannot be fetched from MLflow: {error}") from error
     return FoundRun(folder, run_id, fetched=True)
-
-
-@dataclass(frozen=True)
-class GeneratorFiles:
-    """A generator on the disk; picklable, for the processes that share an evaluation.
-
-    Attributes:
-        run: the run's folder.
-        which: "best" (at the step with the best first metric) or "last".
-        raw: the generator without averaging, from the checkpoint.
-        trusted: prefixes of the classes it may be of.
-    """
-
-    run: Path
-    which: str
-    raw: bool
-    trusted: tuple[str, ...]
-
-    @property
-    def folder(self) -> Path:
-        """Where it was exported to."""
-        return self.run / GENERATOR / self.which
-
-    def load(self) -> nn.Module:
-        """The network, in eval mode.
-
-        Raises:
-            UserError: it is not there, damaged, or of a class that is not trusted.
-        """
-        from gantry.export import load_generator
-
-        network = load_generator(self.folder, self.trusted)
-        if self.raw:
-            from gantry.plain import reason
-
-            try:
-                state = self._checkpoint()["state_dict"].items()
-                own = {key.removeprefix("generator."): value for key, value in state if key.startswith("generator.")}
-                network.load_state_dict(own)
-            except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
-                raise UserError(f"the checkpoint {self._path()} is not of this generator: {reason(error)}") from error
-        return network
-
-    def step(self) -> int:
-        """The generator step it is of."""
-        from gantry.export import exported_step
-
-        if self.raw:  # a run that was stopped has a later checkpoint than export
-            return self._checkpoint_step()
-        step = exported_step(self.folder)
-        if step is None:  # exported before the step was noted there
-            summary = read_json(self.run / SUMMARY_FILE) or {}
-            step = summary.get("best_step" if self.which == "best" else "steps")
-        return self._checkpoint_step() if step is None else step
-
-    def digest(self) -> str:
-        """sha256 of what it makes images with: weights and config."""
-        from gantry.export import CONFIG, WEIGHTS
-
-        digest = hashlib.sha256((self.folder / CONFIG).read_bytes() + (self.folder / WEIGHTS).read_bytes())
-        if self.raw:
-            digest.update(self._path().read_bytes())
-        return digest.hexdigest()
-
-    def _path(self) -> Path:
-        kind = checkpoints.BEST if self.which == "best" else None
-        found = checkpoints.newest(self.run, kind)
-        if found is None:
-            raise UserError(f"{self.run / checkpoints.FOLDER} holds no whole checkpoint of the {self.which} step")
-        return found.path
-
-    def _checkpoint_step(self) -> int:
-        try:
-            return int(self._checkpoint()["global_step"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"the checkpoint {self._path()} is none: it says of no step") from error
-
-    def _checkpoint(self) -> Any:
-        from gantry.plain import load_plain
-
-        return load_plain(self._path(), f"the checkpoint {self._path()}")
-
-
-@dataclass(frozen=True)
-class GeneratorSource:
-    """The images that a generator makes of one endless stream of noise.
-
-    Vector i follows from the seed and i alone, whatever is asked for before it and wherever.
-
-    Args:
-        network: in eval mode, on its device; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
-        z_dim: length of a noise vector.
-        seed: of the noise.
-        first: where in the stream image 0 is.
-        count: how many images there are.
-    """
-
-    network: nn.Module
-    z_dim: int
-    seed: int
-    first: int
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __call__(self, start: int, count: int) -> Tensor:
-        return self.of(np.arange(start, start + count))
-
-    def of(self, numbers: np.ndarray) -> Tensor:
-        """The images with these numbers, int64 (k,)."""
-        import torch
-
-        from gantry.sampling import generate
-
-        z = np.concatenate([stream(self.seed, self.first + int(number), 1, self.z_dim) for number in numbers])
-        with torch.autocast(next(self.network.parameters()).device.type, enabled=False):
-            return generate(self.network, torch.from_numpy(z))

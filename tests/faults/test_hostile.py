@@ -25,9 +25,10 @@ from gantry.data.folder import image_folder
 from gantry.data.samples import samples
 from gantry.errors import UserError
 from gantry.export import CONFIG, WEIGHTS, exported_step, load_generator, save_generator
+from gantry.generators import GeneratorFiles
 from gantry.networks.dcgan import Generator
 from gantry.plain import load_plain
-from gantry.subjects import FoundRun, GeneratorFiles, _fetched, find_runs
+from gantry.subjects import FoundRun, _fetched, find_runs
 from gantry.tracking.base import RUN_FILE
 
 DCGAN = {"_target_": "gantry.networks.dcgan.Generator", "z_dim": 4, "image_shape": [1, 8, 8], "width": 2}

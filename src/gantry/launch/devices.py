@@ -50,6 +50,29 @@ def processes_wanted(trainer: Mapping[str, Any], there_are: int) -> int:
     return devices if isinstance(devices, int) else len(devices)
 
 
+def chosen(accelerator: str, devices: int | str) -> tuple[str, int]:
+    """The kind of device, as torch calls it ("cpu", "cuda" or "mps"), and how many processes use one each.
+
+    Args:
+        accelerator: auto, cpu, gpu or mps.
+        devices: a number, or auto: all GPUs, one process on the processor.
+
+    Raises:
+        UserError: there are none, or fewer.
+    """
+    import torch
+
+    if accelerator == "auto":
+        accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator=gpu: no GPU that torch can use; accelerator=cpu, or auto")
+    gpus = torch.cuda.device_count() if accelerator == "gpu" else 0
+    count = processes_wanted({"accelerator": accelerator, "devices": devices}, gpus)
+    if accelerator == "gpu" and count > gpus:
+        raise UserError(f"devices={devices}: there are {gpus} GPUs")
+    return {"gpu": "cuda"}.get(accelerator, accelerator), count
+
+
 class Shares:
     """Hands out the machine to jobs that run at the same time.
 
