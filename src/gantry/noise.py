@@ -8,6 +8,7 @@ from scipy.special import ndtr, ndtri
 from gantry.randomness import draws
 
 BLOCK = 512  # vectors drawn at a time
+TILE = 64  # images made at a time, whose numbers begin at a multiple of it: rounding depends on the batch size
 
 
 def stream(seed: int, first: int, count: int, z_dim: int, truncation: float | None = None) -> np.ndarray:

@@ -1,21 +1,24 @@
 """Images from a generator, and how they are shown."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from gantry.data.images import quantise
+from gantry.noise import TILE, stream
 from gantry.randomness import draws
 
 GRID = 8  # images along a side of the sample grid
-TILE = 48  # pixels an image of the grid is enlarged to, at least
+TILE_PIXELS = 48  # an image of the grid is enlarged to, at least
 
 
-def enlarged_grid(images: Tensor) -> np.ndarray:
-    """uint8 images (N, C, H, W) as one uint8 picture (H', W', 3), rows of eight, enlarged without smoothing."""
-    scale = max(1, -(-TILE // images.shape[-1]))
-    grid = make_grid(images.cpu(), nrow=GRID, padding=1).permute(1, 2, 0).numpy()
+def enlarged_grid(images: Tensor, columns: int = GRID) -> np.ndarray:
+    """uint8 images (N, C, H, W) as one uint8 picture (H', W', 3), enlarged without smoothing."""
+    scale = max(1, -(-TILE_PIXELS // images.shape[-1]))
+    grid = make_grid(images.cpu(), nrow=columns, padding=1).permute(1, 2, 0).numpy()
     return np.ascontiguousarray(grid.repeat(scale, 0).repeat(scale, 1))
 
 
@@ -33,3 +36,32 @@ def generate(network: nn.Module, z: Tensor) -> Tensor:
 def normal(seed: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
     """Fixed float32 noise of a purpose: the same at every step and for every variant of one z_dim."""
     return draws(seed, 0, purpose).standard_normal(shape, dtype="float32")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The images that a generator makes of the latents of a seed, `TILE` at a time.
+
+    On one kind of device an image is the same to the last bit whatever is asked for beside it, and whatever the
+    number of threads: it is always made in the same company.
+
+    Args:
+        network: in eval mode, on its device; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
+        z_dim: length of a latent.
+        seed: of the latents.
+        truncation: see `gantry.noise.stream`.
+    """
+
+    network: nn.Module
+    z_dim: int
+    seed: int
+    truncation: float | None = None
+
+    def tile(self, number: int) -> Tensor:
+        """Images `TILE * number` and those after it, uint8 (TILE, C, H, W) on the network's device."""
+        z = stream(self.seed, number * TILE, TILE, self.z_dim, self.truncation)
+        return generate(self.network, torch.from_numpy(z))
+
+    def first(self, count: int) -> Tensor:
+        """Images 0 to `count`, uint8 (count, C, H, W)."""
+        return torch.cat([self.tile(number) for number in range(-(-count // TILE))])[:count]
