@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from gantry.errors import UserError
 from gantry.export import CONFIG
-from gantry.generators import ExportedFiles, GeneratorFiles
+from gantry.generators import ExportedFiles, GeneratorFiles, check_finite
 from gantry.launch.devices import cores
 from gantry.launch.record import read_json
 from gantry.lock import LOCK_FILE, held
@@ -66,7 +66,9 @@ class Order:
     def network(self, rank: int) -> Tiles:
         """The generator on the device of process `rank`."""
         device = torch.device("cuda", rank) if self.accelerator == "cuda" else torch.device(self.accelerator)
-        return Tiles(self.files.load().to(device), self.files.z_dim, self.seed, self.truncation)
+        network = self.files.load()
+        check_finite(network, self.files.folder)
+        return Tiles(network.to(device), self.files.z_dim, self.seed, self.truncation)
 
     def settings(self) -> dict[str, Any]:
         """All that decides what image i is."""

@@ -189,6 +189,12 @@ class GeneratorSource:
             return generate(self.network, torch.from_numpy(z))
 
 
+def check_finite(network: nn.Module, folder: Path) -> None:
+    """Refuse weights that are not finite: their images, as uint8, would look like images."""
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise UserError(f"the weights of {folder} are not finite: its training has diverged")
+
+
 def _digest(*files: Path) -> str:
     """sha256 of the files' contents, one after the other."""
     digest = hashlib.sha256()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from gantry.data.images import ImageSet
 from gantry.errors import UserError
-from gantry.generators import GeneratorFiles
+from gantry.generators import GeneratorFiles, check_finite
 from gantry.launch.devices import THREADS, cores
 from gantry.metrics import manifold, memorisation, scores, uncertainty
 from gantry.metrics.augmentation import augmentation, held_out
@@ -300,8 +300,7 @@ def _describe_images(plan: Plan) -> dict[str, Any]:
 def _describe_generator(plan: Plan, files: GeneratorFiles) -> dict[str, Any]:
     """A generator, found to make images like the real ones."""
     network = plan.network
-    if not all(value.isfinite().all() for value in network.state_dict().values()):
-        raise UserError(f"the weights of {files.folder} are not finite: its training has diverged")
+    check_finite(network, files.folder)
     image = network(torch.zeros(1, files.z_dim))
     if tuple(image.shape[1:]) != plan.reference.shape:
         raise UserError(
