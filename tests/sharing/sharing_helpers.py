@@ -26,6 +26,8 @@ def exported(folder, kind, step=7, **arguments):
     """An exported generator in eval mode whose statistics and weights are not those of a fresh one; returns it."""
     network = kind(**arguments)
     with torch.no_grad():
+        for weight in network.parameters():
+            weight.normal_(0, 0.3)  # as they begin, images are all but flat
         network.train()(torch.randn(16, arguments["z_dim"]))
     config = {"_target_": f"{kind.__module__}.{kind.__qualname__}"} | arguments
     save_generator(folder, network, config, step)
