@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from project import ROOT
 
+from gantry.evaluate import main
 from gantry.report.store import open_store
 from gantry.tracking.base import RUN_FILE
 
@@ -171,8 +172,11 @@ def test_anyones_images_are_measured_without_mlflow(evaluate, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_work_is_refused_with_the_valid_choices(evaluate, arguments, said):
-    code, _, errors = evaluate(*arguments, CUDA_VISIBLE_DEVICES="")
+def test_what_cannot_work_is_refused_with_the_valid_choices(typed, trained, cache, monkeypatch, arguments, said):
+    monkeypatch.chdir(trained[0])
+    monkeypatch.setenv("GANTRY_CACHE", str(cache))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, errors = typed(main, *arguments)
     assert code == 2
     assert said in errors
     assert "Traceback" not in errors

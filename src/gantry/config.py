@@ -53,10 +53,19 @@ EVALUATION_GROUPS = {
     "tracking": ("uri", "experiment"),
     "paths": ("cache",),
 }
+SAMPLE_GROUPS = {
+    "": (
+        *("run", "generator", "raw", "trusted", "interpolate", "latent_grid", "project", "export", "register", "ui"),
+        *("n", "seed", "truncation", "out", "batch_size", "frames", "directions", "extent", "mask", "formats"),
+        *("licence", "metric", "port", "accelerator", "devices", "tracking", "paths"),
+    ),
+    "tracking": ("uri", "experiment"),
+    "paths": ("cache",),
+}
 MAY_BE_EMPTY = ("tracking", "model.ema")  # groups of options
 LARGEST_COUNT = 2**31 - 1
-# One image for each split of the Inception Score, two for each point of FID_infinity; seconds.
-LEAST = {"metrics.n_generated": 10, "n": 30, "sweep.timeout": 1}
+LEAST = {"metrics.n_generated": 10, "sweep.timeout": 1}  # an image for each split of the Inception Score; seconds
+EVALUATION_LEAST = {"n": 30}  # two images for each point of FID_infinity
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 # What the caller passes itself, or what would change what a step is: not the config's to set.
@@ -217,17 +226,21 @@ def not_finite(config: Config) -> Iterator[str]:
             yield f"{key}: must be a finite number, not {option.value}"
 
 
-def out_of_range(config: Config) -> Iterator[str]:
-    """Counts below 1 or beyond all sense, and numbers below 0."""
-    for key, option in config.options.items():
-        if not option.ours or not _is_number(option.value) or key.startswith(MAY_BE_NEGATIVE):
-            continue
-        counts = option.kind is not None and float not in option.kind.types and int in option.kind.types
-        least = LEAST.get(key, int(counts and option.name not in MAY_BE_ZERO))
-        if option.value < least:
-            yield f"{key}: must be at least {least}, not {option.value}"
-        elif counts and option.value > LARGEST_COUNT and option.name != "seed":
-            yield f"{key}: must be at most 2**31 - 1 = {LARGEST_COUNT}, not {option.value}"
+def out_of_range(least: Mapping[str, int]) -> "Rule":
+    """Counts below 1 (or what `least` says of their key) or beyond all sense, and numbers below 0; the rule for it."""
+
+    def rule(config: Config) -> Iterator[str]:
+        for key, option in config.options.items():
+            if not option.ours or not _is_number(option.value) or key.startswith(MAY_BE_NEGATIVE):
+                continue
+            counts = option.kind is not None and float not in option.kind.types and int in option.kind.types
+            smallest = least.get(key, int(counts and option.name not in MAY_BE_ZERO))
+            if option.value < smallest:
+                yield f"{key}: must be at least {smallest}, not {option.value}"
+            elif counts and option.value > LARGEST_COUNT and option.name != "seed":
+                yield f"{key}: must be at most 2**31 - 1 = {LARGEST_COUNT}, not {option.value}"
+
+    return rule
 
 
 def seed_too_large(config: Config) -> Iterator[str]:
@@ -392,7 +405,7 @@ RULES: tuple[Rule, ...] = (
     empty_text,
     wrong_values,
     not_finite,
-    out_of_range,
+    out_of_range(LEAST),
     seed_too_large,
     no_gradient_left,
     wrong_image_size,
@@ -408,5 +421,10 @@ RULES: tuple[Rule, ...] = (
 EVALUATION_RULES: tuple[Rule, ...] = (
     absent_keys(EVALUATION_GROUPS),
     absent_arguments,
-    *(unknown_options, empty_text, wrong_values, not_finite, out_of_range, seed_too_large, wrong_store),
+    *(unknown_options, empty_text, wrong_values, not_finite, out_of_range(EVALUATION_LEAST)),
+    *(seed_too_large, wrong_store),
+)
+SAMPLE_RULES: tuple[Rule, ...] = (
+    absent_keys(SAMPLE_GROUPS),
+    *(empty_text, wrong_values, not_finite, out_of_range({}), seed_too_large, wrong_store),
 )

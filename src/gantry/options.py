@@ -50,6 +50,16 @@ KINDS = {
     "protocol.official": Kind(types=frozenset({bool})),
     "protocol.max_real": Kind(types=frozenset({int}), optional=True),
     "protocol.split": Kind(types=frozenset(), choices=("train", "test", "valid", "all")),
+    # of sample.py
+    "interpolate": Kind(types=frozenset({int}), optional=True),
+    "latent_grid": Kind(types=frozenset({int}), optional=True),
+    "ui": Kind(types=frozenset({bool})),
+    "truncation": Kind(types=frozenset({float}), optional=True),
+    "frames": INT,
+    "extent": FLOAT,
+    "port": INT,
+    "register": Kind(types=frozenset({str}), optional=True),
+    "metric": Kind(types=frozenset({str}), optional=True),
 }
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 MISSING = "???"

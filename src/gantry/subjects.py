@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from gantry.definitions import find, is_trusted
 from gantry.errors import UserError
-from gantry.generators import GENERATOR
+from gantry.generators import GENERATOR, ExportedFiles, GeneratorFiles
 from gantry.launch.record import SWEEP_FILE, load_sweep, read_json
 from gantry.results import FOLDER as EVALUATIONS
 from gantry.summary import FILE as SUMMARY_FILE
@@ -26,8 +26,17 @@ if TYPE_CHECKING:
     from gantry.report.store import Store
 
 CONFIG_FILE = "config.yaml"
+EXPORTED = "generator.json"  # in a folder with an exported generator (see `gantry.export`)
 NAMED = 5  # runs named where one is not found
 HOW = "a run's folder, its MLflow id, latest, best, or a sweep's folder for all of its runs"
+
+
+REGISTERED = "models:/"
+GENERATORS = "a run's folder, its MLflow id, latest, best, an exported generator's folder, or a registered model"
+
+
+class NoSuchRun(UserError):
+    """No run is called so."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,85 @@ def find_runs(wanted: Sequence[str], store: Callable[[], Store | None], cache: P
     return list({run.folder: run for run in found}.values())
 
 
+@dataclass(frozen=True)
+class FoundGenerator:
+    """A generator by a user's word for it.
+
+    Attributes:
+        files: its files.
+        run: the run it is of; None where it came by itself.
+    """
+
+    files: ExportedFiles | GeneratorFiles
+    run: FoundRun | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called on the terminal."""
+        return show(self.files.folder)
+
+
+def find_generator(
+    name: str, which: str, raw: bool, trusted: tuple[str, ...], store: Callable[[], Store | None], cache: Path
+) -> FoundGenerator:
+    """The generator a user names: of a run (see `find_runs`), of an exported folder, or a registered model's.
+
+    Args:
+        name: what it is called, see `GENERATORS`.
+        which, raw, trusted: see `GeneratorFiles`; the first two choose among a run's.
+        store, cache: see `find_runs`.
+
+    Raises:
+        UserError: there is no such generator, several, or not the raw one.
+    """
+    folder = Path(name).expanduser().absolute()
+    if (folder / EXPORTED).is_file():
+        run = folder.parent.parent if folder.parent.name == GENERATOR else None
+        of_run = run is not None and (run / CONFIG_FILE).exists()
+        return _alone(FoundGenerator(ExportedFiles(folder, trusted), _here(run) if of_run and run else None), raw)
+    if folder.is_dir() and not (folder / CONFIG_FILE).exists() and not (folder / SWEEP_FILE).exists():
+        raise UserError(
+            f"run={show(folder)}: holds neither a run, which has a {CONFIG_FILE}, nor an exported generator, "
+            f"which has a {EXPORTED}"
+        )
+    if name.startswith(REGISTERED):
+        return _alone(_registered(name, store, cache, trusted), raw)
+    try:
+        runs = find_runs([name], store, cache)
+    except NoSuchRun as error:
+        found = _registered(name, store, cache, trusted, error)
+        return _alone(found, raw)
+    if len(runs) > 1:
+        raise UserError(
+            "\n  ".join([f"run={name}: {len(runs)} runs; name one of them:", *(show(r.folder) for r in runs)])
+        )
+    return FoundGenerator(GeneratorFiles(runs[0].folder, which, raw, trusted), runs[0])
+
+
+def _registered(
+    name: str,
+    store: Callable[[], Store | None],
+    cache: Path,
+    trusted: tuple[str, ...],
+    otherwise: NoSuchRun | None = None,
+) -> FoundGenerator:
+    """A registered model's generator; `otherwise` is raised where the name may have meant something else."""
+    from gantry.sharing.registry import find_model, models
+
+    opened = store()
+    known = [] if opened is None else models(opened.client)
+    if opened is None or (otherwise is not None and name not in known):
+        there_are = f"registered models: {', '.join(known) or 'none'}"
+        raise UserError(f"{otherwise or f'run={name}: no such model'}; {there_are}") from otherwise
+    return FoundGenerator(ExportedFiles(find_model(opened.client, name, cache), trusted))
+
+
+def _alone(found: FoundGenerator, raw: bool) -> FoundGenerator:
+    if raw:
+        raise UserError(f"raw: {found.title} holds the averaged generator alone; name its run for the other")
+    return found
+
+
 def _defined_in(name: str, trusted: Sequence[str]) -> bool:
     """Whether what `name` leads to is defined in one of `trusted`: mine.os.system is not, though `mine` imports os."""
     if not is_trusted(name, trusted):
@@ -144,7 +232,7 @@ def _find(name: str, store: Callable[[], Store | None], cache: Path) -> list[Fou
         return [_here(folder) if its_own and (folder / GENERATOR).is_dir() else _fetched(opened, name, cache)]
     newest = "\n  ".join(["", *(show(folder) for folder in known[:NAMED])])
     there_are = f"the newest here:{newest}" if known else f"there is none in {Path('outputs').absolute()}"
-    raise UserError(f"run={name}: no such run ({HOW}); {there_are}")
+    raise NoSuchRun(f"run={name}: no such run ({HOW}); {there_are}")
 
 
 def _here(folder: Path) -> FoundRun:

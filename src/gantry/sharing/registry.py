@@ -260,6 +260,11 @@ def find_model(client: MlflowClient, name: str, cache: Path) -> Path:
     return folder
 
 
+def models(client: MlflowClient) -> list[str]:
+    """The names of all registered models."""
+    return sorted(model.name for model in client.search_registered_models())
+
+
 def _version(client: MlflowClient, wanted: str) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
@@ -277,8 +282,8 @@ def _version(client: MlflowClient, wanted: str) -> ModelVersion:
             raise
     versions = _versions(client, name)
     if not versions:
-        known = ", ".join(sorted(model.name for model in client.search_registered_models()))
-        raise UserError(f"run={wanted}: no model of that name is registered (there are: {known or 'none'})")
+        known = ", ".join(models(client)) or "none"
+        raise UserError(f"run={wanted}: no model of that name is registered (there are: {known})")
     if mark:
         aliases = client.get_registered_model(name).aliases
         there = [*(f"@{alias}" for alias in aliases), *(f"/{one.version}" for one in versions)]
