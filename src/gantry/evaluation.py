@@ -58,6 +58,7 @@ class Evaluation(Callback):
         self.last: int | None = None  # the step measured last
         self.classes: dict[str, tuple[float, float]] | None = None
         self.seconds = 0.0
+        self.drawn: Tensor | None = None  # the images of the last grid, where it was drawn in this process
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Show the real images, and where the untrained generator stands, or measure what a stop cut short."""
@@ -83,6 +84,7 @@ class Evaluation(Callback):
         """Take up `state_dict`."""
         for name in STATE:
             setattr(self, name, state_dict[name])
+        self.drawn = None
 
     def _due(self, trainer: Trainer) -> bool:
         return trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
@@ -106,14 +108,13 @@ class Evaluation(Callback):
                 self.best, self.best_step = values, step
             seconds = time.perf_counter() - started
             self.seconds += seconds
-            z = torch.from_numpy(normal(gan.seed, "grid noise", (GRID * GRID, gan.z_dim)))
-            picture = enlarged_grid(generate(gan.averaged, z))
+            self.drawn = generate(gan.averaged, grid_noise(gan))
             logged = values | {f"best/{name}": value for name, value in self.best.items()}
             if step == trainer.max_steps:
                 logged |= {f"final/{name}": value for name, value in values.items()}
             cost = {"evaluation_seconds": seconds} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
-            self.tracker.log_image(picture, "samples", step)
+            self.tracker.log_image(enlarged_grid(self.drawn), "samples", step)
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary
@@ -129,6 +130,11 @@ class Evaluation(Callback):
         if network is gan.averaged:
             self.classes = measured.classes
         return measured.values
+
+
+def grid_noise(gan: GAN) -> Tensor:
+    """The latents (64, z_dim) of every sample grid and of the film."""
+    return torch.from_numpy(normal(gan.seed, "grid noise", (GRID * GRID, gan.z_dim)))
 
 
 def peak_memory() -> dict[str, float]:

@@ -91,6 +91,7 @@ class Summary:
             f"({protocol['split']}), extractor {protocol['extractor']} {protocol['extractor_sha256'][:8]}",
             "",
             f"samples    {show(self.folder / 'samples')}",
+            *([f"film       {show(film)}"] if (film := self.folder / "samples.gif").exists() else []),
             f"generator  {show(self.folder / 'generator' / 'best')}",
         ]
         if self.tracking_uri is not None:

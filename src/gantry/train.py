@@ -10,6 +10,7 @@ import math
 import sys
 import tempfile
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,7 @@ def train(
     from gantry.compiler import check_compiler
     from gantry.distributed.peers import AgreedStop, joined
     from gantry.evaluation import Evaluation, peak_memory
+    from gantry.film import Film, film_logged
     from gantry.guard import Guard
     from gantry.health import Health
     from gantry.metrics.evaluator import Evaluator
@@ -190,6 +192,7 @@ def train(
         with (
             closed_truthfully(tracker),
             generators_logged(tracker, folder),
+            film_logged(tracker, folder) if peers.first else nullcontext(),
             peers.blame(give_up),
             advised(cfg, peers.world_size),
         ):
@@ -201,14 +204,17 @@ def train(
             evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
             keeping = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
             health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
+            film = [Film(folder, evaluation, clock)] if peers.first else []
             bar = [Progress(evaluation, tags["variant"], folder)] if peers.first else []
-            trainer.callbacks += [guard, log, *health, evaluation, keeping, *bar]  # type: ignore[attr-defined]
+            trainer.callbacks += [guard, log, *health, evaluation, *film, keeping, *bar]  # type: ignore[attr-defined]
             rollback = Rollback(cfg.guard, gan, folder, tracker, peers)
             batches = partial(Batches, data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
             with deferred(stop):
                 fit(trainer, gan, batches, start, rollback)
                 if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
                     evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
+                    for taken in film:
+                        taken.take(trainer, gan)
                 keeping.finish(trainer, gan)
             images = trainer.global_step * batch_size * gan.n_critic
             summary = Summary(

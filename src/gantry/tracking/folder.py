@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE, STATUS_FILE, PROGRESS_FILE = "metrics.jsonl", "status.json", "progress.json"
 PARAMS_FILE, TAGS_FILE = "params.json", "tags.json"
+FILM = "film"  # folder of the frames of the film of training (see `gantry.film`)
 MOST_WAITING = 10_000  # calls
 
 
@@ -135,6 +136,9 @@ def rewind(folder: Path, step: int) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text("".join(json.dumps(record) + "\n" for record in kept))
     part.replace(path)
+    for frame in (folder / FILM).glob("[0-9]*.png"):
+        if int(frame.stem) > step:
+            frame.unlink()
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
