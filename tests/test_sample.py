@@ -130,3 +130,87 @@ def test_foreign_weights_are_refused(call, run, tmp_path):
     code, said = call("run=latest")
     assert code == 2
     assert "trusted are gantry.networks.*" in said
+
+
+def test_a_walk_comes_back_to_where_it_began(call, tmp_path):
+    code, said = call("run=latest", "interpolate=3", "n=4", "frames=2", "out=walk.gif")
+    assert code == 0, said
+    film = Image.open(tmp_path / "walk.gif")
+    assert film.n_frames == 6
+    call("run=latest", "n=4", "out=first.png")
+    shown = [np.asarray(frame.convert("RGB")) for frame in (film, Image.open(tmp_path / "first.png"))]
+    assert np.array_equal(*shown)
+
+
+def test_a_strip_has_a_row_for_each_walk(call, tmp_path):
+    call("run=latest", "interpolate=3", "n=2", "frames=2", "out=strip.png")
+    strip = np.asarray(Image.open(tmp_path / "strip.png"))[::6, ::6, 0]
+    assert strip.shape == (2 * 9 + 1, 5 * 9 + 1)  # from the first latent to the third in four steps
+    call("run=latest", "n=6", "out=files")
+    for row, column, number in ((0, 0, 0), (1, 0, 1), (0, 2, 2), (1, 4, 5)):
+        one = np.asarray(Image.open(tmp_path / "files" / f"{number:06d}.png"))
+        tile = strip[row * 9 + 1 : row * 9 + 9, column * 9 + 1 : column * 9 + 9]
+        assert np.abs(tile.astype(int) - one).max() <= 1  # made in other company
+
+
+def test_the_middle_of_a_plane_is_the_seeds_first_image(call, tmp_path):
+    code, said = call("run=latest", "latent_grid=5", "directions=[2,0]", "out=plane.png", "seed=4")
+    assert code == 0, said
+    call("run=latest", "n=1", "out=files", "seed=4")
+    plane = np.asarray(Image.open(tmp_path / "plane.png"))[::6, ::6, 0].astype(int)
+    one = np.asarray(Image.open(tmp_path / "files" / "000000.png"))
+    assert np.abs(plane[2 * 9 + 1 : 2 * 9 + 9, 2 * 9 + 1 : 2 * 9 + 9] - one).max() <= 1
+    assert np.abs(plane[1:9, 1:9] - one).max() > 1
+
+
+def test_a_damaged_image_is_filled_in_and_kept_elsewhere(call, tmp_path):
+    call("run=latest", "n=9", "out=files")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 2:5] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    code, said = call("run=latest", "project=files/000005.png", "mask=mask.png", "out=repaired.png")
+    assert code == 0, said
+    assert "filled in: " in said
+    picture = np.asarray(Image.open(tmp_path / "repaired.png"))[::6, ::6, 0]
+    given, hidden, nearest, repaired = (picture[1:9, column * 9 + 1 : column * 9 + 9] for column in range(4))
+    assert np.array_equal(given, np.asarray(Image.open(tmp_path / "files" / "000005.png")))
+    assert (hidden[mask > 0] == 128).all()
+    assert np.array_equal(hidden[mask == 0], given[mask == 0])
+    assert np.array_equal(repaired[mask == 0], given[mask == 0])
+    assert np.array_equal(repaired[mask > 0], nearest[mask > 0])
+    assert np.load(tmp_path / "repaired.npy").shape == (1, 6)
+
+
+def test_a_picture_that_is_none_is_refused(call, tmp_path):
+    (tmp_path / "notes.png").write_text("all of it")
+    code, said = call("run=latest", "project=notes.png")
+    assert code == 2
+    assert "project=notes.png is no image that can be read" in said
+
+
+def test_an_export_is_made_and_drawn_from(call, run, tmp_path):
+    code, said = call("run=latest", "export=sent", "formats=[safetensors]", "licence=CC-BY-4.0 (mine, all of it)")
+    assert code == 0, said
+    assert "CC-BY-4.0 (mine, all of it)" in (tmp_path / "sent" / "README.md").read_text()
+    call("run=latest", "n=4", "out=mine.npz")
+    code, said = call("run=sent", "n=4", "out=theirs.npz")
+    assert code == 0, said
+    assert np.array_equal(*(np.load(tmp_path / name)["arr_0"] for name in ("mine.npz", "theirs.npz")))
+
+
+@pytest.mark.slow
+def test_a_registered_model_is_found_by_its_name(call, run, tmp_path):
+    summary = {"primary": "kid_classifier", "best": {"kid_classifier": 0.2}, "best_step": 7, "steps": 9}
+    (run / "summary.json").write_text(json.dumps(summary | {"final": {}, "protocol": {"n_real": 5}}))
+    code, said = call("run=latest", "register=mine")
+    assert code == 0, said
+    assert "model mine version 1: the champion" in said
+    call("run=latest", "n=4", "out=mine.npz")
+    for name in ("mine", "models:/mine@champion", "models:/mine/1"):
+        (tmp_path / "theirs.npz").unlink(missing_ok=True)
+        code, said = call(f"run={name}", "n=4", "out=theirs.npz")
+        assert code == 0, said
+        assert np.array_equal(*(np.load(tmp_path / name)["arr_0"] for name in ("mine.npz", "theirs.npz")))
+    code, said = call("run=yours")
+    assert code == 2
+    assert "registered models: mine" in said
