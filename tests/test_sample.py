@@ -21,10 +21,13 @@ from gantry.networks.dcgan import Generator
 def run(tmp_path, cache, monkeypatch):
     """The folder of a run with an untrained generator; the current folder is the one above its outputs."""
     folder = tmp_path / "outputs" / "2026-01-01" / "00-00-00_dcgan_digits"
+    network = Generator(6, (1, 8, 8), width=4)
+    for weight in network.parameters():
+        weight.data *= 5  # a fresh one makes all but grey images
     for which in ("best", "last"):
         save_generator(
             folder / "generator" / which,
-            Generator(6, (1, 8, 8), width=4),
+            network,
             {"_target_": "gantry.networks.dcgan.Generator", "z_dim": 6, "image_shape": [1, 8, 8], "width": 4},
             7,
         )
@@ -95,7 +98,7 @@ def test_the_script_is_in_its_place(run, tmp_path):
         (("run=latest", "truncation=-1"), "truncation: must be at least 0"),
         (("run=latest", "interpolate=3", "latent_grid=3"), "interpolate, latent_grid: one at a time"),
         (("run=latest", "mask=m.png"), "mask: belongs to project"),
-        (("run=latest", "interpolate=3", "out=walk.avi"), ".gif, .webp, .mp4, .png"),
+        (("run=latest", "interpolate=3", "out=walk.avi"), ".gif (GIF), .webp (WebP), .mp4"),
         (("run=latest", "out=picture.jpg"), "samples are written as a .png, an .npz or a folder"),
         (("run=latest", "latent_grid=3", "directions=[1,1]"), "directions: takes two different numbers"),
         (("run=latest", "latent_grid=3", "directions=[0,6]"), "directions: latents have 6 directions"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ SIDE = 340  # pixels of a frame, at most: smaller images are enlarged, and of la
 log = logging.getLogger(__name__)
 
 
+@cache
 def moments(steps: int) -> frozenset[int]:
     """The generator steps of a run of `steps` that are in its film, the first and the last among them."""
     return frozenset(round(steps * (number / (FRAMES - 1)) ** 2) for number in range(FRAMES))
