@@ -137,13 +137,13 @@ def test_a_network_that_cannot_be_copied_is_refused(tmp_path, monkeypatch):
 
 
 def test_two_folders_live_in_one_process_beside_gantry(tmp_path):
-    networks = {name: small(tmp_path / name, name) for name in ("mlp", "dcgan")}
+    networks = {name: small(tmp_path / name, name) for name in ("resnet", "dcgan")}
     for name in networks:
         write_portable(tmp_path / name, tmp_path / f"{name}2")
-    before = sys.modules["gantry.networks.mlp"]
+    before = sys.modules["gantry.networks.resnet"]
     loaded = {name: standalone.load(tmp_path / f"{name}2") for name in networks}
-    assert sys.modules["gantry.networks.mlp"] is before
-    assert type(loaded["mlp"]) is not before.Generator
+    assert sys.modules["gantry.networks.resnet"] is before
+    assert type(loaded["resnet"]) is not before.Generator
     for name, network in networks.items():
         assert torch.equal(images_of(loaded[name]), images_of(network))
         assert not any(module.training for module in loaded[name].modules())
