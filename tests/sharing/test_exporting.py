@@ -81,6 +81,13 @@ def test_a_folder_that_holds_something_else_is_left_alone(source, tmp_path, held
     assert names(tmp_path / "out") == [held]
 
 
+def test_what_was_added_to_an_export_is_left_alone(source, tmp_path):
+    export_generator(source, tmp_path / "out", formats=["safetensors"])
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds something else \(notes.txt\)"):
+        export_generator(source, tmp_path / "out", formats=["safetensors"])
+
+
 def test_another_runs_generator_and_the_source_itself_are_left_alone(source, tmp_path):
     small(tmp_path / "other")
     before = (tmp_path / "other" / "generator.safetensors").read_bytes()

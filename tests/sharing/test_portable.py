@@ -120,18 +120,30 @@ def test_packages_that_the_users_network_needs_are_named(tmp_path, monkeypatch):
     assert write_portable(tmp_path / "source", tmp_path / "out", ["gantry.networks.", "needy."]) == ("scipy",)
 
 
-def test_a_network_that_cannot_be_copied_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("(Path(__file__).parent / 'table.txt').read_text()", "does not work by itself: No such file"),
+        ("G.forward = lambda self, z: self.layers(z if __name__ == 'awkward' else 2 * z)", "the same images"),
+    ],
+)
+def test_a_network_whose_copy_is_another_is_refused(tmp_path, monkeypatch, statement, message):
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "reads_itself.py").write_text(
-        "from pathlib import Path\nfrom gantry.networks.mlp import Generator as G\n"
-        "(Path(__file__).parent / 'table.txt').read_text()\nclass Generator(G): pass\n"
-    )
+    source = f"""
+        from pathlib import Path
+        from gantry.networks.mlp import Generator as Theirs
+        class G(Theirs): pass
+        {statement}
+        class Generator(G): pass
+        """
+    (tmp_path / "awkward.py").write_text(textwrap.dedent(source))
     (tmp_path / "table.txt").write_text("1")
-    import reads_itself
+    sys.modules.pop("awkward", None)
+    import awkward
 
-    exported(tmp_path / "source", reads_itself.Generator, z_dim=Z_DIM, image_shape=[1, 8, 8])
-    with pytest.raises(UserError, match="does not work by itself"):
-        write_portable(tmp_path / "source", tmp_path / "out", ["reads_itself."])
+    exported(tmp_path / "source", awkward.Generator, z_dim=Z_DIM, image_shape=[1, 8, 8])
+    with pytest.raises(UserError, match=message):
+        write_portable(tmp_path / "source", tmp_path / "out", ["awkward."])
     with pytest.raises(UserError, match="trusted"):
         write_portable(tmp_path / "source", tmp_path / "out")
 
@@ -162,6 +174,7 @@ def test_every_kind_of_tensor_is_read_as_safetensors_does(tmp_path):
 
 
 GOOD = save({"a": torch.ones(3), "b": torch.ones(2)})
+THREE = save({"a": torch.ones(2), "b": torch.ones(2), "c": torch.ones(2)})
 
 
 @pytest.mark.parametrize(
@@ -173,14 +186,14 @@ GOOD = save({"a": torch.ones(3), "b": torch.ones(2)})
         struct.pack("<Q", 2**60) + GOOD[8:],
         b"\x80\x04\x95" + bytes(64),
         struct.pack("<Q", 2) + b"[]",
-        GOOD.replace(b"[12,20]", b"[ 0,8 ]"),
+        THREE.replace(b"[8,16]", b"[0,8 ]"),
         GOOD.replace(b'"shape":[3]', b'"shape":[9]'),
         GOOD.replace(b'"F32"', b'"F99"'),
     ],
     ids=["empty", "cut", "more", "long head", "pickle", "list", "overlapping", "shape", "type"],
 )
 def test_foreign_files_are_no_safetensors(tmp_path, content):
-    assert content != GOOD
+    assert content not in (GOOD, THREE)
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ValueError, match="is damaged, or no safetensors file"):
         standalone.read_safetensors(tmp_path / "x")
