@@ -146,6 +146,9 @@ def test_values_go_with_their_protocol_and_missing_ones_are_missing(run):
         assert "not the papers'" in part
     assert "measured on 10,000 images at most" in card
     assert "Modes are missing: classes drawn less than a tenth as often as they occur: `one 0.4% against 10.0%`" in card
+    few = {"copy_rate": 0.5, "copy_rate_expected": 0.01, "copy_rate_std": 0.2}
+    evaluated(run, key="z", settings=PROTOCOL, memorisation=few)  # the word of the most images counts
+    card = model_card(run / "generator" / "best", run)
     assert "0.28% of them are as near to a training image as the nearest 1.0% of held-out real images" in card
 
 

@@ -270,12 +270,17 @@ def _measured(known: Facts) -> list[str]:
         values, settings = mapping(record.get("values")), mapping(record.get("settings"))
         if values:
             lines += [f"Afterwards, {_code(record.get('description'))}, under the key {_code(record.get('key'))}:", ""]
-            lines += [*_table(values, mapping(record.get("spread"))), "", *_protocol(settings, values), ""]
+            lines += [
+                *_table(values, mapping(record.get("spread"))),
+                "",
+                *_protocol(settings, values, bool(record.get("spread"))),
+                "",
+            ]
     return lines[:-1] or ["Nothing that was measured of these weights is known."]
 
 
 def _table(values: Mapping[str, Any], spread: Mapping[str, Any]) -> list[str]:
-    """A row a value; ± is the standard deviation over draws of as many images."""
+    """A row a value, and what ± stands beside it."""
     rows = ["| | value | ± |" if spread else "| | value |", "| --- | --- | --- |" if spread else "| --- | --- |"]
     for name, value in values.items():
         cells = [_code(name), _number(value), *([_number(spread[name]) if name in spread else ""] if spread else [])]
@@ -283,7 +288,7 @@ def _table(values: Mapping[str, Any], spread: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def _protocol(settings: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+def _protocol(settings: Mapping[str, Any], values: Mapping[str, Any], spread: bool = False) -> list[str]:
     if not settings:
         return ["How they were measured is not known: they compare with nothing."]
     named = ("n_generated", "n_real", "data", "split", "extractor", "extractor_sha256")
@@ -291,6 +296,7 @@ def _protocol(settings: Mapping[str, Any], values: Mapping[str, Any]) -> list[st
     rest = {name: value for name, value in settings.items() if name not in named}
     standard = extractor == "inception" and generated == STANDARD_COUNT and "fid" in values
     return [
+        *(["± is one standard deviation over draws of as many generated images.", ""] if spread else []),
         f"{_count(generated)} generated images, not truncated, against {_count(real)} real ones of {_code(data)}, "
         f"split {_code(split)}, seen by the extractor {_code(extractor)} with the weights {_code(digest)}"
         + (f"; {', '.join(f'{_code(name)}: {_code(value)}' for name, value in rest.items())}." if rest else "."),
@@ -325,7 +331,7 @@ def _limits(known: Facts) -> list[str]:
 
 
 def _classes(known: Facts) -> list[str]:
-    """What is known of the classes it draws: the latest evaluation's word, else the run's at its end."""
+    """What is known of the classes it draws: the largest evaluation's word, else the run's at its end."""
     found: object = next((one["classes"] for one in reversed(known.evaluations) if one.get("classes")), None)
     if found is None and known.values and known.step in (None, known.summary.get("steps")):
         found = known.summary.get("classes")

@@ -30,7 +30,7 @@ class Facts:
         which: "best" or "last" of its run; None where it has no run, or is not what the run exported.
         config, summary, tags, environment: of its run.
         values: what its run measured of it, by name; None and NaN for what was not finite.
-        evaluations: records of it by `python evaluate.py`.
+        evaluations: records of it by `python evaluate.py`, those of the most images last.
     """
 
     network: Mapping[str, Any]
@@ -60,6 +60,7 @@ def gather(source: Path, run: Path | None = None) -> Facts:
     which = next((name for name in ("best", "last") if _is_there(run / GENERATOR / name, digest)), None)
     summary = mapping(read_json(run / SUMMARY_FILE))
     records = [mapping(read_json(path)) for path in sorted(run.glob(f"{EVALUATIONS}/*/*.json"))]
+    own = [record for record in records if mapping(record.get("subject")).get("sha256") == digest]
     return Facts(
         network,
         step,
@@ -69,7 +70,7 @@ def gather(source: Path, run: Path | None = None) -> Facts:
         tags=mapping(read_json(run / "tags.json")),
         environment=mapping(read_json(run / "environment.json")),
         values=_values(summary, which, step),
-        evaluations=tuple(record for record in records if mapping(record.get("subject")).get("sha256") == digest),
+        evaluations=tuple(sorted(own, key=_images)),
     )
 
 
@@ -83,6 +84,11 @@ def at(tree: object, key: str) -> Any:
     for part in key.split("."):
         tree = mapping(tree).get(part)
     return tree
+
+
+def _images(record: Mapping[str, Any]) -> int:
+    count = at(record, "settings.n_generated")
+    return count if isinstance(count, int) else 0
 
 
 def _is_there(folder: Path, digest: str) -> bool:
