@@ -3,7 +3,6 @@
 import importlib.util
 import json
 
-import onnx
 import pytest
 import torch
 from sharing_helpers import LATENTS, NETWORKS, Z_DIM, exported, images_of, python_with, small
@@ -93,6 +92,8 @@ def test_programs_run_without_the_project(tmp_path, capfd):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_of_ours_can_be_exported(tmp_path, name, norm):
     kind, arguments, shape = NETWORKS[name]
+    import onnx
+
     if (name, norm) == ("mlp", "instance"):
         pytest.skip("a dense layer has no instances")
     network = exported(tmp_path / "x", kind, z_dim=Z_DIM, image_shape=shape, **arguments | {"norm": norm})

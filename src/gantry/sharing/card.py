@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
-from gantry.metrics.scores import COVERED, STANDARD_COUNT
+from gantry.metrics.scores import STANDARD_COUNT
 from gantry.sharing.facts import Facts, at, gather, mapping
+from gantry.sharing.limits import limits
+from gantry.sharing.markdown import UNKNOWN, code, count, listed, number
 from gantry.tracking.params import redact
 
 FILE, PICTURE = "README.md", "samples.png"
@@ -31,10 +33,6 @@ NOT_STANDARD = (
     "These are not the papers' FID, KID and Inception score, which are of 50,000 images, Inception's features and the "
     "training set: compare them only with what was measured in the very same way."
 )
-UNKNOWN, MISSING = "not known", "missing"
-LONGEST = 200  # characters of a value
-MOST = 10  # classes named
-LARGEST = 1e300  # what is beyond is no measurement; NaN is not below it either
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 LOADING = {
@@ -134,9 +132,9 @@ def model_card(
         "Training data": _data(known),
         "Training": _training(known),
         "Measured": _measured(known),
-        "Known limits": _limits(known),
+        "Known limits": limits(known),
         "Risks": _risks(),
-        "Licence": [_code(licence) if licence else NOT_STATED],
+        "Licence": [code(licence) if licence else NOT_STATED],
         "How to load it": _loading(known, files, needs),
         "Files": _files(files),
     }
@@ -166,9 +164,9 @@ def _head(known: Facts, licence: str | None, files: Sequence[Written]) -> str:
 
 def _name(known: Facts) -> str:
     variant = known.summary.get("variant") or known.tags.get("variant")
-    what = f"{_code(variant)} generator" if variant else "Generator"
+    what = f"{code(variant)} generator" if variant else "Generator"
     data = _dataset(known)
-    return what + (f" of {_code(data)} images" if data else "")
+    return what + (f" of {code(data)} images" if data else "")
 
 
 def _dataset(known: Facts) -> object:
@@ -180,22 +178,22 @@ def _what(known: Facts, parameters: int | None) -> list[str]:
     shape = network.get("image_shape")
     size = UNKNOWN
     if isinstance(shape, list) and len(shape) == 3:
-        channels, height, width = map(_count, shape)
+        channels, height, width = map(count, shape)
         size = f"{width} x {height} pixels, {'grey' if channels == '1' else f'{channels} channels'}"
     chosen = {name: value for name, value in network.items() if name not in ("_target_", "z_dim", "image_shape")}
     of = {"best": "the run's best step by its first metric", "last": "the run's last step"}.get(known.which or "")
     averaged = None
     if known.which and (half_life := at(known.config, "model.ema.half_life")) is not None:
-        averaged = f"yes, a moving average over training with a half-life of {_count(half_life)} images"
+        averaged = f"yes, a moving average over training with a half-life of {count(half_life)} images"
     return [
         "A generator of a generative adversarial network (GAN): it makes an image of a vector of random numbers.",
         "",
-        f"- variant: {_code(known.summary.get('variant') or known.tags.get('variant'))}",
-        f"- network: {_code(network.get('_target_'))}{f', {_code(json.dumps(chosen))}' if chosen else ''}",
-        f"- parameters: {_count(parameters)}",
-        f"- takes: float32 (B, {_count(network.get('z_dim'))}), independent and standard normal",
+        f"- variant: {code(known.summary.get('variant') or known.tags.get('variant'))}",
+        f"- network: {code(network.get('_target_'))}{f', {code(json.dumps(chosen))}' if chosen else ''}",
+        f"- parameters: {count(parameters)}",
+        f"- takes: float32 (B, {count(network.get('z_dim'))}), independent and standard normal",
         f"- makes: float32 (B, C, H, W) in [-1, 1]; {size}",
-        f"- weights: of generator step {_count(known.step)}{f', {of}' if of else ''}",
+        f"- weights: of generator step {count(known.step)}{f', {of}' if of else ''}",
         *([f"- averaged: {averaged}"] if averaged else []),
     ]
 
@@ -226,11 +224,11 @@ def _data(known: Facts) -> list[str]:
     measured = protocol or known.tags
     prefix = "" if protocol else "metrics."
     return [
-        f"- data set: {_code(_dataset(known))}, made by {_code(node.get('_target_'))}",
-        f"- prepared with: {_code(json.dumps(prepared)) if prepared else UNKNOWN}",
-        f"- compared with: {_count(measured.get(f'{prefix}n_real'))} images of it, "
-        f"split {_code(measured.get(f'{prefix}split'))}, digest {_code(measured.get(f'{prefix}data_digest'))}",
-        f"- classes: {_listed(classes) if classes else UNKNOWN}",
+        f"- data set: {code(_dataset(known))}, made by {code(node.get('_target_'))}",
+        f"- prepared with: {code(json.dumps(prepared)) if prepared else UNKNOWN}",
+        f"- compared with: {count(measured.get(f'{prefix}n_real'))} images of it, "
+        f"split {code(measured.get(f'{prefix}split'))}, digest {code(measured.get(f'{prefix}data_digest'))}",
+        f"- classes: {listed(classes) if classes else UNKNOWN}",
     ]
 
 
@@ -243,21 +241,21 @@ def _training(known: Facts) -> list[str]:
     versions = {"python": known.environment.get("python")} | {
         name: packages.get(name) for name in ("torch", "pytorch-lightning", "gantry-gan")
     }
-    said = ", ".join(f"{name} {_code(version)}" for name, version in versions.items() if version)
+    said = ", ".join(f"{name} {code(version)}" for name, version in versions.items() if version)
     commit = known.tags.get("git.commit")
     dirty = " with changes that were not committed" if known.tags.get("git.dirty") == "true" else ""
     return [
-        f"- generator steps: {_count(known.step)} of {_count(summary.get('steps', config.get('steps')))}",
-        f"- real images seen by the end of the run: {_count(summary.get('images'))}",
-        f"- batch: {_count(config.get('batch_size'))}; discriminator steps in a generator step: "
-        f"{_count(model.get('n_critic'))}",
+        f"- generator steps: {count(known.step)} of {count(summary.get('steps', config.get('steps')))}",
+        f"- real images seen by the end of the run: {count(summary.get('images'))}",
+        f"- batch: {count(config.get('batch_size'))}; discriminator steps in a generator step: "
+        f"{count(model.get('n_critic'))}",
         f"- loss: {_call(model.get('loss'))}",
         f"- penalties: {_calls(model.get('penalties'))}; constraints: {_calls(model.get('constraints'))}",
         f"- optimiser: {_call(model.get('optimizer'))}",
         f"- discriminator: {_call(model.get('discriminator'))}",
-        f"- precision: {_code(at(config, 'trainer.precision'))}; seed: {_code(config.get('seed'))}",
+        f"- precision: {code(at(config, 'trainer.precision'))}; seed: {code(config.get('seed'))}",
         f"- versions: {said or UNKNOWN}",
-        f"- commit of Gantry's checkout: {_code(commit)}{dirty}",
+        f"- commit of Gantry's checkout: {code(commit)}{dirty}",
     ]
 
 
@@ -269,7 +267,7 @@ def _measured(known: Facts) -> list[str]:
     for record in known.evaluations:
         values, settings = mapping(record.get("values")), mapping(record.get("settings"))
         if values:
-            lines += [f"Afterwards, {_code(record.get('description'))}, under the key {_code(record.get('key'))}:", ""]
+            lines += [f"Afterwards, {code(record.get('description'))}, under the key {code(record.get('key'))}:", ""]
             lines += [
                 *_table(values, mapping(record.get("spread"))),
                 "",
@@ -283,7 +281,7 @@ def _table(values: Mapping[str, Any], spread: Mapping[str, Any]) -> list[str]:
     """A row a value, and what ± stands beside it."""
     rows = ["| | value | ± |" if spread else "| | value |", "| --- | --- | --- |" if spread else "| --- | --- |"]
     for name, value in values.items():
-        cells = [_code(name), _number(value), *([_number(spread[name]) if name in spread else ""] if spread else [])]
+        cells = [code(name), number(value), *([number(spread[name]) if name in spread else ""] if spread else [])]
         rows.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return rows
 
@@ -297,75 +295,11 @@ def _protocol(settings: Mapping[str, Any], values: Mapping[str, Any], spread: bo
     standard = extractor == "inception" and generated == STANDARD_COUNT and "fid" in values
     return [
         *(["± is one standard deviation over draws of as many generated images.", ""] if spread else []),
-        f"{_count(generated)} generated images, not truncated, against {_count(real)} real ones of {_code(data)}, "
-        f"split {_code(split)}, seen by the extractor {_code(extractor)} with the weights {_code(digest)}"
-        + (f"; {', '.join(f'{_code(name)}: {_code(value)}' for name, value in rest.items())}." if rest else "."),
+        f"{count(generated)} generated images, not truncated, against {count(real)} real ones of {code(data)}, "
+        f"split {code(split)}, seen by the extractor {code(extractor)} with the weights {code(digest)}"
+        + (f"; {', '.join(f'{code(name)}: {code(value)}' for name, value in rest.items())}." if rest else "."),
         STANDARD if standard else NOT_STANDARD,
     ]
-
-
-def _limits(known: Facts) -> list[str]:
-    protocols = [mapping(known.summary.get("protocol"))] if known.values else []
-    protocols += [mapping(record.get("settings")) for record in known.evaluations]
-    counts = [count for one in protocols if _is_number(count := one.get("n_generated"))]
-    most = max(counts, default=0)
-    lines = ["- It makes images of one size, and cannot be asked for a class or a content."]
-    if counts and most < STANDARD_COUNT:
-        lines.append(
-            f"- It was measured on {most:,} images at most. A distance of few images comes out too large, and rare "
-            "failures and rare kinds of images are not seen in them."
-        )
-    if any(one.get("extractor") == "classifier" for one in protocols):
-        accuracies = [value for one in protocols if _is_number(value := one.get("classifier_accuracy"))]
-        right = f", which is right on {accuracies[-1]:.1%} of real images," if accuracies else ""
-        lines.append(
-            f"- What was measured with a small classifier{right} says how alike images are to it, not to the eye."
-        )
-    if any(one.get("split") in ("train", "all") for one in protocols):
-        lines.append("- It was compared with images it was trained on: copies of them would look good in the values.")
-    lines += _classes(known)
-    lines.append(_memorisation(known))
-    lines.append("- It is one run of one seed; another seed gives another generator and other values.")
-    lines.append("- All values are of latents as they are drawn: truncated ones give likelier and less varied images.")
-    return lines
-
-
-def _classes(known: Facts) -> list[str]:
-    """What is known of the classes it draws: the largest evaluation's word, else the run's at its end."""
-    found: object = next((one["classes"] for one in reversed(known.evaluations) if one.get("classes")), None)
-    if found is None and known.values and known.step in (None, known.summary.get("steps")):
-        found = known.summary.get("classes")
-    shares = {
-        name: pair
-        for name, pair in mapping(found).items()
-        if isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_number, pair)) and pair[0] > 0
-    }
-    if not shares:
-        return ["- How evenly it draws the kinds of images in its data is not known."]
-    rare = {name: pair for name, pair in shares.items() if pair[1] < COVERED * pair[0]}
-    if rare:
-        said = _listed(f"{name} {made:.1%} against {real:.1%}" for name, (real, made) in rare.items())
-        return [f"- Modes are missing: classes drawn less than a tenth as often as they occur: {said}."]
-    least = min(shares, key=lambda name: shares[name][1] / shares[name][0])
-    real, made = shares[least]
-    return [
-        f"- No class is missing of {len(shares)}; drawn least for its share is {_code(least)}, {made:.1%} "
-        f"against {real:.1%}."
-    ]
-
-
-def _memorisation(known: Facts) -> str:
-    for record in reversed(known.evaluations):
-        found = mapping(record.get("memorisation"))
-        rate, expected, std = (found.get(name) for name in ("copy_rate", "copy_rate_expected", "copy_rate_std"))
-        if _is_number(rate) and _is_number(expected) and _is_number(std):
-            beside = "held-out real images" if found.get("held_out_images") else "training images left out of the rest"
-            return (
-                f"- Memorisation, measured on {_count(at(record, 'settings.n_generated'))} images: {rate:.2%} of them "
-                f"are as near to a training image as the nearest {expected:.1%} of {beside} (± {std:.2%} by chance). "
-                "Copies that are rarer, or altered, would not show."
-            )
-    return "- Whether it repeats training images was not measured (`python evaluate.py` does)."
 
 
 def _risks() -> list[str]:
@@ -385,7 +319,7 @@ def _loading(known: Facts, files: Sequence[Written], needs: Sequence[str]) -> li
     size = {name: value if isinstance(value, int) else name for name, value in size.items()}
     lines = [LOADING[file.name].format(**size) for file in files if file.name in LOADING]
     if lines and needs:
-        lines.append(f"The network's source also needs {', '.join(map(_code, needs))}.\n")
+        lines.append(f"The network's source also needs {', '.join(map(code, needs))}.\n")
     return ["\n".join(lines).rstrip()] if lines else []
 
 
@@ -395,7 +329,7 @@ def _files(files: Sequence[Written]) -> list[str]:
     rows = ["| | bytes | sha256 | its images differ from the network's by |", "| --- | --- | --- | --- |"]
     for file in files:
         differs = "" if file.difference is None else "nothing" if file.difference == 0 else f"{file.difference:.1g}"
-        name = _code(file.name).replace("|", r"\|")
+        name = code(file.name).replace("|", r"\|")
         rows.append(f"| {name} | {file.path.stat().st_size:,} | `{file.sha256}` | {differs} |")
     return rows
 
@@ -404,38 +338,8 @@ def _call(node: object) -> str:
     """What a config node makes, and of what."""
     has = mapping(node)
     options = {name: value for name, value in has.items() if name not in ("_target_", "_partial_")}
-    return _code(has.get("_target_")) + (f" {_code(json.dumps(options, default=str))}" if options else "")
+    return code(has.get("_target_")) + (f" {code(json.dumps(options, default=str))}" if options else "")
 
 
 def _calls(nodes: object) -> str:
     return (", ".join(map(_call, nodes)) or "none") if isinstance(nodes, list) else UNKNOWN
-
-
-def _code(value: object) -> str:
-    """A value as a code span: one line, in which no character is markup; its passwords are hidden."""
-    if value is None or value == "":
-        return UNKNOWN
-    text = redact(" ".join(str(value).split())).replace("`", "'")
-    text = "".join(character for character in text if character.isprintable()).strip() or "?"
-    return f"`{text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}`"
-
-
-def _listed(names: Iterable[object]) -> str:
-    """The first of them, in code spans."""
-    every = list(names)
-    more = f" and {len(every) - MOST} more" if len(every) > MOST else ""
-    return ", ".join(map(_code, every[:MOST])) + more
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-
-
-def _number(value: object) -> str:
-    return f"{value:.6g}" if _is_number(value) else MISSING
-
-
-def _count(value: object) -> str:
-    """A whole number, which a tag holds as text."""
-    text = str(value)
-    return f"{int(text):,}" if re.fullmatch(r"\d{1,18}", text) else UNKNOWN
