@@ -21,11 +21,12 @@ from gantry.results import FOLDER as EVALUATIONS
 from gantry.summary import FILE as SUMMARY_FILE
 from gantry.summary import show
 from gantry.tracking.base import RUN_FILE
+from gantry.tracking.folder import TAGS_FILE, write_json
 
 if TYPE_CHECKING:
     from gantry.report.store import Store
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, ENVIRONMENT = "config.yaml", "environment.json"
 EXPORTED = "generator.json"  # in a folder with an exported generator (see `gantry.export`)
 NAMED = 5  # runs named where one is not found
 HOW = "a run's folder, its MLflow id, latest, best, or a sweep's folder for all of its runs"
@@ -295,8 +296,9 @@ def _fetched(store: Store, run_id: str, cache: Path) -> FoundRun:
     if not {GENERATOR, CONFIG_FILE} <= held:
         raise UserError(f"run={run_id}: the run has logged no generator to MLflow; it does so when it ends")
     try:
-        for item in held & {GENERATOR, CONFIG_FILE, SUMMARY_FILE, EVALUATIONS}:  # to which others are added
+        for item in held & {GENERATOR, CONFIG_FILE, SUMMARY_FILE, EVALUATIONS, ENVIRONMENT}:
             store.client.download_artifacts(run_id, item, str(folder))
+        write_json(dict(store.client.get_run(run_id).data.tags), folder / TAGS_FILE)
     except (MlflowException, OSError) as error:
         raise UserError(f"run={run_id}: its generator cannot be fetched from MLflow: {error}") from error
     return FoundRun(folder, run_id, fetched=True)
