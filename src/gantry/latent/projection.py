@@ -11,7 +11,7 @@ from gantry.errors import UserError
 from gantry.randomness import draws
 
 POOL = 2048  # samples, of which an image's nearest are where its search starts
-PRIOR = 0.01  # weight of the latent's mean square beside the image's mean squared error
+PRIOR = 0.003  # weight of the latent's mean square beside the image's mean squared error
 CONSENSUS = 0.1  # weight of a damaged pixel's expected value beside a known pixel's value
 RATE = 0.1  # Adam's, falling to 0
 SHORT = 0.2  # of the steps, in which all starts take part
