@@ -94,6 +94,24 @@ def test_progress_is_told_up_to_the_end(network, images):
     assert told[-1] == 1
 
 
+class Rugged(nn.Module):
+    """Images in which an error has many local minima."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(Z_DIM, 2 * SIZE**2), requires_grad=False)
+
+    def forward(self, z):
+        return torch.sin(z @ self.weight).view(-1, 2, SIZE, SIZE)
+
+
+def test_the_best_of_several_starts_is_chosen():
+    network = Rugged()
+    images = quantise(network(torch.randn(8, Z_DIM)))
+    alone, best = (project(network, Z_DIM, images, steps=100, starts=starts).errors for starts in (1, 8))
+    assert (best < 3).sum() > (alone < 3).sum()
+
+
 def test_it_works_where_gradients_are_off(network, images):
     with torch.no_grad():
         found = project(network, Z_DIM, images, steps=100, starts=4)
