@@ -29,8 +29,8 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
     """The directions along which the image changes most, on average over latents.
 
     They are the leading eigenvectors of E[J'J], J the Jacobian of image by latent: the generator's active subspace
-    (Constantine 2015, Active Subspaces, chapter 3; of GANs: Wang and Ponce 2021, The Geometry of Deep Generative Image
-    Models). For u normal in the space of images J'u is the gradient of the product of u and the image, and
+    (Constantine 2015, Active Subspaces; of GANs: Wang and Ponce 2021, The Geometry of Deep Generative Image Models and
+    its Applications). For u normal in the space of images J'u is the gradient of the product of u and the image, and
     E[J'u u'J] = E[J'J]: one forward and one backward pass a latent, of any network.
 
     Args:

@@ -54,7 +54,7 @@ def project(
     """The latents whose images are nearest to given ones, and with a mask those images' damaged regions filled in.
 
     Minimises, by Adam, the mean squared error over the known pixels plus a normal prior on the latent (Bora et al.
-    2017, Compressed Sensing using Generative Models, section 6), from the nearest of a pool of samples. All starts take
+    2017, Compressed Sensing using Generative Models), from the nearest of a pool of samples. All starts take
     part in the first fifth of the steps, the best one alone in the rest.
 
     With a mask this is the inpainting of Yeh et al. 2017, Semantic Image Inpainting with Deep Generative Models, with
