@@ -13,7 +13,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 
     The length of a normal latent is nearly always close to the square root of its dimension. Halfway along a straight
     line between two it is shorter by that of 2, of which a generator has seen none in training (White 2016, Sampling
-    Generative Networks; Shoemake 1985, Animating Rotation with Quaternion Curves). For equal norms this is their formula.
+    Generative Networks; Shoemake 1985, Animating Rotation with Quaternion Curves). For equal norms this is their
+    formula.
 
     Args:
         a, b: shape (..., z_dim), broadcast against each other. Where one is zero, which has no direction, the path is
