@@ -2,7 +2,15 @@
 
 import base64
 import io
-from collections.abc import Callable
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,3 +87,36 @@ class Registry:
     def _shown(self, number: int) -> SimpleNamespace:
         tags = self.versions[number - 1]
         return SimpleNamespace(version=str(number), tags=tags, status="READY", creation_timestamp=0)
+
+
+@contextmanager
+def process(command: str, folder: Path, health: str, **environment: str) -> Iterator[str]:
+    """A server of MLflow's until the block ends, `{port}` filled in; the address it answers at."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", *command.format(port=port).split()]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it calls uvicorn by name
+    env = os.environ | {"PATH": path, "NO_PROXY": "127.0.0.1", **environment}
+    address = f"http://127.0.0.1:{port}"
+    log = folder / "server.log"
+    with log.open("wb") as file:
+        started = subprocess.Popen(words, cwd=folder, env=env, stdout=file, stderr=file, start_new_session=True)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(address + health, timeout=5).close()
+                break
+            except OSError:
+                assert started.poll() is None, log.read_text()
+                time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        started.wait(30)
+    for _ in range(100):  # its own child may take longer
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{command} still answers")

@@ -216,3 +216,16 @@ def test_a_registered_generator_is_found_loaded_and_the_same(tmp_path, capfd, mo
     assert not tiles[10:].any()
     assert model.metadata.signature is not None
     assert model.metadata.saved_input_example_info is not None
+
+    (tmp_path / "foreign").mkdir()
+    client.create_registered_model("foreign")
+    client.create_model_version("foreign", (tmp_path / "foreign").as_uri())
+    (weights,) = (
+        path
+        for path in (tmp_path / "store").rglob(WEIGHTS)
+        if path.read_bytes() == (other.folder / WEIGHTS).read_bytes()
+    )
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    for name, said in (("foreign", "holds no generator"), ("models:/digits/3", "not those registered")):
+        with pytest.raises(UserError, match=said):
+            find_model(client, name, tmp_path / "another cache")

@@ -19,6 +19,7 @@ from gantry.errors import UserError
 from gantry.export import CONFIG, TRUSTED, WEIGHTS, save_generator
 from gantry.generators import ExportedFiles, GeneratorFiles
 from gantry.sharing import champion
+from gantry.sharing.card import FILE as CARD
 from gantry.sharing.champion import Measured
 from gantry.sharing.portable import write_portable
 from gantry.tracking.params import brief
@@ -34,7 +35,6 @@ TAKEN = ("latest", "best")  # what run=... means by these
 NEEDS = ("mlflow", "torch", "numpy", "scipy", "pillow")  # of `gantry.sharing.served`
 MODEL = "generator"  # what MLflow calls the logged model
 TOGETHER = 60_000  # ms; versions made within this may be of registrations that are under way at once
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -397,10 +397,10 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """The user is told in a line what MLflow, or the network on the way to it, did not do."""
+    """The user is told in a line what MLflow, the network on the way to it or the disk did not do."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise UserError(f"{what}: MLflow did not take part: {brief(error)}") from error
+        raise UserError(f"{what} failed: {brief(error)}") from error

@@ -14,8 +14,9 @@ or, as the value of "inputs", to `mlflow.pyfunc.load_model(...).predict`:
 
     {"predictions": [{"seed": 0, "n": 4, "format": "png", "images": ["iVBORw0KGgo...", ...]}]}
 
-Each of `images` is a PNG file in base64, greyscale or RGB, of the pixels that `python sample.py seed=...` writes. A
-request that is none is answered with status 400, or 415 for its content type, and the reason.
+Each of `images` is a PNG file in base64, greyscale or RGB, of the pixels that `python sample.py seed=...
+accelerator=cpu` writes. A request that is none is answered with status 400, or 415 for its content type, and the
+reason. (Without any content type MLflow answers 500.)
 """
 
 import base64
@@ -65,14 +66,13 @@ class Answer(BaseModel):
 
 
 class Served(PythonModel):
-    """A generator on the processor, or on the GPU where there is one; any number of threads may ask at once."""
+    """A generator on the processor; any number of threads may ask at once."""
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = Path(context.artifacts[GENERATOR])
         self._drawing = _module(Path(context.artifacts[DRAWING]))
         self._z_dim = json.loads((folder / "generator.json").read_bytes())["z_dim"]
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = _module(folder / "generator.py").load(folder).eval().requires_grad_(False).to(self._device)
+        self._network = _module(folder / "generator.py").load(folder).eval().requires_grad_(False)
 
     def predict(self, model_input: list[Request]) -> list[Answer]:  # type: ignore[override]
         """An answer for each request.
@@ -98,9 +98,9 @@ class Served(PythonModel):
         draw = self._drawing
         tiles = []
         for first in range(0, n, draw.TILE):
-            z = torch.from_numpy(draw.stream(seed, first, draw.TILE, self._z_dim, truncation)).to(self._device)
+            z = torch.from_numpy(draw.stream(seed, first, draw.TILE, self._z_dim, truncation))
             with torch.inference_mode():
-                tiles.append(draw.quantise(self._network(z)).permute(0, 2, 3, 1).cpu().numpy())
+                tiles.append(draw.quantise(self._network(z)).permute(0, 2, 3, 1).numpy())
         return np.concatenate(tiles)[:n]
 
 
