@@ -28,6 +28,7 @@ SETTINGS = {
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",
     "logger.hideWelcomeMessage": "true",
+    "logger.level": "warning",
 }
 WIDE = 720  # pixels that the grid is enlarged to, at most
 

@@ -1,12 +1,16 @@
 """What Streamlit runs anew whenever somebody moves a slider: `app.py <generator's folder> <trusted>...`."""
 
+import base64
+import io
 import sys
 from pathlib import Path
 
 import streamlit as st
+from PIL import Image
 
 from gantry.page import loaded, picture
 from gantry.sampling import GRID
+from gantry.summary import show
 
 UNCUT = 3.0  # where the slider of truncation ends: no truncation
 
@@ -24,6 +28,11 @@ with st.sidebar:
         st.slider("first direction", -4.0, 4.0, 0.0, 0.1, help="in standard deviations of the noise"),
         st.slider("second direction", -4.0, 4.0, 0.0, 0.1, help="in standard deviations of the noise"),
     )
-    st.caption(f"python sample.py run={folder} seed={seed} n={count}")
+    cut = None if limit == UNCUT else limit
+    command = f"python sample.py run={show(folder)} n={count} seed={seed}" + (f" truncation={cut}" if cut else "")
+    st.caption(f"Without directions: `{command}`")
 
-st.image(picture(shown, seed, count, None if limit == UNCUT else limit, along), output_format="PNG")
+image = io.BytesIO()
+Image.fromarray(picture(shown, seed, count, cut, along)).save(image, format="PNG", compress_level=1)
+# Within the page: while a slider moves Streamlit forgets files before the browser has asked for them.
+st.image(f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}")
