@@ -92,7 +92,7 @@ def picture(shown: Shown, seed: int, count: int, truncation: float | None, along
         along: how far every latent is moved along the two directions, in standard deviations.
     """
     z = stream(seed, 0, count, shown.z_dim, truncation)
-    z = z + np.float32(along[: len(shown.directions)]) @ shown.directions
+    z = z + np.asarray(along[: len(shown.directions)], np.float32) @ shown.directions
     grid = enlarged_grid(generate(shown.network, torch.from_numpy(z)))
     scale = max(1, WIDE // max(grid.shape[:2]))
     return grid.repeat(scale, 0).repeat(scale, 1)
