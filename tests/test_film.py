@@ -94,7 +94,7 @@ def test_a_stopped_run_ends_with_the_film_of_one_never_stopped(train, config, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", range(1, 11))
+@pytest.mark.parametrize("stop", range(1, 10))
 def test_wherever_a_run_is_stopped_its_film_is_whole_in_the_end(train, config, tmp_path, stop):
     train("whole")
     with pytest.raises(Stopped):
