@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from gantry.tracking.base import ROLLED_BACK
-from gantry.tracking.folder import PARAMS_FILE, TAGS_FILE, read_metrics, read_values
+from gantry.tracking.folder import FILM, PARAMS_FILE, TAGS_FILE, read_metrics, read_values
 from gantry.tracking.images import send_image
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
         client.log_batch(run_id, metrics=part, synchronous=True)
     for file in sorted(folder.glob("*/[0-9]*.png")):
         key, step = file.parent.name, file.stem
-        if len(step) == 7 and step.isdigit() and not known.has_image(key, int(step)):
+        logged = key != FILM and len(step) == 7 and step.isdigit()
+        if logged and not known.has_image(key, int(step)):
             send_image(client, run_id, file, key, int(step), int(file.stat().st_mtime * 1000))
 
 
