@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from torchvision.io import encode_png
 from tqdm import tqdm
 
 from gantry.errors import UserError
@@ -110,10 +110,10 @@ class PngFolder:
 
     def write(self, tile: int, images: np.ndarray) -> None:
         for number, image in zip(self._numbers(tile), images, strict=True):
-            pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             path = self._file(number)
             partial_file = path.with_suffix(".partial")
-            Image.fromarray(pixels).save(partial_file, "PNG", compress_level=1)
+            # Pillow's encoder holds Python's lock, and threads would wait for one another.
+            partial_file.write_bytes(encode_png(torch.from_numpy(image), compression_level=1).numpy())
             partial_file.replace(path)
 
     def _file(self, number: int) -> Path:
