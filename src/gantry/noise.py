@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from gantry.randomness import draws
 
@@ -35,6 +34,8 @@ def stream(seed: int, first: int, count: int, z_dim: int, truncation: float | No
 
 def truncated(z: np.ndarray, limit: float) -> np.ndarray:
     """Standard normal values as those of the distribution cut off at plus and minus `limit`, in the same order."""
+    from scipy.special import ndtr, ndtri  # half of what the command line takes to refuse a misspelt option
+
     share = ndtr(z.astype(np.float64))
     low = ndtr(-limit)
     inside: np.ndarray = ndtri(low + share * (1.0 - 2.0 * low))
