@@ -252,7 +252,7 @@ def _drawn(order: Order, target: Target, rank: int, size: int) -> Iterator[int]:
     waiting: deque[Future[None]] = deque()
     pool = ThreadPoolExecutor(cores())
     try:
-        with whole_float32():
+        with whole_float32(), _repeatable():
             for begin in range(0, len(mine), at_once):
                 group = mine[begin : begin + at_once]
                 images = torch.cat([network.tile(tile) for tile in group]).cpu().numpy()
@@ -265,6 +265,17 @@ def _drawn(order: Order, target: Target, rank: int, size: int) -> Iterator[int]:
             writing.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """CUDA's transposed convolutions add up in the same order every time."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def _size(order: Order, tile: int) -> int:
