@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torchvision.io import encode_png
+from PIL import Image
 from tqdm import tqdm
 
 from gantry.errors import UserError
@@ -112,8 +112,8 @@ class PngFolder:
         for number, image in zip(self._numbers(tile), images, strict=True):
             path = self._file(number)
             partial_file = path.with_suffix(".partial")
-            # Pillow's encoder holds Python's lock, and threads would wait for one another.
-            partial_file.write_bytes(encode_png(torch.from_numpy(image), compression_level=1).numpy())
+            pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            Image.fromarray(pixels).save(partial_file, "PNG", compress_level=1)
             partial_file.replace(path)
 
     def _file(self, number: int) -> Path:
