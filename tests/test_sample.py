@@ -105,6 +105,9 @@ def test_the_script_is_in_its_place(run, tmp_path):
         (("run=latest", "project=no.png"), "project: no.png does not exist"),
         (("run=latest", "export=there", "formats=[onxx]"), "did you mean 'onnx'?"),
         (("run=latest", "export=there", "raw=true"), "raw: what export hands on is the averaged generator"),
+        (("run=latest", "register=mine", "tracking=none"), "register: the registry is MLflow's, which tracking=none"),
+        (("run=latest", "register=a b"), "register=a b: a model's name has letters, digits"),
+        (("run=latest", "register=latest"), "register=latest: run=latest means a run"),
         (("run=latest", "truncaton=1"), "did you mean 'truncation'?"),
         (("run=latest", "out=/proc/nothing/here.png"), "cannot be written"),
     ],
@@ -114,6 +117,16 @@ def test_bad_input_is_refused_with_the_valid_choices(call, arguments, said):
     assert code == 2
     assert said in text
     assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_registry_that_is_away_is_said(call, run):
+    summary = {"primary": "fid", "best": {"fid": 2.0}, "best_step": 7, "steps": 9, "final": {}, "protocol": {}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    code, said = call("run=latest", "register=mine", "tracking.uri=http://127.0.0.1:9")
+    assert code == 2
+    assert "tracking.uri=http://127.0.0.1:9 does not answer" in said
+    assert "Traceback" not in said
 
 
 def test_a_run_without_a_generator_is_refused(call, run):

@@ -18,6 +18,7 @@ from gantry.definitions import did_you_mean
 from gantry.errors import JobFailed, UserError
 from gantry.launch.devices import chosen
 from gantry.recording import ROOT
+from gantry.sharing.naming import check_name
 from gantry.signals import stoppable
 from gantry.subjects import GENERATORS, FoundGenerator, find_generator
 from gantry.summary import show
@@ -125,6 +126,8 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
     numbers = list(cfg.directions)
     if len(set(numbers)) != 2 or len(numbers) != 2 or not all(type(one) is int and one >= 0 for one in numbers):
         yield f"directions: takes two different numbers from 0, such as [0,1], not {numbers}"
+    if mode == "register":
+        yield from _unregistrable(cfg)
     if cfg.truncation == 0:
         yield "truncation: must be above 0; null leaves the latents as they are"
     if mode in ("interpolate", "latent_grid") and cfg[mode] == 1:
@@ -133,6 +136,15 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
         if cfg[key] is not None and not Path(str(cfg[key])).expanduser().exists():
             yield f"{key}: {cfg[key]} does not exist"
     yield from _wrong_out(cfg, mode)
+
+
+def _unregistrable(cfg: DictConfig) -> Iterator[str]:
+    if not cfg.tracking:
+        yield "register: the registry is MLflow's, which tracking=none leaves out; tracking=mlflow names it"
+    try:
+        check_name(str(cfg.register))
+    except UserError as error:
+        yield str(error)
 
 
 def _wrong_out(cfg: DictConfig, mode: str) -> Iterator[str]:
@@ -216,19 +228,18 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
     """Make the generator a version of a registered model."""
     import tempfile
 
+    from gantry.report.store import answering
     from gantry.sharing.card import FILE, model_card
     from gantry.sharing.champion import measured
-    from gantry.sharing.registry import check_name, register
-    from gantry.tracking.store import prepare_store
+    from gantry.sharing.registry import register
 
-    check_name(cfg.register)
     files, run = found.files, found.run
     quality = None
     if run is not None:
         quality = measured(run.folder, files.step(), files.digest(), metric=cfg.metric)
     elif cfg.metric is not None:
         raise UserError("metric: an exported generator's folder tells of none; name its run")
-    client, experiment = prepare_store(str(cfg.tracking.uri), str(cfg.tracking.experiment))
+    client, experiment = answering(str(cfg.tracking.uri), str(cfg.tracking.experiment))
     logged = None if run is None or run.run_id is None else _logged(client, run.run_id)
     tags = logged.data.tags if logged else {}
     with tempfile.TemporaryDirectory() as folder:

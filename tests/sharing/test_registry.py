@@ -11,7 +11,8 @@ from gantry.errors import UserError
 from gantry.export import WEIGHTS
 from gantry.generators import ExportedFiles
 from gantry.sharing.champion import Measured, from_tags, measured, verdict
-from gantry.sharing.registry import check_name, find_model, register, settle
+from gantry.sharing.naming import check_name
+from gantry.sharing.registry import find_model, register, settle
 from gantry.tracking.store import prepare_store
 
 NAN = math.nan

@@ -232,8 +232,7 @@ def open_store(uri: str, experiment: str) -> Store | None:
     location = locate(uri)
     if location.database is not None and not location.database.exists():
         return None
-    check_store(uri)
-    client, _ = _answering(uri)
+    client, _ = answering(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         names = sorted(known.name for known in client.search_experiments())
@@ -242,11 +241,21 @@ def open_store(uri: str, experiment: str) -> Store | None:
     return Store(client, uri, found.experiment_id)
 
 
-def _answering(uri: str) -> tuple[MlflowClient, Any]:
+def answering(uri: str, experiment: str = "Default") -> tuple[MlflowClient, str]:
+    """What `prepare_store` returns, of a store that answers.
+
+    Args:
+        experiment: made where it is missing. Every store has the default, so that a look creates none.
+
+    Raises:
+        UserError: the store cannot be used.
+        Unanswered: it does not answer.
+    """
+    check_store(uri)
     from mlflow.exceptions import MlflowException
 
     try:
-        return prepare_store(uri, "Default")  # which every store has: a look must not create an experiment
+        return prepare_store(uri, experiment)
     except (MlflowException, OSError) as error:
         reason = redact(str(error)).splitlines()[0]
         raise Unanswered(f"tracking.uri={redact(uri)} does not answer: {reason}") from error

@@ -21,6 +21,7 @@ from gantry.generators import ExportedFiles, GeneratorFiles
 from gantry.sharing import champion
 from gantry.sharing.card import FILE as CARD
 from gantry.sharing.champion import Measured
+from gantry.sharing.naming import NAME, check_name
 from gantry.sharing.portable import write_portable
 from gantry.tracking.params import brief
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"  # alias of the version to use
 DIGEST, RUN = "sha256", "run_id"  # tags of a version
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-TAKEN = ("latest", "best")  # what run=... means by these
 NEEDS = ("mlflow", "torch", "numpy", "scipy", "pillow")  # of `gantry.sharing.served`
 MODEL = "generator"  # what MLflow calls the logged model
 TOGETHER = 60_000  # ms; versions made within this may be of registrations that are under way at once
@@ -53,18 +52,6 @@ class Registered:
     new: bool
     champion: bool
     text: str
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that a model cannot have, before anything slow.
-
-    Raises:
-        UserError: it is none.
-    """
-    if not NAME.fullmatch(name):
-        raise UserError(f"register={name}: a model's name has letters, digits, '_', '-' and '.', at most 100 of them")
-    if name in TAKEN:
-        raise UserError(f"register={name}: run={name} means a run; call the model otherwise")
 
 
 def register(
