@@ -74,6 +74,15 @@ def test_an_exported_folder_alone_will_do(call, run, tmp_path):
     assert np.load(tmp_path / "three.npz")["arr_0"].shape == (3, 8, 8, 1)
 
 
+def test_of_an_exported_folder_there_is_no_other_generator(call, run, tmp_path):
+    shutil.copytree(run / "generator" / "best", tmp_path / "sent")
+    code, said = call("run=sent", "generator=last", "out=one.png", "n=1")
+    assert code == 2
+    assert "generator=last: sent holds one generator; name its run to choose" in said
+    code, said = call(f"run={run / 'generator' / 'last'}", "generator=last", "out=one.png", "n=1")
+    assert code == 0, said
+
+
 def test_the_script_is_in_its_place(run, tmp_path):
     """A real process, from another folder, as it is typed."""
     done = subprocess.run(

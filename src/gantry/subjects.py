@@ -147,19 +147,19 @@ def find_generator(
     if (folder / EXPORTED).is_file():
         run = folder.parent.parent if folder.parent.name == GENERATOR else None
         of_run = run is not None and (run / CONFIG_FILE).exists()
-        return _alone(FoundGenerator(ExportedFiles(folder, trusted), _here(run) if of_run and run else None), raw)
+        return _alone(FoundGenerator(ExportedFiles(folder, trusted), _here(run) if of_run and run else None), which, raw)
     if folder.is_dir() and not (folder / CONFIG_FILE).exists() and not (folder / SWEEP_FILE).exists():
         raise UserError(
             f"run={show(folder)}: holds neither a run, which has a {CONFIG_FILE}, nor an exported generator, "
             f"which has a {EXPORTED}"
         )
     if name.startswith(REGISTERED):
-        return _alone(_registered(name, store, cache, trusted), raw)
+        return _alone(_registered(name, store, cache, trusted), which, raw)
     try:
         runs = find_runs([name], store, cache)
     except NoSuchRun as error:
         found = _registered(name, store, cache, trusted, error)
-        return _alone(found, raw)
+        return _alone(found, which, raw)
     if len(runs) > 1:
         raise UserError(
             "\n  ".join([f"run={name}: {len(runs)} runs; name one of them:", *(show(r.folder) for r in runs)])
@@ -185,9 +185,12 @@ def _registered(
     return FoundGenerator(ExportedFiles(find_model(opened.client, name, cache), trusted))
 
 
-def _alone(found: FoundGenerator, raw: bool) -> FoundGenerator:
+def _alone(found: FoundGenerator, which: str, raw: bool) -> FoundGenerator:
+    """A generator that came without its run, of which there is nothing to choose."""
     if raw:
         raise UserError(f"raw: {found.title} holds the averaged generator alone; name its run for the other")
+    if which not in ("best", found.files.folder.name):
+        raise UserError(f"generator={which}: {found.title} holds one generator; name its run to choose")
     return found
 
 
