@@ -147,7 +147,9 @@ def find_generator(
     if (folder / EXPORTED).is_file():
         run = folder.parent.parent if folder.parent.name == GENERATOR else None
         of_run = run is not None and (run / CONFIG_FILE).exists()
-        return _alone(FoundGenerator(ExportedFiles(folder, trusted), _here(run) if of_run and run else None), which, raw)
+        return _alone(
+            FoundGenerator(ExportedFiles(folder, trusted), _here(run) if of_run and run else None), which, raw
+        )
     if folder.is_dir() and not (folder / CONFIG_FILE).exists() and not (folder / SWEEP_FILE).exists():
         raise UserError(
             f"run={show(folder)}: holds neither a run, which has a {CONFIG_FILE}, nor an exported generator, "

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from gantry.export import WEIGHTS
 from gantry.generators import ExportedFiles
 from gantry.sharing.champion import Measured, from_tags, measured, verdict
 from gantry.sharing.naming import check_name
-from gantry.sharing.registry import find_model, register, settle
+from gantry.sharing.registry import find_model, models, register, settle
 from gantry.tracking.store import prepare_store
 
 NAN = math.nan
@@ -157,6 +158,27 @@ def test_an_evaluation_is_that_of_this_generator_and_names_its_ruler(run):
 def test_a_metric_that_was_not_measured_is_refused_with_the_choices(run, step, digest, metric, said):
     with pytest.raises(UserError, match=said.replace("(", "\\(")):
         measured(run, step, digest, metric=metric)
+
+
+def test_models_beyond_the_first_page_are_known_too():
+    pages = {None: ("one", "second"), "second": ("another", "third"), "third": ("last", None)}
+    asked = []
+
+    def search(page_token=None):
+        asked.append(page_token)
+        name, token = pages[page_token]
+        return Page([SimpleNamespace(name=name)], token)
+
+    assert models(SimpleNamespace(search_registered_models=search)) == ["another", "last", "one"]
+    assert asked == [None, "second", "third"]
+
+
+class Page(list):
+    """MLflow's list with a token for what follows."""
+
+    def __init__(self, items, token):
+        super().__init__(items)
+        self.token = token
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "a:b", "-x", "x" * 101, "latest", "best", "a b", "a\n"])

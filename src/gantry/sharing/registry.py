@@ -249,7 +249,13 @@ def find_model(client: MlflowClient, name: str, cache: Path) -> Path:
 
 def models(client: MlflowClient) -> list[str]:
     """The names of all registered models."""
-    return sorted(model.name for model in client.search_registered_models())
+    names: list[str] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_registered_models(page_token=token)  # a hundred
+        names += [model.name for model in page]
+        token = page.token or ""
+    return sorted(names)
 
 
 def _version(client: MlflowClient, wanted: str) -> ModelVersion:
