@@ -230,6 +230,11 @@ def test_a_registered_model_is_found_by_its_name(call, run, tmp_path):
     code, said = call("run=latest", "register=mine")
     assert code == 0, said
     assert "model mine version 1: the champion" in said
+    (card,) = (tmp_path / "mlruns").rglob("README.md")
+    assert "- parameters: not known" not in card.read_text()
+    call("run=latest", "register=mine", "licence=MIT")
+    call("run=latest", "register=mine")
+    assert "\n`MIT`\n" in card.read_text()
     call("run=latest", "n=4", "out=mine.npz")
     for name in ("mine", "models:/mine@champion", "models:/mine/1"):
         (tmp_path / "theirs.npz").unlink(missing_ok=True)

@@ -244,7 +244,9 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
     tags = logged.data.tags if logged else {}
     with tempfile.TemporaryDirectory() as folder:
         card = Path(folder) / FILE
-        card.write_text(model_card(files.folder, run.folder if run else None, licence=cfg.licence), encoding="utf-8")
+        parameters = sum(weight.numel() for weight in files.load().parameters())
+        text = model_card(files.folder, run.folder if run else None, licence=cfg.licence, parameters=parameters)
+        card.write_text(text, encoding="utf-8")
         done = register(
             client,
             cfg.register,
@@ -254,6 +256,7 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
             quality,
             {name: tags[name] for name in ("variant", "dataset") if name in tags},
             card,
+            renew=cfg.licence is not None,
         )
     print(done.text, flush=True)
 

@@ -33,6 +33,7 @@ CHAMPION = "champion"  # alias of the version to use
 DIGEST, RUN = "sha256", "run_id"  # tags of a version
 NEEDS = ("mlflow", "torch", "numpy", "scipy", "pillow")  # of `gantry.sharing.served`
 MODEL = "generator"  # what MLflow calls the logged model
+MODELS = "models:/"  # in front of a logged model's id, where that is a version's source
 TOGETHER = 60_000  # ms; versions made within this may be of registrations that are under way at once
 
 
@@ -63,6 +64,7 @@ def register(
     measured: Measured | None = None,
     tags: Mapping[str, str] | None = None,
     card: Path | None = None,
+    renew: bool = False,
 ) -> Registered:
     """Log a generator as a model and make it a version of the registered model `name`, its champion if it is the best.
 
@@ -78,6 +80,7 @@ def register(
         measured: how good it is; without, it never becomes champion.
         tags: more for the version, such as variant and dataset.
         card: the model card, a file that goes with it.
+        renew: whether the card takes the place of the one that a version of these weights has already.
 
     Raises:
         UserError: the name is none, the generator cannot be loaded without Gantry, or MLflow does not take it.
@@ -96,6 +99,8 @@ def register(
             version = str(held.version)
             for key, value in noted.items():
                 client.set_model_version_tag(name, version, key, value)
+            if card is not None and renew:
+                client.log_model_artifact(str(held.source).removeprefix(MODELS), str(card))
             measured = measured or champion.from_tags(held.tags)
         wins, why = settle(client, name, version, measured)
     said = f"model {name} version {version}" + ("" if held is None else ", which these weights are already")
@@ -359,7 +364,7 @@ def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str | N
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     with _used_by_all(client):
-        made = client.create_model_version(name, f"models:/{model_id}", run_id, dict(tags), model_id=model_id)
+        made = client.create_model_version(name, f"{MODELS}{model_id}", run_id, dict(tags), model_id=model_id)
     return str(made.version)
 
 
