@@ -252,10 +252,12 @@ def answering(uri: str, experiment: str = "Default") -> tuple[MlflowClient, str]
         Unanswered: it does not answer.
     """
     check_store(uri)
-    from mlflow.exceptions import MlflowException
-
     try:
         return prepare_store(uri, experiment)
-    except (MlflowException, OSError) as error:
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # not sooner: MLflow reads how much it shall say when imported
+
+        if not isinstance(error, MlflowException | OSError):
+            raise
         reason = redact(str(error)).splitlines()[0]
         raise Unanswered(f"tracking.uri={redact(uri)} does not answer: {reason}") from error
