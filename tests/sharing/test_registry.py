@@ -181,6 +181,14 @@ class Page(list):
         self.token = token
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", '{"steps": 100}', '{"steps": 100, "final": [], "primary": "fid"}'])
+def test_a_record_of_another_kind_tells_of_no_value(run, text):
+    (run / "summary.json").write_text(text)
+    (run / "evaluations" / "papers_11" / "step_100.json").write_text(text)
+    with pytest.raises(UserError, match="papers/fid, quick/fid"):
+        measured(run, 100, "abc")
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "a:b", "-x", "x" * 101, "latest", "best", "a b", "a\n"])
 def test_a_name_that_is_no_models_is_refused(name):
     with pytest.raises(UserError, match="register="):

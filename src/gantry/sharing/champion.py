@@ -14,6 +14,7 @@ from gantry.errors import UserError
 from gantry.launch.record import read_json
 from gantry.report.runs import lower_is_better
 from gantry.results import FOLDER as EVALUATIONS
+from gantry.sharing.facts import mapping
 from gantry.summary import FILE as SUMMARY_FILE
 
 METRIC, VALUE, PROTOCOL = "metric", "value", "protocol"  # tags of a version
@@ -118,11 +119,11 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
     """
     if metric is not None and "/" in metric:
         return _evaluated(folder, digest, metric)
-    summary = read_json(folder / SUMMARY_FILE)
-    if summary is None:
+    summary = mapping(read_json(folder / SUMMARY_FILE))
+    if not summary:
         choices = _choices(_records(folder, digest))
         others = f" metric=... of {', '.join(choices)}" if choices else " python evaluate.py measures it"
-        raise UserError(f"metric: {folder} has no {SUMMARY_FILE}, so training has not ended;{others}")
+        raise UserError(f"metric: {folder} has no whole {SUMMARY_FILE}, so training has not ended;{others}")
     at = {summary.get("steps"): "final", summary.get("best_step"): "best"}.get(step)
     if at is None:
         raise UserError(
@@ -130,13 +131,15 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
             f"and this one is of step {step}; metric=<protocol>/<name> takes what python evaluate.py found"
         )
     prefix = "raw/" if raw else ""
-    values = {name.removeprefix(prefix): value for name, value in summary[at].items() if name.startswith(prefix)}
+    values = {
+        name.removeprefix(prefix): value for name, value in mapping(summary.get(at)).items() if name.startswith(prefix)
+    }
     values = {name: value for name, value in values.items() if "_std" not in name and "/" not in name}
-    name = metric or str(summary["primary"])
+    name = metric or str(summary.get("primary"))
     if name not in values:
         choices = [*values, *_choices(_records(folder, digest))]
         raise UserError(f"metric={name}: not measured{did_you_mean(name, choices)} (valid: {', '.join(choices)})")
-    return Measured(name, _number(values[name]), summary["protocol"])
+    return Measured(name, _number(values[name]), mapping(summary.get("protocol")))
 
 
 def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
@@ -156,15 +159,15 @@ def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
     raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
 
 
-def _records(folder: Path, digest: str) -> list[dict[str, Any]]:
+def _records(folder: Path, digest: str) -> list[Mapping[str, Any]]:
     """The evaluations of the generator with this digest."""
-    found = [read_json(path) for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json"))]
+    found = [mapping(read_json(path)) for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json"))]
     wanted = ("key", "protocol", "values", "settings", "subject")
-    whole = [record for record in found if record is not None and all(record.get(key) for key in wanted)]
-    return [record for record in whole if record["subject"].get("sha256") == digest]
+    whole = [record for record in found if all(record.get(key) for key in wanted)]
+    return [record for record in whole if mapping(record["subject"]).get("sha256") == digest]
 
 
-def _choices(records: list[dict[str, Any]]) -> list[str]:
+def _choices(records: list[Mapping[str, Any]]) -> list[str]:
     labels = [record["protocol"] for record in records]
     return [
         f"{record['protocol'] if labels.count(record['protocol']) == 1 else record['key']}/{name}"
