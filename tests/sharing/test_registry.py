@@ -13,7 +13,7 @@ from gantry.export import WEIGHTS
 from gantry.generators import ExportedFiles
 from gantry.sharing.champion import Measured, from_tags, measured, verdict
 from gantry.sharing.naming import check_name
-from gantry.sharing.registry import find_model, models, register, settle
+from gantry.sharing.registry import find_model, log_model, models, register, settle
 from gantry.tracking.store import prepare_store
 
 NAN = math.nan
@@ -158,6 +158,11 @@ def test_an_evaluation_is_that_of_this_generator_and_names_its_ruler(run):
 def test_a_metric_that_was_not_measured_is_refused_with_the_choices(run, step, digest, metric, said):
     with pytest.raises(UserError, match=said.replace("(", "\\(")):
         measured(run, step, digest, metric=metric)
+
+
+def test_a_module_that_no_package_has_is_named_before_anything_is_logged(tmp_path):
+    with pytest.raises(UserError, match=r"needs my_layers, .* trusted=\[...,my_layers.\]"):
+        log_model(None, tmp_path, "0", packages=["my_layers"])
 
 
 def test_models_beyond_the_first_page_are_known_too():

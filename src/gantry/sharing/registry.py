@@ -129,7 +129,11 @@ def log_model(
 
     Returns:
         The model's id: `models:/<id>` is its address.
+
+    Raises:
+        UserError: one of `packages` is not installed as such.
     """
+    requirements = _requirements(packages)
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
@@ -149,7 +153,7 @@ def log_model(
                     python_model=str(resources.files("gantry.sharing") / "served.py"),
                     artifacts={"generator": str(portable), "drawing": str(drawing)},
                     input_example=[{"seed": 0, "n": 4, "format": "png"}],
-                    pip_requirements=_requirements(packages),
+                    pip_requirements=requirements,
                     metadata={"generator": json.loads((portable / CONFIG).read_text())},
                 )
             if card is not None:
@@ -331,7 +335,13 @@ def _requirements(packages: Sequence[str]) -> list[str]:
     """The versions installed here of what the model needs, as an index has them: without `+cpu`."""
     owners = metadata.packages_distributions() if packages else {}  # which reads every file list there is
     names = dict.fromkeys([*NEEDS, *(owners.get(package, [package])[0] for package in packages)])
-    return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]
+    try:
+        return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]
+    except metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"the network's source needs {error.name}, which no installed package is; a module of your own goes along "
+            f"where trusted=[...,{error.name}.] names it"
+        ) from error
 
 
 def _step(folder: Path) -> int:
