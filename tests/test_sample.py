@@ -13,6 +13,7 @@ from PIL import Image
 from project import ROOT
 
 from gantry import sample
+from gantry.errors import UserError
 from gantry.export import save_generator
 from gantry.networks.dcgan import Generator
 
@@ -221,6 +222,17 @@ def test_an_export_is_made_and_drawn_from(call, run, tmp_path):
     code, said = call("run=sent", "n=4", "out=theirs.npz")
     assert code == 0, said
     assert np.array_equal(*(np.load(tmp_path / name)["arr_0"] for name in ("mine.npz", "theirs.npz")))
+
+
+def test_a_format_that_cannot_be_had_is_told_beside_what_was_written(call, run, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise UserError("it draws random numbers")
+
+    monkeypatch.setattr("gantry.sharing.exporting.write_torch_export", refuse)
+    code, said = call("run=latest", "export=sent", "formats=[safetensors,torch_export]")
+    assert code == 1
+    assert said.endswith("not written as torch_export: it draws random numbers\n")
+    assert (tmp_path / "sent" / "generator.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
     if not is_trusted(target, trusted):
         raise UserError(
             f"{path} names the class {target}; trusted are {', '.join(trusted)}*. If you trust its code: "
-            f"trusted=[{target.partition('.')[0]}.] (evaluate.py)"
+            f"trusted=[{target.partition('.')[0]}.] (evaluate.py, sample.py)"
         )
     kind = _network_class(path, target, trusted)
     _check_arguments(path, target, arguments)

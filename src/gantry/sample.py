@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from gantry import cli
 from gantry.config import SAMPLE_GROUPS, SAMPLE_RULES, check
 from gantry.definitions import did_you_mean
-from gantry.errors import JobFailed, UserError
+from gantry.errors import RunFailed, UserError
 from gantry.launch.devices import chosen
 from gantry.recording import ROOT
 from gantry.sharing.naming import check_name
@@ -219,9 +219,12 @@ def _export(cfg: DictConfig, found: FoundGenerator, trusted: tuple[str, ...]) ->
         checked = "" if file.difference is None else f"  its images differ by {file.difference:.1e} at most"
         print(f"{show(file.path):{width}}{checked}".rstrip(), flush=True)
     if made.needs:
-        print(f"its network needs {', '.join(made.needs)} besides torch", flush=True)
+        print(
+            f"its network needs {', '.join(made.needs)} besides torch; trusted=[...] sends modules of your own along",
+            flush=True,
+        )
     if made.failed:
-        raise JobFailed("\n".join(f"not written as {name}: {why}" for name, why in made.failed.items()))
+        raise RunFailed("\n".join(f"not written as {name}: {why}" for name, why in made.failed.items()))
 
 
 def _register(cfg: DictConfig, found: FoundGenerator) -> None:
