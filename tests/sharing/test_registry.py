@@ -186,6 +186,13 @@ class Page(list):
         self.token = token
 
 
+@pytest.mark.parametrize("value", ["-Infinity", "Infinity", "NaN", "true", "[1]", '"low"'])
+def test_what_is_no_finite_number_makes_no_champion(run, value):
+    summary = json.loads((run / "summary.json").read_text()) | {"best": {"fid": json.loads(value)}}
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert math.isnan(measured(run, 100, "abc").value)
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", '{"steps": 100}', '{"steps": 100, "final": [], "primary": "fid"}'])
 def test_a_record_of_another_kind_tells_of_no_value(run, text):
     (run / "summary.json").write_text(text)

@@ -15,6 +15,7 @@ from gantry.launch.record import read_json
 from gantry.report.runs import lower_is_better
 from gantry.results import FOLDER as EVALUATIONS
 from gantry.sharing.facts import mapping
+from gantry.sharing.markdown import is_number
 from gantry.summary import FILE as SUMMARY_FILE
 
 METRIC, VALUE, PROTOCOL = "metric", "value", "protocol"  # tags of a version
@@ -177,4 +178,5 @@ def _choices(records: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+    """A value from a record; NaN for none and for infinity, which no generator is worth."""
+    return float(value) if is_number(value) else math.nan

@@ -230,7 +230,7 @@ def _remedy(name: str, mine: Measured | None, holder: ModelVersion | None) -> st
         return ""
     run = holder.tags.get(RUN) or "<its run>"
     return (
-        f". To compare them, measure both alike and register both again by that: "
+        f". To compare them, measure both alike and register both again by that, version {holder.version} first: "
         f"python evaluate.py run=[{run},...] and python sample.py run={run} register={name} metric=papers/fid"
     )
 
