@@ -123,7 +123,12 @@ def run(tmp_path):
         ("papers_22", "papers", "abc"),
         ("quick_33", "quick", "abc"),
     ):
-        record = {"key": key, "protocol": label, "values": {"fid": int(key[-2:])}, "settings": {"n_generated": 50000}}
+        record = {
+            "key": key,
+            "protocol": label,
+            "values": {"fid": int(key[-2:]), "kid_std": 0.1},
+            "settings": {"n_generated": 50000},
+        }
         record["subject"] = {"sha256": sha, "seed": 0, "draws": 1}
         path = folder / "evaluations" / key / "step_100.json"
         path.parent.mkdir(parents=True)
@@ -151,6 +156,7 @@ def test_an_evaluation_is_that_of_this_generator_and_names_its_ruler(run):
         (150, "abc", None, "100 and 200"),
         (100, "abc", "fidd", "did you mean 'fid'"),
         (100, "abc", "papers/fid", "papers_11/fid, papers_22/fid"),
+        (100, "abc", "quick/kid_std", "(valid: papers_11/fid, papers_22/fid, quick/fid"),
         (100, "abc", "quick/kid", "valid: papers_11/fid, papers_22/fid, quick/fid"),
         (100, "another", "quick/fid", "none yet"),
     ],

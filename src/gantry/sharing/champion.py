@@ -135,7 +135,7 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
     values = {
         name.removeprefix(prefix): value for name, value in mapping(summary.get(at)).items() if name.startswith(prefix)
     }
-    values = {name: value for name, value in values.items() if "_std" not in name and "/" not in name}
+    values = {name: value for name, value in values.items() if _is_quality(name) and "/" not in name}
     name = metric or str(summary.get("primary"))
     if name not in values:
         choices = [*values, *_choices(_records(folder, digest))]
@@ -146,7 +146,7 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
 def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
     records = _records(folder, digest)
     protocol, _, name = wanted.rpartition("/")
-    held = [record for record in records if name in record["values"]]
+    held = [record for record in records if name in record["values"] and _is_quality(name)]
     # The generator is known by its digest: `papers-last` is `papers` where it is the last one that is registered.
     for match in (lambda r: protocol in (r["key"], r["protocol"]), lambda r: r["protocol"].split("-")[0] == protocol):
         found = [record for record in held if match(record)]
@@ -174,7 +174,13 @@ def _choices(records: list[Mapping[str, Any]]) -> list[str]:
         f"{record['protocol'] if labels.count(record['protocol']) == 1 else record['key']}/{name}"
         for record in records
         for name in record["values"]
+        if _is_quality(name)
     ]
+
+
+def _is_quality(name: str) -> bool:
+    """Whether it is a value, and not how far one scatters, of which neither much nor little is good."""
+    return "_std" not in name
 
 
 def _number(value: Any) -> float:
