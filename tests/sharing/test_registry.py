@@ -266,6 +266,14 @@ def test_a_registered_generator_is_found_loaded_and_the_same(tmp_path, capfd, mo
     assert model.metadata.signature is not None
     assert model.metadata.saved_input_example_info is not None
 
+    client.create_registered_model("empty")
+    with pytest.raises(UserError, match="no version that is whole"):
+        find_model(client, "empty", tmp_path / "cache")
+    elsewhere, experiment = prepare_store(tmp_path / "elsewhere", "gantry")
+    register(elsewhere, "digits", other, experiment)
+    folders = [find_model(one, "models:/digits/1", tmp_path / "cache") for one in (client, elsewhere)]
+    assert [ExportedFiles(one, TRUSTED).digest() for one in folders] == [worse.digest(), other.digest()]
+
     (tmp_path / "foreign").mkdir()
     client.create_registered_model("foreign")
     client.create_model_version("foreign", (tmp_path / "foreign").as_uri())

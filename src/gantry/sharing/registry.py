@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import logging
@@ -250,7 +251,8 @@ def find_model(client: MlflowClient, name: str, cache: Path) -> Path:
     """
     with _told(f"run={name}"):
         version = _version(client, name)
-        folder = cache / "models" / version.name / str(version.version)
+        origin = hashlib.sha256(f"{client.tracking_uri} {version.source}".encode()).hexdigest()[:12]
+        folder = cache / "models" / version.name / f"{version.version}_{origin}"  # another store may have one so called
         if not _is_held(folder, version.tags.get(DIGEST)):
             _fetch(client, version, folder)
     return folder
@@ -284,8 +286,10 @@ def _version(client: MlflowClient, wanted: str) -> ModelVersion:
             raise
     versions = _versions(client, name)
     if not versions:
-        known = ", ".join(models(client)) or "none"
-        raise UserError(f"run={wanted}: no model of that name is registered (there are: {known})")
+        known = models(client)
+        if name in known:
+            raise UserError(f"run={wanted}: the model has no version that is whole")
+        raise UserError(f"run={wanted}: no model of that name is registered (there are: {', '.join(known) or 'none'})")
     if mark:
         aliases = client.get_registered_model(name).aliases
         there = [*(f"@{alias}" for alias in aliases), *(f"/{one.version}" for one in versions)]
@@ -315,7 +319,7 @@ def _fetch(client: MlflowClient, version: ModelVersion, folder: Path) -> None:
 
 
 def _is_held(folder: Path, digest: str | None) -> bool:
-    """Whether the folder holds these very files; another store may have a model of the same name."""
+    """Whether the folder holds these very files."""
     try:
         return digest is not None and ExportedFiles(folder, ()).digest() == digest
     except OSError:
