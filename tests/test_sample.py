@@ -16,6 +16,7 @@ from gantry import sample
 from gantry.errors import UserError
 from gantry.export import save_generator
 from gantry.networks.dcgan import Generator
+from gantry.tracking.store import prepare_store
 
 
 @pytest.fixture
@@ -256,3 +257,11 @@ def test_a_registered_model_is_found_by_its_name(call, run, tmp_path):
     code, said = call("run=yours")
     assert code == 2
     assert "registered models: mine" in said
+    client, experiment = prepare_store(tmp_path / "mlruns", "gantry")
+    trained = client.create_run(experiment).info.run_id
+    (run / "mlflow_run.json").write_text(json.dumps({"run_id": trained}))
+    code, said = call("run=latest", "register=known")
+    assert code == 0, said
+    code, said = call("run=known", "export=handed_on", "formats=[safetensors]")
+    assert code == 0, said
+    assert "`gantry.data.sources.digits`" in (tmp_path / "handed_on" / "README.md").read_text()

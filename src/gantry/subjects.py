@@ -6,6 +6,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,14 +178,27 @@ def _registered(
     otherwise: NoSuchRun | None = None,
 ) -> FoundGenerator:
     """A registered model's generator; `otherwise` is raised where the name may have meant something else."""
-    from gantry.sharing.registry import find_model, models
+    from gantry.sharing.registry import find_model, models, run_of
 
     opened = store()
     known = [] if opened is None else models(opened.client)
     if opened is None or (otherwise is not None and name not in known):
         there_are = f"registered models: {', '.join(known) or 'none'}"
         raise UserError(f"{otherwise or f'run={name}: no such model'}; {there_are}") from otherwise
-    return FoundGenerator(ExportedFiles(find_model(opened.client, name, cache), trusted))
+    files = ExportedFiles(find_model(opened.client, name, cache), trusted)
+    trained_by = run_of(opened.client, name)
+    return FoundGenerator(files, None if trained_by is None else _run_that_holds(files, trained_by, store, cache))
+
+
+def _run_that_holds(
+    files: ExportedFiles, run_id: str, store: Callable[[], Store | None], cache: Path
+) -> FoundRun | None:
+    """The run that is said to have trained a generator; None where it is gone or has other weights."""
+    with suppress(UserError, OSError):
+        (run,) = _find(run_id, store, cache)
+        held = (GeneratorFiles(run.folder, which, False, files.trusted).digest() for which in ("best", "last"))
+        return run if files.digest() in held else None
+    return None
 
 
 def _alone(found: FoundGenerator, which: str, raw: bool) -> FoundGenerator:

@@ -258,6 +258,12 @@ def find_model(client: MlflowClient, name: str, cache: Path) -> Path:
     return folder
 
 
+def run_of(client: MlflowClient, name: str) -> str | None:
+    """The id of the run that trained what `find_model` finds; None where none is known."""
+    with _told(f"run={name}"):
+        return _version(client, name).tags.get(RUN) or None
+
+
 def models(client: MlflowClient) -> list[str]:
     """The names of all registered models."""
     names: list[str] = []
