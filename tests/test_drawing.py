@@ -1,6 +1,7 @@
 """Many images onto the disk: the same whatever makes them, taken up where they stopped, never mixed."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from gantry import drawing
-from gantry.drawing import Order, draw_archive, draw_folder
+from gantry.drawing import ArrayFolder, Order, draw_archive, draw_folder
 from gantry.errors import UserError
 from gantry.export import load_generator, save_generator
 from gantry.generators import ExportedFiles
@@ -71,6 +72,20 @@ def test_processes_that_share_the_work_make_the_same_images(order, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     draw_archive(replace(order, devices=2), tmp_path / "two.npz")
     assert len(np.load(tmp_path / "two.npz")["arr_0"]) == 150
+
+
+def test_a_disk_that_takes_no_more_of_an_archive_is_an_error_and_no_signal(tmp_path):
+    """A file's room is promised when it is made and taken when it is written; the limit stands for the full disk."""
+    target = ArrayFolder(tmp_path, 150)
+    target.prepare((1, 64, 64))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            target.write(1, np.ones((TILE, 1, 64, 64), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not target.has(1)
 
 
 def test_the_archive_holds_the_same_images_and_leaves_nothing_else(order, tmp_path):

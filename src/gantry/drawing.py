@@ -155,9 +155,12 @@ class ArrayFolder:
             return file.read(1) == b"\1"
 
     def write(self, tile: int, images: np.ndarray) -> None:
-        array = np.lib.format.open_memmap(self.array, "r+")
-        array[tile * TILE : tile * TILE + len(images)] = images.transpose(0, 2, 3, 1)
-        array.flush()
+        data = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        with self.array.open("r+b") as file:  # through a mapping a full disk is a signal that ends the process
+            file.seek((tile * TILE - self.n) * data[0].nbytes, os.SEEK_END)
+            file.write(data.data)
+            file.flush()
+            os.fsync(file.fileno())
         with (self.folder / "tiles").open("r+b") as file:
             file.seek(tile)
             file.write(b"\1")
