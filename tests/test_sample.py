@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -213,6 +214,23 @@ def test_a_picture_that_is_none_is_refused(call, tmp_path):
     code, said = call("run=latest", "project=notes.png")
     assert code == 2
     assert "project=notes.png is no image that can be read" in said
+
+
+@pytest.mark.parametrize("out", ["grid.png", "walk.gif", "walk.webp", "walk.mp4", "walk.png", "plane.png"])
+def test_a_picture_that_the_disk_does_not_take_is_an_error_and_leaves_nothing(call, tmp_path, out):
+    if out == "walk.mp4":
+        pytest.importorskip("av")
+    more = {"walk": ["interpolate=2", "frames=2"], "plane": ["latent_grid=8"]}.get(out.partition(".")[0], [])
+    (tmp_path / "here").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60, before[1]))  # stands for the full disk
+    try:
+        code, said = call("run=latest", *more, f"out=here/{out}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (code, said.count("\n")) == (2, 1), said
+    assert f"out={tmp_path / 'here' / out} cannot be written: File too large" in said
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_an_export_is_made_and_drawn_from(call, run, tmp_path):

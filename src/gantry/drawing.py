@@ -173,7 +173,7 @@ def draw_folder(order: Order, folder: Path) -> None:
         UserError: the folder holds other files, or images of another generator or seed, or more of them; it cannot
             be written; somebody else writes to it.
     """
-    with _writing(folder):
+    with writing(folder):
         _check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder, "what writes to"):
@@ -198,7 +198,7 @@ def draw_archive(order: Order, path: Path) -> None:
     if path.exists():
         raise UserError(f"out={path} is there already; remove it, or choose another name")
     work = path.with_name(path.name + ".partial")
-    with _writing(path):
+    with writing(path):
         work.mkdir(parents=True, exist_ok=True)
         with held(work, "what writes to"):
             _take_up(order, work, work / SETTINGS, n=order.n)
@@ -309,12 +309,10 @@ def _take_up(order: Order, folder: Path, file: Path, **more: Any) -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """What the disk says, as an error for the user."""
+def writing(path: Path, left: str = "; what is there is kept, the same command goes on") -> Iterator[None]:
+    """What the disk says, as an error for the user, which ends with what is `left`."""
     try:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        raise UserError(
-            f"out={path} cannot be written: {why}; what is there is kept, the same command goes on"
-        ) from error
+        raise UserError(f"out={path} cannot be written: {why}{left}") from error

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gantry.animation import save_animation
 from gantry.data.images import decode
 from gantry.data.samples import samples
-from gantry.drawing import Order
+from gantry.drawing import Order, writing
 from gantry.errors import UserError, reason
 from gantry.export import CONFIG
 from gantry.latent.directions import directions
@@ -57,7 +57,8 @@ def walk(order: Order, latents: int, frames: int, path: Path) -> None:
         _write(enlarged_grid(images.flatten(0, 1), len(steps)), path)
         return
     pictures = (enlarged_grid(generate(made.network, latents_now), _columns(order.n)) for latents_now in steps)
-    save_animation(pictures, path, FRAMES_A_SECOND)
+    with writing(path, left=""):
+        save_animation(pictures, path, FRAMES_A_SECOND)
 
 
 def plane(order: Order, points: int, which: tuple[int, int], extent: float, path: Path) -> None:
@@ -118,7 +119,8 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
         columns = [target, target.masked_fill(damaged, HIDDEN), found.images, found.repaired]
     _write(enlarged_grid(torch.stack(columns, 1).flatten(0, 1), len(columns)), path)
     latents = path.with_suffix(".npy")
-    np.save(latents, found.latents.numpy())
+    with writing(latents, left=""):
+        np.save(latents, found.latents.numpy())
     return "\n".join([*said, f"latents  {show(latents)}"])
 
 
@@ -157,5 +159,9 @@ def _columns(count: int) -> int:
 def _write(picture: np.ndarray, path: Path) -> None:
     """A PNG that is whole or not there."""
     partial_file = path.with_name(f".{path.name}")
-    Image.fromarray(picture).save(partial_file, "PNG")
-    partial_file.replace(path)
+    try:
+        with writing(path, left=""):
+            Image.fromarray(picture).save(partial_file, "PNG")
+            partial_file.replace(path)
+    finally:
+        partial_file.unlink(missing_ok=True)
