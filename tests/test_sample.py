@@ -209,6 +209,18 @@ def test_a_damaged_image_is_filled_in_and_kept_elsewhere(call, tmp_path):
     assert np.load(tmp_path / "repaired.npy").shape == (1, 6)
 
 
+@pytest.mark.parametrize("out", ["files.png", "mask.png"])
+def test_what_is_projected_is_not_written_over(call, tmp_path, out):
+    """The latents go beside the picture, under its name as .npy."""
+    np.save(tmp_path / "files.npy", np.zeros((1, 8, 8), np.uint8))
+    Image.fromarray(np.diag([255] * 8).astype(np.uint8)).save(tmp_path / "mask.png")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    code, said = call("run=latest", "project=files.npy", "mask=mask.png", f"out={out}")
+    assert code == 2
+    assert "would write over " in said
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+
+
 def test_a_picture_that_is_none_is_refused(call, tmp_path):
     (tmp_path / "notes.png").write_text("all of it")
     code, said = call("run=latest", "project=notes.png")

@@ -194,6 +194,7 @@ def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
         given = Path(str(cfg.project)).expanduser()
         mask = None if cfg.mask is None else Path(str(cfg.mask)).expanduser()
         path = out or _place(found, f"{'repaired' if mask else 'projected'}_{given.stem}_seed{cfg.seed}.png")
+        _check_apart(path, given, mask)
         print(showing.projected(order, given, mask, path, Path(cfg.paths.cache).expanduser()), flush=True)
     else:
         path = out or _place(found, f"samples_seed{cfg.seed}_{cfg.n}{_cut(cfg)}.png")
@@ -300,6 +301,14 @@ def _check_writable(path: Path) -> None:
         tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent).close()
     except OSError as error:
         raise UserError(f"out={path} cannot be written: {error.strerror or error}; choose another out=...") from error
+
+
+def _check_apart(path: Path, *read: Path | None) -> None:
+    """Refuse to write over what is read, with the picture at `path` or the latents beside it."""
+    for written in (path, path.with_suffix(".npy")):
+        for one in read:
+            if one is not None and written.exists() and written.samefile(one):
+                raise UserError(f"out={path} would write over {show(one)}; choose another out=...")
 
 
 def _store(cfg: DictConfig) -> Store | None:
