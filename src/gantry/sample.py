@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -40,6 +41,8 @@ READ_BY = {
     "truncation": ("", "interpolate", "latent_grid"),
     "out": ("", "interpolate", "latent_grid", "project"),
     "batch_size": ("",),
+    "devices": ("",),
+    "accelerator": ("", "interpolate", "latent_grid", "project"),
     "frames": ("interpolate",),
     "directions": ("latent_grid",),
     "extent": ("latent_grid",),
@@ -135,6 +138,10 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
     for key in ("project", "mask"):
         if cfg[key] is not None and not Path(str(cfg[key])).expanduser().exists():
             yield f"{key}: {cfg[key]} does not exist"
+    if mode == "latent_grid" and isinstance(cfg.latent_grid, int) and cfg.latent_grid**2 > MOST_SHOWN:
+        yield f"latent_grid: must be at most {math.isqrt(MOST_SHOWN)}: a grid shows {MOST_SHOWN} images at most"
+    if mode == "interpolate" and isinstance(cfg.n, int) and cfg.n > MOST_SHOWN:
+        yield f"n: a film shows {MOST_SHOWN} walks at most, not {cfg.n}"
     yield from _wrong_out(cfg, mode)
 
 
