@@ -14,6 +14,7 @@ from PIL import Image
 from project import ROOT
 
 from gantry import sample
+from gantry.data.images import decode
 from gantry.errors import UserError
 from gantry.export import save_generator
 from gantry.networks.dcgan import Generator
@@ -211,6 +212,23 @@ def test_a_damaged_image_is_filled_in_and_kept_elsewhere(call, tmp_path):
     assert np.array_equal(repaired[mask == 0], given[mask == 0])
     assert np.array_equal(repaired[mask > 0], nearest[mask > 0])
     assert np.load(tmp_path / "repaired.npy").shape == (1, 6)
+
+
+def test_a_folder_is_projected_as_its_images_are(call, tmp_path):
+    (tmp_path / "photos" / "old").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (31, 50, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photos" / "colour.png")
+    Image.fromarray(noise[:8, :8, 0]).save(tmp_path / "photos" / "old" / "grey.jpg")
+    code, said = call("run=latest", "project=photos", "out=both.png")
+    assert code == 0, said
+    assert "score" not in said
+    both = np.asarray(Image.open(tmp_path / "both.png"))[::6, ::6, 0]
+    assert np.array_equal(both[1:9, 1:9], decode(tmp_path / "photos" / "colour.png", 8, 1)[0])
+    assert np.array_equal(both[10:18, 1:9], decode(tmp_path / "photos" / "old" / "grey.jpg", 8, 1)[0])
+    (tmp_path / "photos" / "notes.png").write_text("all of it")
+    code, said = call("run=latest", "project=photos", "out=both.png")
+    assert code == 2
+    assert "photos/notes.png is no image that can be read" in said
 
 
 @pytest.mark.parametrize("out", ["files.png", "mask.png"])

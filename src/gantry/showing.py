@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gantry.animation import save_animation
+from gantry.data.folder import listing
 from gantry.data.images import decode
 from gantry.data.samples import samples
 from gantry.drawing import Order, writing
@@ -83,7 +85,7 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
 
     Args:
         order: its seed is where the search begins.
-        given: an image of any size, or a folder or .npz of images of the generator's.
+        given: an image of any size or a folder of them, or an .npz of images of the generator's size.
         mask: an image, white where the given ones are damaged.
         path: of a PNG; in columns the given images, with a mask as they are without what it hides, the samples
             nearest to them, and with a mask the given ones filled in. The latents go beside it, as .npy.
@@ -126,12 +128,19 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
 
 def _images(given: Path, shape: tuple[int, int, int], cache: Path) -> np.ndarray:
     """The images to project, uint8 (N, C, H, W)."""
-    if given.is_dir() or given.suffix.lower() in (".npz", ".npy"):
+    if given.suffix.lower() in (".npz", ".npy") and not given.is_dir():
         found = samples(given, cache, shape)
-        if len(found) > MOST_PROJECTED:
-            raise UserError(f"project={given}: {len(found)} images; at most {MOST_PROJECTED} at a time")
+        _check_few(given, len(found))
         return np.array(found.images)
-    return np.array(_opened(f"project={given}", lambda: decode(given, shape[1], shape[0])))[None]
+    files = [given / name for name in listing(given, "project")] if given.is_dir() else [given]
+    _check_few(given, len(files))
+    size, channels = shape[1], shape[0]
+    return np.stack([_opened(f"project={file}", partial(decode, file, size, channels)) for file in files])
+
+
+def _check_few(given: Path, count: int) -> None:
+    if count > MOST_PROJECTED:
+        raise UserError(f"project={given}: {count} images; at most {MOST_PROJECTED} at a time")
 
 
 def _mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
