@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -137,6 +138,13 @@ def test_what_was_made_before_a_stop_is_not_made_again(order, tmp_path, monkeypa
     else:
         assert contents(out) == contents(plain)
         assert not list(out.glob("*.partial"))
+
+
+def test_what_shares_the_work_ends_when_the_first_process_is_killed(order, tmp_path, monkeypatch):
+    monkeypatch.setattr(drawing.multiprocessing, "parent_process", lambda: Mock(is_alive=lambda: False))
+    order = replace(order, n=20 * TILE, batch_size=TILE, devices=2)
+    drawing.share_drawing(order, drawing.PngFolder(tmp_path, order.n), tmp_path, 1, 2)
+    assert len(contents(tmp_path)) <= TILE
 
 
 def test_more_images_may_be_asked_for_later_and_fewer_may_not(order, tmp_path):

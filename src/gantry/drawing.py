@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -212,11 +213,13 @@ def draw_archive(order: Order, path: Path) -> None:
 
 
 def share_drawing(order: Order, target: Target, folder: Path, rank: int, size: int) -> None:
-    """What the other processes do: every `size`th tile that is left."""
+    """What the other processes do: every `size`th tile that is left, as long as the first one lives."""
     if order.accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // size))
+    first = multiprocessing.parent_process()
     for _ in _drawn(order, target, rank, size):
-        pass
+        if first is not None and not first.is_alive():  # killed, and another command may take up the work
+            return
 
 
 def _draw(order: Order, target: Target, folder: Path) -> None:
