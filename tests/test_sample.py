@@ -146,6 +146,25 @@ def test_a_registry_that_is_away_is_said(call, run):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("mine.npz", "is there already"),
+        ("notes", "is a file; name a folder"),
+        ("outputs", "holds other files"),
+        ("folder.png", "is a folder; name a file"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused_before_anything_is_computed(call, tmp_path, monkeypatch, out, said):
+    for name in ("mine.npz", "notes"):
+        (tmp_path / name).write_text("all of it")
+    (tmp_path / "folder.png").mkdir()
+    monkeypatch.setattr(sample, "chosen", None)  # it imports torch
+    code, text = call("run=latest", f"out={out}")
+    assert code == 2
+    assert said in text
+
+
 def test_a_run_without_a_generator_is_refused(call, run):
     shutil.rmtree(run / "generator")
     code, said = call(f"run={run}")

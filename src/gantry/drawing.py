@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from gantry.errors import UserError
 from gantry.export import CONFIG
+from gantry.free import SETTINGS, check_free
 from gantry.generators import ExportedFiles, GeneratorFiles, check_finite
 from gantry.launch.devices import cores
 from gantry.launch.record import read_json
@@ -34,7 +35,6 @@ from gantry.noise import TILE
 from gantry.sampling import Tiles
 from gantry.tracking.folder import write_json
 
-SETTINGS = ".samples.json"  # beside the images: what they were made of
 VERSION = 1  # raise it when the same settings come to make other images
 
 
@@ -175,7 +175,7 @@ def draw_folder(order: Order, folder: Path) -> None:
             be written; somebody else writes to it.
     """
     with writing(folder):
-        _check_folder(folder)
+        check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder, "what writes to"):
             _take_up(order, folder, folder / SETTINGS)
@@ -196,8 +196,7 @@ def draw_archive(order: Order, path: Path) -> None:
     Raises:
         UserError: the file is there already, cannot be written, or somebody else writes it.
     """
-    if path.exists():
-        raise UserError(f"out={path} is there already; remove it, or choose another name")
+    check_free(path)
     work = path.with_name(path.name + ".partial")
     with writing(path):
         work.mkdir(parents=True, exist_ok=True)
@@ -286,16 +285,6 @@ def _repeatable() -> Iterator[None]:
 
 def _size(order: Order, tile: int) -> int:
     return min(TILE, order.n - tile * TILE)
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder of something else."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UserError(f"out={folder} is a file; name a folder, or a file that ends in .png or .npz")
-    if not (folder / SETTINGS).exists() and any(path.name != LOCK_FILE for path in folder.iterdir()):
-        raise UserError(f"out={folder} holds other files; choose an empty or a new folder")
 
 
 def _take_up(order: Order, folder: Path, file: Path, **more: Any) -> None:

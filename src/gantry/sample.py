@@ -17,6 +17,7 @@ from gantry import cli
 from gantry.config import SAMPLE_GROUPS, SAMPLE_RULES, check
 from gantry.definitions import did_you_mean
 from gantry.errors import RunFailed, UserError
+from gantry.free import check_free
 from gantry.launch.devices import chosen
 from gantry.recording import ROOT
 from gantry.sharing.naming import check_name
@@ -180,6 +181,8 @@ def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
     out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
     if out is not None:
         _check_writable(out)
+        if mode == "":
+            check_free(out)
     accelerator, devices = chosen(cfg.accelerator, cfg.devices)
     from gantry.drawing import Order, draw_archive, draw_folder
 
