@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -163,6 +164,16 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_computed(call, tmp_p
     code, text = call("run=latest", f"out={out}")
     assert code == 2
     assert said in text
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_looked_for(call, monkeypatch):
+    monkeypatch.setattr(sample, "find_generator", None)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        code, said = call("run=latest", "ui=true", f"port={other.getsockname()[1]}")
+    assert code == 2
+    assert "cannot be had on 127.0.0.1" in said
 
 
 def test_a_run_without_a_generator_is_refused(call, run):

@@ -17,7 +17,7 @@ from gantry import cli
 from gantry.config import SAMPLE_GROUPS, SAMPLE_RULES, check
 from gantry.definitions import did_you_mean
 from gantry.errors import RunFailed, UserError
-from gantry.free import check_free
+from gantry.free import check_free, check_port
 from gantry.launch.devices import chosen
 from gantry.recording import ROOT
 from gantry.sharing.naming import check_name
@@ -71,10 +71,12 @@ def job(cfg: DictConfig) -> None:
         UserError: something asked for cannot be had.
     """
     _check(cfg)
+    mode = _mode(cfg)
+    if mode == "ui":
+        check_port(cfg.port)
     trusted = ("gantry.networks.", *cfg.trusted)
     cache = Path(cfg.paths.cache).expanduser()
     found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: _store(cfg), cache)
-    mode = _mode(cfg)
     if mode == "export":
         _export(cfg, found, trusted)
     elif mode == "register":

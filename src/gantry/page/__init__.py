@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +14,11 @@ from torch import nn
 
 from gantry.errors import UserError
 from gantry.export import CONFIG, load_generator
+from gantry.free import ADDRESS, check_port
 from gantry.latent.directions import directions
 from gantry.noise import stream
 from gantry.sampling import enlarged_grid, generate
 
-ADDRESS = "127.0.0.1"
 APP = Path(__file__).parent / "app.py"  # in a folder of its own: Streamlit puts that first on sys.path
 SETTINGS = {
     "server.address": ADDRESS,
@@ -63,7 +62,7 @@ def serve(folder: Path, trusted: tuple[str, ...], port: int) -> None:
             "ui=true shows a page by Streamlit, which is not installed; "
             "pip install -c constraints.txt -e '.[ui]' does it"
         )
-    _check_port(port)
+    check_port(port)
     loaded(folder, trusted)
     from streamlit.web.cli import main
 
@@ -96,12 +95,3 @@ def picture(shown: Shown, seed: int, count: int, truncation: float | None, along
     grid = enlarged_grid(generate(shown.network, torch.from_numpy(z)))
     scale = max(1, WIDE // max(grid.shape[:2]))
     return grid.repeat(scale, 0).repeat(scale, 1)
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one just ended is no obstacle
-        try:
-            tried.bind((ADDRESS, port))
-        except (OSError, OverflowError) as error:
-            raise UserError(f"port={port} cannot be had on {ADDRESS}: {error}; choose another with port=") from error
