@@ -161,6 +161,8 @@ def test_a_sweep_is_found_by_id_name_and_folder(tracked: tuple[Store, str, Path]
         assert found.info.run_id == parent
     assert store.sweep("another") is None
     assert store.get("0" * 32) is None
+    for misspelt in ("outputs/2026-01-01/nowhere", "../nowhere", "latest,best"):  # no id at all, which MLflow refuses
+        assert store.get(misspelt) is None
 
 
 def test_looking_creates_nothing(tracked: tuple[Store, str, Path], tmp_path: Path) -> None:
