@@ -273,6 +273,15 @@ def test_what_is_projected_is_not_written_over(call, tmp_path, out):
     assert before == {path: path.read_bytes() for path in tmp_path.glob("*.*")}
 
 
+@pytest.mark.parametrize(("grey", "said"), [(0, "is nowhere white"), (255, "is white all over")])
+def test_a_mask_of_nothing_or_everything_is_refused_by_its_name(call, tmp_path, grey, said):
+    for name, level in (("image.png", 90), ("mask.png", grey)):
+        Image.fromarray(np.full((20, 20), level, np.uint8)).save(tmp_path / name)
+    code, text = call("run=latest", "project=image.png", "mask=mask.png")
+    assert code == 2
+    assert f"mask=mask.png {said}" in text
+
+
 def test_a_picture_that_is_none_is_refused(call, tmp_path):
     (tmp_path / "notes.png").write_text("all of it")
     code, said = call("run=latest", "project=notes.png")

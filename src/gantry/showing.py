@@ -145,7 +145,13 @@ def _check_few(given: Path, count: int) -> None:
 
 def _mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """Where images are damaged, bool (1, 1, H, W): white in the picture at `path`."""
-    return _opened(f"mask={path}", lambda: decode(path, shape[1], 1))[None] > 127
+    hole = _opened(f"mask={path}", lambda: decode(path, shape[1], 1))[None] > 127
+    if hole.all() or not hole.any():
+        what = (
+            "white all over, which leaves no pixel to go by" if hole.all() else "nowhere white, so nothing is filled in"
+        )
+        raise UserError(f"mask={path} is {what}, at the generator's {shape[2]}x{shape[1]} pixels")
+    return hole
 
 
 def _opened(what: str, decoded: Callable[[], np.ndarray]) -> np.ndarray:
