@@ -143,6 +143,17 @@ def test_on_a_full_disk_a_run_ends_as_without_a_film(tmp_path, monkeypatch, capl
         raise Stopped(signal.SIGTERM)
 
 
+def test_a_damaged_frame_costs_the_film_that_frame(tmp_path, caplog):
+    kept(tmp_path, 20)
+    whole = (tmp_path / "film" / "0000015.png").read_bytes()
+    (tmp_path / "film" / "0000015.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "film" / "0000016.png").write_bytes(b"")
+    assert film.develop(tmp_path)
+    assert shown(tmp_path) == 6
+    assert "0000015.png" in caplog.text
+    assert "0000016.png" in caplog.text
+
+
 def test_a_run_that_ended_before_it_began_has_no_film(tmp_path):
     assert not develop(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -109,6 +109,7 @@ def test_the_script_is_in_its_place(run, tmp_path):
         (("run=latest", "n=0"), "n: must be at least 1, not 0"),
         (("run=latest", "n=5000"), "out=<folder> or out=<file>.npz"),
         (("run=latest", "truncation=0"), "truncation: must be above 0"),
+        (("run=latest", "latent_grid=3", "extent=0"), "extent: must be above 0"),
         (("run=latest", "truncation=-1"), "truncation: must be at least 0"),
         (("run=latest", "interpolate=3", "latent_grid=3"), "interpolate, latent_grid: one at a time"),
         (("run=latest", "mask=m.png"), "mask: belongs to project"),

@@ -111,9 +111,19 @@ def develop(folder: Path) -> bool:
         OSError: a frame cannot be read, or the film cannot be written.
     """
     kept = sorted((folder / FILM).glob("[0-9]*.png"), key=lambda path: int(path.stem))
-    if len(kept) > 1:
-        save_animation(map(enlarged, kept), folder / FILE, FPS, HOLD)
-    return len(kept) > 1
+    pictures = list(_readable(kept))
+    if len(pictures) > 1:
+        save_animation(pictures, folder / FILE, FPS, HOLD)
+    return len(pictures) > 1
+
+
+def _readable(frames: list[Path]) -> Iterator[np.ndarray]:
+    """The frames' pictures, but for those that are damaged."""
+    for path in frames:
+        try:
+            yield enlarged(path)
+        except (OSError, ValueError, SyntaxError) as error:  # all of which Pillow raises for damaged files
+            log.warning("The film lacks the frame %s: %s", path, error)
 
 
 def enlarged(path: Path) -> np.ndarray:

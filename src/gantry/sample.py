@@ -134,6 +134,8 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
         yield f"directions: takes two different numbers from 0, such as [0,1], not {numbers}"
     if mode == "register":
         yield from _unregistrable(cfg)
+    if cfg.extent == 0:
+        yield "extent: must be above 0"
     if cfg.truncation == 0:
         yield "truncation: must be above 0; null leaves the latents as they are"
     if mode in ("interpolate", "latent_grid") and cfg[mode] == 1:
