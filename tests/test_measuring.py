@@ -479,7 +479,7 @@ def test_a_trusted_class_that_python_does_not_find_is_named(plan, tmp_path, run)
     folder.mkdir(parents=True)
     (folder / "generator.safetensors").write_bytes((run / "generator/best/generator.safetensors").read_bytes())
     (folder / "generator.json").write_text(json.dumps({"_target_": "their_networks.G", "z_dim": 6}))
-    with pytest.raises(UserError, match=r"trusted=\[their_networks\.\] \(evaluate.py\)"):
+    with pytest.raises(UserError, match=r"trusted=\[their_networks\.\] \(evaluate.py, sample.py\)"):
         measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.networks.",))))
     for target in ("their_networks.G", "gantry.networks.G"):
         (folder / "generator.json").write_text(json.dumps({"_target_": target, "z_dim": 6}))
