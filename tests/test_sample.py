@@ -283,6 +283,14 @@ def test_a_mask_of_nothing_or_everything_is_refused_by_its_name(call, tmp_path, 
     assert f"mask=mask.png {said}" in text
 
 
+def test_a_mask_of_other_proportions_is_refused(call, tmp_path):
+    Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "given.png")
+    Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
+    code, said = call("run=latest", "project=given.png", "mask=mask.png")
+    assert code == 2
+    assert "mask=mask.png is 9x9 pixels, given.png 16x8" in said
+
+
 def test_a_picture_that_is_none_is_refused(call, tmp_path):
     (tmp_path / "notes.png").write_text("all of it")
     code, said = call("run=latest", "project=notes.png")

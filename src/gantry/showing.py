@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from gantry.summary import show
 
 FRAMES_A_SECOND = 16
 MOST_PROJECTED = 256  # images at a time
+T = TypeVar("T")
 HIDDEN = 128  # grey level of what a mask hides
 
 
@@ -97,7 +99,7 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
     made = order.network(0)
     shape: tuple[int, int, int] = tuple(json.loads((order.files.folder / CONFIG).read_text())["image_shape"])
     target = torch.from_numpy(_images(given, shape, cache))
-    hole = None if mask is None else torch.from_numpy(_mask(mask, shape))
+    hole = None if mask is None else torch.from_numpy(_mask(mask, shape, given))
     often = 0.5 if sys.stderr.isatty() else 10.0
     with tqdm(total=100, desc="searching", unit="%", dynamic_ncols=True, delay=1, mininterval=often) as bar:
         found = project(
@@ -143,8 +145,17 @@ def _check_few(given: Path, count: int) -> None:
         raise UserError(f"project={given}: {count} images; at most {MOST_PROJECTED} at a time")
 
 
-def _mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Where images are damaged, bool (1, 1, H, W): white in the picture at `path`."""
+def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
+    """Where images are damaged, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
+    if given.is_file() and given.suffix.lower() not in (".npz", ".npy"):
+        (width, height), (wide, high) = (
+            _opened(f"{key}={file}", partial(_size, file)) for key, file in (("mask", path), ("project", given))
+        )
+        if width * high != wide * height:
+            raise UserError(
+                f"mask={path} is {width}x{height} pixels, {given} {wide}x{high}: of other proportions it would mark "
+                "other pixels, as of both the middle square is taken"
+            )
     hole = _opened(f"mask={path}", lambda: decode(path, shape[1], 1))[None] > 127
     if hole.all() or not hole.any():
         what = (
@@ -154,7 +165,12 @@ def _mask(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return hole
 
 
-def _opened(what: str, decoded: Callable[[], np.ndarray]) -> np.ndarray:
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _opened(what: str, decoded: Callable[[], T]) -> T:
     try:
         return decoded()
     except Exception as error:  # whatever Pillow raises for a damaged file
