@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -23,14 +22,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from gantry.errors import UserError
-from gantry.export import CONFIG
 from gantry.free import SETTINGS, check_free
 from gantry.generators import ExportedFiles, GeneratorFiles, check_finite
 from gantry.launch.devices import cores
 from gantry.launch.record import read_json
 from gantry.lock import LOCK_FILE, held
 from gantry.metrics.embedding import POLL, Crew
-from gantry.metrics.extractors import whole_float32
 from gantry.noise import TILE
 from gantry.sampling import Tiles
 from gantry.tracking.folder import write_json
@@ -142,13 +139,12 @@ class ArrayFolder:
         return self.folder / "images.npy"
 
     def prepare(self, shape: Sequence[int]) -> None:
-        """Make room for images (C, H, W), unless that has been done."""
+        """Make room for images (C, H, W)."""
         channels, height, width = shape
-        if not self.array.exists():
-            partial_file = self.array.with_suffix(".partial")
-            np.lib.format.open_memmap(partial_file, "w+", np.uint8, (self.n, height, width, channels))
-            (self.folder / "tiles").write_bytes(bytes(-(-self.n // TILE)))
-            partial_file.replace(self.array)
+        partial_file = self.array.with_suffix(".partial")
+        np.lib.format.open_memmap(partial_file, "w+", np.uint8, (self.n, height, width, channels))
+        (self.folder / "tiles").write_bytes(bytes(-(-self.n // TILE)))
+        partial_file.replace(self.array)
 
     def has(self, tile: int) -> bool:
         with (self.folder / "tiles").open("rb") as file:
@@ -203,7 +199,8 @@ def draw_archive(order: Order, path: Path) -> None:
         with held(work, "what writes to"):
             _take_up(order, work, work / SETTINGS, n=order.n)
             target = ArrayFolder(work, order.n)
-            target.prepare(json.loads((order.files.folder / CONFIG).read_text())["image_shape"])
+            if not target.array.exists():
+                target.prepare(order.network(0).tile(0).shape[1:])
             _draw(order, target, work)
             partial_file = work / "samples.npz"
             np.savez(partial_file, np.load(target.array, mmap_mode="r"))
@@ -257,30 +254,18 @@ def _drawn(order: Order, target: Target, rank: int, size: int) -> Iterator[int]:
     waiting: deque[Future[None]] = deque()
     pool = ThreadPoolExecutor(cores())
     try:
-        with whole_float32(), _repeatable():
-            for begin in range(0, len(mine), at_once):
-                group = mine[begin : begin + at_once]
-                images = torch.cat([network.tile(tile) for tile in group]).cpu().numpy()
-                for tile, part in zip(group, np.split(images, len(group)), strict=True):
-                    waiting.append(pool.submit(target.write, tile, part[: _size(order, tile)]))
-                while len(waiting) > 2 * at_once:
-                    waiting.popleft().result()
-                yield sum(_size(order, tile) for tile in group)
+        for begin in range(0, len(mine), at_once):
+            group = mine[begin : begin + at_once]
+            images = torch.cat([network.tile(tile) for tile in group]).cpu().numpy()
+            for tile, part in zip(group, np.split(images, len(group)), strict=True):
+                waiting.append(pool.submit(target.write, tile, part[: _size(order, tile)]))
+            while len(waiting) > 2 * at_once:
+                waiting.popleft().result()
+            yield sum(_size(order, tile) for tile in group)
         for writing in waiting:
             writing.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _repeatable() -> Iterator[None]:
-    """CUDA's transposed convolutions add up in the same order every time."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic = before
 
 
 def _size(order: Order, tile: int) -> int:

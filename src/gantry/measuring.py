@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from gantry.arithmetic import whole_float32
 from gantry.data.images import ImageSet
 from gantry.errors import UserError
 from gantry.generators import GeneratorFiles, check_finite
@@ -28,7 +29,7 @@ from gantry.metrics import manifold, memorisation, scores, uncertainty
 from gantry.metrics.augmentation import augmentation, held_out
 from gantry.metrics.classes import class_shares
 from gantry.metrics.embedding import PIECE, ArraySource, Crew, look_at, look_at_share
-from gantry.metrics.extractors import Features, whole_float32
+from gantry.metrics.extractors import Features
 from gantry.metrics.reals import Reals, real_features
 from gantry.plan import CLASSES, MAIN, Plan, SampleFiles, can_classify
 from gantry.results import Result

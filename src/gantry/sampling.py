@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from gantry.arithmetic import repeatable, whole_float32
 from gantry.data.images import quantise
 from gantry.noise import TILE, stream
 from gantry.randomness import draws
@@ -60,7 +61,8 @@ class Tiles:
     def tile(self, number: int) -> Tensor:
         """Images `TILE * number` and those after it, uint8 (TILE, C, H, W) on the network's device."""
         z = stream(self.seed, number * TILE, TILE, self.z_dim, self.truncation)
-        return generate(self.network, torch.from_numpy(z))
+        with whole_float32(), repeatable():
+            return generate(self.network, torch.from_numpy(z))
 
     def first(self, count: int) -> Tensor:
         """Images 0 to `count`, uint8 (count, C, H, W)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from gantry.data.images import decode
 from gantry.data.samples import samples
 from gantry.drawing import Order, writing
 from gantry.errors import UserError, reason
-from gantry.export import CONFIG
 from gantry.latent.directions import directions
 from gantry.latent.directions import plane as plane_of
 from gantry.latent.projection import project
@@ -30,6 +28,7 @@ from gantry.latent.walks import walk as walk_through
 from gantry.noise import stream
 from gantry.sampling import enlarged_grid, generate
 from gantry.summary import show
+from gantry.tracking.folder import write_png
 
 FRAMES_A_SECOND = 16
 MOST_PROJECTED = 256  # images at a time
@@ -97,7 +96,8 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
         What the user is told: the errors in grey levels of 255.
     """
     made = order.network(0)
-    shape: tuple[int, int, int] = tuple(json.loads((order.files.folder / CONFIG).read_text())["image_shape"])
+    channels, height, width = made.tile(0).shape[1:]
+    shape = (channels, height, width)
     target = torch.from_numpy(_images(given, shape, cache))
     hole = None if mask is None else torch.from_numpy(_mask(mask, shape, given))
     often = 0.5 if sys.stderr.isatty() else 10.0
@@ -188,11 +188,5 @@ def _columns(count: int) -> int:
 
 
 def _write(picture: np.ndarray, path: Path) -> None:
-    """A PNG that is whole or not there."""
-    partial_file = path.with_name(f".{path.name}")
-    try:
-        with writing(path, left=""):
-            Image.fromarray(picture).save(partial_file, "PNG")
-            partial_file.replace(path)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    with writing(path, left=""):
+        write_png(picture, path)

@@ -4,15 +4,15 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gantry.arithmetic import whole_float32
 from gantry.data.images import ImageSet
 from gantry.errors import UserError
 from gantry.metrics import inception as inception_network
@@ -131,25 +131,6 @@ class NetworkExtractor:
         seen = self.network(batch)
         features, *logits = seen if isinstance(seen, tuple) else (seen,)
         return features, logits[0] if logits else features.new_empty(len(features), 0)
-
-
-@contextmanager
-def whole_float32() -> Iterator[None]:
-    """No shortened mantissas: TF32 in CUDA's convolutions, bfloat16 in a CPU's products, where a user allowed them."""
-    backends: Any = torch.backends
-    switches: list[tuple[Any, str, Any]] = [(backends.cuda.matmul, "allow_tf32", False)]
-    switches.append((backends.cudnn, "allow_tf32", False))
-    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and up, whose switches must not be mixed with the former
-        kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-        switches = [(kind, "fp32_precision", "ieee") for kind in kinds]
-    before = [getattr(where, name) for where, name, _ in switches]
-    try:
-        for where, name, value in switches:
-            setattr(where, name, value)
-        yield
-    finally:
-        for (where, name, _), value in zip(switches, before, strict=True):
-            setattr(where, name, value)
 
 
 class _Colour(nn.Module):

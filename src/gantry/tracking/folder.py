@@ -169,5 +169,8 @@ def write_png(image: np.ndarray, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format="PNG", compress_level=1)
-    part.replace(path)
+    try:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format="PNG", compress_level=1)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # of a full disk
