@@ -56,6 +56,13 @@ class ExportedFiles:
 
         return _digest(self.folder / CONFIG, self.folder / WEIGHTS)
 
+    def is_of(self, digest: str) -> bool:
+        """Whether the folder holds the generator with this digest."""
+        try:
+            return self.digest() == digest
+        except OSError:
+            return False
+
     @property
     def z_dim(self) -> int:
         """The length of the latents it takes; of a network that `load` has found good."""

@@ -194,10 +194,10 @@ def _run_that_holds(
     files: ExportedFiles, run_id: str, store: Callable[[], Store | None], cache: Path
 ) -> FoundRun | None:
     """The run that is said to have trained a generator; None where it is gone or has other weights."""
-    with suppress(UserError, OSError):
+    with suppress(UserError):
         (run,) = _find(run_id, store, cache)
-        held = (GeneratorFiles(run.folder, which, False, files.trusted).digest() for which in ("best", "last"))
-        return run if files.digest() in held else None
+        own = (ExportedFiles(run.folder / GENERATOR / which, ()) for which in ("best", "last"))
+        return run if any(one.is_of(files.digest()) for one in own) else None
     return None
 
 

@@ -57,7 +57,7 @@ def gather(source: Path, run: Path | None = None) -> Facts:
     if run is None:
         return Facts(network, step)
     digest = ExportedFiles(source, ()).digest()
-    which = next((name for name in ("best", "last") if _is_there(run / GENERATOR / name, digest)), None)
+    which = next((name for name in ("best", "last") if ExportedFiles(run / GENERATOR / name, ()).is_of(digest)), None)
     summary = mapping(read_json(run / SUMMARY_FILE))
     records = [mapping(read_json(path)) for path in sorted(run.glob(f"{EVALUATIONS}/*/*.json"))]
     own = [record for record in records if mapping(record.get("subject")).get("sha256") == digest]
@@ -89,13 +89,6 @@ def at(tree: object, key: str) -> Any:
 def _images(record: Mapping[str, Any]) -> int:
     count = at(record, "settings.n_generated")
     return count if isinstance(count, int) else 0
-
-
-def _is_there(folder: Path, digest: str) -> bool:
-    try:
-        return ExportedFiles(folder, ()).digest() == digest
-    except OSError:
-        return False
 
 
 def _values(summary: Mapping[str, Any], which: str | None, step: int | None) -> Mapping[str, Any]:

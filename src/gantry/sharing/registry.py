@@ -253,7 +253,7 @@ def find_model(client: MlflowClient, name: str, cache: Path) -> Path:
         version = _version(client, name)
         origin = hashlib.sha256(f"{client.tracking_uri} {version.source}".encode()).hexdigest()[:12]
         folder = cache / "models" / version.name / f"{version.version}_{origin}"  # another store may have one so called
-        if not _is_held(folder, version.tags.get(DIGEST)):
+        if not ((digest := version.tags.get(DIGEST)) and ExportedFiles(folder, ()).is_of(digest)):
             _fetch(client, version, folder)
     return folder
 
@@ -320,16 +320,8 @@ def _fetch(client: MlflowClient, version: ModelVersion, folder: Path) -> None:
                     f"fetched: {brief(error)}"
                 ) from error
             path.replace(folder / file)
-    if (wanted := version.tags.get(DIGEST)) and not _is_held(folder, wanted):
+    if (wanted := version.tags.get(DIGEST)) and not ExportedFiles(folder, ()).is_of(wanted):
         raise UserError(f"{version.name} version {version.version} is damaged: its files are not those registered")
-
-
-def _is_held(folder: Path, digest: str | None) -> bool:
-    """Whether the folder holds these very files."""
-    try:
-        return digest is not None and ExportedFiles(folder, ()).digest() == digest
-    except OSError:
-        return False
 
 
 def _write(files: ExportedFiles | GeneratorFiles, folder: Path, raw: Path) -> Sequence[str]:
