@@ -1,5 +1,6 @@
 """What tests of training share: a few random images, and Lightning without its extras."""
 
+import torch
 from pytorch_lightning import Trainer
 
 from gantry.data.images import ImageSet
@@ -25,3 +26,8 @@ def bare_trainer(steps, accelerator="cpu", **options):
         accelerator=accelerator,
         **options,
     )
+
+
+def vector(network):
+    """All weights in one vector; torch's `parameters_to_vector` wants them contiguous."""
+    return torch.cat([weight.flatten() for weight in network.parameters()])

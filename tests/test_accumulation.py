@@ -5,8 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from small import NOISE, bare_trainer
-from torch.nn.utils import parameters_to_vector
+from small import NOISE, bare_trainer, vector
 
 from gantry import train as entry
 from gantry.data.batches import Batches
@@ -57,9 +56,9 @@ def backwards(gan, called):
 )
 def test_parts_give_the_weights_and_the_record_of_the_whole(variant, overrides, gan_in):
     whole, parts = (gan_in(count, variant, *overrides) for count in (1, 4))
-    initial = parameters_to_vector(whole.parameters())
+    initial = vector(whole)
     records = [fit(gan, 4) for gan in (whole, parts)]
-    one, other = (parameters_to_vector(gan.parameters()) for gan in (whole, parts))
+    one, other = (vector(gan) for gan in (whole, parts))
     assert (one - other).norm() < 1e-6 * one.norm()
     assert (one - other).norm() < 1e-4 * (one - initial).norm()
     for one, other in zip(*records, strict=True):

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from project import VARIANTS
-from small import NOISE, bare_trainer
+from small import NOISE, bare_trainer, vector
 from torch import nn
-from torch.nn.utils import parameters_to_vector
 
 from gantry import train as entry
 from gantry.compiler import check_compiler
@@ -48,7 +47,7 @@ def dense(compile):
 
 def close(one, other):
     """Whether the same weights up to rounding, after some steps of Adam."""
-    one, other = (parameters_to_vector(gan.parameters()) for gan in (one, other))
+    one, other = (vector(gan) for gan in (one, other))
     return (one - other).norm() < 1e-4 * one.norm()
 
 
@@ -110,9 +109,9 @@ def test_every_variant_compiles_and_trains_as_it_does_without(variant, precision
         cfg = config(f"model={variant}", *SMALL, *([] if variant == "vanilla" else WIDTHS), f"compile={compile}")
         gan, _ = build(cfg, NOISE)
         trainer = bare_trainer(3, precision=precision)
-        initial = parameters_to_vector(gan.parameters()).detach().clone()
+        initial = vector(gan).detach().clone()
         trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))
-        gans.append(parameters_to_vector(gan.parameters()))
+        gans.append(vector(gan))
     eager, compiled = gans
     # Compiled code rounds to bfloat16 less often, and Adam's first steps go by the gradients' signs.
     bound = 0.01 if precision == "32-true" else 0.5

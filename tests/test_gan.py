@@ -206,3 +206,26 @@ def test_a_sigmoid_at_the_critic_is_refused():
 def test_a_gradient_penalty_under_batch_norm_is_refused():
     with pytest.raises(UserError, match=r"GradientPenalty.*norm=none"):
         GAN(**parts(dcgan.Discriminator((1, 16, 16), 4, "batch"), [GradientPenalty()]))
+
+
+def test_adam_steps_all_weights_in_one_pass_where_the_config_does_not_say_how(small):
+    def optimizers_of(*overrides):
+        gan, batches = small(*overrides)
+        fit = trainer(1)
+        fit.fit(gan, batches())
+        return fit.optimizers
+
+    assert all(optimizer.defaults["fused"] for optimizer in optimizers_of("dcgan"))
+    assert not any(optimizer.defaults["fused"] for optimizer in optimizers_of("dcgan", "+model.optimizer.fused=false"))
+    assert all(optimizer.defaults["foreach"] for optimizer in optimizers_of("dcgan", "+model.optimizer.foreach=true"))
+    optimizers_of("wgan")  # RMSprop cannot
+
+
+def test_spectral_norms_are_estimated_once_a_step_as_in_miyatos_algorithm(small, monkeypatch):
+    gan, batches = small("sngan", "model.n_critic=3")
+    kind, iterations = type(gan.discriminator.layers[0].parametrizations.weight[0]), []
+    update = kind._power_method
+    monkeypatch.setattr(kind, "_power_method", lambda *args: (iterations.append(args[0]), update(*args))[1])
+    trainer(1).fit(gan, batches())
+    layers = sum(isinstance(module, kind) for module in gan.discriminator.modules())
+    assert len(iterations) == layers * (3 + 1)

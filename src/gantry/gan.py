@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -11,12 +12,14 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
 from gantry.averaging import AveragedGenerator
 from gantry.compiler import compiled
 from gantry.data.images import to_float
 from gantry.errors import UserError
+from gantry.layout import channels_last, lay_out, lies_channels_last
 from gantry.losses import Loss, generator_sees_real
 from gantry.penalties import INPUT_GRADIENT, Constraint, Penalty
 from gantry.randomness import draws
@@ -86,7 +89,8 @@ class GAN(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         check_parts(discriminator, penalties)
-        self.generator, self.discriminator = generator, discriminator
+        self.generator, self.discriminator = channels_last(generator), channels_last(discriminator)
+        self.images_format = torch.channels_last if lies_channels_last(discriminator) else torch.contiguous_format
         self.averaged = AveragedGenerator(generator, **(ema or {}))
         self.loss, self.sees_real = loss, generator_sees_real(loss)
         self.penalties, self.constraints = list(penalties), list(constraints)
@@ -97,18 +101,33 @@ class GAN(LightningModule):
         # In a tuple: as an attribute each would be registered, and saved, as a network of its own.
         self._networks = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes some forty times a step which hook it is in; as an attribute of a module each would be
+        # looked at for being a parameter or a network.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_optimizers(self) -> list[Optimizer]:
         """The generator's and the discriminator's optimizers, in this order.
 
         Raises:
             UserError: gradients are to be clipped that only the optimizer itself unscales.
         """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        factories = (self.optimizer, self.discriminator_optimizer)
+        generator_optimizer, discriminator_optimizer = factories if scaled else map(fused, factories)
         optimizers = [
-            self.optimizer(self.generator.parameters()),
-            self.discriminator_optimizer(self.discriminator.parameters()),
+            generator_optimizer(self.generator.parameters()),
+            discriminator_optimizer(self.discriminator.parameters()),
         ]
         check_clipping(optimizers, self.max_grad_norm, self.trainer)
         return optimizers
+
+    def on_train_start(self) -> None:
+        """Put in order what a checkpoint has brought."""
+        lay_out(self.trainer.optimizers)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Record:
         """One generator step on `batch["images"]`, uint8 of shape (n_critic, B, C, H, W).
@@ -126,44 +145,49 @@ class GAN(LightningModule):
             uniform = [self._draw(critic_step, f"penalty {index}", (), "random") for index in due]
             z = self.noise(critic_step, "discriminator noise")
             objective = partial(self._discriminator_loss, due)
-            record |= self._minimise(objective, discriminator_optimizer, self.generator, images, z, *uniform)
+            record |= self._minimise(objective, discriminator_optimizer, generator_optimizer, images, z, *uniform)
             for constraint in self.constraints:
                 constraint(self.discriminator)
 
         z = self.noise(step, "generator noise")
-        record |= self._minimise(self._generator_loss, generator_optimizer, self.discriminator, images, z)
+        record |= self._minimise(self._generator_loss, generator_optimizer, discriminator_optimizer, images, z)
         self.averaged.update(self.generator, step * self.batch_size, self.batch_size)
         return record
 
     def _discriminator_loss(self, due: list[int], images: Tensor, z: Tensor, *uniform: Tensor) -> tuple[Tensor, Record]:
         generate, discriminate = self._networks
-        real = to_float(images)
+        real = self._real(images)
         with torch.no_grad():
             fake = generate(z)
-        real_logits, fake_logits = discriminate(real).float(), discriminate(fake).float()
-        loss = self.loss(real_logits, fake_logits).discriminator
-        record = {"loss/discriminator": loss, "score/real": real_logits.mean(), "score/fake": fake_logits.mean()}
-        for index, numbers in zip(due, uniform, strict=True):
-            penalty = self.penalties[index]
-            term = penalty(self.discriminator, real, fake, numbers)
-            loss = loss + penalty.every * term
-            record[f"penalty/{index}_{type(penalty).__name__}"] = term
+        # The weights do not change in here: what parametrizations make of them, they make once.
+        with cached():
+            real_logits, fake_logits = discriminate(real).float(), discriminate(fake).float()
+            loss = self.loss(real_logits, fake_logits).discriminator
+            record = {"loss/discriminator": loss, "score/real": real_logits.mean(), "score/fake": fake_logits.mean()}
+            for index, numbers in zip(due, uniform, strict=True):
+                penalty = self.penalties[index]
+                term = penalty(self.discriminator, real, fake, numbers)
+                loss = loss + penalty.every * term
+                record[f"penalty/{index}_{type(penalty).__name__}"] = term
         return loss, record
 
     def _generator_loss(self, images: Tensor, z: Tensor) -> tuple[Tensor, Record]:
         generate, discriminate = self._networks
         fake_logits = discriminate(generate(z)).float()
-        real_logits = discriminate(to_float(images)).float() if self.sees_real else fake_logits.detach()
+        real_logits = discriminate(self._real(images)).float() if self.sees_real else fake_logits.detach()
         loss = self.loss(real_logits, fake_logits).generator
         return loss, {"loss/generator": loss}
 
+    def _real(self, images: Tensor) -> Tensor:
+        return to_float(images.contiguous(memory_format=self.images_format))
+
     def _minimise(
-        self, objective: Objective, optimizer: LightningOptimizer, other: nn.Module, *whole: Tensor
+        self, objective: Objective, optimizer: LightningOptimizer, other: LightningOptimizer, *whole: Tensor
     ) -> Record:
-        """One step on the mean of the objective over the parts of a batch, with the other network's weights fixed."""
+        """One step on the mean of the objective over the parts of a batch, with the other optimizer's weights fixed."""
         records: list[Record] = []
         optimizer.zero_grad()
-        with frozen(other):
+        with frozen(_weights(other)):
             for part in zip(*(values.unflatten(0, (self.accumulate, -1)) for values in whole), strict=True):
                 loss, record = objective(*part)
                 records.append({name: value.detach() for name, value in record.items()})
@@ -171,6 +195,8 @@ class GAN(LightningModule):
                 with nullcontext() if len(records) == self.accumulate else self._apart():
                     self.manual_backward(loss / self.accumulate)
         optimizer.step()
+        if len(records) == 1:
+            return records[0]
         return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
 
     def _apart(self) -> AbstractContextManager[None]:
@@ -180,8 +206,7 @@ class GAN(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient: by now it is the whole batch's, the mean over ranks, and no longer scaled."""
         if self.max_grad_norm is not None:
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            clip_grad_norm_(weights, self.max_grad_norm)
+            clip_grad_norm_(_weights(optimizer), self.max_grad_norm)
 
     def noise(self, index: int, purpose: str) -> Tensor:
         """Latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch."""
@@ -215,16 +240,31 @@ def _nothing(*_: Any) -> None:
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Meanwhile the network's weights take no gradient; those that did before do again afterwards."""
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    for weight in weights:
+def frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Meanwhile these weights take no gradient; those that did before do again afterwards."""
+    taking = [weight for weight in weights if weight.requires_grad]
+    for weight in taking:
         weight.requires_grad_(False)
     try:
         yield
     finally:
-        for weight in weights:
+        for weight in taking:
             weight.requires_grad_(True)
+
+
+def _weights(optimizer: Optimizer | LightningOptimizer) -> list[nn.Parameter]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+def fused(factory: OptimizerFactory) -> OptimizerFactory:
+    """Have an optimizer of torch's step all weights in one pass, where it can and the config does not say how.
+
+    Not for 16-mixed: gradients would be unscaled only in that pass, after clipping and after anyone looks at them.
+    """
+    options = signature(factory).parameters if isinstance(factory, partial) else {}
+    said = factory.keywords if isinstance(factory, partial) else {}
+    asks = "fused" in options and not {"fused", "foreach", "differentiable", "capturable"} & said.keys()
+    return partial(factory, **{"fused": True}) if asks else factory
 
 
 def check_clipping(optimizers: Sequence[Optimizer], max_grad_norm: float | None, trainer: Trainer) -> None:
