@@ -62,14 +62,33 @@ def test_r1_and_r2(images):
         )
 
 
-def test_gradients_are_taken_in_float32_under_autocast(images):
-    critic = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(1))
-    critic(images[0])
-    with torch.autocast("cpu", torch.bfloat16):
+def critic_of(images: torch.Tensor) -> nn.Module:
+    critic = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.LazyLinear(1))
+    critic(images)
+    return critic
+
+
+def test_gradients_are_taken_in_float32_where_float16_would_overflow(images):
+    critic = critic_of(images[0])
+    with torch.autocast("cpu", torch.float16):
         inside = squared_gradient_norm(critic, images[0])
-    outside = squared_gradient_norm(critic, images[0])
     assert inside.dtype == torch.float32
-    assert torch.equal(inside, outside)
+    assert torch.equal(inside, squared_gradient_norm(critic, images[0]))
+
+
+def test_in_bfloat16_a_penalty_and_its_gradient_are_those_of_float32_up_to_rounding(images):
+    critic = critic_of(images[0])
+    found = []
+    for half in (False, True):
+        critic.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            penalty = GradientPenalty()(critic, *images, uniform=torch.full((4,), 0.5))
+        penalty.backward()
+        found.append((penalty, torch.cat([w.grad.flatten() for w in critic.parameters() if w.grad is not None])))
+    (exact, exact_gradient), (rounded, gradient) = found
+    assert rounded.dtype == torch.float32
+    assert 0 < abs(rounded.item() / exact.item() - 1) < 0.01  # it is bfloat16, and it is close
+    assert (gradient - exact_gradient).norm() < 0.05 * exact_gradient.norm()
 
 
 def test_clipping_bounds_every_weight_and_leaves_the_small_ones():

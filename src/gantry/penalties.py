@@ -3,10 +3,11 @@
 A penalty is an object with `every` (it is due at each `every`-th discriminator step, and then counts `every` times:
 lazy regularisation, Karras et al. 2020, StyleGAN2, section 3.2) that is called with the discriminator, a batch of
 real and one of generated images, each (B, C, H, W) in [-1, 1], and B uniform numbers in [0, 1), and gives a scalar.
-Gradients of the discriminator's output with respect to its input are taken in float32 whatever the precision: in
-float16 their squares overflow.
+Under float16 the gradients of the discriminator's output with respect to its input are taken in float32 all the
+same, since they overflow; bfloat16 has float32's range, and what is made of the gradients is in float32 anyway.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +41,9 @@ def squared_gradient_norm(discriminator: nn.Module, images: Tensor) -> Tensor:
     Returns:
         (B,) float32, differentiable with respect to the discriminator's weights.
     """
-    with torch.autocast(images.device.type, enabled=False):
+    kind = images.device.type
+    overflows = torch.get_autocast_dtype(kind) is torch.float16
+    with torch.autocast(kind, enabled=False) if overflows else nullcontext():
         images = images.detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
         return gradient.flatten(1).square().sum(1)
