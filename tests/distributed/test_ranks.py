@@ -20,7 +20,14 @@ from gantry.tracking.store import prepare_store
 from gantry.train import train
 
 # Without BatchNorm, on images that the batch does not divide, with penalties and flips drawn for the whole batch.
-RUN = ["experiment=smoke", "model=wgan_gp", "model.n_critic=2", "model.generator.norm=layer", "data.image_size=8"]
+RUN = [
+    "experiment=smoke",
+    "trainer.precision=32-true",
+    "model=wgan_gp",
+    "model.n_critic=2",
+    "model.generator.norm=layer",
+    "data.image_size=8",
+]
 RUN += [
     "model.generator.width=8",
     "model.discriminator.width=8",
