@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from gantry.launch.leader import leading
 from gantry.launch.process import result
 from gantry.launch.record import of_the_run
 from gantry.lock import held, is_held
-from gantry.making import maker
+from gantry.making import called_often, maker
 from gantry.memory import advised
 from gantry.recording import ROOT, closed_truthfully, deliver_rest, generators_logged, open_tracker
 from gantry.resume import (
@@ -48,7 +50,7 @@ from gantry.tracking import Tracker, Trackers, check_store
 from gantry.tracking.folder import METRICS_FILE, read_status, rewind
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Trainer
+    from pytorch_lightning import Callback, Trainer
 
     from gantry.checkpointing import DurableIO
     from gantry.data.images import ImageSet
@@ -112,7 +114,12 @@ def job(cfg: DictConfig) -> float:
 
 
 def train(
-    cfg: DictConfig, folder: Path, tags: dict[str, str], start: Start | None = None, place: Place | None = None
+    cfg: DictConfig,
+    folder: Path,
+    tags: dict[str, str],
+    start: Start | None = None,
+    place: Place | None = None,
+    watching: Sequence[Callback] = (),
 ) -> Summary:
     """Train one GAN and leave its record in `folder` and, unless `tracking=none`, in MLflow.
 
@@ -122,6 +129,7 @@ def train(
         tags: `variant` and `dataset`, by which runs are told apart, and whatever else is worth a tag.
         start: where it begins; None: from nothing. Rank 0's counts.
         place: this process among the run's ranks, of which only rank 0 leaves a record; None: alone.
+        watching: callbacks that come before the run's own at every hook.
 
     Raises:
         UserError: the config or the data cannot work; nothing has been tracked yet.
@@ -148,6 +156,7 @@ def train(
 
     import torch
 
+    from gantry.allocator import keep_freed_memory
     from gantry.callbacks import Progress, TrainingLog
     from gantry.checkpointing import Checkpointing, DurableIO
     from gantry.clock import Clock
@@ -157,12 +166,16 @@ def train(
     from gantry.film import Film, film_logged
     from gantry.guard import Guard
     from gantry.health import Health
+    from gantry.loop import leave_out_empty_hooks
     from gantry.metrics.evaluator import Evaluator
     from gantry.precision import settled
     from gantry.rollback import Rollback, fit
     from gantry.sampling import GRID
 
     _quiet()
+    keep_freed_memory()
+    if not torch.cuda.is_available():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch's optimizers look for a GPU at every step; this answers at once
     cfg = settled(cfg, quiet=place.rank > 0)
     io = DurableIO(folder)
     trainer = _trainer(cfg, folder, place, io)
@@ -206,7 +219,8 @@ def train(
             health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
             film = [Film(folder, evaluation, clock)] if peers.first else []
             bar = [Progress(evaluation, tags["variant"], folder)] if peers.first else []
-            trainer.callbacks += [guard, log, *health, evaluation, *film, keeping, *bar]  # type: ignore[attr-defined]
+            trainer.callbacks += [*watching, guard, log, *health, evaluation, *film, keeping, *bar]  # type: ignore[attr-defined]
+            leave_out_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
             rollback = Rollback(cfg.guard, gan, folder, tracker, peers)
             batches = partial(Batches, data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
             with deferred(stop):
@@ -292,6 +306,7 @@ def _check_cache(cache: Path) -> None:
 def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trainer:
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    from gantry.loop import NoProfiler
     from gantry.precision import count_skipped_steps
 
     options: dict[str, Any] = {"plugins": [io]}
@@ -300,6 +315,8 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trai
 
         mine = [io, *plugins(place, cfg.trainer.get("sync_batchnorm", False))]
         options = {"plugins": mine, "sync_batchnorm": False}
+    if "profiler" not in cfg.trainer:
+        options["profiler"] = NoProfiler()
     try:
         trainer: Trainer = maker(cfg.trainer)(
             max_steps=cfg.steps,
@@ -344,6 +361,7 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         accumulate=cfg.accumulate,
         compile=cfg.compile,
     )
+    gan.loss = called_often(gan.loss)
     return gan, network
 
 
