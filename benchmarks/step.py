@@ -1,0 +1,253 @@
+"""What a training step costs in Gantry, against the same networks in loops written by hand.
+
+    python benchmarks/step.py [variants] [sizes] [rounds] [bound=1.3] [key=value ...]
+
+Three contenders take turns in one process: Gantry as `python train.py` runs it, callbacks, tracking and all; a bare
+loop that does the same as fast as PyTorch can (channels last, the run's precision, fused Adam, no gradients of weights
+that are not stepped, one spectral normalisation a step); and a naive one (float32, contiguous, plain Adam), as
+tutorials write it. All of them average the generator's weights, draw noise and batches at every step and log once in
+each turn. A step is one generator step with its `n_critic` discriminator steps. Every contender has at least ten steps
+to warm up; the medians over `rounds` turns count, and ratios are taken within a round. key=value overrides the config,
+such as trainer.precision=32-true or batch_size=64. Defaults: vanilla,dcgan,wgan_gp,sngan 16,32,64 7. Prints Markdown.
+
+With `bound` it exits with 1 where Gantry takes more than so many times as long as the bare loop.
+"""
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from pytorch_lightning import Callback
+from torch import Tensor, nn
+from torch.nn.functional import relu, softplus
+from torch.nn.utils import parametrize
+
+from gantry.allocator import keep_freed_memory
+from gantry.precision import settled
+from gantry.train import build, maker, train
+
+ROOT = Path(__file__).parents[1]
+WARM_UP = 10  # steps
+TURN = 2.0  # seconds a turn of the naive loop takes, about
+LONGEST_TURN = 50  # steps
+LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "non_saturating": (lambda r, f: softplus(-r).mean() + softplus(f).mean(), lambda f: softplus(-f).mean()),
+    "wasserstein": (lambda r, f: f.mean() - r.mean(), lambda f: -f.mean()),
+    "hinge": (lambda r, f: relu(1 - r).mean() + relu(1 + f).mean(), lambda f: -f.mean()),
+}
+
+
+def synchronise() -> None:
+    """Wait for the device, if there is one to wait for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Loop:
+    """A training loop by hand.
+
+    Args:
+        cfg: the run's config.
+        images: uint8 (N, C, H, W).
+        generator, discriminator: copied.
+        fast: with all that makes it fast, or naive.
+    """
+
+    def __init__(
+        self, cfg: DictConfig, images: Tensor, generator: nn.Module, discriminator: nn.Module, fast: bool
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.images, self.batch, self.n_critic, self.z_dim = images, cfg.batch_size, cfg.model.n_critic, cfg.model.z_dim
+        self.fast, self.half = fast, fast and cfg.trainer.precision == "bf16-mixed"
+        dense = not any(isinstance(module, nn.Conv2d) for module in discriminator.modules())
+        nothing_to_gain = not fast or dense
+        self.format = torch.contiguous_format if nothing_to_gain else torch.channels_last
+        networks = (copy.deepcopy(network).to(self.device) for network in (generator, discriminator))
+        self.generator, self.discriminator = (network.to(memory_format=self.format) for network in networks)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        given = cfg.model.optimizer
+        options = {"lr": given.lr, "betas": tuple(map(float, given.betas)), **({"fused": True} if fast else {})}
+        self.optimizers = [torch.optim.Adam(n.parameters(), **options) for n in (self.generator, self.discriminator)]
+        self.of_discriminator, self.of_generator = LOSSES[cfg.model.loss._target_.rpartition(".")[2]]
+        self.penalty = cfg.model.penalties[0].weight if cfg.model.penalties else 0.0
+        self.sums = torch.zeros(2, device=self.device)
+
+    def noise(self) -> Tensor:
+        """Latents (B, z_dim)."""
+        return torch.randn(self.batch, self.z_dim, device=self.device)
+
+    def gradient_penalty(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Of WGAN-GP."""
+        share = torch.rand(self.batch, 1, 1, 1, device=self.device)
+        mixed = (share * real + (1 - share) * fake.float()).requires_grad_()
+        (gradient,) = torch.autograd.grad(self.discriminator(mixed).sum(), mixed, create_graph=True)
+        return self.penalty * ((gradient.float().flatten(1).square().sum(1) + 1e-12).sqrt() - 1).square().mean()
+
+    def step(self) -> None:
+        """One generator step."""
+        for optimizer, network in zip(self.optimizers, (self.generator, self.discriminator), strict=True):
+            optimizer.zero_grad()
+            network.train()
+        half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False)
+        once = parametrize.cached if self.fast else contextlib.nullcontext
+        for _ in range(self.n_critic):
+            chosen = self.images[torch.randint(len(self.images), (self.batch,))].to(self.device)
+            real = chosen.contiguous(memory_format=self.format).float() / 127.5 - 1
+            with half, once():
+                with torch.no_grad():
+                    fake = self.generator(self.noise())
+                loss = self.of_discriminator(self.discriminator(real).float(), self.discriminator(fake).float())
+                if self.penalty:
+                    loss = loss + self.gradient_penalty(real, fake)
+            self.optimizers[1].zero_grad()
+            loss.backward()
+            self.optimizers[1].step()
+            self.sums[0] += loss.detach()
+        self.discriminator.requires_grad_(not self.fast)
+        with half:
+            loss = self.of_generator(self.discriminator(self.generator(self.noise())).float())
+        loss.backward()
+        self.optimizers[0].step()
+        self.discriminator.requires_grad_(True)
+        self.sums[1] += loss.detach()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 0.01)
+            for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    def turn(self, steps: int) -> float:
+        """Seconds a step."""
+        synchronise()
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        if not all(map(float, self.sums.isfinite())):
+            raise ArithmeticError("the loop by hand has diverged")
+        self.sums.zero_()
+        synchronise()
+        return (time.perf_counter() - began) / steps
+
+
+class Turns(Callback):
+    """Has the loops take their turns between those of the run it is a callback of, the first of the run's.
+
+    After `rounds` turns of each, and one that does not count, the run ends.
+    """
+
+    def __init__(self, loops: dict[str, Loop], steps: int, warm_up: int, rounds: int) -> None:
+        self.loops, self.steps, self.warm_up, self.rounds = loops, steps, warm_up, rounds
+        self.seconds: dict[str, list[float]] = {name: [] for name in ("gantry", *loops)}
+        self.began: float | None = None
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        """At the end of a turn."""
+        if trainer.global_step < self.warm_up or (trainer.global_step - self.warm_up) % self.steps:
+            return
+        synchronise()
+        if self.began is not None:
+            self.seconds["gantry"].append((time.perf_counter() - self.began) / self.steps)
+            names = list(self.loops) if len(self.seconds["gantry"]) % 2 else list(self.loops)[::-1]
+            for name in names:
+                self.seconds[name].append(self.loops[name].turn(self.steps))
+        trainer.should_stop = len(self.seconds["gantry"]) > self.rounds
+        self.began = time.perf_counter()
+
+
+def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: Path) -> tuple[str, float]:
+    """A row of the table, and Gantry's time in that of the bare loop."""
+    cache = Path(os.environ.get("GANTRY_CACHE", Path.home() / ".cache" / "gantry"))
+
+    def composed(*more: str) -> DictConfig:
+        paths = [f"paths.root={folder}", f"paths.cache={cache}", "tracking.run_name=step"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            given = [f"model={variant}", f"data.image_size={size}", "metrics.n_generated=100", *paths, *overrides]
+            return settled(compose("train", [*given, *more]), quiet=True)
+
+    cfg = composed()
+    data = maker(cfg.data)(cache=cache)
+    gan, _ = build(cfg, data)
+    images = torch.from_numpy(data.images[:].copy())
+    loops = {
+        name: Loop(cfg, images, gan.generator, gan.discriminator, fast)
+        for name, fast in (("bare", True), ("naive", False))
+    }
+    keep_freed_memory()
+    for loop in loops.values():
+        slow = loop.turn(WARM_UP)
+    steps = max(2, min(LONGEST_TURN, round(TURN / slow)))
+    # Turns begin between two logs, so that what one makes others do falls into Gantry's. The first does not count:
+    # MLflow is imported meanwhile.
+    turns = Turns(loops, steps, WARM_UP + steps // 2, rounds)
+    cfg = composed(f"log_every={min(50, steps)}", f"metrics.every={cfg.steps}")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        (run := folder / f"{variant}_{size}").mkdir()
+        train(cfg, run, {"variant": variant, "dataset": data.name}, watching=[turns])
+    seconds = {name: taken[1:] for name, taken in turns.seconds.items()}
+    ratios = [ours / bare for ours, bare in zip(seconds["gantry"], seconds["bare"], strict=True)]
+    gains = [naive / ours for ours, naive in zip(seconds["gantry"], seconds["naive"], strict=True)]
+    ratio = statistics.median(ratios)
+    times = " | ".join(f"{1e3 * statistics.median(seconds[name]):.1f}" for name in ("gantry", "bare", "naive"))
+    row = (
+        f"| {variant} | {size} | {steps} | {times} | {ratio:.3f} ({min(ratios):.3f} to {max(ratios):.3f}) | "
+        f"{statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f}) |"
+    )
+    return row, ratio
+
+
+def machine() -> str:
+    """Processor, cores, threads, versions, commit."""
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return (
+        f"torch {torch.__version__}, Python {platform.python_version()}, {device}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads, commit {commit or 'unknown'}"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print."""
+    plain = [text for text in arguments if "=" not in text]
+    variants, sizes, rounds = plain + ["vanilla,dcgan,wgan_gp,sngan", "16,32,64", "7"][len(plain) :]
+    bounds = [float(text.partition("=")[2]) for text in arguments if text.startswith("bound=")]
+    overrides = [text for text in arguments if "=" in text and not text.startswith("bound=")]
+    print(f"`python benchmarks/step.py {' '.join(arguments)}`\n".replace(" `", "`"))
+    print(f"{machine()}.\n")
+    print("| variant | pixels | steps a turn | Gantry, ms a step | bare | naive | Gantry / bare | naive / Gantry |")
+    print("|" + " --- |" * 8, flush=True)
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in variants.split(","):
+            for size in map(int, sizes.split(",")):
+                row, ratio = compare(variant, size, int(rounds), overrides, Path(folder))
+                print(row, flush=True)
+                worst = max(worst, ratio)
+    if bounds and worst > bounds[0]:
+        sys.exit(f"a step takes {worst:.2f} times as long as the bare loop's, more than {bounds[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
