@@ -6,7 +6,7 @@ comma := ,
 empty :=
 VARIANTS := $(subst $(empty) $(empty),$(comma),$(filter-out base,$(basename $(notdir $(wildcard conf/model/*.yaml)))))
 
-.PHONY: install train test lint smoke clean
+.PHONY: install train test lint smoke speed clean
 
 train: install
 	$(VENV)/bin/python train.py
@@ -21,6 +21,10 @@ lint: install
 
 smoke: install
 	$(VENV)/bin/python train.py -m experiment=smoke model=$(VARIANTS)
+
+# A step against the same networks in a bare loop, in the same process: fails where it takes 1.3 times as long.
+speed: install
+	$(VENV)/bin/python benchmarks/step.py dcgan,sngan 16 5 bound=1.3 batch_size=32
 
 install: $(STAMP)
 
