@@ -8,7 +8,7 @@ from torch import nn
 
 from gantry.errors import UserError
 from gantry.networks import dcgan, mlp, resnet
-from gantry.networks.blocks import DiscriminatorNorm, GeneratorNorm, doublings
+from gantry.networks.blocks import DiscriminatorNorm, FromVector, GeneratorNorm, ToVector, doublings
 
 PAIRS = {"dcgan": (dcgan, {"width": 4}), "mlp": (mlp, {}), "resnet": (resnet, {"width": 4})}
 
@@ -89,3 +89,16 @@ def test_logits_are_not_squashed(pair):
     network = module.Discriminator((1, 16, 16), norm="none", **options)
     with torch.no_grad():
         assert network(1e4 * torch.rand(8, 1, 16, 16)).abs().max() > 1
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_that_are_matrix_products_give_what_convolutions_give(bias):
+    up, down = FromVector(5, 6, 4, bias=bias), ToVector(6, 3, 4, bias=bias)
+    for layer, plain, x in (
+        (up, nn.ConvTranspose2d(5, 6, 4, bias=bias), torch.randn(2, 5, 1, 1)),
+        (down, nn.Conv2d(6, 3, 4, bias=bias), torch.randn(2, 6, 4, 4)),
+    ):
+        plain.load_state_dict(layer.state_dict())
+        expected, result = plain(x), layer(x)
+        assert result.shape == expected.shape
+        assert torch.allclose(result, expected, atol=1e-5)

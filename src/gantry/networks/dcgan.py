@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from gantry.networks.blocks import (
     DiscriminatorNorm,
+    FromVector,
     GeneratorNorm,
     Shape,
+    ToVector,
     constrain_spectrally,
     doublings,
     normalisation,
@@ -41,7 +43,7 @@ class Generator(nn.Module):
         channels = [width * 2**i for i in reversed(range(count))]
         layers: list[nn.Module] = [
             nn.Unflatten(1, (z_dim, 1, 1)),
-            nn.ConvTranspose2d(z_dim, channels[0], start, bias=norm == "none"),
+            FromVector(z_dim, channels[0], start, bias=norm == "none"),
             normalisation(norm, channels[0]),
             nn.ReLU(inplace=True),
         ]
@@ -83,7 +85,7 @@ class Discriminator(nn.Module):
                 normalisation(norm, after),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-        layers += [nn.Conv2d(channels[-1], 1, start), nn.Flatten(0)]
+        layers += [ToVector(channels[-1], 1, start), nn.Flatten(0)]
         self.layers = nn.Sequential(*layers)
         initialise(self)
         if norm == "spectral":
