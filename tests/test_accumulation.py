@@ -110,7 +110,7 @@ def test_a_failing_step_leaves_both_networks_trainable():
     network = torch.nn.Linear(2, 2)
 
     def fail():
-        with frozen(network):
+        with frozen(network.parameters()):
             assert not any(weight.requires_grad for weight in network.parameters())
             raise RuntimeError("out of memory")
 

@@ -159,16 +159,14 @@ class GAN(LightningModule):
         real = self._real(images)
         with torch.no_grad():
             fake = generate(z)
-        # The weights do not change in here: what parametrizations make of them, they make once.
-        with cached():
-            real_logits, fake_logits = discriminate(real).float(), discriminate(fake).float()
-            loss = self.loss(real_logits, fake_logits).discriminator
-            record = {"loss/discriminator": loss, "score/real": real_logits.mean(), "score/fake": fake_logits.mean()}
-            for index, numbers in zip(due, uniform, strict=True):
-                penalty = self.penalties[index]
-                term = penalty(self.discriminator, real, fake, numbers)
-                loss = loss + penalty.every * term
-                record[f"penalty/{index}_{type(penalty).__name__}"] = term
+        real_logits, fake_logits = discriminate(real).float(), discriminate(fake).float()
+        loss = self.loss(real_logits, fake_logits).discriminator
+        record = {"loss/discriminator": loss, "score/real": real_logits.mean(), "score/fake": fake_logits.mean()}
+        for index, numbers in zip(due, uniform, strict=True):
+            penalty = self.penalties[index]
+            term = penalty(self.discriminator, real, fake, numbers)
+            loss = loss + penalty.every * term
+            record[f"penalty/{index}_{type(penalty).__name__}"] = term
         return loss, record
 
     def _generator_loss(self, images: Tensor, z: Tensor) -> tuple[Tensor, Record]:
@@ -189,7 +187,8 @@ class GAN(LightningModule):
         optimizer.zero_grad()
         with frozen(_weights(other)):
             for part in zip(*(values.unflatten(0, (self.accumulate, -1)) for values in whole), strict=True):
-                loss, record = objective(*part)
+                with cached():  # the weights stay: what parametrizations make of them, they make once
+                    loss, record = objective(*part)
                 records.append({name: value.detach() for name, value in record.items()})
                 # The sum over the parts is exchanged between ranks, once.
                 with nullcontext() if len(records) == self.accumulate else self._apart():
