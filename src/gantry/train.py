@@ -29,6 +29,7 @@ from gantry.launch import apart, leash
 from gantry.launch.leader import leading
 from gantry.launch.process import result
 from gantry.launch.record import of_the_run
+from gantry.lean import lean_imports
 from gantry.lock import held, is_held
 from gantry.making import called_often, maker
 from gantry.memory import advised
@@ -154,23 +155,24 @@ def train(
             print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
         print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
 
-    import torch
+    with lean_imports():
+        import torch
 
-    from gantry.allocator import keep_freed_memory
-    from gantry.callbacks import Progress, TrainingLog
-    from gantry.checkpointing import Checkpointing, DurableIO
-    from gantry.clock import Clock
-    from gantry.compiler import check_compiler
-    from gantry.distributed.peers import AgreedStop, joined
-    from gantry.evaluation import Evaluation, peak_memory
-    from gantry.film import Film, film_logged
-    from gantry.guard import Guard
-    from gantry.health import Health
-    from gantry.loop import leave_out_empty_hooks
-    from gantry.metrics.evaluator import Evaluator
-    from gantry.precision import settled
-    from gantry.rollback import Rollback, fit
-    from gantry.sampling import GRID
+        from gantry.allocator import keep_freed_memory
+        from gantry.callbacks import Progress, TrainingLog
+        from gantry.checkpointing import Checkpointing, DurableIO
+        from gantry.clock import Clock
+        from gantry.compiler import check_compiler
+        from gantry.distributed.peers import AgreedStop, joined
+        from gantry.evaluation import Evaluation, peak_memory
+        from gantry.film import Film, film_logged
+        from gantry.guard import Guard
+        from gantry.health import Health
+        from gantry.loop import leave_out_empty_hooks
+        from gantry.metrics.evaluator import Evaluator
+        from gantry.precision import settled
+        from gantry.rollback import Rollback, fit
+        from gantry.sampling import GRID
 
     _quiet()
     keep_freed_memory()
