@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 from PIL import Image
-from scipy.spatial import KDTree
 
 from gantry.errors import UserError
 
@@ -155,6 +154,8 @@ def _nearest(palette: np.ndarray) -> np.ndarray:
 
     Dithering would look finer, and flicker.
     """
+    from scipy.spatial import KDTree  # slow to import, for a film that is made when the run ends
+
     levels = np.arange(2, 256, 4)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
     return KDTree(palette.astype(np.float64)).query(colours)[1].astype(np.uint8)
