@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ LEGEND_LINE, LEGEND_GAP = 0.18, 0.15  # inches
 DPI = 130
 LOG_SPAN = 30  # from this ratio of its largest to its smallest value a metric gets a logarithmic axis
 FEW = 12  # points or fewer are marked
+MARKER = 2.6  # points
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,14 @@ class Style:
     dashed: bool
 
 
+GREY = Style(OTHERS, False)  # of the groups beyond the colours
+
+
 def palette(groups: Sequence[Group]) -> dict[str, Style]:
     """A style for each label, in order: seven colours, then the same ones dashed; grey for those beyond."""
     labels = list(dict.fromkeys(group.label for group in groups))
     styles = [Style(colour, dashed) for dashed in (False, True) for colour in COLOURS]
-    return {label: styles[i] if i < len(styles) else Style(OTHERS, False) for i, label in enumerate(labels)}
+    return {label: styles[i] if i < len(styles) else GREY for i, label in enumerate(labels)}
 
 
 @dataclass(frozen=True)
@@ -141,23 +145,21 @@ def _figure(
 
 
 def _panel(axes: Axes, metric: str, found: list[tuple[Group, Band]], styles: dict[str, Style], divisor: float) -> None:
-    for place, (group, curve) in reversed(list(enumerate(found))):  # the best on top
-        style = styles[group.label]
+    named = [(group, curve, styles[group.label]) for group, curve in found if styles[group.label].colour != OTHERS]
+    _others(axes, [(group, curve) for group, curve in found if styles[group.label].colour == OTHERS], divisor)
+    for place, (group, curve, style) in reversed(list(enumerate(named))):  # the best on top
         x = curve.x / divisor
-        line = (0, (1, 1.2)) if not group.finished else (0, (5, 1.6)) if style.dashed else "-"
-        grey = style.colour == OTHERS
         axes.plot(
             x,
             curve.mean,
             color=style.colour,
-            linestyle=line,
-            linewidth=0.8 if grey else 1.5,
-            marker="o" if len(x) <= FEW else None,
-            markersize=2.6,
+            linestyle=_line(group, style),
+            linewidth=1.5,
+            marker=_marker(curve),
+            markersize=MARKER,
             zorder=3 - place / 1000,
         )
-        if not grey:
-            axes.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.16, linewidth=0)
+        axes.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.16, linewidth=0)
         finite = np.isfinite(curve.mean)
         if not finite.all() and finite.any():
             last = np.flatnonzero(finite)[-1]
@@ -172,6 +174,34 @@ def _panel(axes: Axes, metric: str, found: list[tuple[Group, Band]], styles: dic
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color("#999999")
+
+
+def _others(axes: Axes, found: list[tuple[Group, Band]], divisor: float) -> None:
+    """The grey curves, below the others: as many as are drawn alike in one stroke, since each stroke has its price."""
+    strokes: dict[tuple[Any, str | None], list[Band]] = {}
+    for group, curve in found:
+        strokes.setdefault((_line(group, GREY), _marker(curve)), []).append(curve)
+    for (line, marker), curves in strokes.items():
+        # What is not a number parts one curve from the next.
+        x, y = (
+            np.concatenate([np.append(values, np.nan) for values in axis])
+            for axis in zip(*((curve.x / divisor, curve.mean) for curve in curves), strict=True)
+        )
+        axes.plot(x, y, color=OTHERS, linestyle=line, linewidth=0.8, marker=marker, markersize=MARKER, zorder=2)
+        ends = [np.flatnonzero(np.isfinite(curve.mean)) for curve in curves]
+        cut = [(curve, end[-1]) for curve, end in zip(curves, ends, strict=True) if 0 < len(end) < len(curve.mean)]
+        if cut:
+            crosses = ([curve.x[last] / divisor for curve, last in cut], [curve.mean[last] for curve, last in cut])
+            axes.plot(*crosses, "x", color=OTHERS, markersize=6, markeredgewidth=1.6, zorder=2)
+
+
+def _line(group: Group, style: Style) -> Any:
+    """Dots for what did not finish, dashes where the colour stands for another group too."""
+    return (0, (1, 1.2)) if not group.finished else (0, (5, 1.6)) if style.dashed else "-"
+
+
+def _marker(curve: Band) -> str | None:
+    return "o" if len(curve.x) <= FEW else None
 
 
 def _scale(axes: Axes, metric: str, curves: list[Band]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from gantry.report.runs import Run
@@ -31,26 +32,34 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str | None]]:
 
 def labels(runs: Sequence[Run]) -> list[str]:
     """A short name for each run, all different: the variant, and where that is not enough what else differs."""
-    found = []
-    for run in runs:
-        alike = [other for other in runs if other.variant == run.variant]
-        words = _distinguishing(run, alike) if len(alike) > 1 else []
-        found.append(" ".join([run.variant, *words]))
-    return [
-        label if found.count(label) == 1 else f"{label} ({found[: i + 1].count(label)})"
-        for i, label in enumerate(found)
-    ]
+    of_variant: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        of_variant.setdefault(run.variant, []).append(place)
+    found = [""] * len(runs)
+    for variant, places in of_variant.items():
+        words = _distinguishing([runs[place] for place in places])
+        for place, own in zip(places, words, strict=True):
+            found[place] = " ".join([variant, *own])
+    total, so_far = Counter(found), Counter[str]()
+    unlike = []
+    for label in found:
+        so_far[label] += 1
+        unlike.append(label if total[label] == 1 else f"{label} ({so_far[label]})")
+    return unlike
 
 
-def _distinguishing(run: Run, alike: Sequence[Run]) -> list[str]:
-    """What was typed for `run` and not for all of `alike`; where that does not tell them apart, its options."""
-    given = [typed(other) for other in alike]
+def _distinguishing(alike: Sequence[Run]) -> list[list[str]]:
+    """Of each run what was typed for it and not for all; where that does not tell them apart, its options."""
+    given = [typed(run) for run in alike]
     keys = [key for key in dict.fromkeys(k for own in given for k in own) if len({t.get(key) for t in given}) > 1]
-    table: dict[str, list[str | None]] = {key: [other.get(key) for other in given] for key in keys}
+    table: dict[str, list[str | None]] = {key: [own.get(key) for own in given] for key in keys}
     if len(set(zip(*table.values(), strict=True))) < len(alike):
         table = dict(list(differences(alike).items())[:LABEL_KEYS])
-    values = [column[alike.index(run)] for column in table.values()]
-    return [f"{name}={value}" for name, value in zip(_short(list(table)), values, strict=True) if value is not None]
+    names = _short(list(table))
+    return [
+        [f"{name}={column[i]}" for name, column in zip(names, table.values(), strict=True) if column[i] is not None]
+        for i in range(len(alike))
+    ]
 
 
 def _short(keys: Sequence[str]) -> list[str]:
