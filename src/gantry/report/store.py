@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
 
-MOST_RUNS = 1000
-CONNECTIONS = 8  # at once to a server; SQLite is faster with one
+PAGE = 1000  # runs
+CONNECTIONS = 8  # at once to a server
+RUNS_A_QUERY = 500  # of a database
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
 NOTE_LIMIT = 8000  # characters MLflow takes
 SWEEP = "tags.`gantry.kind` = 'sweep'"
@@ -62,8 +64,7 @@ class Store:
 
     def sweeps(self) -> list[MLflowRun]:
         """The sweeps' own runs, the latest first."""
-        newest = ["attributes.start_time DESC"]
-        return list(self.client.search_runs([self.experiment_id], SWEEP, max_results=MOST_RUNS, order_by=newest))
+        return self._all(SWEEP, "attributes.start_time DESC")
 
     def sweep(self, wanted: str | None) -> MLflowRun | None:
         """The sweep with this run id, name or folder's name, the latest of several; None where there is none.
@@ -89,9 +90,8 @@ class Store:
         """
         from mlflow.exceptions import MlflowException
 
-        oldest = ["attributes.start_time ASC"]
         try:
-            found = self.client.search_runs([self.experiment_id], condition, max_results=MOST_RUNS, order_by=oldest)
+            found = self._all(condition, "attributes.start_time ASC")
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
@@ -101,6 +101,18 @@ class Store:
             ) from error
         kept = [run for run in found if "gantry.kind" not in run.data.tags]
         return [run for run in kept if run.data.tags.get(SUPERSEDED) != "true"]
+
+    def _all(self, condition: str, order: str) -> list[MLflowRun]:
+        """The runs that a filter picks, page by page."""
+        found: list[MLflowRun] = []
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id], condition, max_results=PAGE, order_by=[order], page_token=token
+            )
+            found += page
+            if not (token := page.token):
+                return found
 
     def get(self, run_id: str) -> MLflowRun | None:
         """The run with this id; None where there is none."""
@@ -115,17 +127,9 @@ class Store:
 
     def read(self, runs: Sequence[MLflowRun]) -> list[Run]:
         """All that a comparison needs of these runs; images are fetched when they are asked for."""
-        wanted = [(run.info.run_id, name) for run in runs for name in run.data.metrics]
-        if locate(self.uri).folder is None:
-            with ThreadPoolExecutor(CONNECTIONS) as pool:
-                found = list(pool.map(lambda one: self._curve(*one), wanted))
-        else:
-            found = [self._curve(*one) for one in wanted]
-        curves: dict[str, dict[str, Curve]] = {run.info.run_id: {} for run in runs}
-        for (run_id, name), curve in zip(wanted, found, strict=True):
-            curves[run_id][name] = curve
+        curves = self._asked_for(runs) if locate(self.uri).folder is None else self._selected(runs)
         logged = {run.info.run_id: records.from_curves(curves[run.info.run_id], run.data.tags) for run in runs}
-        artifacts = self._reachable(logged)
+        artifacts = self._reachable(runs, logged)
         return [self._run(run, curves[run.info.run_id], artifacts[run.info.run_id]) for run in runs]
 
     def publish(self, run_id: str, mark: str, text: str, files: Sequence[Path], folder: str) -> None:
@@ -140,10 +144,38 @@ class Store:
         note = f"{written}\n\n{text}" if written else text
         self.client.set_tag(run_id, NOTE, note[:NOTE_LIMIT], synchronous=True)
 
-    def _curve(self, run_id: str, name: str) -> Curve:
-        """A metric's values by step; of two values at a step, the later one."""
-        history = self.client.get_metric_history(run_id, name)
-        return {point.step: point.value for point in sorted(history, key=lambda point: (point.step, point.timestamp))}
+    def _asked_for(self, runs: Sequence[MLflowRun]) -> dict[str, dict[str, Curve]]:
+        """The curves by run and metric, of a server: it is asked for one at a time."""
+        wanted = [(run.info.run_id, name) for run in runs for name in run.data.metrics]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            histories = list(pool.map(lambda one: self.client.get_metric_history(*one), wanted))
+        curves: dict[str, dict[str, Curve]] = {run.info.run_id: {} for run in runs}
+        for (run_id, name), history in zip(wanted, histories, strict=True):
+            curves[run_id][name] = _curve((point.step, point.timestamp, point.value) for point in history)
+        return curves
+
+    def _selected(self, runs: Sequence[MLflowRun]) -> dict[str, dict[str, Curve]]:
+        """The curves by run and metric, of a database.
+
+        MLflow's client sends three queries a curve and makes an object of each point: of a thousand runs that takes
+        a minute.
+        """
+        from mlflow.store.tracking.dbmodels.models import SqlMetric as Point
+        from sqlalchemy import select
+
+        curves: dict[str, dict[str, Curve]] = {}
+        with self.client._tracking_client.store.engine.connect() as connection:
+            for begin in range(0, len(runs), RUNS_A_QUERY):
+                ids = [run.info.run_id for run in runs[begin : begin + RUNS_A_QUERY]]
+                columns = (Point.run_uuid, Point.key, Point.step, Point.timestamp, Point.value, Point.is_nan)
+                points: dict[str, dict[str, list[tuple[int, int, float]]]] = {run_id: {} for run_id in ids}
+                for run_id, name, step, when, value, is_nan in connection.execute(
+                    select(*columns).where(Point.run_uuid.in_(ids))
+                ):
+                    points[run_id].setdefault(name, []).append((step, when, math.nan if is_nan else value))
+                for run_id, metrics in points.items():
+                    curves[run_id] = {name: _curve(history) for name, history in sorted(metrics.items())}
+        return curves
 
     def _run(self, run: MLflowRun, curves: dict[str, Curve], artifacts: Artifacts) -> Run:
         run_id, tags, pictures = run.info.run_id, run.data.tags, artifacts.pictures
@@ -164,20 +196,27 @@ class Store:
             evaluations=artifacts.evaluations,
         )
 
-    def _reachable(self, logged: Mapping[str, Mapping[str, records.Record]]) -> dict[str, Artifacts]:
+    def _reachable(
+        self, runs: Sequence[MLflowRun], logged: Mapping[str, Mapping[str, records.Record]]
+    ) -> dict[str, Artifacts]:
         """What the runs' artifacts hold, a warning where their place is out of reach.
 
         Args:
+            runs: all of them.
             logged: by run and key what is known of its evaluations without their records.
         """
         from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         found: dict[str, Artifacts] = {}
         errors = []
-        for run_id, evaluations in logged.items():
+        for run in runs:
+            run_id, evaluations = run.info.run_id, logged[run.info.run_id]
             found[run_id] = Artifacts(evaluations=dict(evaluations))
             try:
-                files = {item.path for item in self.client.list_artifacts(run_id)}
+                # The client would fetch each run again to learn its place.
+                place = get_artifact_repository(run.info.artifact_uri, self.client.tracking_uri)
+                files = {item.path for item in place.list_artifacts()}
                 if "images" in files:
                     found[run_id].pictures.update(self._pictures(run_id))
                 if "summary.json" in files:
@@ -212,6 +251,11 @@ class Store:
     def _file(self, run_id: str, path: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def _curve(points: Iterable[tuple[int, int, float]]) -> Curve:
+    """Values by step of (step, time, value); of two values at a step, the later one."""
+    return {step: value for step, _, value in sorted(points, key=lambda point: point[:2])}
 
 
 def _changed(tags: Mapping[str, str]) -> dict[str, str]:
