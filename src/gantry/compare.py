@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 FOLDER = "comparison"  # of a sweep, and of its run's artifacts
 REPORT = "report.html"
+LITTLE_TO_COLLECT = 100_000  # objects between two searches for cycles: a comparison makes millions, few in cycles
 AS_TYPED = ("sweep", "filter", "metric", "out")  # plain text, where Hydra would see a grammar of its own
 
 
@@ -38,6 +40,7 @@ def main() -> None:
         print("compare.py writes one report: leave out -m; runs=[...] compares several runs", file=sys.stderr)
         sys.exit(cli.REFUSED)
     sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
+    gc.set_threshold(LITTLE_TO_COLLECT)
     cli.run(job, ROOT / "conf", "compare")
 
 
