@@ -75,14 +75,13 @@ def start(report: str) -> None:
             del pytorch_lightning
             marks.set("importing Lightning and torch._dynamo")
             yield
-        marks.set("importing the rest")
 
     def train(*args: Any) -> Any:
         marks.set("Python, Hydra, the config checked")
         return whole(*args, watching=[watcher()])
 
     def watcher() -> Any:
-        with imports():  # of which train() finds it all done, after the data
+        with imports():
             from pytorch_lightning import Callback
 
         class FirstStep(Callback):
@@ -98,6 +97,7 @@ def start(report: str) -> None:
 
     whole, program.train = program.train, train
     program.whole_batch = after("the data", program.whole_batch)
+    program._quiet = after("importing the rest", program._quiet)
     program.build = after("building the networks", program.build)
     program.open_tracker = after("the extractor, the real images' features, the run's record", program.open_tracker)
     program.main()

@@ -16,6 +16,7 @@ from filelock import FileLock
 from gantry.data.folder import cached_images
 from gantry.data.images import ImageSet, digest_of, resize
 from gantry.errors import UserError
+from gantry.lean import lean_imports
 
 NETWORK_TIMEOUT = 15.0  # seconds without an answer before a download is given up
 
@@ -173,7 +174,12 @@ def _in_memory(
 
 def _torchvision(dataset: str, root: Path, cache: Path, download: bool, **part: Any) -> Any:
     """torchvision's data set of that class name; touches the network only where files are missing."""
-    kind = getattr(importlib.import_module("torchvision.datasets"), dataset)
+    if not download and not (root / FILES[dataset][0]).is_dir():  # said before torchvision and torch are imported
+        raise _unavailable(
+            dataset, root, FileNotFoundError("no such folder"), "data.download=false forbids fetching it"
+        )
+    with lean_imports():
+        kind = getattr(importlib.import_module("torchvision.datasets"), dataset)
     try:
         return kind(root, download=False, **part)
     except Exception as error:  # torchvision's readers raise any kind for missing and for damaged files
