@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from processes import alive, wait_for
 
 from gantry import checkpoints
 from gantry.errors import UserError
-from gantry.launch import devices, leader
+from gantry.launch import devices, launcher, leader
 from gantry.launch.devices import Shares, gpus_wanted, visible_gpus
 from gantry.launch.process import Job, quoted, verdict
 from gantry.launch.record import (
@@ -287,3 +287,19 @@ def test_a_process_that_will_not_stop_is_killed_with_its_children(tmp_path, monk
 
 def test_how_a_run_was_taken_up_is_no_part_of_what_it_is():
     assert of_the_run(["model=wgan", "resume='/runs/1'", "sweep.jobs=2", "+hydra.verbose=true"]) == ["model=wgan"]
+
+
+def test_what_a_sweeper_has_composed_is_not_composed_again() -> None:
+    made: list[list[str]] = []
+
+    def compose(master: DictConfig, overrides: list[str]) -> DictConfig:
+        made.append(overrides)
+        return OmegaConf.create({"overrides": overrides})
+
+    master, composed = OmegaConf.create({}), []
+    load = launcher.composed_once(compose)
+    for overrides in (["seed=0"], ["seed=1"], ["seed=0"], ["seed=1"], ["seed=0"]):
+        composed.append(load(master, overrides))
+    assert [config.overrides for config in composed] == [["seed=0"], ["seed=1"]] * 2 + [["seed=0"]]
+    assert made == [["seed=0"], ["seed=1"], ["seed=0"]]  # a config that was given may have been changed
+    assert composed[4] is not composed[0]

@@ -42,6 +42,8 @@ class ProcessLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's hook: keep what `launch` needs; the task runs in the children, found by the command line."""
         self.hydra_context, self.config = hydra_context, config
+        loader: Any = hydra_context.config_loader
+        loader.load_sweep_config = composed_once(loader.load_sweep_config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run one job for each list of overrides.
@@ -122,6 +124,25 @@ class ProcessLauncher(Launcher):
         OmegaConf.resolve(config)
         folder = sweep / record.folder
         return Job(record, overrides, config, folder, state_of(folder) if before else "new")
+
+
+def composed_once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """`compose`, whose second call for the same overrides gives what the first one has composed; later ones compose.
+
+    Hydra's sweepers compose each job's config to see that it can be, and throw it away before we ask for it.
+    """
+    kept: dict[tuple[int, tuple[str, ...]], DictConfig | None] = {}  # None: given, and no longer as it was
+
+    def composed(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        key = id(master_config), tuple(sweep_overrides)
+        if (before := kept.get(key)) is not None:
+            kept[key] = None
+            return before
+        config = compose(master_config, list(sweep_overrides))
+        kept.setdefault(key, config)
+        return config
+
+    return composed
 
 
 def found(jobs: Sequence[Job]) -> str:
