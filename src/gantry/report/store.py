@@ -158,7 +158,7 @@ class Store:
         """The curves by run and metric, of a database.
 
         MLflow's client sends three queries a curve and makes an object of each point: of a thousand runs that takes
-        a minute.
+        more than a minute.
         """
         from mlflow.store.tracking.dbmodels.models import SqlMetric as Point
         from sqlalchemy import select
