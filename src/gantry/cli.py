@@ -3,8 +3,10 @@
 Exit codes: 0 done, 1 failed, 2 refused (the user's to mend), 130 interrupted.
 """
 
+import atexit
 import difflib
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -50,6 +52,7 @@ def run(
     Raises:
         SystemExit: with a code above, unless all went well. One raised by the task passes through.
     """
+    atexit.register(gc.freeze)  # or Python would look for garbage once more before it ends: 0.3 s
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:
