@@ -1,0 +1,659 @@
+"""How fast other projects train, and how fast Gantry trains their networks.
+
+    python benchmarks/peers.py [folder of checkouts] [rounds] [steps] [names]
+
+Takes checkouts of the projects from the folder, each under its repository's name, and says which are absent:
+
+    github.com/pytorch/examples, github.com/kwotsin/mimicry, github.com/w86763777/pytorch-gan-collections,
+    github.com/Lightning-AI/pytorch-lightning
+
+Each configuration has three contenders: the project's own training loop, executed from its files; and its networks,
+with its loss, optimizers and batch, in `gantry.train.train` with callbacks and tracking, in float32 and in bf16-mixed.
+Each is a process of its own, for what one asks of the memory allocator all others in its process would have too, and
+they take turns of `steps` steps (the dense pair of ten times as many); in the first turn, of ten steps at least, they
+warm up. The median over `rounds` turns counts, and ratios are taken within a round, of the time and of what the
+process spent on the processor, which other work on the machine disturbs less. A step is a generator step with its
+n_critic discriminator steps, and an image a real one.
+
+In the end every weight and every moment of Adam has to be finite, every network to have changed, and the number of
+weights to be that of the project's networks. Defaults: ../peers 5 5 and all of the names in `PEERS`. Prints Markdown.
+
+The images are smooth noise, in the files the project reads, and read by its own data set, transforms and loader in the
+process that trains: on few cores workers would take the step's, and fetch ahead while others have their turn. "data"
+is the share of the project's time that this takes, at most what workers on idle cores would save.
+"""
+
+import contextlib
+import functools
+import importlib
+import multiprocessing
+import os
+import pickle
+import resource
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from step import ROOT, WARM_UP, machine
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from gantry.data.images import ImageSet
+from gantry.gan import GAN
+from gantry.train import train
+
+PRECISIONS = ("32-true", "bf16-mixed")
+SETTINGS = {"num_workers": 0}  # of every loader of a project
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A configuration of another project.
+
+    Attributes:
+        project: its repository's name.
+        path: a file or folder in it without which it is absent.
+        shape: (C, H, W) of an image.
+        batch, n_critic: as in `gantry.gan.GAN`.
+        options: what else the GAN takes, `lr` and `betas` of Adam.
+        networks: imports the project and builds its generator and discriminator, wrapped to be the GAN's.
+        trains: imports the project and trains by its loop, in a folder with the images, and does not end.
+        unlike: how the two differ, for the table.
+        count: images there are, so many that no epoch ends for a project that does more than reading at its end.
+        turn: its turns are so many times as long.
+    """
+
+    project: str
+    path: str
+    shape: tuple[int, int, int]
+    batch: int
+    n_critic: int
+    options: dict[str, Any]
+    networks: Callable[[], tuple[nn.Module, nn.Module]]
+    trains: Callable[[], None]
+    unlike: str
+    count: int = 8192
+    turn: int = 1
+    own: dict[str, Any] = field(default_factory=dict)
+
+
+class Turns:
+    """A contender's end of the pipe by which it is told to go on."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe, self.left, self.reading = pipe, 0, 0.0
+        self.began: tuple[float, float] | None = None
+        self.before: dict[Optimizer, list[Tensor]] = {}
+        self.watch = register_optimizer_step_pre_hook(self._first_step)
+
+    def _first_step(self, optimizer: Optimizer, *_: Any) -> None:
+        if optimizer not in self.before:
+            self.before[optimizer] = [weight.detach().clone() for weight in _weights(optimizer)]
+
+    def step(self) -> None:
+        """Before every step: at the end of a turn say how long it took, and wait for the next one."""
+        if self.left == 0:
+            if self.began is None:
+                self.pipe.send(None)
+            else:
+                taken = (now - then for now, then in zip(_clocks(), self.began, strict=True))
+                self.pipe.send((*taken, self.reading))
+                self.watch.remove()
+            self.left = self.pipe.recv()
+            if not self.left:
+                self.pipe.send(self._found())
+                os._exit(0)
+            self.began, self.reading = _clocks(), 0.0
+        self.left -= 1
+
+    def _found(self) -> tuple[list[int], bool, bool]:
+        """The weights of each network, whether all numbers are finite, and whether each network has changed."""
+        numbers = [value for optimizer in self.before for value in _weights(optimizer)]
+        numbers += [
+            value for optimizer in self.before for state in optimizer.state.values() for value in state.values()
+        ]
+        changed = [
+            any(not torch.equal(old, new) for old, new in zip(weights, _weights(optimizer), strict=True))
+            for optimizer, weights in self.before.items()
+        ]
+        counts = sorted(sum(weight.numel() for weight in weights) for weights in self.before.values())
+        return counts, all(bool(value.isfinite().all()) for value in numbers), all(changed) and len(changed) == 2
+
+    def loaders(self, n_critic: int) -> None:
+        """Have all of torch's data loaders ask for turns, a step to every `n_critic` batches, and tell their time."""
+        iterate, begin, batches = DataLoader.__iter__, DataLoader.__init__, 0
+
+        @functools.wraps(begin)
+        def begun(loader: DataLoader, *given: Any, **options: Any) -> None:
+            begin(loader, *given, **(options | SETTINGS))
+
+        def iterated(loader: DataLoader) -> Iterator[Any]:
+            nonlocal batches
+            source = iterate(loader)
+            while True:
+                if batches % n_critic == 0:
+                    self.step()
+                batches += 1
+                began = time.perf_counter()
+                try:
+                    batch = next(source)
+                except StopIteration:
+                    return
+                self.reading += time.perf_counter() - began
+                yield batch
+
+        DataLoader.__init__, DataLoader.__iter__ = begun, iterated  # type: ignore[method-assign]
+
+
+def _clocks() -> tuple[float, float]:
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    return time.perf_counter(), spent.ru_utime + spent.ru_stime
+
+
+def _weights(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
+# What projects import and what is measured does not need.
+
+
+class Silent:
+    """Stands for a writer of TensorBoard's: takes everything and writes nothing."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+class Flags(types.SimpleNamespace):
+    """Stands for absl's flags: their defaults."""
+
+    def define(self, name: str, default: Any, *_: Any) -> None:
+        """A flag of any kind."""
+        setattr(self, name, default)
+
+    def flags_into_string(self) -> str:
+        """For the logs, which nobody reads."""
+        return ""
+
+
+def stand_in(name: str, **content: Any) -> None:
+    """A module of this name with this content, unless there is a real one."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        module = types.ModuleType(name)
+        vars(module).update(content)
+        sys.modules[name] = module
+
+
+# pytorch/examples
+
+
+def example(stop: bool) -> dict[str, Any]:
+    """Execute the script; with `stop` only until it reads its first batch. Returns its variables."""
+    path = Path("examples/dcgan/main.py")
+    sys.argv = [str(path), "--dataset", "folder", "--dataroot", "images", "--workers", "0", "--outf", "out"]
+    variables: dict[str, Any] = {"__name__": "__main__"}
+    if stop:
+
+        def ended(loader: DataLoader) -> Iterator[Any]:
+            raise StopAsyncIteration
+
+        DataLoader.__iter__ = ended  # type: ignore[method-assign]
+    with contextlib.suppress(StopAsyncIteration):
+        exec(compile(path.read_text(), path, "exec"), variables)
+    return variables
+
+
+class FromVectors(nn.Module):
+    """A generator of latents (B, z_dim) around one of (B, z_dim, 1, 1)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W)."""
+        return self.network(z[..., None, None])
+
+
+class Flat(nn.Module):
+    """A discriminator of logits (B,) around one of (B, 1)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B,)."""
+        return self.network(images).flatten()
+
+
+def example_networks() -> tuple[nn.Module, nn.Module]:
+    """PyTorch's DCGAN, without the sigmoid at its end."""
+    iterate = DataLoader.__iter__
+    found = example(stop=True)
+    DataLoader.__iter__ = iterate  # type: ignore[method-assign]
+    found["netD"].main = found["netD"].main[:-1]
+    return FromVectors(found["netG"]), found["netD"]
+
+
+# kwotsin/mimicry
+
+
+def mimicry() -> types.ModuleType:
+    """The package."""
+    for name in ("tensorflow", "skimage"):
+        stand_in(name, io=None)
+    stand_in("torch.utils.tensorboard", SummaryWriter=Silent)
+    sys.path.insert(0, "mimicry")
+    return importlib.import_module("torch_mimicry")
+
+
+def mimicry_pair(kind: str) -> tuple[nn.Module, nn.Module]:
+    """The generator and discriminator of 32 pixels."""
+    nets = getattr(mimicry().nets, kind.lower())
+    return getattr(nets, f"{kind}Generator32")(), getattr(nets, f"{kind}Discriminator32")()
+
+
+def mimicry_networks(kind: str) -> tuple[nn.Module, nn.Module]:
+    """Theirs, with torch's spectral normalisation: the code of theirs wants weights that lie contiguous."""
+    generator, discriminator = mimicry_pair(kind)
+    for parent in list(discriminator.modules()):
+        for name, layer in list(parent.named_children()):
+            if hasattr(layer, "sn_weights"):
+                size = (
+                    nn.Conv2d(
+                        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, padding=layer.padding
+                    )
+                    if isinstance(layer, nn.Conv2d)
+                    else nn.Linear(layer.in_features, layer.out_features)
+                )
+                size.weight, size.bias = layer.weight, layer.bias
+                setattr(parent, name, spectral_norm(size))
+    return generator, Flat(discriminator)
+
+
+def mimicry_trains(kind: str) -> None:
+    """As in its example."""
+    package, (generator, discriminator) = mimicry(), mimicry_pair(kind)
+    dataset = package.datasets.load_dataset(root="datasets", name="cifar10")
+    loader = DataLoader(dataset, batch_size=MIMICRY_BATCH, shuffle=True)
+    optimizers = {
+        name: torch.optim.Adam(network.parameters(), 2e-4, betas=(0.0, 0.9))
+        for name, network in (("optD", discriminator), ("optG", generator))
+    }
+    package.training.Trainer(
+        netD=discriminator,
+        netG=generator,
+        n_dis=5,
+        num_steps=100_000,
+        lr_decay="linear",
+        dataloader=loader,
+        log_dir="out",
+        device=torch.device("cpu"),
+        **optimizers,
+    ).train()
+
+
+# w86763777/pytorch-gan-collections
+
+
+def collection(script: str, flags: str) -> types.ModuleType:
+    """A script of the collection, with the flags of one of its files in configs/."""
+    values = Flags()
+    kinds = ("enum", "integer", "float", "multi_float", "string", "bool")
+    stand_in("absl", app=None, flags=Flags(FLAGS=values, **{f"DEFINE_{kind}": values.define for kind in kinds}))
+    stand_in("tensorboardX", SummaryWriter=Silent)
+    stand_in("pytorch_gan_metrics", get_inception_score_and_fid=None)
+    sys.path.insert(0, "pytorch-gan-collections")
+    module = importlib.import_module(script)
+    for line in Path(f"pytorch-gan-collections/configs/{flags}.txt").read_text().split():
+        name, _, value = line.removeprefix("--").partition("=")
+        default = getattr(module.FLAGS, name)
+        setattr(module.FLAGS, name, type(default)(value) if value else True)
+    module.FLAGS.record, module.FLAGS.logdir = False, "out"  # no FID in the first step
+    module.device = torch.device("cpu")
+    return module
+
+
+def collection_networks(script: str, flags: str) -> tuple[nn.Module, nn.Module]:
+    """Of the script."""
+    module = collection(script, flags)
+    arch = module.FLAGS.arch
+    return module.net_G_models[arch](module.FLAGS.z_dim), Flat(module.net_D_models[arch]())
+
+
+class TwiceForGenerator(GAN):
+    """A GAN whose generator's step takes twice the batch, as the collection has it."""
+
+    def noise(self, index: int, purpose: str) -> Tensor:
+        """Latents (B, z_dim), or (2 B, z_dim) for the generator's step."""
+        if purpose == "discriminator noise":
+            return super().noise(index, purpose)
+        return torch.cat([super().noise(index, half) for half in (purpose, f"{purpose}, second half")])
+
+
+# Lightning's example
+
+
+def lightning() -> types.ModuleType:
+    """The script, with `pytorch_lightning` under its other name where that one is not installed."""
+    with contextlib.suppress(ImportError):
+        import lightning.pytorch  # noqa: F401
+    if "lightning.pytorch" not in sys.modules:
+        sys.modules["lightning"] = types.ModuleType("lightning")
+        for name in ("", ".core", ".demos.mnist_datamodule", ".trainer", ".utilities.imports"):
+            sys.modules[f"lightning.pytorch{name}"] = importlib.import_module(f"pytorch_lightning{name}")
+    sys.path.insert(0, "pytorch-lightning/examples/pytorch/domain_templates")
+    return importlib.import_module("generative_adversarial_net")
+
+
+def lightning_networks() -> tuple[nn.Module, nn.Module]:
+    """The example's."""
+    gan = lightning().GAN()
+    return gan.generator, Flat(gan.discriminator)
+
+
+def lightning_trains() -> None:
+    """As the example's main, but on a CPU."""
+    module = lightning()
+    module.Trainer(accelerator="cpu", devices=1).fit(module.GAN(), module.MNISTDataModule())
+
+
+MIMICRY_BATCH = 16
+DENSE = "logs each step (progress bar, CSV file), and takes one batch of latents for both networks' steps"
+MIMICRY = "fetches four numbers of the device at every discriminator step and prints them at every step; {}batch 64 there"
+COLLECTION = (
+    "fetches the loss at every discriminator step for its progress bar; the generator's step takes twice the batch, "
+    "here too; learning rates fall linearly there"
+)
+PEERS = {
+    "DCGAN of pytorch/examples": Peer(
+        *("examples", "dcgan/main.py", (3, 64, 64), 64, 1),
+        {"z_dim": 100, "loss": "non_saturating", "lr": 2e-4, "betas": [0.5, 0.999]},
+        *(example_networks, functools.partial(example, stop=False)),
+        "the generator's step takes the fakes of the discriminator's, so one generator forward fewer; BCE of a "
+        "sigmoid; five numbers fetched and printed at every step; decodes its images in every epoch",
+    ),
+    "DCGAN of mimicry": Peer(
+        *("mimicry", "torch_mimicry", (3, 32, 32), MIMICRY_BATCH, 5),
+        {"z_dim": 128, "loss": "non_saturating", "lr": 2e-4, "betas": [0.0, 0.9]},
+        *(functools.partial(mimicry_networks, "DCGAN"), functools.partial(mimicry_trains, "DCGAN")),
+        MIMICRY.format(""),
+    ),
+    "SNGAN of mimicry": Peer(
+        *("mimicry", "torch_mimicry", (3, 32, 32), MIMICRY_BATCH, 5),
+        {"z_dim": 128, "loss": "hinge", "lr": 2e-4, "betas": [0.0, 0.9]},
+        *(functools.partial(mimicry_networks, "SNGAN"), functools.partial(mimicry_trains, "SNGAN")),
+        MIMICRY.format("its own code normalises, at each forward, where Gantry runs torch's, once a step; "),
+    ),
+}
+for _name, _script, _flags, _options in (
+    ("DCGAN", "dcgan", "DCGAN_CIFAR10", {"loss": "non_saturating", "betas": [0.5, 0.9]}),
+    ("SNGAN", "sngan", "SNGAN_CIFAR10_CNN", {"loss": "hinge", "betas": [0.0, 0.9]}),
+    ("WGAN-GP", "wgangp", "WGANGP_CIFAR10_CNN", {"loss": "wasserstein", "betas": [0.0, 0.9]}),
+):
+    PEERS[f"{_name} of pytorch-gan-collections"] = Peer(
+        *("pytorch-gan-collections", f"{_script}.py", (3, 32, 32), 128, 1),
+        {"z_dim": 100, "lr": 2e-4, **_options},
+        functools.partial(collection_networks, _script, _flags),
+        functools.partial(lambda script, flags: collection(script, flags).train(), _script, _flags),
+        COLLECTION,
+        own={"_target_": "peers.TwiceForGenerator"}
+        | ({"penalties": [{"_target_": "gantry.penalties.GradientPenalty", "weight": 10.0}]} if _name[0] == "W" else {}),
+    )
+PEERS["dense GAN of Lightning"] = Peer(
+    *("pytorch-lightning", "examples/pytorch/domain_templates/generative_adversarial_net.py", (1, 28, 28), 32, 1),
+    {"z_dim": 100, "loss": "non_saturating", "lr": 2e-4, "betas": [0.5, 0.999]},
+    *(lightning_networks, lightning_trains),
+    DENSE,
+    *(49152, 10),
+)
+
+
+def make_images(shape: tuple[int, int, int], count: int, seed: int = 0) -> np.ndarray:
+    """Smooth noise, uint8 (count, C, H, W)."""
+    random = torch.Generator().manual_seed(seed)
+    parts = [
+        interpolate(torch.randn(len(part), shape[0], 4, 4, generator=random), shape[1:], mode="bicubic")
+        for part in torch.arange(count).split(1024)
+    ]
+    return np.concatenate([(255 * part.sigmoid()).byte().numpy() for part in parts])
+
+
+def write_images(folder: Path, images: np.ndarray) -> None:
+    """As array, and as the projects read them: 64 pixels a folder of files, 32 CIFAR-10, 28 MNIST."""
+    np.save(folder / "images.npy", images)
+    count, channels, pixels, _ = images.shape
+    if pixels == 64:
+        (folder / "images" / "all").mkdir(parents=True)
+        for index, image in enumerate(images.transpose(0, 2, 3, 1)):
+            Image.fromarray(image).save(folder / "images" / "all" / f"{index}.png", compress_level=1)
+    elif pixels == 32:
+        for place in ("data", "datasets/cifar10"):
+            (batches := folder / place / "cifar-10-batches-py").mkdir(parents=True)
+            (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(label) for label in range(10)]}))
+            for index, part in enumerate([*np.array_split(images, 5), images[:1]]):
+                content = {"data": part.reshape(len(part), -1), "labels": [0] * len(part)}
+                (batches / (f"data_batch_{index + 1}" if index < 5 else "test_batch")).write_bytes(pickle.dumps(content))
+    else:
+        (raw := folder / "data" / "MNIST" / "raw").mkdir(parents=True)
+        for name, part in (("train", images), ("t10k", images[:1000])):
+            sizes = (2051, len(part), pixels, pixels)
+            (raw / f"{name}-images-idx3-ubyte").write_bytes(np.array(sizes, ">i4").tobytes() + part.tobytes())
+            header = np.array((2049, len(part)), ">i4").tobytes()
+            (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + bytes(len(part)))
+
+
+# What Gantry's config names: the images, the networks, and something to look at images with.
+
+
+def image_set(file: str, cache: Path) -> ImageSet:
+    """The images of a file of numpy's."""
+    return ImageSet("noise", np.load(file), None, None, "all", file, "0" * 64, flip=False)
+
+
+@functools.cache
+def networks_of(name: str) -> tuple[nn.Module, nn.Module]:
+    """Those of a configuration."""
+    return PEERS[name].networks()
+
+
+def generator(name: str, z_dim: int, image_shape: list[int]) -> nn.Module:
+    """That of a configuration."""
+    return networks_of(name)[0]
+
+
+def discriminator(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
+    """That of a configuration."""
+    return networks_of(name)[1]
+
+
+class Thumbnail(nn.Module):
+    """Features for an evaluation before the first step."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 4) of (B, C, H, W)."""
+        return nn.functional.adaptive_avg_pool2d(images.float().mean(1, keepdim=True), 2).flatten(1)
+
+
+def config(name: str, precision: str, folder: Path, steps: int) -> DictConfig:
+    """Of Gantry's run of a configuration."""
+    peer = PEERS[name]
+    given = [f"paths.root={folder}", f"paths.cache={folder / 'cache'}", "tracking.run_name=peers"]
+    given += [f"batch_size={peer.batch}", f"trainer.precision={precision}", "trainer.accelerator=cpu", "steps=1000000"]
+    given += ["metrics.every=1000000", "metrics.n_generated=100", f"log_every={min(50, steps)}", "model=dcgan"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", given)
+    options = {key: value for key, value in peer.options.items() if key not in ("loss", "lr", "betas")}
+    optimizer = {key: peer.options[key] for key in ("lr", "betas")}
+    model = {
+        **options,
+        "loss": {"_target_": f"gantry.losses.{peer.options['loss']}"},
+        "optimizer": optimizer,
+        "n_critic": peer.n_critic,
+        **peer.own,
+    }
+    OmegaConf.set_struct(cfg, False)
+    cfg.model = OmegaConf.merge(cfg.model, model)
+    for part in ("generator", "discriminator"):
+        cfg.model[part] = {"_target_": f"peers.{part}", "name": name}
+    cfg.data = {"_target_": "peers.image_set", "file": str(folder / "images.npy")}
+    look = {"_target_": "gantry.metrics.extractors.own", "network": {"_target_": "peers.Thumbnail"}, "name": "thumbnail"}
+    cfg.metrics.extractor = look
+    return cfg
+
+
+class Told(Callback):
+    """Has Gantry's run take its turns."""
+
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Before every step."""
+        self.turns.step()
+
+
+def contend(pipe: Connection, name: str, precision: str | None, checkouts: Path, folder: Path, steps: int) -> None:
+    """The process of a contender: Gantry in a precision, or, without one, the project."""
+    try:
+        silence = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(silence, stream)
+        tqdm.set_lock(threading.RLock())  # its own is shared by processes, and left behind by one that is ended
+        sys.path.insert(0, str(Path(__file__).parent))
+        import torchvision
+
+        torchvision.datasets.cifar.check_integrity = lambda path, md5: Path(path).is_file()
+        here = folder / (precision or "theirs")
+        here.mkdir()
+        for path in (*folder.glob("*"), *checkouts.glob("*")):  # they write to where they are
+            if path.name in ("images", "data", "datasets") or path.parent == checkouts:
+                (here / path.name).symlink_to(path)
+        os.chdir(here)
+        turns = Turns(pipe)
+        if precision is None:
+            turns.loaders(PEERS[name].n_critic)
+            PEERS[name].trains()
+        else:
+            cfg = config(name, precision, folder, steps)
+            run = here / "run"
+            run.mkdir()
+            train(cfg, run, {"variant": "peer", "dataset": "noise"}, watching=[Told(turns)])
+        raise RuntimeError("it has ended before it was told to")
+    except BaseException:
+        pipe.send(traceback.format_exc())
+
+
+def answer(pipe: Connection) -> Any:
+    """What a contender says."""
+    said = pipe.recv()
+    if isinstance(said, str):
+        raise RuntimeError(said)
+    return said
+
+
+def compare(name: str, checkouts: Path, rounds: int, steps: int) -> str:
+    """A row of the table."""
+    peer = PEERS[name]
+    steps *= peer.turn
+    images = peer.batch * peer.n_critic * steps
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    processes = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder), make_images(peer.shape, peer.count))
+        try:
+            for precision in (None, *PRECISIONS):
+                mine, other = context.Pipe()
+                process = context.Process(
+                    target=contend, args=(other, name, precision, checkouts, Path(folder), steps)
+                )
+                process.start()
+                pipes.append(mine)
+                processes.append(process)
+                answer(mine)
+            taken: list[list[tuple[float, float, float]]] = [[] for _ in pipes]
+            for turn in range(rounds + 1):
+                order = list(zip(pipes, taken, strict=True))
+                for pipe, times in order if turn % 2 else order[::-1]:
+                    pipe.send(steps if turn else max(WARM_UP, steps))
+                    times.append(answer(pipe))
+            found = []
+            for pipe in pipes:
+                pipe.send(0)
+                found.append(answer(pipe))
+        finally:
+            for process in processes:
+                process.terminate()
+                process.join()
+    if any(counts != found[0][0] or not (finite and changed) for counts, finite, changed in found):
+        raise ArithmeticError(f"{name}: (weights, finite, changed) of each contender are {found}")
+    theirs, *ours = (times[1:] for times in taken)
+    cells = [
+        *(name, str(peer.shape[1]), f"{peer.batch}", f"{peer.n_critic}", f"{1e3 * middle(theirs, 0) / steps:.0f}"),
+        f"{images / middle(theirs, 0):.0f}",
+        f"{100 * statistics.median(reading / wall for wall, _, reading in theirs):.0f} %",
+    ]
+    for times in ours:
+        ratios, spent = ([before[at] / now[at] for before, now in zip(theirs, times, strict=True)] for at in (0, 1))
+        cells += [
+            f"{images / middle(times, 0):.0f}",
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+            f"{statistics.median(spent):.2f}",
+        ]
+    return f"| {' | '.join(cells)} |"
+
+
+def middle(times: list[tuple[float, float, float]], at: int) -> float:
+    """The median of one of the numbers of each turn."""
+    return statistics.median(one[at] for one in times)
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print."""
+    defaults = ["../peers", "5", "5", ",".join(PEERS)]
+    folder, rounds, steps, names = arguments + defaults[len(arguments) :]
+    checkouts = Path(folder).resolve()
+    print(f"`python benchmarks/peers.py {' '.join(['<folder>', *arguments[1:]])}`\n\n{machine()}.\n")
+    headings = ["", "pixels", "batch", "n_critic", "its step, ms", "its images/s", "data"]
+    for precision in PRECISIONS:
+        headings += [f"Gantry, {precision}", "times as fast", "by processor time"]
+    print(f"| {' | '.join(headings)} |\n|{' --- |' * len(headings)}", flush=True)
+    absent, unlike = [], []
+    for name in names.split(","):
+        if (checkouts / PEERS[name].project / PEERS[name].path).exists():
+            print(compare(name, checkouts, int(rounds), int(steps)), flush=True)
+            unlike.append(f"- {name}: {PEERS[name].unlike}.")
+        else:
+            absent.append(name)
+    print("\nNot alike:\n", *unlike, sep="\n")
+    if absent:
+        print(f"\nAbsent: {', '.join(absent)}.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
