@@ -350,9 +350,10 @@ class TwiceForGenerator(GAN):
 
     def noise(self, index: int, purpose: str) -> Tensor:
         """Latents (B, z_dim), or (2 B, z_dim) for the generator's step."""
+        noise = super().noise(index, purpose)
         if purpose == "discriminator noise":
-            return super().noise(index, purpose)
-        return torch.cat([super().noise(index, half) for half in (purpose, f"{purpose}, second half")])
+            return noise
+        return torch.cat([noise, super().noise(index, f"{purpose}, second half")])
 
 
 # Lightning's example
@@ -384,7 +385,9 @@ def lightning_trains() -> None:
 
 MIMICRY_BATCH = 16
 DENSE = "logs each step (progress bar, CSV file), and takes one batch of latents for both networks' steps"
-MIMICRY = "fetches four numbers of the device at every discriminator step and prints them at every step; {}batch 64 there"
+MIMICRY = (
+    "fetches four numbers of the device at every discriminator step and prints them at every step; {}batch 64 there"
+)
 COLLECTION = (
     "fetches the loss at every discriminator step for its progress bar; the generator's step takes twice the batch, "
     "here too; learning rates fall linearly there"
@@ -422,7 +425,9 @@ for _name, _script, _flags, _options in (
         functools.partial(lambda script, flags: collection(script, flags).train(), _script, _flags),
         COLLECTION,
         own={"_target_": "peers.TwiceForGenerator"}
-        | ({"penalties": [{"_target_": "gantry.penalties.GradientPenalty", "weight": 10.0}]} if _name[0] == "W" else {}),
+        | (
+            {"penalties": [{"_target_": "gantry.penalties.GradientPenalty", "weight": 10.0}]} if _name[0] == "W" else {}
+        ),
     )
 PEERS["dense GAN of Lightning"] = Peer(
     *("pytorch-lightning", "examples/pytorch/domain_templates/generative_adversarial_net.py", (1, 28, 28), 32, 1),
@@ -446,7 +451,7 @@ def make_images(shape: tuple[int, int, int], count: int, seed: int = 0) -> np.nd
 def write_images(folder: Path, images: np.ndarray) -> None:
     """As array, and as the projects read them: 64 pixels a folder of files, 32 CIFAR-10, 28 MNIST."""
     np.save(folder / "images.npy", images)
-    count, channels, pixels, _ = images.shape
+    pixels = images.shape[-1]
     if pixels == 64:
         (folder / "images" / "all").mkdir(parents=True)
         for index, image in enumerate(images.transpose(0, 2, 3, 1)):
@@ -457,7 +462,9 @@ def write_images(folder: Path, images: np.ndarray) -> None:
             (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(label) for label in range(10)]}))
             for index, part in enumerate([*np.array_split(images, 5), images[:1]]):
                 content = {"data": part.reshape(len(part), -1), "labels": [0] * len(part)}
-                (batches / (f"data_batch_{index + 1}" if index < 5 else "test_batch")).write_bytes(pickle.dumps(content))
+                (batches / (f"data_batch_{index + 1}" if index < 5 else "test_batch")).write_bytes(
+                    pickle.dumps(content)
+                )
     else:
         (raw := folder / "data" / "MNIST" / "raw").mkdir(parents=True)
         for name, part in (("train", images), ("t10k", images[:1000])):
@@ -521,7 +528,11 @@ def config(name: str, precision: str, folder: Path, steps: int) -> DictConfig:
     for part in ("generator", "discriminator"):
         cfg.model[part] = {"_target_": f"peers.{part}", "name": name}
     cfg.data = {"_target_": "peers.image_set", "file": str(folder / "images.npy")}
-    look = {"_target_": "gantry.metrics.extractors.own", "network": {"_target_": "peers.Thumbnail"}, "name": "thumbnail"}
+    look = {
+        "_target_": "gantry.metrics.extractors.own",
+        "network": {"_target_": "peers.Thumbnail"},
+        "name": "thumbnail",
+    }
     cfg.metrics.extractor = look
     return cfg
 
@@ -589,10 +600,9 @@ def compare(name: str, checkouts: Path, rounds: int, steps: int) -> str:
         try:
             for precision in (None, *PRECISIONS):
                 mine, other = context.Pipe()
-                process = context.Process(
-                    target=contend, args=(other, name, precision, checkouts, Path(folder), steps)
-                )
+                process = context.Process(target=contend, args=(other, name, precision, checkouts, Path(folder), steps))
                 process.start()
+                other.close()
                 pipes.append(mine)
                 processes.append(process)
                 answer(mine)
@@ -608,7 +618,7 @@ def compare(name: str, checkouts: Path, rounds: int, steps: int) -> str:
                 found.append(answer(pipe))
         finally:
             for process in processes:
-                process.terminate()
+                process.kill()  # Gantry takes a request to stop for the end of a step
                 process.join()
     if any(counts != found[0][0] or not (finite and changed) for counts, finite, changed in found):
         raise ArithmeticError(f"{name}: (weights, finite, changed) of each contender are {found}")
