@@ -323,8 +323,10 @@ def mimicry_trains(kind: str) -> None:
 def collection(script: str, flags: str) -> types.ModuleType:
     """A script of the collection, with the flags of one of its files in configs/."""
     values = Flags()
-    kinds = ("enum", "integer", "float", "multi_float", "string", "bool")
-    stand_in("absl", app=None, flags=Flags(FLAGS=values, **{f"DEFINE_{kind}": values.define for kind in kinds}))
+    kinds = ("enum", "integer", "multi_float", "string", "bool")
+    defined = {f"DEFINE_{kind}": values.define for kind in kinds}
+    defined["DEFINE_float"] = lambda name, default, *_: values.define(name, float(default))
+    stand_in("absl", app=None, flags=Flags(FLAGS=values, **defined))
     stand_in("tensorboardX", SummaryWriter=Silent)
     stand_in("pytorch_gan_metrics", get_inception_score_and_fid=None)
     sys.path.insert(0, "pytorch-gan-collections")
@@ -383,7 +385,7 @@ def lightning_trains() -> None:
     module.Trainer(accelerator="cpu", devices=1).fit(module.GAN(), module.MNISTDataModule())
 
 
-MIMICRY_BATCH = 16
+MIMICRY_BATCH = 8  # 64 in its example, which takes a step of many seconds on two cores
 DENSE = "logs each step (progress bar, CSV file), and takes one batch of latents for both networks' steps"
 MIMICRY = (
     "fetches four numbers of the device at every discriminator step and prints them at every step; {}batch 64 there"
