@@ -160,7 +160,7 @@ class Turns:
                 self.reading += time.perf_counter() - began
                 yield batch
 
-        DataLoader.__init__, DataLoader.__iter__ = begun, iterated  # type: ignore[method-assign]
+        DataLoader.__init__, DataLoader.__iter__ = begun, iterated
 
 
 def _clocks() -> tuple[float, float]:
@@ -215,7 +215,7 @@ def example(stop: bool) -> dict[str, Any]:
         def ended(loader: DataLoader) -> Iterator[Any]:
             raise StopAsyncIteration
 
-        DataLoader.__iter__ = ended  # type: ignore[method-assign]
+        DataLoader.__iter__ = ended
     with contextlib.suppress(StopAsyncIteration):
         exec(compile(path.read_text(), path, "exec"), variables)
     return variables
@@ -249,7 +249,7 @@ def example_networks() -> tuple[nn.Module, nn.Module]:
     """PyTorch's DCGAN, without the sigmoid at its end."""
     iterate = DataLoader.__iter__
     found = example(stop=True)
-    DataLoader.__iter__ = iterate  # type: ignore[method-assign]
+    DataLoader.__iter__ = iterate
     found["netD"].main = found["netD"].main[:-1]
     return FromVectors(found["netG"]), found["netD"]
 
@@ -593,7 +593,8 @@ def compare(name: str, checkouts: Path, rounds: int, steps: int) -> str:
                 other.close()
                 pipes.append(mine)
                 processes.append(process)
-                answer(mine)
+            for pipe in pipes:
+                answer(pipe)
             taken: list[list[tuple[float, float, float]]] = [[] for _ in pipes]
             for turn in range(rounds + 1):
                 order = list(zip(pipes, taken, strict=True))
