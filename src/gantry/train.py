@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 import tempfile
 import warnings
@@ -168,7 +167,7 @@ def train(
         from gantry.film import Film, film_logged
         from gantry.guard import Guard
         from gantry.health import Health
-        from gantry.loop import leave_out_empty_hooks
+        from gantry.loop import gpus_not_looked_for, leave_out_empty_hooks
         from gantry.metrics.evaluator import Evaluator
         from gantry.precision import settled
         from gantry.rollback import Rollback, fit
@@ -176,8 +175,6 @@ def train(
 
     _quiet()
     keep_freed_memory()
-    if not torch.cuda.is_available():
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # torch's optimizers look for a GPU at every step; this answers at once
     cfg = settled(cfg, quiet=place.rank > 0)
     io = DurableIO(folder)
     trainer = _trainer(cfg, folder, place, io)
@@ -225,7 +222,7 @@ def train(
             leave_out_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
             rollback = Rollback(cfg.guard, gan, folder, tracker, peers)
             batches = partial(Batches, data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
-            with deferred(stop):
+            with deferred(stop), gpus_not_looked_for():
                 fit(trainer, gan, batches, start, rollback)
                 if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
                     evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
