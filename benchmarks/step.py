@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[1]
 WARM_UP = 10  # steps
 TURN = 2.0  # seconds a turn of the naive loop takes, about
 LONGEST_TURN = 50  # steps
+LONG = 15_000  # steps: the film, dense at the start of a run, is here as dense as in one of 3,000 on the average
 LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "non_saturating": (lambda r, f: softplus(-r).mean() + softplus(f).mean(), lambda f: softplus(-f).mean()),
     "wasserstein": (lambda r, f: f.mean() - r.mean(), lambda f: -f.mean()),
@@ -191,7 +192,7 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     # Turns begin between two logs, so that what one makes others do falls into Gantry's. The first does not count:
     # MLflow is imported meanwhile.
     turns = Turns(loops, steps, WARM_UP + steps // 2, rounds)
-    cfg = composed(f"log_every={min(50, steps)}", f"metrics.every={cfg.steps}")
+    cfg = composed(f"log_every={min(50, steps)}", f"metrics.every={LONG}", f"steps={LONG}")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         (run := folder / f"{variant}_{size}").mkdir()
