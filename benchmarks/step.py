@@ -7,8 +7,9 @@ loop that does the same as fast as PyTorch can (channels last, the run's precisi
 that are not stepped, one spectral normalisation a step); and a naive one (float32, contiguous, plain Adam), as
 tutorials write it. All of them average the generator's weights, draw noise and batches at every step and log once in
 each turn. A step is one generator step with its `n_critic` discriminator steps. Every contender has at least ten steps
-to warm up; the medians over `rounds` turns count, and ratios are taken within a round. key=value overrides the config,
-such as trainer.precision=32-true or batch_size=64. Defaults: vanilla,dcgan,wgan_gp,sngan 16,32,64 7. Prints Markdown.
+to warm up; the medians over `rounds` turns count, and ratios are taken within a round, of the
+clock and of the processor's time. key=value overrides the config, such as trainer.precision=32-true or batch_size=64.
+Defaults: vanilla,dcgan,wgan_gp,sngan 16,32,64 7. Prints Markdown.
 
 With `bound` it exits with 1 where Gantry takes more than so many times as long as the bare loop.
 """
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -51,10 +53,24 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], T
 }
 
 
-def synchronise() -> None:
-    """Wait for the device, if there is one to wait for."""
+class Taken(NamedTuple):
+    """Seconds, of the clock and of this process on the processor, all its threads together."""
+
+    clock: float
+    processor: float
+
+
+def now() -> Taken:
+    """When all that was begun on the device, if there is one, is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    return Taken(time.perf_counter(), time.process_time())
+
+
+def since(began: Taken, steps: int) -> Taken:
+    """What each of so many steps has taken."""
+    ended = now()
+    return Taken((ended.clock - began.clock) / steps, (ended.processor - began.processor) / steps)
 
 
 class Loop:
@@ -129,17 +145,15 @@ class Loop:
             for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
                 mine.copy_(theirs)
 
-    def turn(self, steps: int) -> float:
-        """Seconds a step."""
-        synchronise()
-        began = time.perf_counter()
+    def turn(self, steps: int) -> Taken:
+        """What a step takes."""
+        began = now()
         for _ in range(steps):
             self.step()
         if not all(map(float, self.sums.isfinite())):
             raise ArithmeticError("the loop by hand has diverged")
         self.sums.zero_()
-        synchronise()
-        return (time.perf_counter() - began) / steps
+        return since(began, steps)
 
 
 class Turns(Callback):
@@ -150,21 +164,20 @@ class Turns(Callback):
 
     def __init__(self, loops: dict[str, Loop], steps: int, warm_up: int, rounds: int) -> None:
         self.loops, self.steps, self.warm_up, self.rounds = loops, steps, warm_up, rounds
-        self.seconds: dict[str, list[float]] = {name: [] for name in ("gantry", *loops)}
-        self.began: float | None = None
+        self.seconds: dict[str, list[Taken]] = {name: [] for name in ("gantry", *loops)}
+        self.began: Taken | None = None
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """At the end of a turn."""
         if trainer.global_step < self.warm_up or (trainer.global_step - self.warm_up) % self.steps:
             return
-        synchronise()
         if self.began is not None:
-            self.seconds["gantry"].append((time.perf_counter() - self.began) / self.steps)
+            self.seconds["gantry"].append(since(self.began, self.steps))
             names = list(self.loops) if len(self.seconds["gantry"]) % 2 else list(self.loops)[::-1]
             for name in names:
                 self.seconds[name].append(self.loops[name].turn(self.steps))
         trainer.should_stop = len(self.seconds["gantry"]) > self.rounds
-        self.began = time.perf_counter()
+        self.began = now()
 
 
 def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: Path) -> tuple[str, float]:
@@ -187,7 +200,7 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     }
     keep_freed_memory()
     for loop in loops.values():
-        slow = loop.turn(WARM_UP)
+        slow = loop.turn(WARM_UP).clock
     steps = max(2, min(LONGEST_TURN, round(TURN / slow)))
     # Turns begin between two logs, so that what one makes others do falls into Gantry's. The first does not count:
     # MLflow is imported meanwhile.
@@ -198,13 +211,16 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
         (run := folder / f"{variant}_{size}").mkdir()
         train(cfg, run, {"variant": variant, "dataset": data.name}, watching=[turns])
     seconds = {name: taken[1:] for name, taken in turns.seconds.items()}
-    ratios = [ours / bare for ours, bare in zip(seconds["gantry"], seconds["bare"], strict=True)]
-    gains = [naive / ours for ours, naive in zip(seconds["gantry"], seconds["naive"], strict=True)]
+    pairs = list(zip(seconds["gantry"], seconds["bare"], strict=True))
+    ratios = [ours.clock / bare.clock for ours, bare in pairs]
+    worked = statistics.median(ours.processor / bare.processor for ours, bare in pairs)
+    gains = [naive.clock / ours.clock for ours, naive in zip(seconds["gantry"], seconds["naive"], strict=True)]
     ratio = statistics.median(ratios)
-    times = " | ".join(f"{1e3 * statistics.median(seconds[name]):.1f}" for name in ("gantry", "bare", "naive"))
+    clocks = {name: statistics.median(taken.clock for taken in turns) for name, turns in seconds.items()}
+    times = " | ".join(f"{1e3 * clocks[name]:.1f}" for name in ("gantry", "bare", "naive"))
     row = (
         f"| {variant} | {size} | {steps} | {times} | {ratio:.3f} ({min(ratios):.3f} to {max(ratios):.3f}) | "
-        f"{statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f}) |"
+        f"{worked:.3f} | {statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f}) |"
     )
     return row, ratio
 
@@ -237,8 +253,11 @@ def main(arguments: list[str]) -> None:
     overrides = [text for text in arguments if "=" in text and not text.startswith("bound=")]
     print(f"`python benchmarks/step.py {' '.join(arguments)}`\n".replace(" `", "`"))
     print(f"{machine()}.\n")
-    print("| variant | pixels | steps a turn | Gantry, ms a step | bare | naive | Gantry / bare | naive / Gantry |")
-    print("|" + " --- |" * 8, flush=True)
+    print(
+        "| variant | pixels | steps a turn | Gantry, ms a step | bare | naive "
+        "| Gantry / bare | by processor | naive / Gantry |"
+    )
+    print("|" + " --- |" * 9, flush=True)
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for variant in variants.split(","):
