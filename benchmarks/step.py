@@ -7,8 +7,8 @@ loop that does the same as fast as PyTorch can (channels last, the run's precisi
 that are not stepped, one spectral normalisation a step); and a naive one (float32, contiguous, plain Adam), as
 tutorials write it. All of them average the generator's weights, draw noise and batches at every step and log once in
 each turn. A step is one generator step with its `n_critic` discriminator steps. Every contender has at least ten steps
-to warm up; the medians over `rounds` turns count, and ratios are taken within a round, of the
-clock and of the processor's time. key=value overrides the config, such as trainer.precision=32-true or batch_size=64.
+to warm up; the medians over `rounds` turns count, and ratios are taken within a round, of the clock and of the
+processor's time. key=value overrides the config, such as trainer.precision=32-true or batch_size=64.
 Defaults: vanilla,dcgan,wgan_gp,sngan 16,32,64 7. Prints Markdown.
 
 With `bound` it exits with 1 where Gantry takes more than so many times as long as the bare loop.
@@ -90,8 +90,7 @@ class Loop:
         self.images, self.batch, self.n_critic, self.z_dim = images, cfg.batch_size, cfg.model.n_critic, cfg.model.z_dim
         self.fast, self.half = fast, fast and cfg.trainer.precision == "bf16-mixed"
         dense = not any(isinstance(module, nn.Conv2d) for module in discriminator.modules())
-        nothing_to_gain = not fast or dense
-        self.format = torch.contiguous_format if nothing_to_gain else torch.channels_last
+        self.format = torch.channels_last if fast and not dense else torch.contiguous_format
         networks = (copy.deepcopy(network).to(self.device) for network in (generator, discriminator))
         self.generator, self.discriminator = (network.to(memory_format=self.format) for network in networks)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)

@@ -63,6 +63,14 @@ def small(tmp_path):
     return tmp_path / "root", parts
 
 
+def test_digits_are_scikit_learns(tmp_path):
+    from sklearn.datasets import load_digits
+
+    theirs, data = load_digits(), sources.digits(cache=tmp_path)
+    assert np.array_equal(data.images[:, 0], np.rint(theirs.images * (255 / 16)))
+    assert np.array_equal(data.labels, theirs.target)
+
+
 def test_digits_need_no_files_and_span_the_grey_levels(tmp_path):
     data = sources.digits(cache=tmp_path / "cache")
     assert (len(data), data.shape) == (1797, (1, 8, 8))
