@@ -2,14 +2,14 @@
 
     python benchmarks/step.py [variants] [sizes] [rounds] [bound=1.3] [key=value ...]
 
-Three contenders take turns in one process: Gantry as `python train.py` runs it, callbacks, tracking and all; a bare
-loop that does the same as fast as PyTorch can (channels last, the run's precision, fused Adam, no gradients of weights
-that are not stepped, one spectral normalisation a step); and a naive one (float32, contiguous, plain Adam), as
-tutorials write it. All of them average the generator's weights, draw noise and batches at every step and log once in
-each turn. A step is one generator step with its `n_critic` discriminator steps. Every contender has at least ten steps
-to warm up; the medians over `rounds` turns count, and ratios are taken within a round, of the clock and of the
-processor's time. key=value overrides the config, such as trainer.precision=32-true or batch_size=64.
-Defaults: vanilla,dcgan,wgan_gp,sngan 16,32,64 7. Prints Markdown.
+Three contenders take turns in one process, of a few steps each: Gantry as `python train.py` runs it, callbacks,
+tracking and all; a bare loop that does the same as fast as PyTorch can (channels last, the run's precision, fused
+Adam, no gradients of weights that are not stepped, one spectral normalisation a step); and a naive one (float32,
+contiguous, plain Adam), as tutorials write it. All of them average the generator's weights, draw noise and batches at
+every step and log once in a round of turns. A step is one generator step with its `n_critic` discriminator steps.
+Every contender has at least ten steps to warm up; ratios are taken within a round, of the clock and of the
+processor's time, and the medians over `rounds` rounds count. key=value overrides the config, such as
+trainer.precision=32-true or batch_size=64. Defaults: vanilla,dcgan,wgan_gp,sngan 16,32,64 7. Prints Markdown.
 
 With `bound` it exits with 1 where Gantry takes more than so many times as long as the bare loop.
 """
@@ -18,6 +18,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import os
 import platform
 import statistics
@@ -43,9 +44,9 @@ from gantry.train import build, maker, train
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 10  # steps
-TURN = 2.0  # seconds a turn of the naive loop takes, about
-LONGEST_TURN = 50  # steps
-LONG = 15_000  # steps: the film, dense at the start of a run, is here as dense as in one of 3,000 on the average
+TURN, ROUND = 0.25, 4.0  # seconds of the naive loop in a turn and in a round, about
+LONGEST = 50  # steps in a round
+USUAL = 3000  # steps of a run
 LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "non_saturating": (lambda r, f: softplus(-r).mean() + softplus(f).mean(), lambda f: softplus(-f).mean()),
     "wasserstein": (lambda r, f: f.mean() - r.mean(), lambda f: -f.mean()),
@@ -67,10 +68,10 @@ def now() -> Taken:
     return Taken(time.perf_counter(), time.process_time())
 
 
-def since(began: Taken, steps: int) -> Taken:
-    """What each of so many steps has taken."""
+def since(began: Taken) -> Taken:
+    """What has gone by."""
     ended = now()
-    return Taken((ended.clock - began.clock) / steps, (ended.processor - began.processor) / steps)
+    return Taken(ended.clock - began.clock, ended.processor - began.processor)
 
 
 class Loop:
@@ -144,39 +145,46 @@ class Loop:
             for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
                 mine.copy_(theirs)
 
-    def turn(self, steps: int) -> Taken:
-        """What a step takes."""
+    def turn(self, steps: int, log: bool) -> Taken:
+        """What a few steps take, and if so a look at what they have summed up."""
         began = now()
         for _ in range(steps):
             self.step()
-        if not all(map(float, self.sums.isfinite())):
-            raise ArithmeticError("the loop by hand has diverged")
-        self.sums.zero_()
-        return since(began, steps)
+        if log:
+            if not all(map(math.isfinite, self.sums.tolist())):
+                raise ArithmeticError("the loop by hand has diverged")
+            self.sums.zero_()
+        return since(began)
 
 
 class Turns(Callback):
-    """Has the loops take their turns between those of the run it is a callback of, the first of the run's.
+    """Has each loop take a turn after each turn of the run it is a callback of, the first of the run's.
 
-    After `rounds` turns of each, and one that does not count, the run ends.
+    After `rounds` rounds of `turns` turns of `steps` steps each, and one round that does not count, the run ends.
     """
 
-    def __init__(self, loops: dict[str, Loop], steps: int, warm_up: int, rounds: int) -> None:
-        self.loops, self.steps, self.warm_up, self.rounds = loops, steps, warm_up, rounds
-        self.seconds: dict[str, list[Taken]] = {name: [] for name in ("gantry", *loops)}
+    def __init__(self, loops: dict[str, Loop], steps: int, turns: int, rounds: int) -> None:
+        self.loops, self.steps, self.turns, self.rounds = loops, steps, turns, rounds
+        self.taken: dict[str, list[Taken]] = {name: [] for name in ("gantry", *loops)}
         self.began: Taken | None = None
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """At the end of a turn."""
-        if trainer.global_step < self.warm_up or (trainer.global_step - self.warm_up) % self.steps:
+        done, left = divmod(trainer.global_step - WARM_UP, self.steps)
+        if done < 0 or left:
             return
         if self.began is not None:
-            self.seconds["gantry"].append(since(self.began, self.steps))
-            names = list(self.loops) if len(self.seconds["gantry"]) % 2 else list(self.loops)[::-1]
-            for name in names:
-                self.seconds[name].append(self.loops[name].turn(self.steps))
-        trainer.should_stop = len(self.seconds["gantry"]) > self.rounds
+            self.taken["gantry"].append(since(self.began))
+            for name in list(self.loops) if done % 2 else list(self.loops)[::-1]:
+                self.taken[name].append(self.loops[name].turn(self.steps, log=done % self.turns == 0))
+        trainer.should_stop = done == (self.rounds + 1) * self.turns
         self.began = now()
+
+    def a_step(self, contender: str) -> list[Taken]:
+        """What one took in each round that counts, on the average: a log and a frame of the film are in it by share."""
+        steps, taken = self.steps * self.turns, self.taken[contender]
+        rounds = [taken[first : first + self.turns] for first in range(self.turns, len(taken), self.turns)]
+        return [Taken(*(sum(part) / steps for part in zip(*taken, strict=True))) for taken in rounds]
 
 
 def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: Path) -> tuple[str, float]:
@@ -199,17 +207,20 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     }
     keep_freed_memory()
     for loop in loops.values():
-        slow = loop.turn(WARM_UP).clock
-    steps = max(2, min(LONGEST_TURN, round(TURN / slow)))
-    # Turns begin between two logs, so that what one makes others do falls into Gantry's. The first does not count:
-    # MLflow is imported meanwhile.
-    turns = Turns(loops, steps, WARM_UP + steps // 2, rounds)
-    cfg = composed(f"log_every={min(50, steps)}", f"metrics.every={LONG}", f"steps={LONG}")
+        slow = loop.turn(WARM_UP, log=True).clock / WARM_UP
+    in_turn = max(1, round(TURN / slow))
+    steps = in_turn * max(2, round(min(LONGEST, ROUND / slow) / in_turn))
+    # The first round does not count: MLflow is imported meanwhile.
+    turns = Turns(loops, in_turn, steps // in_turn, rounds)
+    # A run's film is densest where it begins: of a run as long as this, so many steps have a film of as many frames
+    # as they have on the average of a run of the usual length.
+    long = USUAL**2 // ((rounds + 1) * steps)
+    cfg = composed(f"log_every={steps}", f"metrics.every={long}", f"steps={long}")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         (run := folder / f"{variant}_{size}").mkdir()
         train(cfg, run, {"variant": variant, "dataset": data.name}, watching=[turns])
-    seconds = {name: taken[1:] for name, taken in turns.seconds.items()}
+    seconds = {name: turns.a_step(name) for name in ("gantry", *loops)}
     pairs = list(zip(seconds["gantry"], seconds["bare"], strict=True))
     ratios = [ours.clock / bare.clock for ours, bare in pairs]
     worked = statistics.median(ours.processor / bare.processor for ours, bare in pairs)
@@ -218,7 +229,7 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     clocks = {name: statistics.median(taken.clock for taken in turns) for name, turns in seconds.items()}
     times = " | ".join(f"{1e3 * clocks[name]:.1f}" for name in ("gantry", "bare", "naive"))
     row = (
-        f"| {variant} | {size} | {steps} | {times} | {ratio:.3f} ({min(ratios):.3f} to {max(ratios):.3f}) | "
+        f"| {variant} | {size} | {in_turn}, {steps} | {times} | {ratio:.3f} ({min(ratios):.3f} to {max(ratios):.3f}) | "
         f"{worked:.3f} | {statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f}) |"
     )
     return row, ratio
@@ -253,7 +264,7 @@ def main(arguments: list[str]) -> None:
     print(f"`python benchmarks/step.py {' '.join(arguments)}`\n".replace(" `", "`"))
     print(f"{machine()}.\n")
     print(
-        "| variant | pixels | steps a turn | Gantry, ms a step | bare | naive "
+        "| variant | pixels | steps a turn, a round | Gantry, ms a step | bare | naive "
         "| Gantry / bare | by processor | naive / Gantry |"
     )
     print("|" + " --- |" * 9, flush=True)

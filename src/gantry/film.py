@@ -71,7 +71,7 @@ class Film(Callback):
         """Keep the samples of the generator as it is now, if this is one of the film's moments."""
         step = trainer.global_step
         if step in moments(trainer.max_steps):
-            with self.clock.stopped(), torch.autocast(gan.device.type, enabled=False):
+            with self.clock.stopped(), trainer.precision_plugin.forward_context():  # to look at: as training goes
                 drawn = self.evaluation.drawn if self.evaluation.last == step else None
                 self.record.log_image(
                     frame(generate(gan.averaged, grid_noise(gan)) if drawn is None else drawn), FILM, step

@@ -6,8 +6,21 @@ and keep its own slice of it.
 """
 
 import zlib
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+
+
+class Key(ISeedSequence):
+    """Hands Philox its key; given as `key`, it would ask the operating system for a seed as well, and drop it."""
+
+    def __init__(self, *words: int) -> None:
+        self.words = np.array(words, dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """The key: the two words of 64 bits that Philox asks for."""
+        return self.words
 
 
 def draws(seed: int, step: int, purpose: str) -> np.random.Generator:
@@ -18,5 +31,5 @@ def draws(seed: int, step: int, purpose: str) -> np.random.Generator:
         step: the unit the purpose counts in (generator steps, batches, epochs), at least 0.
         purpose: a name of your own, one for each use: draws for different purposes are independent.
     """
-    key = np.array([seed, zlib.crc32(purpose.encode())], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
+    key = Key(seed, zlib.crc32(purpose.encode()))
+    return np.random.Generator(np.random.Philox(key, counter=[0, 0, 0, step]))
