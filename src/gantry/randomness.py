@@ -32,4 +32,4 @@ def draws(seed: int, step: int, purpose: str) -> np.random.Generator:
         purpose: a name of your own, one for each use: draws for different purposes are independent.
     """
     key = Key(seed, zlib.crc32(purpose.encode()))
-    return np.random.Generator(np.random.Philox(key, counter=[0, 0, 0, step]))
+    return np.random.Generator(np.random.Philox(key, counter=[0, 0, 0, step]))  # type: ignore[arg-type]
