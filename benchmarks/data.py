@@ -4,8 +4,9 @@
 
 Writes `images` JPEG files of 178x218 pixels into a folder under `where` (default 20000 in the temporary folder). Prints
 Markdown: the first opening against the bare decoding of the same files by as many threads; openings of the decoded
-cache; and a batch of 64 drawn as training draws it, from memory, from the cache, and from a cache that the kernel has
-forgotten, as of a data set larger than memory. Seconds of the processor stand beside those of the clock.
+cache; a batch of 64 drawn as training draws it, from memory, from the cache, and from a cache that the kernel has
+forgotten, as of a data set larger than memory; and steps of a DCGAN from each, in turns. Seconds of the processor stand
+beside those of the clock.
 """
 
 import mmap
@@ -22,14 +23,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scaling import composed, fitted
 from step import machine
 
+from gantry.data import ahead
 from gantry.data.batches import Batches
 from gantry.data.folder import image_folder, listing
 from gantry.data.images import ImageSet, decode
 
 SIDE, BATCH, DRAWN = 64, 64, 100  # pixels, images, batches a round
-ROUNDS = 5
+ROUNDS, STEPS = 5, 12
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -76,6 +79,29 @@ def forget(data: ImageSet) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def steps(memory: ImageSet, data: ImageSet) -> None:
+    """Print what a step takes on the average, each round's beside that of the images in memory."""
+    cfg, usual = composed(".", "model=dcgan", f"batch_size={BATCH}", f"data.image_size={SIDE}"), ahead.LARGE
+    contenders = {
+        "memory": (memory, usual),
+        "the cache, forgotten, read ahead": (data, 0),
+        "the cache, forgotten, not read ahead": (data, usual),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(ROUNDS):
+        for name in list(contenders)[:: 1 if number % 2 else -1]:
+            images, ahead.LARGE = contenders[name]
+            forget(data)
+            taken[name].append(statistics.mean(fitted(cfg, images, STEPS)))
+    ahead.LARGE = usual
+    print(f"\n| a step of a DCGAN, {SIDE} pixels, batch {BATCH}, from | ms | of memory's (range) |")
+    print("| --- | --- | --- |")
+    for name, means in taken.items():
+        ratios = [mine / theirs for mine, theirs in zip(means, taken["memory"], strict=True)]
+        span = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        print(f"| {name} | {statistics.median(means):.1f} | {span} |")
+
+
 def main(count: int, where: str | None) -> None:
     """Measure and print."""
     print(f"`python benchmarks/data.py {count}`\n\n{machine()}.\n")
@@ -108,6 +134,7 @@ def main(count: int, where: str | None) -> None:
         print(f"| a batch of {BATCH} from | ms | range |\n| --- | --- | --- |")
         for name, taken in rounds.items():
             print(f"| {name} | {statistics.median(taken):.2f} | {min(taken):.2f} to {max(taken):.2f} |")
+        steps(memory, data)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from gantry.launch.process import Job, quoted, verdict
 from gantry.launch.record import (
     JobRecord,
     SweepRecord,
+    identity,
     labels,
     load_sweep,
     log_tail,
@@ -216,7 +217,7 @@ def test_a_sweeps_record_keeps_no_password_and_says_when_it_needs_one(sweep):
         leader.arguments(["sweep.resume=abc123"])
     given = leader.arguments(["sweep.resume=abc123", f"tracking.uri={uri}"])
     assert given[:3] == ["-m", "model=wgan,dcgan", f"tracking.uri={uri}"]
-    assert load_sweep(sweep.folder).job(["model=wgan", f"tracking.uri={uri}"]) is not None
+    assert identity(["model=wgan", f"tracking.uri={uri}"]) in load_sweep(sweep.folder).by_identity()
 
 
 def test_an_unknown_or_damaged_sweep_is_named(sweep, tmp_path):
@@ -231,8 +232,8 @@ def test_an_unknown_or_damaged_sweep_is_named(sweep, tmp_path):
 
 def test_a_sweeps_record_reads_back_as_it_was(sweep):
     assert load_sweep(sweep.folder) == sweep
-    assert sweep.job(["model=wgan", "sweep.jobs=3"]) == sweep.jobs[0]
-    assert sweep.job(["model=dcgan"]) is None
+    assert sweep.by_identity()[identity(["model=wgan", "sweep.jobs=3"])] == sweep.jobs[0]
+    assert identity(["model=dcgan"]) not in sweep.by_identity()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1:01"), (7265, "2:01:05")])

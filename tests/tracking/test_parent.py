@@ -102,16 +102,19 @@ def test_a_job_that_died_before_it_had_a_run_gets_one(
     assert json.loads((folder / "mlflow_run.json").read_text())["run_id"] == run.info.run_id
 
 
+@pytest.mark.parametrize("name", ["5_wgan_digits", 'it\'s "5" of 100%'])
 def test_a_later_attempt_without_a_run_of_its_own_replaces_the_one_before(
-    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str, name: str
 ) -> None:
-    folder = tmp_path / "5_wgan_digits"
-    folder.mkdir()
+    settle(store, "gantry", parent, ended(other := tmp_path / "another", "FAILED", "exit code 3"))
+    (folder := tmp_path / name).mkdir()
     for _ in range(2):
         settle(store, "gantry", parent, ended(folder, "FAILED", "exit code 3"))
         (folder / "mlflow_run.json").unlink()  # set aside with all else
     superseded = [run.data.tags.get("gantry.superseded") for run in children(client, parent)]
-    assert sorted(superseded, key=str) == [None, "true"]
+    assert sorted(superseded, key=str) == [None, None, "true"]
+    kept = json.loads((other / "mlflow_run.json").read_text())["run_id"]
+    assert "gantry.superseded" not in client.get_run(kept).data.tags
 
 
 def test_a_job_that_ended_itself_is_left_alone(store: Path, client: MlflowClient, tmp_path: Path, parent: str) -> None:
@@ -139,8 +142,9 @@ def test_a_job_whose_store_was_away_is_delivered_by_the_sweep(
 
 
 def test_no_run_of_a_sweep_that_has_ended_stays_running(
-    store: Path, client: MlflowClient, tmp_path: Path, parent: str
+    store: Path, client: MlflowClient, tmp_path: Path, parent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gantry.tracking.store.PAGE", 1)  # however many they are
     lost = MLflowTracker(store, "gantry", tmp_path / "0", parent_run_id=parent)
     assert lost.wait_for_run(30)
     said = MLflowTracker(store, "gantry", tmp_path / "1", parent_run_id=parent, tags={"gantry.folder": tmp_path / "1"})

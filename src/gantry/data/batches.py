@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gantry.data.ahead import ReadAhead
 from gantry.data.images import ImageSet
 from gantry.errors import UserError
 from gantry.randomness import draws
@@ -78,21 +79,31 @@ class Batches:
         self._mine = slice(rank * share, (rank + 1) * share)
         self._images = np.asarray(data.images)  # fancy indexing of a plain array is faster than of np.memmap
         self._orders: dict[int, np.ndarray] = {}
+        self._ahead = ReadAhead(data.images)
 
     def __iter__(self) -> Iterator[dict[str, "torch.Tensor"]]:
-        step = self.start
+        step, chosen = self.start, self._chosen(self.start)
         while True:
-            yield self._step(step)
-            step += 1
+            batch = self._step(step, chosen)
+            step, chosen = step + 1, self._chosen(step + 1)
+            yield batch
 
-    def _step(self, step: int) -> dict[str, "torch.Tensor"]:
+    def _chosen(self, step: int) -> np.ndarray:
+        """This rank's images of the step, (n_critic, batch_size / world_size), which are asked for from the disk."""
+        chosen = np.stack([self._indices(number) for number in self._numbers(step)])
+        self._ahead.ask(chosen.flat)
+        return chosen
+
+    def _numbers(self, step: int) -> range:
+        """The critic batches of a step."""
+        return range(step * self.n_critic, (step + 1) * self.n_critic)
+
+    def _step(self, step: int, chosen: np.ndarray) -> dict[str, "torch.Tensor"]:
         import torch
 
-        numbers = range(step * self.n_critic, (step + 1) * self.n_critic)
-        chosen = np.stack([self._indices(number) for number in numbers])
         images = self._images[chosen]
         if self.data.flip:
-            mirrored = np.stack([self._mirrored(number) for number in numbers])
+            mirrored = np.stack([self._mirrored(number) for number in self._numbers(step)])
             images[mirrored] = images[mirrored][..., ::-1]
         batch = {"images": torch.from_numpy(images)}
         if self.data.labels is not None:

@@ -82,11 +82,11 @@ class ProcessLauncher(Launcher):
         return [_returned(job) for job in jobs]
 
     def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, taken_up: SweepRecord | None) -> list[Job]:
-        known = taken_up.jobs if taken_up else []
-        number = max([first, *(job.number + 1 for job in known)]) if known else first
+        known = taken_up.by_identity() if taken_up else {}
+        number = max([first, *(job.number + 1 for job in known.values())])
         jobs = []
         for overrides in [*job_overrides, *self._others(job_overrides, known)]:
-            before = taken_up.job(overrides) if taken_up else None
+            before = known.get(identity(overrides))
             job = self._job(before.number if before else number, list(overrides), before)
             if before is None:
                 number += 1
@@ -96,7 +96,9 @@ class ProcessLauncher(Launcher):
             job.label = label
         return jobs
 
-    def _others(self, job_overrides: Sequence[Sequence[str]], known: Sequence[JobRecord]) -> list[list[str]]:
+    def _others(
+        self, job_overrides: Sequence[Sequence[str]], known: dict[tuple[str, ...], JobRecord]
+    ) -> list[list[str]]:
         """The known jobs that the command line does not name: taking up a sweep takes up all of it.
 
         A sweeper that proposes its jobs takes up its own.
@@ -107,8 +109,8 @@ class ProcessLauncher(Launcher):
         how = [text for text in job_overrides[0] if text.startswith(HOW)]
         return [
             [*(text for text in job.overrides if not text.startswith(HOW)), *how]
-            for job in known
-            if identity(job.overrides) not in named
+            for of, job in known.items()
+            if of not in named
         ]
 
     def _job(self, number: int, overrides: list[str], before: JobRecord | None) -> Job:

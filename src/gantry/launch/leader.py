@@ -34,6 +34,7 @@ from gantry.launch.record import (
     SWEEP_FILE,
     JobRecord,
     SweepRecord,
+    identity,
     load_sweep,
     log_tail,
     of_the_run,
@@ -151,14 +152,14 @@ class Sweep:
 
     def _find_jobs(self) -> None:
         """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
-        deadline = time.monotonic() + LEAVING
+        deadline, known = time.monotonic() + LEAVING, self.record.by_identity()
         for file in sorted(self.record.folder.glob("*/.hydra/overrides.yaml")):
             folder = file.parent.parent
             overrides = [str(text) for text in OmegaConf.load(file)]
             hydra = OmegaConf.load(file.with_name("hydra.yaml"))
             number = OmegaConf.select(hydra, "hydra.job.num", default=len(self.record.jobs))
             job = JobRecord(int(number), overrides, folder.name)
-            if self.record.job(overrides) is None:
+            if known.setdefault(identity(overrides), job) is job:
                 self.record.jobs.append(job)
             while is_held(folder) and time.monotonic() < deadline:
                 time.sleep(0.2)

@@ -72,10 +72,9 @@ class SweepRecord:
         del values["folder"]
         write_json(values, self.folder / SWEEP_FILE)
 
-    def job(self, overrides: Sequence[str]) -> JobRecord | None:
-        """The job of these overrides, in whatever order."""
-        asked = identity(overrides)
-        return next((job for job in self.jobs if identity(job.overrides) == asked), None)
+    def by_identity(self) -> dict[tuple[str, ...], JobRecord]:
+        """Its jobs, by what makes each the same job."""
+        return {identity(job.overrides): job for job in self.jobs}
 
 
 def load_sweep(folder: Path) -> SweepRecord:

@@ -20,13 +20,12 @@ from gantry.results import FOLDER
 from gantry.tracking.base import log
 from gantry.tracking.ending import SUPERSEDED, close_left
 from gantry.tracking.params import CHANGED, redact
-from gantry.tracking.store import check_store, locate, prepare_store
+from gantry.tracking.store import check_store, each_run, locate, prepare_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
 
-PAGE = 1000  # runs
 CONNECTIONS = 8  # at once to a server
 RUNS_A_QUERY = 500  # of a database
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
@@ -64,7 +63,7 @@ class Store:
 
     def sweeps(self) -> list[MLflowRun]:
         """The sweeps' own runs, the latest first."""
-        return self._all(SWEEP, "attributes.start_time DESC")
+        return list(each_run(self.client, self.experiment_id, SWEEP, "attributes.start_time DESC"))
 
     def sweep(self, wanted: str | None) -> MLflowRun | None:
         """The sweep with this run id, name or folder's name, the latest of several; None where there is none.
@@ -91,7 +90,7 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self._all(condition, "attributes.start_time ASC")
+            found = list(each_run(self.client, self.experiment_id, condition, "attributes.start_time ASC"))
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
@@ -101,18 +100,6 @@ class Store:
             ) from error
         kept = [run for run in found if "gantry.kind" not in run.data.tags]
         return [run for run in kept if run.data.tags.get(SUPERSEDED) != "true"]
-
-    def _all(self, condition: str, order: str) -> list[MLflowRun]:
-        """The runs that a filter picks, page by page."""
-        found: list[MLflowRun] = []
-        token: str | None = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment_id], condition, max_results=PAGE, order_by=[order], page_token=token
-            )
-            found += page
-            if not (token := page.token):
-                return found
 
     def get(self, run_id: str) -> MLflowRun | None:
         """The run with this id; None where there is none."""

@@ -11,7 +11,7 @@ from gantry.lock import is_dead, is_held
 from gantry.tracking.base import Status, log
 from gantry.tracking.folder import read_status
 from gantry.tracking.params import redact
-from gantry.tracking.store import prepare_store
+from gantry.tracking.store import each_run, prepare_store, tagged
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,7 +53,8 @@ def supersede(client: MlflowClient, experiment_id: str, run: Run) -> None:
     parent, folder = (run.data.tags.get(tag) for tag in (PARENT, FOLDER))
     if parent is None or folder is None:
         return
-    for other in client.search_runs([experiment_id], f"tags.`{PARENT}` = '{parent}'", max_results=1000):
+    attempts = f"{tagged(PARENT, parent)} and {tagged(FOLDER, folder)}"
+    for other in each_run(client, experiment_id, attempts):
         if other.info.run_id == run.info.run_id or other.data.tags.get(FOLDER) != folder:
             continue
         older = run if other.info.start_time > run.info.start_time else other
@@ -68,7 +69,7 @@ def close_dead(client: MlflowClient, experiment_id: str) -> None:
     A process of this machine holds its run's folder, one of another machine says every minute that it lives. One
     that lives after all sets its run RUNNING again.
     """
-    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
+    for run in list(each_run(client, experiment_id, "attributes.status = 'RUNNING'")):  # which ending them changes
         folder, beat = run.data.tags.get(FOLDER), _heartbeat(run)
         if folder is not None and _is_here(run) and is_dead(Path(folder)):
             status, reason = last_word(Path(folder))

@@ -32,7 +32,7 @@ from gantry.tracking.environment import origin
 from gantry.tracking.folder import write_json
 from gantry.tracking.known import replenish
 from gantry.tracking.params import brief, redact
-from gantry.tracking.store import locate, prepare_store
+from gantry.tracking.store import each_run, locate, prepare_store, tagged
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -125,8 +125,8 @@ def close_children(uri: str | Path, experiment: str, parent: str) -> None:
     """End the runs under `parent` that are still RUNNING, but for those whose process lives on (on a cluster, say)."""
     with _warns("MLflow may still show jobs of the sweep as RUNNING"):
         client, experiment_id = prepare_store(uri, experiment)
-        mine = f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
-        for run in client.search_runs([experiment_id], mine, max_results=1000):
+        mine = f"{tagged(PARENT, parent)} and attributes.status = 'RUNNING'"
+        for run in list(each_run(client, experiment_id, mine)):  # which ending them changes
             folder = Path(run.data.tags.get(FOLDER, os.devnull))
             if not lives(run):
                 end_run(client, run.info.run_id, *last_word(folder))
@@ -139,8 +139,7 @@ def folder_of_sweep(uri: str | Path, experiment: str, name: str) -> Path | None:
         return None
     with _warns(f"cannot look for {name} in MLflow"):
         client, experiment_id = prepare_store(uri, experiment)
-        sweeps = client.search_runs([experiment_id], f"tags.`{KIND}` = 'sweep'", max_results=1000)
-        for run in sweeps:
+        for run in each_run(client, experiment_id, tagged(KIND, "sweep")):
             if name in (run.info.run_id, run.info.run_name):
                 return Path(run.data.tags[FOLDER])
     return None
@@ -163,7 +162,8 @@ def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path)
     record = folder / RUN_FILE
     if record.exists() and (run_id := json.loads(record.read_text())["run_id"]) is not None:
         return client.get_run(run_id)
-    for run in client.search_runs([experiment_id], f"tags.`{PARENT}` = '{parent}' and attributes.status = 'RUNNING'"):
+    running = f"{tagged(PARENT, parent)} and {tagged(FOLDER, str(folder))} and attributes.status = 'RUNNING'"
+    for run in each_run(client, experiment_id, running):
         if run.data.tags.get(FOLDER) == str(folder):
             return run
     return None

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,9 @@ from gantry.tracking.params import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
+PAGE = 1000  # runs asked for at a time
 LOCK_TIMEOUT = 60.0  # seconds; creating the tables takes about two
 
 
@@ -132,24 +135,39 @@ def prepare_store(uri: str | Path, experiment: str) -> tuple[MlflowClient, str]:
         return _open(location, experiment)
 
 
+def each_run(client: MlflowClient, experiment_id: str, condition: str, order: str | None = None) -> Iterator[Run]:
+    """All runs that a filter picks, however many; MLflow gives no more than a page at a time."""
+    order_by, token = None if order is None else [order], None
+    while True:
+        page = client.search_runs([experiment_id], condition, max_results=PAGE, order_by=order_by, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def tagged(tag: str, value: str) -> str:
+    """A filter for the runs with this tag; where the value has quotes in it, it may pick others besides."""
+    return f"tags.`{tag}` = '{value}'" if "'" not in value else f"tags.`{tag}` LIKE '{value.replace(chr(39), '_')}'"
+
+
 def _open(location: Location, experiment: str) -> tuple[MlflowClient, str]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient(tracking_uri=location.tracking_uri)
     artifacts = None if location.folder is None else (location.folder / "artifacts").as_uri()
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
         try:
             return client, client.create_experiment(experiment, artifact_location=artifacts)
         except MlflowException:
-            found = client.get_experiment_by_name(experiment)  # another machine may have been faster
-            if found is None:
+            known = client.get_experiment_by_name(experiment)  # another machine may have been faster
+            if known is None:
                 raise
-    if found.lifecycle_stage == "deleted":
+    if known.lifecycle_stage == "deleted":
         log.warning("The MLflow experiment %r had been deleted; it is restored for this run.", experiment)
-        client.restore_experiment(found.experiment_id)
-    return client, found.experiment_id
+        client.restore_experiment(known.experiment_id)
+    return client, known.experiment_id
 
 
 def _configure_mlflow() -> None:
