@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -132,17 +133,16 @@ def resolution() -> None:
 
 
 def ranks() -> None:
-    """Print images a second of one rank and of two."""
+    """Print images a second of one rank and of two, and of two runs that have nothing to do with one another."""
     cores = sorted(os.sched_getaffinity(0))[:2]
 
-    def rate(count: int, batch: int) -> float:
+    def rate(count: int, batch: int, more: list[str], on: list[int]) -> float:
         with tempfile.TemporaryDirectory() as folder:
-            more = ["trainer=ddp", f"trainer.devices={count}"] if count > 1 else []
+            ddp = ["trainer=ddp", f"trainer.devices={count}", *more] if count > 1 else []
             small = ["steps=40", "log_every=5", "metrics.every=40", "metrics.n_generated=64", "tracking=none"]
             command = [sys.executable, str(ROOT / "train.py"), "data.image_size=32", f"batch_size={batch}", *small]
-            pinned = ["taskset", "-c", ",".join(map(str, cores[:count]))]
             subprocess.run(
-                [*pinned, *command, *more, f"hydra.run.dir={folder}/run"],
+                ["taskset", "-c", ",".join(map(str, on)), *command, *ddp, f"hydra.run.dir={folder}/run"],
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 cwd=folder,
                 check=True,
@@ -152,10 +152,21 @@ def ranks() -> None:
             rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
         return statistics.median(rates[2:])
 
-    shapes = {"one rank, batch 64": (1, 64), "two ranks, batch 128": (2, 128), "two ranks, batch 64": (2, 64)}
-    rounds = [{name: rate(*shape) for name, shape in shapes.items()} for _ in range(3)]
+    def apart() -> float:
+        with ThreadPoolExecutor(2) as pool:
+            return sum(pool.map(lambda core: rate(1, 64, [], [core]), cores))
+
+    own = ["trainer.sync_batchnorm=false"]
+    contenders = {
+        "one rank, batch 64": (1, lambda: rate(1, 64, [], cores[:1])),
+        "two runs at once, batch 64 each": (2, apart),
+        "two ranks, batch 128": (2, lambda: rate(2, 128, [], cores)),
+        "two ranks, batch 128, each its own BatchNorm": (2, lambda: rate(2, 128, own, cores)),
+        "two ranks, batch 64": (2, lambda: rate(2, 64, [], cores)),
+    }
+    rounds = [{name: call() for name, (_, call) in contenders.items()} for _ in range(3)]
     print("\n| | images a second | efficiency (range) |\n" + "| --- " * 3 + "|")
-    for name, (count, _) in shapes.items():
+    for name, (count, _) in contenders.items():
         shares = [taken[name] / taken["one rank, batch 64"] / count for taken in rounds]
         median = statistics.median(taken[name] for taken in rounds)
         print(f"| {name} | {median:.0f} | {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}) |")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from gantry.clock import Clock
 from gantry.distributed.peers import Peers
 from gantry.evaluation import Evaluation
+from gantry.fetched import Fetched
 from gantry.gan import GAN
 from gantry.precision import LossScaling
 from gantry.tracking import Tracker
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 class TrainingLog(Callback):
     """Log the means of losses and scores, since the last log and over all ranks, every `every` steps.
 
-    They are read from the device, and exchanged, only then.
+    They are read from the device, and exchanged, only then; from a GPU during the step after, so that it never waits.
     """
 
     def __init__(self, tracker: Tracker, clock: Clock, every: int, peers: Peers | None = None) -> None:
@@ -38,6 +39,7 @@ class TrainingLog(Callback):
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.mark = (0, 0.0)
+        self.due: tuple[int, int, list[str], Fetched, dict[str, float]] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Begin to measure the speed here."""
@@ -47,33 +49,48 @@ class TrainingLog(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The time spent, and the sums of a log that is not due yet."""
+        self.deliver()
         return {"seconds": self.clock.read(), "sums": dict(self.sums), "counts": dict(self.counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
         self.clock.seconds = max(self.clock.read(), state_dict["seconds"])  # what a rollback repeats counts too
-        self.sums, self.counts = state_dict["sums"], state_dict["counts"]
+        self.sums, self.counts, self.due = state_dict["sums"], state_dict["counts"], None
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
     ) -> None:
         """Add this step's values, and log when due."""
+        self.deliver()
         for name, value in outputs.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
+            means = Fetched(torch.stack([total / self.counts[name] for name, total in self.sums.items()]))
             images = pl_module.batch_size * pl_module.n_critic
-            means = self.peers.mean(torch.stack([total / self.counts[name] for name, total in self.sums.items()]))
-            values = dict(zip(self.sums, means.tolist(), strict=True))
-            now = self.clock.read()
-            values["images_seen"] = step * images
-            values["training_seconds"] = now
-            values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
-            if isinstance(trainer.precision_plugin, LossScaling):
-                values |= trainer.precision_plugin.values()
-            self.mark, self.sums, self.counts = (step, now), {}, {}
-            self.tracker.log_metrics(values, step)
+            more = plugin.values() if isinstance(plugin := trainer.precision_plugin, LossScaling) else {}
+            self.due = (step, images, list(self.sums), means, more)
+            self.sums, self.counts = {}, {}
+            if means.here or step == trainer.max_steps:
+                self.deliver()
+
+    def deliver(self) -> None:
+        """Log what is due."""
+        if self.due is None:
+            return
+        (step, images, names, means, more), self.due = self.due, None
+        values = dict(zip(names, self.peers.mean(means.read()).tolist(), strict=True))
+        now = self.clock.read()  # when that step is done, even where the host runs ahead of the device
+        values["images_seen"] = step * images
+        values["training_seconds"] = now
+        values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
+        self.mark = (step, now)
+        self.tracker.log_metrics(values | more, step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Log what is due where training was stopped."""
+        self.deliver()
 
 
 class Progress(Callback):

@@ -1,7 +1,7 @@
 """Numbers gone bad: a NaN or infinite loss, gradient or weight ends training soon, and is named."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, Trainer
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from gantry.distributed.peers import Peers
 from gantry.errors import RunFailed
+from gantry.fetched import Fetched
 from gantry.gan import GAN
 from gantry.precision import NETWORKS
 
@@ -32,14 +33,23 @@ class Diverged(RunFailed):
         self.step, self.what = step, what
 
 
+class Sight(NamedTuple):
+    """A look that is not over: at which step, whether anything was not finite, how many kept values have been seen."""
+
+    step: int
+    bad: Fetched
+    seen: dict[str, int]
+
+
 class Guard(Callback):
     """Look every `every` steps, and wherever `check` is called, whether all numbers are finite.
 
     In between nothing waits for the device, and nothing is computed: each step's losses and scores are kept where they
-    are. A gradient leaves its mark in the optimizer: one that is not finite stays in the moments of Adam or RMSprop
-    and in momentum, whatever clipping makes of the weights. Only where an optimizer keeps no such memory (plain
-    SGD) is the norm of each gradient kept too. Under 16-mixed a gradient may overflow: that step is left out, and
-    neither the weights nor the optimizer see it.
+    are. What a look has found is read from a GPU during the step after, so that the GPU never waits. A gradient leaves
+    its mark in the optimizer: one that is not finite stays in the moments of Adam or RMSprop and in momentum, whatever
+    clipping makes of the weights. Only where an optimizer keeps no such memory (plain SGD) is the norm of each gradient
+    kept too. Under 16-mixed a gradient may overflow: that step is left out, and neither the weights nor the optimizer
+    see it.
 
     A network's buffers count as its weights; what is infinite on purpose, as the mask of an attention, belongs in
     one with `persistent=False`.
@@ -56,6 +66,7 @@ class Guard(Callback):
         self.every, self.peers = every, peers or Peers()
         self.looked = -1  # the step of the last look
         self.values: dict[str, list[Tensor]] = {}  # of the steps since, on the device
+        self.sight: Sight | None = None  # of a look whose answer has not been read yet
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Take what a checkpoint held to the device."""
@@ -74,9 +85,12 @@ class Guard(Callback):
         self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
     ) -> None:
         """Keep this step's values, and look when due."""
+        self._judge(trainer, pl_module)
         self._keep(outputs)
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+        if trainer.global_step == trainer.max_steps:
             self.check(trainer, pl_module)
+        elif trainer.global_step % self.every == 0 and self._look(trainer, pl_module).bad.here:
+            self._judge(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The step of the last look, and the values since."""
@@ -84,7 +98,7 @@ class Guard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""
-        self.looked = state_dict["looked"]
+        self.looked, self.sight = state_dict["looked"], None
         self.values = {name: list(kept) for name, kept in state_dict["values"].items()}
 
     def check(self, trainer: Trainer, gan: GAN) -> None:
@@ -95,24 +109,37 @@ class Guard(Callback):
         Raises:
             Diverged: naming the values, networks and optimizers that are not finite.
         """
-        step = trainer.global_step
-        if step == self.looked:
+        self._judge(trainer, gan)
+        if trainer.global_step != self.looked:
+            self._look(trainer, gan)
+            self._judge(trainer, gan)
+
+    def _look(self, trainer: Trainer, gan: GAN) -> Sight:
+        """Have the device see whether all is finite, in one number: nothing waits for it yet."""
+        tensors = [tensor for _, tensor in _state(gan, trainer.optimizers)]
+        numbers = torch.stack([value for kept in self.values.values() for value in kept] + [get_total_norm(tensors)])
+        seen = {name: len(kept) for name, kept in self.values.items()}
+        self.sight = Sight(trainer.global_step, Fetched((~numbers.isfinite()).any().float()), seen)
+        return self.sight
+
+    def _judge(self, trainer: Trainer, gan: GAN) -> None:
+        """Read what the last look has found, if that has not been done."""
+        if self.sight is None:
             return
-        tensors = dict(_state(gan, trainer.optimizers))
-        # One number to wait for. A norm can overflow where no tensor has: the second look knows better.
-        numbers = torch.stack(
-            [value for kept in self.values.values() for value in kept] + [get_total_norm(list(tensors.values()))]
-        )
-        if self.peers.mean((~numbers.isfinite()).any().float()) and (what := self._named(tensors)):
-            raise Diverged(self.looked + 1, step, what)
-        self.looked, self.values = step, {}
+        sight, self.sight = self.sight, None
+        # A norm can overflow where no tensor has: the second look knows better.
+        if self.peers.mean(sight.bad.read()) and (what := self._named(trainer, gan)):
+            raise Diverged(self.looked + 1, sight.step, what)
+        self.looked = sight.step
+        self.values = {name: since for name, kept in self.values.items() if (since := kept[sight.seen.get(name, 0) :])}
 
     def _keep(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
 
-    def _named(self, tensors: dict[tuple[str, str], Tensor]) -> list[str]:
+    def _named(self, trainer: Trainer, gan: GAN) -> list[str]:
         """What is not finite at any rank."""
+        tensors = dict(_state(gan, trainer.optimizers))
         everything = [torch.stack(kept) for kept in self.values.values()] + list(tensors.values())
         bad = self.peers.mean(torch.stack([(~values.isfinite()).any() for values in everything]).float()).tolist()
         what = [name for name, share in zip(self.values, bad, strict=False) if share]

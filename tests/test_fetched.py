@@ -1,0 +1,128 @@
+"""Numbers read a step after they were computed, as from a GPU, are those read at once."""
+
+from functools import partial
+
+import pytest
+import torch
+from small import NOISE, bare_trainer
+
+from gantry import callbacks, guard
+from gantry.callbacks import TrainingLog
+from gantry.clock import Clock
+from gantry.data.batches import Batches
+from gantry.fetched import Fetched
+from gantry.gan import GAN
+from gantry.guard import Diverged, Guard
+from gantry.losses import non_saturating
+from gantry.networks import dcgan
+from gantry.tracking import Tracker
+
+SGD = partial(torch.optim.SGD, lr=1e-3)
+ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.9))
+NAN = float("nan")
+
+
+class Late(Fetched):
+    """As of a GPU: not to be read before another step has begun."""
+
+    step = 0  # that has begun
+    hurried = 0  # how often it was read before
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.here, self.of = False, Late.step
+
+    def read(self):
+        Late.hurried += Late.step == self.of
+        return super().read()
+
+
+@pytest.fixture
+def late(monkeypatch):
+    monkeypatch.setattr(Late, "step", 0)
+    monkeypatch.setattr(Late, "hurried", 0)
+    for module in (callbacks, guard):
+        monkeypatch.setattr(module, "Fetched", Late)
+
+
+class Kept(Tracker):
+    """Keeps what is logged."""
+
+    def __init__(self):
+        self.lines = []
+
+    def log_metrics(self, values, step):
+        timed = ("training_seconds", "images_per_second")
+        self.lines.append((step, {name: value for name, value in values.items() if name not in timed}))
+
+
+def fit(steps, *used, optimizer=ADAM, spoilt=None):
+    """Train so many steps, where `spoilt` is one whose generator's gradient is not finite."""
+    torch.manual_seed(0)
+    networks = dcgan.Generator(6, (1, 8, 8), 4), dcgan.Discriminator((1, 8, 8), 4, "none")
+    gan = GAN(*networks, non_saturating, optimizer, z_dim=6, seed=0, batch_size=6)
+    step, backward = gan.training_step, gan.manual_backward
+
+    def training_step(batch, batch_idx):
+        Late.step = gan.global_step + 1
+        return step(batch, batch_idx)
+
+    def manual_backward(loss):
+        backward(loss)
+        weight = next(gan.generator.parameters())
+        if gan.global_step + 1 == spoilt and weight.requires_grad:
+            weight.grad.fill_(NAN)
+
+    gan.training_step, gan.manual_backward = training_step, manual_backward
+    trainer = bare_trainer(steps, callbacks=list(used))
+    trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))
+    return trainer
+
+
+def logged(steps):
+    tracker = Kept()
+    fit(steps, Guard(2), TrainingLog(tracker, Clock(), every=2))
+    return tracker.lines
+
+
+def test_the_same_is_logged_at_the_same_steps_and_waited_for_at_the_last_only(late, monkeypatch):
+    later = logged(7)
+    assert Late.hurried == 2  # the guard's and the log's of step 7
+    monkeypatch.undo()
+    assert later == logged(7)
+    assert [step for step, _ in later] == [2, 4, 6, 7]
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, SGD])
+@pytest.mark.parametrize(("spoilt", "found"), [(3, 4), (4, 4), (5, 6), (7, 7)])
+def test_what_is_not_finite_is_found_by_the_look_that_follows(late, optimizer, spoilt, found):
+    with pytest.raises(Diverged) as error:
+        fit(7, Guard(2), optimizer=optimizer, spoilt=spoilt)
+    assert error.value.step == found
+    assert any("generator" in what for what in error.value.what)
+
+
+def test_what_is_due_is_logged_before_a_checkpoint_and_not_again(late, tmp_path):
+    tracker = Kept()
+    log = TrainingLog(tracker, Clock(), every=2)
+    trainer = fit(3, log)
+    log.due = (2, 6, ["loss/generator"], Late(torch.tensor([1.5])), {})
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    assert tracker.lines[-1][1]["loss/generator"] == 1.5
+    assert log.due is None
+    log.due = (2, 6, ["loss/generator"], Late(torch.tensor([1.5])), {})
+    log.load_state_dict(torch.load(tmp_path / "half.ckpt")["callbacks"]["TrainingLog"])
+    assert log.due is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpus_numbers_are_those_it_had_when_they_were_asked_for():
+    values = torch.ones(3, device="cuda")
+    work = torch.randn(4096, 4096, device="cuda")
+    for _ in range(20):
+        work = work @ work / work.norm()
+    fetched = Fetched(values + 1)
+    values.zero_()
+    assert not fetched.here
+    assert fetched.read().tolist() == [2.0, 2.0, 2.0]
