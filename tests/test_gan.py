@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from project import VARIANTS
@@ -135,6 +136,21 @@ def test_ranks_draw_slices_of_one_global_batch(small):
         parts.append(gan.noise(7, "generator noise"))
     assert torch.equal(torch.cat(parts), whole)
     assert not torch.equal(parts[0], parts[1])
+
+
+def test_noise_is_that_of_its_number_in_whatever_order_it_is_asked_for(small):
+    gan, _ = small("dcgan")
+    gan.trainer = SimpleNamespace(world_size=1, global_rank=0)
+
+    def expected(index, purpose):
+        return draws(gan.seed, index, purpose).standard_normal((gan.batch_size, gan.z_dim), dtype="float32")
+
+    for index in (0, 1, 2, 7, 8, 3, 0, 10**6):
+        for purpose in ("generator noise", "discriminator noise"):
+            assert np.array_equal(gan.noise(index, purpose), expected(index, purpose))
+    gan.noise_stream = 1  # training has gone back
+    for index in (1, 2):
+        assert np.array_equal(gan.noise(index, "generator noise"), expected(index, "generator noise, stream 1"))
 
 
 def test_a_lazy_penalty_counts_as_often_as_it_was_left_out(small):
