@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from pytorch_lightning import Callback
 from small import NOISE, bare_trainer
 
 from gantry import callbacks, guard
@@ -32,6 +33,9 @@ class Late(Fetched):
         super().__init__(values)
         self.here, self.of = False, Late.step
 
+    def arrived(self):
+        return True
+
     def read(self):
         Late.hurried += Late.step == self.of
         return super().read()
@@ -52,8 +56,14 @@ class Kept(Tracker):
         self.lines = []
 
     def log_metrics(self, values, step):
-        timed = ("training_seconds", "images_per_second")
-        self.lines.append((step, {name: value for name, value in values.items() if name not in timed}))
+        self.lines.append((step, values))
+
+
+class Steps(Clock):
+    """Counts the steps that have begun for seconds."""
+
+    def read(self):
+        return float(Late.step)
 
 
 def fit(steps, *used, optimizer=ADAM, spoilt=None):
@@ -81,7 +91,8 @@ def fit(steps, *used, optimizer=ADAM, spoilt=None):
 
 def logged(steps):
     tracker = Kept()
-    fit(steps, Guard(2), TrainingLog(tracker, Clock(), every=2))
+    Late.step = 0
+    fit(steps, Guard(2), TrainingLog(tracker, Steps(), every=2))
     return tracker.lines
 
 
@@ -91,26 +102,42 @@ def test_the_same_is_logged_at_the_same_steps_and_waited_for_at_the_last_only(la
     monkeypatch.undo()
     assert later == logged(7)
     assert [step for step, _ in later] == [2, 4, 6, 7]
+    assert {values["images_per_second"] for _, values in later} == {6.0}
 
 
 @pytest.mark.parametrize("optimizer", [ADAM, SGD])
 @pytest.mark.parametrize(("spoilt", "found"), [(3, 4), (4, 4), (5, 6), (7, 7)])
-def test_what_is_not_finite_is_found_by_the_look_that_follows(late, optimizer, spoilt, found):
-    with pytest.raises(Diverged) as error:
+def test_what_is_not_finite_is_found_by_the_look_that_follows(late, optimizer, spoilt, found, monkeypatch):
+    with pytest.raises(Diverged) as later:
         fit(7, Guard(2), optimizer=optimizer, spoilt=spoilt)
-    assert error.value.step == found
-    assert any("generator" in what for what in error.value.what)
+    assert later.value.step == found
+    monkeypatch.undo()
+    with pytest.raises(Diverged, match="generator") as at_once:
+        fit(7, Guard(2), optimizer=optimizer, spoilt=spoilt)
+    assert str(later.value) == str(at_once.value)  # names what it was, not what has become of it since
+
+
+def test_what_is_due_is_logged_where_the_next_step_fails(late):
+    class Full(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 5:
+                raise MemoryError
+
+    tracker = Kept()
+    with pytest.raises(MemoryError):
+        fit(7, Full(), TrainingLog(tracker, Clock(), every=2))
+    assert [step for step, _ in tracker.lines] == [2, 4]
 
 
 def test_what_is_due_is_logged_before_a_checkpoint_and_not_again(late, tmp_path):
     tracker = Kept()
     log = TrainingLog(tracker, Clock(), every=2)
     trainer = fit(3, log)
-    log.due = (2, 6, ["loss/generator"], Late(torch.tensor([1.5])), {})
+    log.due = (2, 0.5, 6, ["loss/generator"], Late(torch.tensor([1.5])), {})
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     assert tracker.lines[-1][1]["loss/generator"] == 1.5
     assert log.due is None
-    log.due = (2, 6, ["loss/generator"], Late(torch.tensor([1.5])), {})
+    log.due = (2, 0.5, 6, ["loss/generator"], Late(torch.tensor([1.5])), {})
     log.load_state_dict(torch.load(tmp_path / "half.ckpt")["callbacks"]["TrainingLog"])
     assert log.due is None
 

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from gantry.distributed.peers import Peers
 from gantry.evaluation import Evaluation
 from gantry.fetched import Fetched
 from gantry.gan import GAN
+from gantry.guard import Diverged
 from gantry.precision import LossScaling
+from gantry.signals import Stopped
 from gantry.tracking import Tracker
 from gantry.tracking.folder import PROGRESS_FILE, write_json
 
@@ -39,7 +42,7 @@ class TrainingLog(Callback):
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.mark = (0, 0.0)
-        self.due: tuple[int, int, list[str], Fetched, dict[str, float]] | None = None
+        self.due: tuple[int, float, int, list[str], Fetched, dict[str, float]] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Begin to measure the speed here."""
@@ -70,7 +73,7 @@ class TrainingLog(Callback):
             means = Fetched(torch.stack([total / self.counts[name] for name, total in self.sums.items()]))
             images = pl_module.batch_size * pl_module.n_critic
             more = plugin.values() if isinstance(plugin := trainer.precision_plugin, LossScaling) else {}
-            self.due = (step, images, list(self.sums), means, more)
+            self.due = (step, self.clock.read(), images, list(self.sums), means, more)
             self.sums, self.counts = {}, {}
             if means.here or step == trainer.max_steps:
                 self.deliver()
@@ -79,9 +82,11 @@ class TrainingLog(Callback):
         """Log what is due."""
         if self.due is None:
             return
-        (step, images, names, means, more), self.due = self.due, None
+        (step, now, images, names, means, more), self.due = self.due, None
+        ahead = not means.arrived()
         values = dict(zip(names, self.peers.mean(means.read()).tolist(), strict=True))
-        now = self.clock.read()  # when that step is done, even where the host runs ahead of the device
+        if ahead:  # the host, of the device: only now that step is done
+            now = self.clock.read()
         values["images_seen"] = step * images
         values["training_seconds"] = now
         values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
@@ -91,6 +96,12 @@ class TrainingLog(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Log what is due where training was stopped."""
         self.deliver()
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
+        """Log what is due, where no rank has failed alone: the others would be waited for."""
+        if self.peers.world_size == 1 or isinstance(exception, Diverged | Stopped):
+            with suppress(RuntimeError):  # of a device that answers no more
+                self.deliver()
 
 
 class Progress(Callback):

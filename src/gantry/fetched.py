@@ -14,7 +14,7 @@ class Fetched:
         values: detached, of any shape.
 
     Attributes:
-        here: whether reading them waits for nothing.
+        here: whether they were never on their way.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -24,6 +24,10 @@ class Fetched:
             self._arrived = torch.cuda.Event()
             self._arrived.record(torch.cuda.current_stream(values.device))
         self.here = self._arrived is None
+
+    def arrived(self) -> bool:
+        """Whether reading them now would wait for nothing."""
+        return self._arrived is None or self._arrived.query()
 
     def read(self) -> Tensor:
         """The values, on the CPU."""

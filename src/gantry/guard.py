@@ -1,11 +1,13 @@
 """Numbers gone bad: a NaN or infinite loss, gradient or weight ends training soon, and is named."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
+from torch.linalg import vector_norm
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -15,6 +17,7 @@ from gantry.fetched import Fetched
 from gantry.gan import GAN
 from gantry.precision import NETWORKS
 
+VALUES = ""  # whose the losses and scores are
 # What optimizers keep of past gradients, under torch's names, from which one that was not finite never leaves again.
 MEMORIES = ("exp_avg", "exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "sum")
 
@@ -34,11 +37,19 @@ class Diverged(RunFailed):
 
 
 class Sight(NamedTuple):
-    """A look that is not over: at which step, whether anything was not finite, how many kept values have been seen."""
+    """A look that is not over.
+
+    Attributes:
+        step: of the look.
+        seen: how many of each kept value.
+        tensors: the values, and all that training goes on from, by whose each is and its name.
+        norms: of the tensors.
+    """
 
     step: int
-    bad: Fetched
     seen: dict[str, int]
+    tensors: dict[tuple[str, str], Tensor]
+    norms: Fetched
 
 
 class Guard(Callback):
@@ -85,12 +96,12 @@ class Guard(Callback):
         self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
     ) -> None:
         """Keep this step's values, and look when due."""
-        self._judge(trainer, pl_module)
+        self._judge()
         self._keep(outputs)
         if trainer.global_step == trainer.max_steps:
             self.check(trainer, pl_module)
-        elif trainer.global_step % self.every == 0 and self._look(trainer, pl_module).bad.here:
-            self._judge(trainer, pl_module)
+        elif trainer.global_step % self.every == 0 and self._look(trainer, pl_module).norms.here:
+            self._judge()
 
     def state_dict(self) -> dict[str, Any]:
         """The step of the last look, and the values since."""
@@ -109,47 +120,51 @@ class Guard(Callback):
         Raises:
             Diverged: naming the values, networks and optimizers that are not finite.
         """
-        self._judge(trainer, gan)
+        self._judge()
         if trainer.global_step != self.looked:
             self._look(trainer, gan)
-            self._judge(trainer, gan)
+            self._judge()
 
     def _look(self, trainer: Trainer, gan: GAN) -> Sight:
-        """Have the device see whether all is finite, in one number: nothing waits for it yet."""
-        tensors = [tensor for _, tensor in _state(gan, trainer.optimizers)]
-        numbers = torch.stack([value for kept in self.values.values() for value in kept] + [get_total_norm(tensors)])
+        """Have the device see what is not finite: nothing waits for it yet."""
+        values = {(VALUES, name): torch.stack(kept) for name, kept in self.values.items()}
+        tensors = values | dict(_state(gan, trainer.optimizers))
+        norms = torch.stack([vector_norm(tensor).float() for tensor in tensors.values()])
         seen = {name: len(kept) for name, kept in self.values.items()}
-        self.sight = Sight(trainer.global_step, Fetched((~numbers.isfinite()).any().float()), seen)
+        self.sight = Sight(trainer.global_step, seen, tensors, Fetched(norms))
         return self.sight
 
-    def _judge(self, trainer: Trainer, gan: GAN) -> None:
+    def _judge(self) -> None:
         """Read what the last look has found, if that has not been done."""
         if self.sight is None:
             return
-        sight, self.sight = self.sight, None
-        # A norm can overflow where no tensor has: the second look knows better.
-        if self.peers.mean(sight.bad.read()) and (what := self._named(trainer, gan)):
-            raise Diverged(self.looked + 1, sight.step, what)
-        self.looked = sight.step
-        self.values = {name: since for name, kept in self.values.items() if (since := kept[sight.seen.get(name, 0) :])}
+        (step, seen, tensors, norms), self.sight = self.sight, None
+        bad = [_spoilt(norm, tensor) for norm, tensor in zip(norms.read().tolist(), tensors.values(), strict=True)]
+        shares = dict(zip(tensors, self.peers.mean(torch.tensor(bad).float()).tolist(), strict=True))
+        if any(shares.values()):
+            raise Diverged(self.looked + 1, step, list(_named(shares)))
+        self.looked = step
+        self.values = {name: since for name, kept in self.values.items() if (since := kept[seen.get(name, 0) :])}
 
     def _keep(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
 
-    def _named(self, trainer: Trainer, gan: GAN) -> list[str]:
-        """What is not finite at any rank."""
-        tensors = dict(_state(gan, trainer.optimizers))
-        everything = [torch.stack(kept) for kept in self.values.values()] + list(tensors.values())
-        bad = self.peers.mean(torch.stack([(~values.isfinite()).any() for values in everything]).float()).tolist()
-        what = [name for name, share in zip(self.values, bad, strict=False) if share]
-        shares = dict(zip(tensors, bad[len(self.values) :], strict=True))
-        for owner in dict.fromkeys(owner for owner, _ in tensors):
-            own = [name for name_owner, name in tensors if name_owner == owner]
-            lost = [name for name in own if shares[owner, name]]
-            if lost:
-                what.append(f"{owner} ({len(lost)} of {len(own)} tensors, first {lost[0]})")
-        return what
+
+def _spoilt(norm: float, tensor: Tensor) -> bool:
+    """Whether a tensor of this norm is not finite; a norm can overflow where the tensor has not."""
+    return math.isnan(norm) or (math.isinf(norm) and not bool(tensor.isfinite().all()))
+
+
+def _named(shares: dict[tuple[str, str], float]) -> Iterator[str]:
+    """What is not finite at any rank, from the share of ranks at which each tensor is not."""
+    for owner in dict.fromkeys(owner for owner, _ in shares):
+        own = [name for name_owner, name in shares if name_owner == owner]
+        lost = [name for name in own if shares[owner, name]]
+        if owner == VALUES:
+            yield from lost
+        elif lost:
+            yield f"{owner} ({len(lost)} of {len(own)} tensors, first {lost[0]})"
 
 
 def remembers(optimizer: Optimizer) -> bool:

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class ReadAhead:
 
     def __init__(self, images: np.ndarray) -> None:
         mapped = getattr(images, "_mmap", None)
-        large = images.nbytes >= LARGE and images.flags.c_contiguous and hasattr(mapped, "madvise")
+        large = images.nbytes >= LARGE and images.flags.c_contiguous and hasattr(mmap, "MADV_WILLNEED")
         self.mapped: mmap.mmap | None = mapped if large else None
         if self.mapped is not None:
             self.size = images[0].nbytes
@@ -32,4 +33,5 @@ class ReadAhead:
             for number in chosen:
                 begin = self.first + int(number) * self.size
                 page = begin - begin % mmap.PAGESIZE
-                self.mapped.madvise(mmap.MADV_WILLNEED, page, begin + self.size - page)
+                with suppress(OSError):  # it is advice
+                    self.mapped.madvise(mmap.MADV_WILLNEED, page, begin + self.size - page)

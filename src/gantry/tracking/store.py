@@ -146,8 +146,9 @@ def each_run(client: MlflowClient, experiment_id: str, condition: str, order: st
 
 
 def tagged(tag: str, value: str) -> str:
-    """A filter for the runs with this tag; where the value has quotes in it, it may pick others besides."""
-    return f"tags.`{tag}` = '{value}'" if "'" not in value else f"tags.`{tag}` LIKE '{value.replace(chr(39), '_')}'"
+    """A filter for the runs with this tag; where the value has quotes or backslashes, it may pick others besides."""
+    pattern = re.sub(r"['\\]", "_", value)
+    return f"tags.`{tag}` {'=' if pattern == value else 'LIKE'} '{pattern}'"
 
 
 def _open(location: Location, experiment: str) -> tuple[MlflowClient, str]:
