@@ -207,7 +207,7 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     }
     keep_freed_memory()
     for loop in loops.values():
-        slow = loop.turn(WARM_UP, log=True).clock / WARM_UP
+        slow = min(loop.turn(1, log=False).clock for _ in range(WARM_UP))
     in_turn = max(1, round(TURN / slow))
     steps = in_turn * max(2, round(min(LONGEST, ROUND / slow) / in_turn))
     # The first round does not count: MLflow is imported meanwhile.
