@@ -11,6 +11,7 @@ from gantry import callbacks, guard
 from gantry.callbacks import TrainingLog
 from gantry.clock import Clock
 from gantry.data.batches import Batches
+from gantry.distributed.peers import Peers
 from gantry.fetched import Fetched
 from gantry.gan import GAN
 from gantry.guard import Diverged, Guard
@@ -140,6 +141,22 @@ def test_what_is_due_is_logged_before_a_checkpoint_and_not_again(late, tmp_path)
     log.due = (2, 0.5, 6, ["loss/generator"], Late(torch.tensor([1.5])), {})
     log.load_state_dict(torch.load(tmp_path / "half.ckpt")["callbacks"]["TrainingLog"])
     assert log.due is None
+
+
+def test_a_checkpoint_holds_what_all_ranks_have_summed_up():
+    class Two(Peers):
+        def __init__(self):
+            super().__init__(0, 2)
+
+        def mean(self, values):
+            return (values.double() + torch.tensor([7.0, 9.0])) / 2  # the other's
+
+    log = TrainingLog(Kept(), Clock(), 50, Two())
+    log.sums = {"loss/generator": torch.tensor(3.0), "score/real": torch.tensor(1.0)}
+    log.counts = dict.fromkeys(log.sums, 2)
+    state = log.state_dict()
+    assert {name: value.item() for name, value in state["sums"].items()} == {"loss/generator": 5.0, "score/real": 5.0}
+    assert log.sums["loss/generator"].item() == 3.0  # this rank goes on with its own
 
 
 @pytest.mark.gpu

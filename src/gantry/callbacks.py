@@ -51,9 +51,13 @@ class TrainingLog(Callback):
         self.sums = {name: total.to(pl_module.device) for name, total in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The time spent, and the sums of a log that is not due yet."""
+        """The time spent, and the sums of a log that is not due yet, means over the ranks: all of them call this."""
         self.deliver()
-        return {"seconds": self.clock.read(), "sums": dict(self.sums), "counts": dict(self.counts)}
+        sums = dict(self.sums)
+        if sums and self.peers.world_size > 1:  # only rank 0's is kept, and read by all
+            means = self.peers.mean(torch.stack(list(sums.values()))).float()
+            sums = dict(zip(sums, means, strict=True))
+        return {"seconds": self.clock.read(), "sums": sums, "counts": dict(self.counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up `state_dict`."""

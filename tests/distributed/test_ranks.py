@@ -260,6 +260,9 @@ def test_a_stopped_run_goes_on_to_the_same_end(start, stopped, tmp_path):
     whole = tmp_path / "whole"
     ended(start(*LONG, f"hydra.run.dir={whole}"))
     assert_close(weights(folder), weights(whole), 1e-12)
+    here, there = logged(folder), logged(whole)
+    losses = {key: value for key, value in there.items() if key[1].startswith(("loss/", "score/"))}
+    assert {key: here[key] for key in losses} == pytest.approx(losses, rel=1e-5)
 
 
 @pytest.mark.slow
