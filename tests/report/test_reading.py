@@ -10,7 +10,7 @@ from gantry.tracking.store import prepare_store
 
 
 def test_every_run_is_read_back_as_it_was_logged(mlruns: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "PAGE", 2)
+    monkeypatch.setattr("gantry.tracking.store.PAGE", 2)
     monkeypatch.setattr(store, "RUNS_A_QUERY", 2)
     client, experiment = prepare_store(mlruns, "read back")
     for number in range(3):
