@@ -27,7 +27,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
-from step import ROOT, machine
+from step import ROOT, machine, spread
 from torch.utils.flop_counter import FlopCounterMode
 
 from gantry.allocator import keep_freed_memory
@@ -115,9 +115,7 @@ def data() -> None:
     print("\n| images | median ms a step | of that of 1,000 (range) |\n" + "| --- " * 3 + "|")
     for count in counts:
         ratios = [taken[count] / taken[counts[0]] for taken in rounds]
-        median = statistics.median(taken[count] for taken in rounds)
-        span = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        print(f"| {count:,} | {median:.1f} | {span} |")
+        print(f"| {count:,} | {statistics.median(taken[count] for taken in rounds):.1f} | {spread(ratios)} |")
 
 
 def resolution() -> None:
@@ -168,8 +166,7 @@ def ranks() -> None:
     print("\n| | images a second | efficiency (range) |\n" + "| --- " * 3 + "|")
     for name, (count, _) in contenders.items():
         shares = [taken[name] / taken["one rank, batch 64"] / count for taken in rounds]
-        median = statistics.median(taken[name] for taken in rounds)
-        print(f"| {name} | {median:.0f} | {statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f}) |")
+        print(f"| {name} | {statistics.median(taken[name] for taken in rounds):.0f} | {spread(shares)} |")
 
 
 if __name__ == "__main__":

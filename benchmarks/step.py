@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -229,10 +229,15 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     clocks = {name: statistics.median(taken.clock for taken in turns) for name, turns in seconds.items()}
     times = " | ".join(f"{1e3 * clocks[name]:.1f}" for name in ("gantry", "bare", "naive"))
     row = (
-        f"| {variant} | {size} | {in_turn}, {steps} | {times} | {ratio:.3f} ({min(ratios):.3f} to {max(ratios):.3f}) | "
+        f"| {variant} | {size} | {in_turn}, {steps} | {times} | {spread(ratios)} | "
         f"{worked:.3f} | {statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f}) |"
     )
     return row, ratio
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Their median and range."""
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def machine() -> str:
