@@ -213,7 +213,7 @@ class GAN(LightningModule):
     def noise(self, index: int, purpose: str) -> Tensor:
         """Latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch.
 
-        Those of the next indices are drawn with them. One after the other they take a quarter of the time: between
+        Those of the next indices are drawn with them. One after the other they take a third of the time: between
         two steps the code of a draw, and its tables, leave the processor's cache.
         """
         wanted = (purpose, self.noise_stream, index)
