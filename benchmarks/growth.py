@@ -150,10 +150,11 @@ if "GANTRY_LEASH" in os.environ:
 else:
     from gantry import cli
     from gantry.launch.leader import leading
+    from gantry.resume import arguments
     from gantry.train import ROOT
     def job(cfg):
         "Every job is a process."
-    cli.run(job, ROOT / "conf", "train", leading())
+    cli.run(job, ROOT / "conf", "train", leading(arguments))
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from gantry.config import check
+from gantry.config import check_run
 from gantry.errors import UserError
 
 GOOD = """
@@ -48,7 +48,7 @@ CONF = Path(__file__).parents[1] / "conf"
 def problems(*changes: str, base: str = GOOD) -> list[str]:
     config = OmegaConf.merge(OmegaConf.create(base), OmegaConf.from_dotlist(list(changes)))
     try:
-        check(config)
+        check_run(config)
     except UserError as error:
         return str(error).splitlines()
     return []
@@ -86,7 +86,7 @@ def test_what_is_taken_away_is_missed(key):
     group, _, name = key.rpartition(".")
     del (OmegaConf.select(config, group) if group else config)[name]
     with pytest.raises(UserError, match=f"^{key}: missing"):
-        check(config)
+        check_run(config)
 
 
 def test_the_option_at_fault_is_named_where_others_refer_to_it():
@@ -176,7 +176,7 @@ def test_the_default_norm_counts():
     config = OmegaConf.create(GOOD)
     del config.model.discriminator["norm"]  # the network's own default is batch
     with pytest.raises(UserError, match=r"^model\.discriminator\.norm: under BatchNorm"):
-        check(config)
+        check_run(config)
 
 
 def test_a_missing_value_says_how_to_give_it():
@@ -216,13 +216,13 @@ def test_every_choice_in_conf_passes(choice, tmp_path):
         cfg = compose("train", overrides)
     if OmegaConf.is_missing(cfg.data, "folder"):
         cfg.data.folder = str(tmp_path)
-    check(cfg)
+    check_run(cfg)
 
 
 def test_nothing_slow_is_imported():
     code = (
-        "import sys; from omegaconf import OmegaConf; from gantry.config import check; "
-        f"check(OmegaConf.create({GOOD!r})); "
+        "import sys; from omegaconf import OmegaConf; from gantry.config import check_run; "
+        f"check_run(OmegaConf.create({GOOD!r})); "
         "print(sorted({'torch', 'numpy', 'pytorch_lightning', 'gantry.gan'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

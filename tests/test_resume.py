@@ -15,7 +15,7 @@ from gantry.distributed import peers
 from gantry.errors import RunFailed, UserError
 from gantry.evaluation import Evaluation
 from gantry.export import exported_step
-from gantry.resume import arguments, check_same_data, check_unchanged, is_done, parameters, take_up
+from gantry.resume import check_same_data, check_unchanged, is_done, parameters, run_arguments, take_up
 from gantry.signals import Stop, Stopped
 from gantry.tracking.folder import read_status, write_status
 
@@ -167,7 +167,7 @@ def test_options_come_before_the_overrides_of_the_run(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- data=stripes\n")
     given = ["--config-dir", "mine", f"resume={tmp_path}", "steps=9"]
-    assert arguments(given)[:4] == ["--config-dir", "mine", "data=stripes", "steps=9"]
+    assert run_arguments(given)[:4] == ["--config-dir", "mine", "data=stripes", "steps=9"]
 
 
 def test_a_longer_budget_goes_on_to_where_it_would_have_ended(run, config, overrides, tmp_path):

@@ -85,12 +85,12 @@ RESERVED = {
 }
 
 
-def check(cfg: DictConfig, rules: "Sequence[Rule] | None" = None) -> None:
+def check(cfg: DictConfig, rules: "Sequence[Rule]") -> None:
     """Refuse a composed config that cannot work.
 
     Args:
         cfg: the job's config, without Hydra's own node; interpolations may be unresolved.
-        rules: what to hold it to; None: `RULES`, of train.py.
+        rules: what to hold it to.
 
     Raises:
         UserError: one line for each problem, the dotted key first, with the valid choices.
@@ -104,7 +104,7 @@ def check(cfg: DictConfig, rules: "Sequence[Rule] | None" = None) -> None:
             raise UserError("\n".join(unresolved(cfg)) or f"{error.full_key}: {_first_line(error)}") from error
     else:
         config = read(tree)
-        problems += config.problems + [problem for rule in rules or RULES for problem in rule(config)]
+        problems += config.problems + [problem for rule in rules for problem in rule(config)]
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
 
@@ -418,6 +418,17 @@ RULES: tuple[Rule, ...] = (
     wrong_trainer,
     wrong_store,
 )
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Refuse a composed config of train.py that cannot work.
+
+    Raises:
+        UserError: see `check`.
+    """
+    check(cfg, RULES)
+
+
 EVALUATION_RULES: tuple[Rule, ...] = (
     absent_keys(EVALUATION_GROUPS),
     absent_arguments,

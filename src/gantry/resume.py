@@ -97,7 +97,7 @@ def is_done(folder: Path, cfg: DictConfig) -> bool:
     return state_of(folder) == "finished" and cfg.steps <= steps
 
 
-def arguments(given: Sequence[str]) -> list[str]:
+def run_arguments(given: Sequence[str]) -> list[str]:
     """The command line, with what `resume=...` implies: the run's folder and its own overrides.
 
     What is typed beside it wins over the run's own.
@@ -124,6 +124,17 @@ def arguments(given: Sequence[str]) -> list[str]:
     # What Hydra keeps there stays what the run began with, whatever becomes of this attempt.
     here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*flags, *own, *others, *here]
+
+
+def arguments(given: Sequence[str]) -> list[str]:
+    """The command line, with what `resume=...` and `sweep.resume=...` imply.
+
+    Raises:
+        UserError: there is no such run or sweep.
+    """
+    from gantry.launch.leader import sweep_arguments
+
+    return run_arguments(sweep_arguments(given))
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:

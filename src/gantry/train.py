@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from gantry import cli
-from gantry.config import check
+from gantry.config import check_run
 from gantry.distributed import processes
 from gantry.distributed.place import Place, find_place, fixed_devices, rank_of_another_launcher, ranks
 from gantry.errors import PeerFailed, RunFailed, UserError
@@ -35,6 +35,7 @@ from gantry.memory import advised
 from gantry.recording import ROOT, closed_truthfully, deliver_rest, generators_logged, open_tracker
 from gantry.resume import (
     Start,
+    arguments,
     as_begun,
     check_same_data,
     check_unchanged,
@@ -63,7 +64,7 @@ MOST_CLASSES = 64  # of which the summary says how often each is drawn
 def main() -> None:
     """The command line of train.py."""
     with rank_of_another_launcher(find_place()):
-        cli.run(job, ROOT / "conf", "train", leading())
+        cli.run(job, ROOT / "conf", "train", leading(arguments))
 
 
 def job(cfg: DictConfig) -> float:
@@ -78,7 +79,7 @@ def job(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     place = find_place()
-    check(cfg)
+    check_run(cfg)
     cfg.trainer.devices = fixed_devices(cfg.trainer, place)
     resumed = cfg.sweep.resume is not None or cfg.resume is not None
     if resumed:
@@ -135,7 +136,7 @@ def train(
         UserError: the config or the data cannot work; nothing has been tracked yet.
         PeerFailed: another rank has failed.
     """
-    check(cfg)
+    check_run(cfg)
     start, place = start or Start(), place or Place()
     from gantry.data.batches import Batches
 

@@ -12,7 +12,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from gantry.config import check
+from gantry.config import check_run
 from gantry.errors import UserError
 from gantry.launch.devices import gpus_wanted, visible_gpus
 from gantry.launch.search import STUDY_FILE, Search, check_options
@@ -80,7 +80,7 @@ class GantryOptuna(Sweeper):
         with open_dict(config):
             del config["hydra"]
         try:
-            check(config)
+            check_run(config)
         except UserError as error:
             return str(error)
         return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from project import ROOT
 
-from gantry.config import check
+from gantry.config import check_run
 from gantry.distributed import place as places
 from gantry.distributed.place import Place, find_place, fixed_devices, ranks
 from gantry.errors import UserError
@@ -38,7 +38,7 @@ def said(config, monkeypatch):
     def said(*overrides, place=None):
         monkeypatch.setattr("gantry.config.find_place", lambda: place or Place())
         try:
-            check(config(*overrides))
+            check_run(config(*overrides))
         except UserError as error:
             return str(error)
 

@@ -8,7 +8,7 @@ import yaml
 from gantry.errors import UserError
 from gantry.launch.find import find_run
 from gantry.lock import held
-from gantry.resume import arguments
+from gantry.resume import run_arguments
 from gantry.tracking.folder import write_status
 
 
@@ -49,7 +49,7 @@ def test_auto_is_an_unfinished_run_of_the_same_command(status, goes_on, run):
     run("other", ["model=wgan", "steps=200"])
     given = ["steps=100", "resume=auto", "model=wgan", "tracking.uri=http://elsewhere"]
     assert find_run("auto", given) == (folder if goes_on else None)
-    words = arguments(given)
+    words = run_arguments(given)
     assert (f"resume='{folder}'" in words) == goes_on
     assert "resume=auto" not in words
 
@@ -70,15 +70,15 @@ def test_auto_in_a_folder_given_is_that_folder(run, tmp_path):
 
 def test_what_a_run_was_asked_is_asked_again_but_for_what_is_typed_beside(run):
     folder = run("one", [*WGAN, "seed=3"])
-    words = arguments([f"resume={folder}", "steps=200"])
+    words = run_arguments([f"resume={folder}", "steps=200"])
     assert words[:3] == ["model=wgan", "seed=3", "steps=200"]
     assert f"hydra.run.dir='{folder}'" in words
     with pytest.raises(UserError, match=r"sweep\.resume="):
-        arguments(["-m", f"resume={folder}"])
+        run_arguments(["-m", f"resume={folder}"])
 
 
 def test_a_password_is_asked_for_again(run):
     folder = run("one", ["tracking.uri=http://***@host"])
     with pytest.raises(UserError, match=r"give tracking\.uri=\.\.\. again"):
-        arguments([f"resume={folder}"])
-    assert "tracking.uri=http://me:mine@host" in arguments([f"resume={folder}", "tracking.uri=http://me:mine@host"])
+        run_arguments([f"resume={folder}"])
+    assert "tracking.uri=http://me:mine@host" in run_arguments([f"resume={folder}", "tracking.uri=http://me:mine@host"])

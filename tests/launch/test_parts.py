@@ -178,7 +178,7 @@ def sweep(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["outputs/2026-01-01/it's_sweep", "sweep of mine", "abc123", "'abc123'"])
 def test_a_sweep_named_alone_is_taken_up_with_its_own_command_line(sweep, name):
     where = quoted(sweep.folder)
-    assert leader.arguments([f"sweep.resume={name}"]) == [
+    assert leader.sweep_arguments([f"sweep.resume={name}"]) == [
         "-m",
         "model=wgan,dcgan",
         "tracking=none",
@@ -191,19 +191,19 @@ def test_what_is_typed_beside_it_wins(sweep):
     where = quoted(sweep.folder)
     end = [f"sweep.resume={where}", f"hydra.sweep.dir={where}"]
     mine = ["-m", "tracking=none", "model=wgan", *end]
-    assert leader.arguments(["-m", "model=wgan", "sweep.resume=abc123"]) == mine
+    assert leader.sweep_arguments(["-m", "model=wgan", "sweep.resume=abc123"]) == mine
     given = ["sweep.resume=abc123", "-m", "sweep.jobs=2"]
-    assert leader.arguments(given) == ["-m", "model=wgan,dcgan", "tracking=none", "sweep.jobs=2", *end]
+    assert leader.sweep_arguments(given) == ["-m", "model=wgan,dcgan", "tracking=none", "sweep.jobs=2", *end]
     for untouched in (["-m", "model=wgan"], ["model=wgan", "sweep.resume=null"]):
-        assert leader.arguments(untouched) == untouched
+        assert leader.sweep_arguments(untouched) == untouched
 
 
 def test_a_sweep_stays_in_its_store_wherever_it_is_taken_up(sweep):
     sweep.overrides, sweep.tracking_uri, sweep.experiment = ["model=wgan,dcgan"], "/its/own/mlruns", "gantry"
     sweep.save()
-    given = leader.arguments(["sweep.resume=abc123"])
+    given = leader.sweep_arguments(["sweep.resume=abc123"])
     assert given[1:4] == ["model=wgan,dcgan", "tracking.uri='/its/own/mlruns'", "tracking.experiment='gantry'"]
-    assert "tracking.uri='/its/own/mlruns'" not in leader.arguments(["sweep.resume=abc123", "tracking.uri=/mine"])
+    assert "tracking.uri='/its/own/mlruns'" not in leader.sweep_arguments(["sweep.resume=abc123", "tracking.uri=/mine"])
 
 
 def test_a_sweeps_record_keeps_no_password_and_says_when_it_needs_one(sweep):
@@ -214,15 +214,15 @@ def test_a_sweeps_record_keeps_no_password_and_says_when_it_needs_one(sweep):
     sweep.save()
     assert "hunter2" not in (sweep.folder / "sweep.json").read_text()
     with pytest.raises(UserError, match=r"the password was not kept; give tracking\.uri=\.\.\. again"):
-        leader.arguments(["sweep.resume=abc123"])
-    given = leader.arguments(["sweep.resume=abc123", f"tracking.uri={uri}"])
+        leader.sweep_arguments(["sweep.resume=abc123"])
+    given = leader.sweep_arguments(["sweep.resume=abc123", f"tracking.uri={uri}"])
     assert given[:3] == ["-m", "model=wgan,dcgan", f"tracking.uri={uri}"]
     assert identity(["model=wgan", f"tracking.uri={uri}"]) in load_sweep(sweep.folder).by_identity()
 
 
 def test_an_unknown_or_damaged_sweep_is_named(sweep, tmp_path):
     with pytest.raises(UserError, match=r"sweep\.resume=nobody: no such sweep[\s\S]*it's_sweep"):
-        leader.arguments(["-m", "sweep.resume=nobody"])
+        leader.sweep_arguments(["-m", "sweep.resume=nobody"])
     (sweep.folder / "sweep.json").write_text('{"name": "cut o')
     with pytest.raises(UserError, match="is damaged"):
         load_sweep(sweep.folder)

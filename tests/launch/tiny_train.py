@@ -15,7 +15,7 @@ from gantry.launch import leash
 from gantry.launch.leader import leading
 from gantry.lock import held
 from gantry.recording import closed_truthfully
-from gantry.resume import Start, ending_on_record, parameters, take_up
+from gantry.resume import Start, arguments, ending_on_record, parameters, take_up
 from gantry.signals import Stop, deferred
 from gantry.tracking import FolderTracker
 from gantry.tracking.folder import PROGRESS_FILE, rewind, write_json
@@ -90,4 +90,4 @@ def train(cfg, folder, start):
 
 
 if __name__ == "__main__":
-    cli.run(job, ROOT / "conf", "train", leading())
+    cli.run(job, ROOT / "conf", "train", leading(arguments))

@@ -18,7 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gantry.config import check
+from gantry.config import check_run
 from gantry.errors import JobFailed, UserError
 from gantry.launch import leader
 from gantry.launch.devices import Shares, cores, visible_gpus
@@ -163,7 +163,7 @@ def refuse(jobs: Sequence[Job]) -> None:
     problems: dict[str, list[str]] = {}
     for job in jobs:
         try:
-            check(job.config)
+            check_run(job.config)
             if job.state in ("finished", "continues"):
                 check_unchanged(job.folder, job.config)
         except UserError as error:

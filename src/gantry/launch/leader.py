@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,7 +23,6 @@ from hydra.core.utils import setup_globals
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from gantry import resume
 from gantry.cli import REFUSED
 from gantry.errors import JobFailed, UserError
 from gantry.launch import apart, leash
@@ -230,14 +229,17 @@ def typed(config: DictConfig) -> list[str]:
 
 
 @contextmanager
-def leading() -> Iterator[None]:
+def leading(arguments: Callable[[Sequence[str]], list[str]]) -> Iterator[None]:
     """Around the whole command: take up the sweep or the run it names, and end the sweep it has led.
+
+    Args:
+        arguments: the command line with what `resume=` and `sweep.resume=` imply.
 
     Raises:
         UserError: there is no such sweep or run.
         JobFailed: some job has not finished; the user has been told.
     """
-    sys.argv[1:] = resume.arguments(arguments(sys.argv[1:]))
+    sys.argv[1:] = arguments(sys.argv[1:])
     with stoppable():
         try:
             yield
@@ -253,7 +255,7 @@ def leading() -> Iterator[None]:
             raise JobFailed
 
 
-def arguments(given: Sequence[str]) -> list[str]:
+def sweep_arguments(given: Sequence[str]) -> list[str]:
     """The command line, with what `sweep.resume=...` implies: the sweep's folder, its store and its own overrides.
 
     What is typed beside it wins over the sweep's own: `seed=0,1,2,3` adds a seed.

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from gantry.data.images import ImageSet
-from gantry.distributed.peers import Peers
 from gantry.errors import UserError
 from gantry.metrics import scores
 from gantry.metrics.classes import class_shares
@@ -19,6 +19,39 @@ from gantry.metrics.extractors import Extractor, Features
 from gantry.metrics.reals import real_features
 
 BATCH = 512  # images asked for at a time
+T = TypeVar("T")
+
+
+class Group(Protocol):
+    """The ranks that share a measurement out (`gantry.distributed.peers.Peers`)."""
+
+    rank: int
+    world_size: int
+
+    @property
+    def first(self) -> bool:
+        """This is rank 0."""
+
+    def tell(self, value: T) -> T:
+        """Rank 0's `value`, at every rank."""
+
+    def gather(self, part: Tensor, most: int) -> list[Tensor]:
+        """The ranks' parts (n_rank, d), each of at most `most` rows, at rank 0 in order; elsewhere an empty list."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The `Group` of a single process."""
+
+    rank: int = 0
+    world_size: int = 1
+    first: bool = True
+
+    def tell(self, value: T) -> T:
+        return value
+
+    def gather(self, part: Tensor, most: int) -> list[Tensor]:
+        return [part]
 
 
 @dataclass(frozen=True)
@@ -57,7 +90,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, extractor: Extractor, data: ImageSet, n_generated: int, cache: Path, peers: Peers | None = None
+        self, extractor: Extractor, data: ImageSet, n_generated: int, cache: Path, peers: Group | None = None
     ) -> None:
         if n_generated < scores.INCEPTION_SCORE_SPLITS:
             raise UserError(
@@ -71,7 +104,7 @@ class Evaluator:
         self.extractor = extractor
         self.data = data
         self.n_generated = n_generated
-        self.peers = peers or Peers()
+        self.peers = peers or Alone()
         self.names = scores.names(extractor, n_generated, data.split)
         # KID on 100 subsets takes seconds: little beside Inception, but most of an evaluation with
         # a classifier, where 20 subsets of 1000 see a data set of a few thousand images often enough.
