@@ -12,8 +12,8 @@ import pytest
 from project import ROOT
 
 from gantry.evaluate import main
-from gantry.report.store import open_store
 from gantry.tracking.base import RUN_FILE
+from gantry.tracking.query import open_store
 
 CHEAP = ("extractor=classifier", "n=100", "measures=[fid,kid,classes]")
 

@@ -18,6 +18,7 @@ from gantry.launch.record import SweepRecord, load_sweep
 from gantry.report.comparison import MARK, Comparison, compare
 from gantry.report.page import write
 from gantry.report.runs import NOT_STARTED, Run, from_folder, split_overrides
+from gantry.report.store import read_runs
 from gantry.report.sweeps import find_runs, find_sweep
 from gantry.tracking.base import log
 from gantry.tracking.params import HIDDEN, redact
@@ -25,7 +26,7 @@ from gantry.tracking.params import HIDDEN, redact
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
-    from gantry.report.store import Store
+    from gantry.tracking.query import Store
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "comparison"  # of a sweep, and of its run's artifacts
@@ -111,7 +112,7 @@ def _store_of(sweep: SweepRecord) -> Store | None:
     """The store that holds the sweep's run; None, with a warning, where it is away."""
     if sweep.parent_run is None or sweep.tracking_uri is None:
         return None
-    from gantry.report.store import open_store
+    from gantry.tracking.query import open_store
 
     try:
         store, reason = open_store(sweep.tracking_uri, sweep.experiment or ""), "it is not there"
@@ -131,7 +132,7 @@ def _jobs(sweep: SweepRecord, store: Store | None) -> list[Run]:
     try:
         children = {Path(run.data.tags.get("gantry.folder", "")).name: run for run in store.children(sweep.parent_run)}
         found = [name for name in children if name in absent]
-        elsewhere = dict(zip(found, store.read([children[name] for name in found]), strict=True))
+        elsewhere = dict(zip(found, read_runs(store, [children[name] for name in found]), strict=True))
     except Exception as error:  # whatever MLflow, the network or a server's answer raises
         log.warning("Jobs without a folder here were not read from MLflow: %s", redact(str(error)))
         return runs
@@ -152,7 +153,7 @@ def _compare_parent(
     """Compare the jobs of a sweep whose folder is on another machine, as MLflow has them."""
     store = _open(cfg)
     assert store is not None  # the parent was found in it
-    runs = store.read(store.children(parent.info.run_id))
+    runs = read_runs(store, store.children(parent.info.run_id))
     typed = split_overrides(parent.data.tags.get("overrides", ""))
     comparison = compare(
         runs,
@@ -182,14 +183,14 @@ def _filtered(cfg: DictConfig) -> list[Run]:
     found = store.search(str(cfg.filter))
     if not found:
         raise UserError(f"filter: no run of the experiment {cfg.tracking.experiment} matches {cfg.filter}")
-    return store.read(found)
+    return read_runs(store, found)
 
 
 def _open(cfg: DictConfig, needed: bool = True) -> Store | None:
     """The store of the config; None where there is none, or where it is not needed and does not answer."""
     if not cfg.tracking:
         return None
-    from gantry.report.store import Unanswered, open_store
+    from gantry.tracking.query import Unanswered, open_store
 
     try:
         return open_store(str(cfg.tracking.uri), str(cfg.tracking.experiment))

@@ -30,8 +30,8 @@ from gantry.tracking.params import HIDDEN, redact
 
 if TYPE_CHECKING:
     from gantry.plan import Plan
-    from gantry.report.store import Store
     from gantry.results import Result
+    from gantry.tracking.query import Store
 
 MEASURES = (
     *("fid", "kid", "inception_score", "precision_recall", "fid_infinity", "classes", "memorisation"),
@@ -242,7 +242,7 @@ def _open(cfg: DictConfig) -> Store | None:
 
 
 def _open_at(uri: str, experiment: str) -> Store | None:
-    from gantry.report.store import open_store
+    from gantry.tracking.query import open_store
 
     return open_store(uri, experiment)
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
 
-    from gantry.report.store import Store
+    from gantry.tracking.query import Store
 
 AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # plain text, where Hydra would see a grammar
 MODES = ("interpolate", "latent_grid", "project", "export", "register", "ui")
@@ -246,10 +246,10 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
     """Make the generator a version of a registered model."""
     import tempfile
 
-    from gantry.report.store import answering
     from gantry.sharing.card import FILE, model_card
     from gantry.sharing.champion import measured
     from gantry.sharing.registry import register
+    from gantry.tracking.query import answering
 
     files, run = found.files, found.run
     quality = None
@@ -327,6 +327,6 @@ def _check_apart(path: Path, *read: Path | None) -> None:
 
 def _store(cfg: DictConfig) -> Store | None:
     """The MLflow store of the config; None where there is none."""
-    from gantry.report.store import open_store
+    from gantry.tracking.query import open_store
 
     return open_store(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None

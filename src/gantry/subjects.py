@@ -25,7 +25,7 @@ from gantry.tracking.base import RUN_FILE
 from gantry.tracking.folder import TAGS_FILE, write_json
 
 if TYPE_CHECKING:
-    from gantry.report.store import Store
+    from gantry.tracking.query import Store
 
 CONFIG_FILE, ENVIRONMENT = "config.yaml", "environment.json"
 EXPORTED = "generator.json"  # in a folder with an exported generator (see `gantry.export`)

@@ -17,10 +17,10 @@ from gantry.cli import as_typed
 from gantry.compare import AS_TYPED, compare_sweep, job
 from gantry.errors import UserError
 from gantry.report.comparison import Comparison
-from gantry.report.store import open_store
 from gantry.tracking import MLflowTracker
 from gantry.tracking.folder import FolderTracker
 from gantry.tracking.parent import open_parent
+from gantry.tracking.query import open_store
 
 HOSTILE = "<script>alert('x')</script>"
 SHARES = dict.fromkeys(CLASSES, (0.1, 0.1))

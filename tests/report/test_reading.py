@@ -6,6 +6,7 @@ import pytest
 from mlflow.entities import Metric
 
 from gantry.report import store
+from gantry.report.store import read_runs
 from gantry.tracking.store import prepare_store
 
 
@@ -22,7 +23,7 @@ def test_every_run_is_read_back_as_it_was_logged(mlruns: str, monkeypatch: pytes
         client.log_batch(run_id, [*logged, Metric("final/fid", 0.5, 40, 100)])
     opened = store.open_store(mlruns, "read back")
     assert opened is not None
-    runs = opened.read(opened.search(""))
+    runs = read_runs(opened, opened.search(""))
     assert [run.name for run in runs] == ["0", "1", "2"]
     assert [run.curves.keys() for run in runs] == [{"fid", "final/fid"}, set(), {"fid", "final/fid"}]
     for run in (runs[0], runs[2]):

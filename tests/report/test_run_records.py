@@ -10,10 +10,11 @@ from report_helpers import PARAMS, PROTOCOL, evaluated, grid, log_run, make_job
 
 from gantry.errors import UserError
 from gantry.report.runs import Run, from_folder, split_overrides
-from gantry.report.store import Store, open_store
+from gantry.report.store import read_runs
 from gantry.tracking import MLflowTracker, Trackers
 from gantry.tracking.folder import FolderTracker
 from gantry.tracking.parent import open_parent
+from gantry.tracking.query import Store, open_store
 
 FID = "fid_classifier"
 
@@ -106,7 +107,7 @@ def tracked(mlruns: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
 
 def test_folder_and_store_tell_the_same(tracked: tuple[Store, str, Path]) -> None:
     store, parent, folder = tracked
-    whole, failed = store.read(store.children(parent))
+    whole, failed = read_runs(store, store.children(parent))
     local = from_folder(folder / "whole")
     assert (whole.name, whole.status, failed.status) == ("whole", "FINISHED", "FAILED")
     assert whole.curves.keys() == local.curves.keys()
@@ -125,7 +126,7 @@ def test_folder_and_store_tell_the_same(tracked: tuple[Store, str, Path]) -> Non
 
 def test_an_evaluation_is_the_same_from_folder_and_store(tracked: tuple[Store, str, Path]) -> None:
     store, parent, folder = tracked
-    whole, local = store.read(store.children(parent))[0], from_folder(folder / "whole")
+    whole, local = read_runs(store, store.children(parent))[0], from_folder(folder / "whole")
     assert whole.evaluations["papers_1a2b3c4d"] == local.evaluations["papers_1a2b3c4d"]
     assert local.evaluations["papers_1a2b3c4d"].spread == {"fid": 0.5}
     undelivered = whole.evaluations["quick_00000000"]  # its file: all there is to know are curves and tag
@@ -141,7 +142,7 @@ def _pixels(run: Run, step: int) -> bytes:
 
 def test_a_failed_run_has_its_reason_and_its_log(tracked: tuple[Store, str, Path]) -> None:
     store, parent, _ = tracked
-    failed = store.read(store.children(parent))[1]
+    failed = read_runs(store, store.children(parent))[1]
     assert (failed.reason, failed.log) == ("RuntimeError: boom", "Traceback\nboom")
 
 

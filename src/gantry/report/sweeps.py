@@ -11,13 +11,14 @@ from gantry.errors import UserError
 from gantry.launch.find import sweeps_here
 from gantry.launch.record import SWEEP_FILE, read_json
 from gantry.report.runs import Run, from_folder
+from gantry.report.store import read_runs
 from gantry.summary import show
 from gantry.tracking.folder import STATUS_FILE, TAGS_FILE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
-    from gantry.report.store import Store
+    from gantry.tracking.query import Store
 
 NAMED = 5  # sweeps named where one is not found
 
@@ -92,5 +93,5 @@ def find_runs(names: Sequence[str], store: Callable[[], Store | None]) -> list[R
         if unknown := [name for name in ids if found.get(name) is None]:
             raise UserError(f"runs: {', '.join(unknown)}: neither a run's folder nor the id of a run in the store")
         assert opened is not None  # or all were unknown
-        tracked = dict(zip(ids, opened.read([run for run in found.values() if run is not None]), strict=True))
+        tracked = dict(zip(ids, read_runs(opened, [run for run in found.values() if run is not None]), strict=True))
     return [tracked[name] if name in tracked else from_folder(folder) for name, folder in folders.items()]
