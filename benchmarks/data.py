@@ -26,9 +26,9 @@ from PIL import Image
 from scaling import composed, fitted
 from step import machine, spread
 
-from gantry.data import ahead
+from gantry.data import read_ahead
 from gantry.data.batches import Batches
-from gantry.data.folder import image_folder, listing
+from gantry.data.image_folder import image_folder, listing
 from gantry.data.images import ImageSet, decode
 
 SIDE, BATCH, DRAWN = 64, 64, 100  # pixels, images, batches a round
@@ -84,23 +84,23 @@ def steps(memory: ImageSet, data: ImageSet) -> None:
 
     The kernel forgets the cache before each step's images are chosen, as it would if others needed the memory.
     """
-    cfg, usual = composed(".", "model=dcgan", f"batch_size={BATCH}", f"data.image_size={SIDE}"), ahead.LARGE
+    cfg, usual = composed(".", "model=dcgan", f"batch_size={BATCH}", f"data.image_size={SIDE}"), read_ahead.LARGE
     contenders = {
         "memory": (memory, usual),
         "the cache, forgotten at every step, read ahead": (data, 0),
         "the cache, forgotten at every step, not read ahead": (data, usual),
     }
     taken: dict[str, list[float]] = {name: [] for name in contenders}
-    ask = ahead.ReadAhead.ask
+    ask = read_ahead.ReadAhead.ask
 
-    def asked(self: ahead.ReadAhead, chosen: Iterable[int]) -> None:
+    def asked(self: read_ahead.ReadAhead, chosen: Iterable[int]) -> None:
         forget(data)
         ask(self, chosen)
 
-    ahead.ReadAhead.ask = asked  # type: ignore[method-assign]
+    read_ahead.ReadAhead.ask = asked  # type: ignore[method-assign]
     for number in range(ROUNDS):
         for name in list(contenders)[:: 1 if number % 2 else -1]:
-            images, ahead.LARGE = contenders[name]
+            images, read_ahead.LARGE = contenders[name]
             taken[name].append(statistics.mean(fitted(cfg, images, STEPS)))
     print(f"\n| a step of a DCGAN, {SIDE} pixels, batch {BATCH}, from | ms | of memory's (range) |")
     print("| --- | --- | --- |")

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from gantry.drawing import Order, draw_archive, draw_folder
-from gantry.export import save_generator
-from gantry.generators import ExportedFiles
-from gantry.networks.dcgan import Generator
+from gantry.generation.write_images import Order, draw_archive, draw_folder
+from gantry.models.networks.dcgan import Generator
+from gantry.runs.generator_files import save_generator
+from gantry.runs.generators import ExportedFiles
 
 
 def main() -> None:
@@ -46,9 +46,11 @@ def main() -> None:
 def order(folder: Path, size: int, images: int, accelerator: str) -> Order:
     """What is drawn."""
     shape = (3, size, size)
-    described = {"_target_": "gantry.networks.dcgan.Generator", "z_dim": 100, "image_shape": list(shape)}
+    described = {"_target_": "gantry.models.networks.dcgan.Generator", "z_dim": 100, "image_shape": list(shape)}
     save_generator(folder / "generator", Generator(100, shape), described, 0)
-    return Order(ExportedFiles(folder / "generator", ("gantry.networks.",)), images, 0, None, 512, accelerator, 1)
+    return Order(
+        ExportedFiles(folder / "generator", ("gantry.models.networks.",)), images, 0, None, 512, accelerator, 1
+    )
 
 
 def measure(wanted: Order, folder: Path, rounds: int) -> tuple[list[float], list[float], list[float]]:

@@ -40,12 +40,13 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
+from gantry.core.config.instantiate import maker
+from gantry.core.processes.ranks import Place
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
-from gantry.distributed.place import Place
-from gantry.distributed.strategy import NetworkwiseDDP, plugins
-from gantry.gan import GAN
-from gantry.train import build, maker
+from gantry.models.module import GAN
+from gantry.training.distributed.strategy import NetworkwiseDDP, plugins
+from gantry.training.run import build
 
 CONF = Path(__file__).parents[1] / "conf"
 WARM_UP, TIMED = 2, 6  # steps of a run

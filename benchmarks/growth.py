@@ -20,8 +20,8 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from gantry.tracking.folder import write_json, write_png
-from gantry.tracking.params import flatten
+from gantry.core.files import write_json, write_png
+from gantry.runs.tracking.params import flatten
 
 ROOT = Path(__file__).parents[1]
 CURVES = (
@@ -45,8 +45,8 @@ def store(folder: Path, runs: int, seeds: int) -> Path:
     """
     from mlflow.entities import Metric, Param, RunTag
 
-    from gantry.tracking.parent import open_parent
-    from gantry.tracking.store import locate, prepare_store
+    from gantry.runs.tracking.store import locate, prepare_store
+    from gantry.runs.tracking.sweep_run import open_parent
 
     sweep, uri = folder / "sweep", str(folder / "mlruns")
     sweep.mkdir()
@@ -149,9 +149,9 @@ if "GANTRY_LEASH" in os.environ:
     (folder / "status.json").write_text(json.dumps({"status": "FINISHED", "reason": None, "time": time.time()}))
 else:
     from gantry import cli
-    from gantry.launch.leader import leading
-    from gantry.resume import arguments
-    from gantry.train import ROOT
+    from gantry.sweeps.sweep import leading
+    from gantry.training.resume import arguments
+    from gantry.training.run import ROOT
     def job(cfg):
         "Every job is a process."
     cli.run(job, ROOT / "conf", "train", leading(arguments))

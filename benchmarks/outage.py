@@ -21,7 +21,9 @@ from pathlib import Path
 
 import torch
 
-from gantry.tracking import FolderTracker, MLflowTracker, Tracker, Trackers
+from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.mlflow_tracker import MLflowTracker
+from gantry.runs.tracking.tracker import Tracker, Trackers
 
 ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\nConnection: close\r\n\r\noops"
 LOG_EVERY = 10

@@ -20,8 +20,8 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.loops import fetchers
 from pytorch_lightning.trainer import call
 
-from gantry.averaging import AveragedGenerator
-from gantry.gan import GAN
+from gantry.models.ema import AveragedGenerator
+from gantry.models.module import GAN
 
 PARTS = {  # what is clocked, less what is clocked inside it
     "drawing noise": ("draw",),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from gantry.gan import GAN
+from gantry.models.module import GAN
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Peer:
         project: its repository's name.
         path: a file or folder in it without which it is absent.
         shape: (C, H, W) of an image.
-        batch, n_critic: as in `gantry.gan.GAN`.
+        batch, n_critic: as in `gantry.models.module.GAN`.
         options: what else the GAN takes, `lr` and `betas` of Adam.
         networks: imports the project and builds its generator and discriminator, wrapped to be the GAN's.
         trains: imports the project and trains by its loop, in a folder with the images, and does not end.
@@ -296,7 +296,9 @@ for _name, _script, _flags, _options in (
         COLLECTION,
         own={"_target_": "peer_projects.TwiceForGenerator"}
         | (
-            {"penalties": [{"_target_": "gantry.penalties.GradientPenalty", "weight": 10.0}]} if _name[0] == "W" else {}
+            {"penalties": [{"_target_": "gantry.models.penalties.GradientPenalty", "weight": 10.0}]}
+            if _name[0] == "W"
+            else {}
         ),
     )
 PEERS["dense GAN of Lightning"] = Peer(

@@ -8,7 +8,7 @@ Takes checkouts of the projects from the folder, each under its repository's nam
     github.com/Lightning-AI/pytorch-lightning
 
 Each configuration has three contenders: the project's own training loop, executed from its files; and its networks,
-with its loss, optimizers and batch, in `gantry.train.train` with callbacks and tracking, in float32 and in bf16-mixed.
+with its loss, optimizers and batch, in `gantry.training.run.train` with callbacks and tracking, float32 and bf16-mixed.
 Each is a process of its own, for what one asks of the memory allocator all others in its process would have too, and
 they take turns of `steps` steps (the dense pair of ten times as many); in the first turn, of ten steps at least, they
 warm up. The median over `rounds` turns counts, and ratios are taken within a round, of the time and of what the
@@ -54,7 +54,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gantry.data.images import ImageSet
-from gantry.train import train
+from gantry.training.run import train
 
 PRECISIONS = ("32-true", "bf16-mixed")
 SETTINGS = {"num_workers": 0}  # of every loader of a project
@@ -217,7 +217,7 @@ def config(name: str, precision: str, folder: Path, steps: int) -> DictConfig:
     optimizer = {key: peer.options[key] for key in ("lr", "betas")}
     model = {
         **options,
-        "loss": {"_target_": f"gantry.losses.{peer.options['loss']}"},
+        "loss": {"_target_": f"gantry.models.losses.{peer.options['loss']}"},
         "optimizer": optimizer,
         "n_critic": peer.n_critic,
         **peer.own,
@@ -228,7 +228,7 @@ def config(name: str, precision: str, folder: Path, steps: int) -> DictConfig:
         cfg.model[part] = {"_target_": f"peers.{part}", "name": name}
     cfg.data = {"_target_": "peers.image_set", "file": str(folder / "images.npy")}
     look = {
-        "_target_": "gantry.metrics.extractors.own",
+        "_target_": "gantry.evaluation.extractors.networks.own",
         "network": {"_target_": "peers.Thumbnail"},
         "name": "thumbnail",
     }

@@ -22,10 +22,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from pytorch_lightning import Callback, Trainer
 
+from gantry.core.config.instantiate import maker
 from gantry.data.batches import Batches
-from gantry.gan import GAN
-from gantry.precision import LossScaling, count_skipped_steps
-from gantry.train import build, maker
+from gantry.models.module import GAN
+from gantry.training.hardware.precision import LossScaling, count_skipped_steps
+from gantry.training.run import build
 
 CONF = Path(__file__).parents[1] / "conf"
 WARM_UP, TIMED = 3, 10  # steps of a timed run

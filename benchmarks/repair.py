@@ -21,11 +21,11 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision.utils import save_image
 
+from gantry.core.randomness import draws
 from gantry.data.sources import digits
-from gantry.export import load_generator
-from gantry.latent import projection
-from gantry.randomness import draws
-from gantry.tracking.environment import git_state
+from gantry.generation.latent import projection
+from gantry.runs.generator_files import load_generator
+from gantry.runs.tracking.environment import git_state
 
 ROOT = Path(__file__).parents[1]
 TRAINED_ON = 1500

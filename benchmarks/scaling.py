@@ -30,12 +30,12 @@ from pytorch_lightning import Callback, Trainer
 from step import ROOT, machine, spread
 from torch.utils.flop_counter import FlopCounterMode
 
-from gantry.allocator import keep_freed_memory
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
-from gantry.loop import NoProfiler
-from gantry.precision import settled
-from gantry.train import build, train
+from gantry.training.hardware.allocator import keep_freed_memory
+from gantry.training.hardware.precision import settled
+from gantry.training.lightning_overrides import NoProfiler
+from gantry.training.run import build, train
 
 MANY, TENTHS = 3000, 10
 PAGE = resource.getpagesize()

@@ -38,9 +38,10 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrize
 
-from gantry.allocator import keep_freed_memory
-from gantry.precision import settled
-from gantry.train import build, maker, train
+from gantry.core.config.instantiate import maker
+from gantry.training.hardware.allocator import keep_freed_memory
+from gantry.training.hardware.precision import settled
+from gantry.training.run import build, train
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 10  # steps

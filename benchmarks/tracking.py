@@ -26,13 +26,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gantry.train
 import step
 from hydra import compose, initialize_config_dir
 from pytorch_lightning import Callback
 
-import gantry.train
-from gantry.recording import open_tracker
-from gantry.tracking import MLflowTracker, Trackers
+from gantry.runs.tracking.mlflow_tracker import MLflowTracker
+from gantry.runs.tracking.tracker import Trackers
+from gantry.training.run_record import open_tracker
 
 CALLS = ("log_params", "set_tags", "log_metrics", "log_image", "log_artifact", "close")
 WARM_UP = 200  # steps, and until MLflow is imported and the runs are created

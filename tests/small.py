@@ -3,8 +3,8 @@
 import torch
 from pytorch_lightning import Trainer
 
+from gantry.core.randomness import draws
 from gantry.data.images import ImageSet
-from gantry.randomness import draws
 
 NOISE = ImageSet(
     "noise",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
 
-from gantry.launch.launcher import ProcessLauncher
+from gantry.sweeps.launcher import ProcessLauncher
 
 
 class GantryLauncher(ProcessLauncher):

@@ -12,11 +12,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from gantry.config import check_run
-from gantry.errors import UserError
-from gantry.launch.devices import gpus_wanted, visible_gpus
-from gantry.launch.search import STUDY_FILE, Search, check_options
-from gantry.launch.space import read_space
+from gantry.core.errors import UserError
+from gantry.core.processes.devices import gpus_wanted, visible_gpus
+from gantry.sweeps.search import STUDY_FILE, Search, check_options
+from gantry.sweeps.search_space import read_space
+from gantry.training.rules import check_run
 
 
 class GantryOptuna(Sweeper):
@@ -24,7 +24,7 @@ class GantryOptuna(Sweeper):
 
     Args:
         n_trials: of the whole search.
-        sampler: of `gantry.launch.search.SAMPLERS`.
+        sampler: of `gantry.sweeps.search.SAMPLERS`.
         seed: of the proposals.
         params: a space kept in YAML, key by key as on the command line, which wins.
     """

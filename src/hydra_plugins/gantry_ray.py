@@ -17,9 +17,9 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gantry.errors import JobFailed, UserError
-from gantry.launch.process import GRACE
-from gantry.signals import Stop, deferred, undisturbed
+from gantry.core.errors import JobFailed, UserError
+from gantry.core.processes.signals import Stop, deferred, undisturbed
+from gantry.sweeps.job import GRACE
 
 TICK = 0.5  # seconds between two looks at the signals
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from gantry.core.errors import UserError
 from gantry.data.batches import Batches, check_batch_size
 from gantry.data.images import ImageSet
-from gantry.errors import UserError
 
 
 def numbered(n: int, flip: bool = False, labels: bool = True) -> ImageSet:
@@ -132,7 +132,7 @@ def test_a_batch_the_ranks_cannot_share_is_refused_with_one_they_can(batch_size,
 
 def test_the_check_and_the_sources_do_not_import_what_is_slow():
     code = (
-        "import sys, gantry.data.batches, gantry.data.sources, gantry.data.folder;"
+        "import sys, gantry.data.batches, gantry.data.sources, gantry.data.image_folder;"
         "print({'torch', 'torchvision', 'sklearn', 'mlflow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,8 +17,8 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
+from gantry.core.errors import UserError
 from gantry.data import sources
-from gantry.errors import UserError
 
 REPO = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("GANTRY_TEST_DATA") or REPO.parent / "shared" / "data")

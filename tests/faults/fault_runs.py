@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 from project import ROOT
 
-from gantry import checkpoints
+from gantry.runs import checkpoints
 
 
 class Runs:

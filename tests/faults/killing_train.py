@@ -8,8 +8,8 @@ import os
 import signal
 from pathlib import Path
 
-from gantry import checkpoints
-from gantry.train import main
+from gantry.commands.train import main
+from gantry.runs import checkpoints
 
 NUMBER, MOMENT = os.environ["KILL_AT"].split(":")
 written = 0

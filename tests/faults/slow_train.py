@@ -3,7 +3,7 @@
 import os
 import time
 
-from gantry.train import main
+from gantry.commands.train import main
 
 sync = os.fsync
 

@@ -14,13 +14,13 @@ from small import bare_trainer
 
 from gantry.data.batches import Batches
 from gantry.data.sources import digits
-from gantry.distributed.peers import Peers
-from gantry.gan import GAN
-from gantry.guard import Diverged, Guard
-from gantry.health import Health
-from gantry.losses import non_saturating
-from gantry.networks import dcgan
-from gantry.train import build
+from gantry.models.losses import non_saturating
+from gantry.models.module import GAN
+from gantry.models.networks import dcgan
+from gantry.training.callbacks.diagnostics import Health
+from gantry.training.callbacks.divergence import Diverged, Guard
+from gantry.training.distributed.peers import Peers
+from gantry.training.run import build
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ EVERY = 50
 SMALL = ["batch_size=64", "model.generator.width=32", "model.discriminator.width=32"]
 ADAM = "{_target_: torch.optim.Adam, _partial_: true, lr: %s, betas: [0.5, 0.999]}"
 STRONG, USUAL, WEAK = (f"+model.discriminator_optimizer={ADAM % lr}" for lr in ("1.0e-2", "2.0e-4", "2.0e-5"))
-MINIMAX = "model.loss._target_=gantry.losses.minimax"
+MINIMAX = "model.loss._target_=gantry.models.losses.minimax"
 
 
 class Tags(dict):
@@ -59,7 +59,7 @@ def fit(config, tmp_path):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_healthy_run_is_left_alone(variant, fit, caplog, record_property):
     steps = 1250
-    with caplog.at_level(logging.INFO, "gantry.health"):
+    with caplog.at_level(logging.INFO, "gantry.training.callbacks.diagnostics"):
         assert fit(variant, steps) == {}
     assert not [record for record in caplog.records if record.name.startswith("gantry")]
     happened = f"{steps} steps, {steps // EVERY} checks: no warning"
@@ -79,14 +79,16 @@ def test_a_healthy_run_is_left_alone(variant, fit, caplog, record_property):
     ],
 )
 def test_a_run_made_to_fail_is_told_how(name, variant, steps, by, overrides, fit, caplog, record_property):
-    with caplog.at_level(logging.INFO, "gantry.health"):
+    with caplog.at_level(logging.INFO, "gantry.training.callbacks.diagnostics"):
         tags = fit(variant, steps, *overrides)
     assert list(tags) == [f"gantry.warning.{name}"]
     (text,) = tags.values()
     assert text.startswith("since step ")
     since = int(text.split(":")[0].split()[-1])
     assert since <= by
-    assert [record.levelno for record in caplog.records if record.name == "gantry.health"] == [logging.WARNING]
+    assert [record.levelno for record in caplog.records if record.name == "gantry.training.callbacks.diagnostics"] == [
+        logging.WARNING
+    ]
     record_property("fault", {"fault": name, "injected": 1, "happened": text, "lost": "nothing"})
 
 

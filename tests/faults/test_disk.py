@@ -11,8 +11,8 @@ import pytest
 from fault_runs import assert_same_weights, progress, wait_until
 from project import ROOT
 
-from gantry import checkpoints
-from gantry.tracking.folder import read_metrics, read_status
+from gantry.runs import checkpoints
+from gantry.runs.folder import read_metrics, read_status
 
 SLOW = Path(__file__).with_name("slow_train.py")
 SIZE = "32m"

@@ -19,19 +19,19 @@ from PIL import Image
 from project import ROOT
 from safetensors.torch import save_file
 
-from gantry import checkpoints
-from gantry.checkpointing import DurableIO
-from gantry.data.folder import image_folder
-from gantry.data.samples import samples
-from gantry.errors import UserError
-from gantry.export import CONFIG, WEIGHTS, exported_step, load_generator, save_generator
-from gantry.generators import GeneratorFiles
-from gantry.networks.dcgan import Generator
-from gantry.plain import load_plain
-from gantry.subjects import FoundRun, _fetched, find_runs
-from gantry.tracking.base import RUN_FILE
+from gantry.core.errors import UserError
+from gantry.core.safe_load import load_plain
+from gantry.data.image_folder import image_folder
+from gantry.data.sample_files import samples
+from gantry.models.networks.dcgan import Generator
+from gantry.runs import checkpoints
+from gantry.runs.find import FoundRun, _fetched, find_runs
+from gantry.runs.folder import RUN_FILE
+from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS, exported_step, load_generator, save_generator
+from gantry.runs.generators import GeneratorFiles
+from gantry.training.callbacks.checkpointing import DurableIO
 
-DCGAN = {"_target_": "gantry.networks.dcgan.Generator", "z_dim": 4, "image_shape": [1, 8, 8], "width": 2}
+DCGAN = {"_target_": "gantry.models.networks.dcgan.Generator", "z_dim": 4, "image_shape": [1, 8, 8], "width": 2}
 
 
 class Payload:
@@ -101,7 +101,7 @@ def test_a_pickle_with_a_payload_is_refused_wherever_tensors_are_read(payload, t
 
 
 def test_a_pickle_with_a_payload_is_refused_as_weights(payload, tmp_path, record_property):
-    from gantry.metrics.extractors import clip, inception, vgg16
+    from gantry.evaluation.extractors.networks import clip, inception, vgg16
 
     refused = 0
     for name, write in pickles(payload):
@@ -115,7 +115,7 @@ def test_a_pickle_with_a_payload_is_refused_as_weights(payload, tmp_path, record
 
 
 def test_a_pickle_with_a_payload_as_a_cached_classifier_is_trained_anew(payload, tmp_path):
-    from gantry.metrics.classifier import _load
+    from gantry.evaluation.extractors.classifier import _load
 
     path = tmp_path / "classifier.safetensors"
     for _, write in pickles(payload):
@@ -161,23 +161,23 @@ def test_a_sound_generator_is_rebuilt(exported):
     [
         ("os.system", r"names the class os\.system; trusted are gantry\.networks\."),
         ("gantry.networks_evil.G", "trusted are"),
-        ("gantry.networks", "trusted are|no network"),
-        ("gantry.networks.dcgan.pairwise", "no network"),  # imported into the module
-        ("gantry.networks.dcgan.initialise", "no network"),  # a function of ours
-        ("gantry.networks.dcgan.nn", "no network"),
-        ("gantry.networks.dcgan.nn.Linear", "cannot be imported"),
-        ("gantry.networks.dcgan.Tensor", "no network"),
-        ("gantry.networks.sync_batch_norm.nn.Module", "cannot be imported"),
-        ("gantry.networks.dcgan.Generator.forward", "cannot be imported"),
-        ("gantry.networks.dcgan.NoSuch", "cannot be imported"),
-        ("gantry.networks..dcgan.Generator", "dotted name"),
+        ("gantry.models.networks", "trusted are|no network"),
+        ("gantry.models.networks.dcgan.pairwise", "no network"),  # imported into the module
+        ("gantry.models.networks.dcgan.initialise", "no network"),  # a function of ours
+        ("gantry.models.networks.dcgan.nn", "no network"),
+        ("gantry.models.networks.dcgan.nn.Linear", "cannot be imported"),
+        ("gantry.models.networks.dcgan.Tensor", "no network"),
+        ("gantry.models.networks.sync_batch_norm.nn.Module", "cannot be imported"),
+        ("gantry.models.networks.dcgan.Generator.forward", "cannot be imported"),
+        ("gantry.models.networks.dcgan.NoSuch", "cannot be imported"),
+        ("gantry.models.networks..dcgan.Generator", "dotted name"),
         ("", "dotted name"),
         ("Generator", "dotted name"),
-        ("gantry.networks.dcgan.Discriminator", "z_dim: no such argument"),
+        ("gantry.models.networks.dcgan.Discriminator", "z_dim: no such argument"),
     ],
 )
 def test_an_exported_config_chooses_among_our_own_networks(exported, target, why):
-    (exported / CONFIG).write_text(json.dumps(DCGAN | {"_target_": target}))
+    (exported / GENERATOR_CONFIG).write_text(json.dumps(DCGAN | {"_target_": target}))
     with pytest.raises(UserError, match=why):
         load_generator(exported)
 
@@ -186,7 +186,7 @@ def test_a_class_that_a_trusted_module_has_only_imported_is_refused(exported, tm
     (tmp_path / "lender.py").write_text("from torch.nn import Linear, Module\nclass Own(Module): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     for target in ("lender.Linear", "lender.Module"):
-        (exported / CONFIG).write_text(json.dumps(DCGAN | {"_target_": target}))
+        (exported / GENERATOR_CONFIG).write_text(json.dumps(DCGAN | {"_target_": target}))
         with pytest.raises(UserError, match=rf"{target}, which is torch\.nn\..*; trusted are"):
             load_generator(exported, ("lender.",))
 
@@ -196,9 +196,9 @@ def test_nothing_is_imported_for_an_untrusted_name(exported, tmp_path, monkeypat
         (tmp_path / f"{name}.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("stranger", "trusted_by_prefix"):
-        (exported / CONFIG).write_text(json.dumps(DCGAN | {"_target_": f"{name}.G"}))
+        (exported / GENERATOR_CONFIG).write_text(json.dumps(DCGAN | {"_target_": f"{name}.G"}))
         with pytest.raises(UserError, match="trusted are"):
-            load_generator(exported, ("gantry.networks.", "trusted"))
+            load_generator(exported, ("gantry.models.networks.", "trusted"))
         assert name not in sys.modules
     assert not (tmp_path / "ran").exists()
 
@@ -227,10 +227,10 @@ def test_a_network_of_ones_own_loads_where_it_is_trusted(tmp_path, monkeypatch, 
     monkeypatch.syspath_prepend(tmp_path)
     config = {"_target_": f"{name}.G", "z_dim": 4, "image_shape": [1, 8, 8]}
     save_file({"map.weight": torch.ones(64, 4), "map.bias": torch.zeros(64)}, tmp_path / WEIGHTS)
-    (tmp_path / CONFIG).write_text(json.dumps(config))
+    (tmp_path / GENERATOR_CONFIG).write_text(json.dumps(config))
     with pytest.raises(UserError, match="trusted are"):
         load_generator(tmp_path)
-    network = load_generator(tmp_path, ("gantry.networks.", trusted.format(name)))
+    network = load_generator(tmp_path, ("gantry.models.networks.", trusted.format(name)))
     assert network(torch.ones(1, 4)).unique().tolist() == [4.0]
 
 
@@ -257,7 +257,7 @@ def test_a_network_of_ones_own_loads_where_it_is_trusted(tmp_path, monkeypatch, 
     ],
 )
 def test_arguments_are_checked_before_memory_is_taken_for_them(exported, arguments, why):
-    (exported / CONFIG).write_text(json.dumps(DCGAN | arguments))
+    (exported / GENERATOR_CONFIG).write_text(json.dumps(DCGAN | arguments))
     before = _resident()
     with pytest.raises(UserError, match=why):
         load_generator(exported)
@@ -274,7 +274,7 @@ def test_arguments_are_checked_before_memory_is_taken_for_them(exported, argumen
     ids=range(12),
 )
 def test_a_config_that_is_none_is_named(exported, content):
-    (exported / CONFIG).write_bytes(content)
+    (exported / GENERATOR_CONFIG).write_bytes(content)
     with pytest.raises(UserError, match=r"generator\.json"):
         load_generator(exported)
 
@@ -300,8 +300,8 @@ def test_weights_that_are_none_are_named(exported):
             r"names os\.system .* defined in gantry\.data\., their_data\.",
         ),
         (
-            {"_target_": "gantry.data.folder.os.system", "command": "touch harm"},
-            "there is no 'os' in gantry.data.folder",
+            {"_target_": "gantry.data.image_folder.os.system", "command": "touch harm"},
+            "there is no 'os' in gantry.data.image_folder",
         ),
         ({"_target_": "their_data.os.system", "command": "touch harm"}, r"their_data\.os\.system"),
         ({"_target_": "their_data.system", "command": "touch harm"}, r"their_data\.system"),
@@ -380,7 +380,7 @@ def test_a_raw_generator_of_another_checkpoint_is_named(exported):
         torch.save(state, content)
         planted(run, content.getvalue())
         with pytest.raises(UserError, match=r"checkpoint .*best_0000003_"):
-            GeneratorFiles(run, "best", True, ("gantry.networks.",)).load()
+            GeneratorFiles(run, "best", True, ("gantry.models.networks.",)).load()
         with pytest.raises(UserError, match=r"checkpoint .*best_0000003_"):
             GeneratorFiles(run, "best", True, ()).step()
 

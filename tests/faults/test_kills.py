@@ -10,7 +10,7 @@ import pytest
 from fault_runs import assert_same_weights, progress
 from project import VARIANTS
 
-from gantry.tracking.folder import read_metrics
+from gantry.runs.folder import read_metrics
 
 pytestmark = pytest.mark.slow
 KILLS = 20

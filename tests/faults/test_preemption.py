@@ -7,7 +7,7 @@ import time
 import pytest
 from fault_runs import assert_same_weights, progress, wait_until
 
-from gantry import checkpoints
+from gantry.runs import checkpoints
 
 pytestmark = pytest.mark.slow
 SMALL = ["experiment=smoke", "model=dcgan", "model.generator.width=4", "model.discriminator.width=4"]

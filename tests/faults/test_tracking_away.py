@@ -20,9 +20,11 @@ from mlflow import MlflowClient
 from project import ROOT
 from tracking_servers import Postgres, Server, Wire, has_postgres, serving
 
-from gantry.tracking import DatasetInfo, MLflowTracker, mlflow_run
-from gantry.tracking.ending import close_dead
-from gantry.tracking.store import prepare_store
+from gantry.runs.tracking import mlflow_tracker
+from gantry.runs.tracking.mlflow_tracker import MLflowTracker
+from gantry.runs.tracking.status import close_dead
+from gantry.runs.tracking.store import prepare_store
+from gantry.runs.tracking.tracker import DatasetInfo
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +41,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outages of seconds, as those of minutes: what waits, waits shorter."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(mlflow_run, "LONGEST_PAUSE", 1.0)
-    monkeypatch.setattr(mlflow_run, "BEAT", 1.0)
+    monkeypatch.setattr(mlflow_tracker, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(mlflow_tracker, "BEAT", 1.0)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -326,7 +328,7 @@ def test_a_run_of_another_machine_that_was_taken_for_dead_lives_on(
     tracking: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     _, wire, database = tracking
-    monkeypatch.setattr("gantry.tracking.ending.SILENCE", 3.0)
+    monkeypatch.setattr("gantry.runs.tracking.status.SILENCE", 3.0)
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
         training = Training(wire.address, tmp_path / "run")
@@ -363,7 +365,7 @@ def test_memory_is_bounded_while_the_server_hangs(tmp_path: Path, record_propert
     script = """
         import sys, resource
         from pathlib import Path
-        from gantry.tracking import MLflowTracker
+        from gantry.runs.tracking import MLflowTracker
         import mlflow, psutil
         tracker = MLflowTracker(sys.argv[1], "away", Path(sys.argv[2]), close_timeout=0.0)
         process = psutil.Process()

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, Phase, example, given, note, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gantry import evaluate
-from gantry.cli import explain
-from gantry.config import check
+from gantry.commands import evaluate
+from gantry.commands.cli import explain
+from gantry.core.config.check import check
 
 CONF = Path(__file__).parents[2] / "conf"
 CHECKS = {"train": check, "evaluate": evaluate._check}
@@ -93,8 +93,23 @@ TYPED = [  # texts with a meaning of their own, to Hydra, YAML, Python or us
 VALUES: list[object] = [
     *(0, -1, 1, 3, 10**30, -(2**63), 0.5, -1.5, float("nan"), float("inf"), True, False, None),
     *("", " ", "x", "1", "é雪", "\x00", "nan", "torch.optim.Adam", "/", "a" * 5000),
-    *([], [1], [None], [[]], {}, {"a": 1}, {"_target_": "os.system"}, {"_target_": None}, {"_target_": "gantry.gan"}),
-    *({"_target_": "gantry.losses.hinge", "x": 1}, {"_target_": ""}, {"_target_": "..."}, {"_target_": "torch.nn."}),
+    *(
+        [],
+        [1],
+        [None],
+        [[]],
+        {},
+        {"a": 1},
+        {"_target_": "os.system"},
+        {"_target_": None},
+        {"_target_": "gantry.models.module"},
+    ),
+    *(
+        {"_target_": "gantry.models.losses.hinge", "x": 1},
+        {"_target_": ""},
+        {"_target_": "..."},
+        {"_target_": "torch.nn."},
+    ),
 ]
 values = st.one_of(
     st.sampled_from(VALUES),

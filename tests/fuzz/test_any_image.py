@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gantry.data.folder import image_folder
-from gantry.data.samples import samples
-from gantry.errors import UserError
+from gantry.core.errors import UserError
+from gantry.data.image_folder import image_folder
+from gantry.data.sample_files import samples
 
 KINDS = {"png": {}, "jpg": {}, "gif": {}, "webp": {"lossless": True}, "tif": {"compression": "tiff_deflate"}, "bmp": {}}
 

@@ -1,1 +1,1 @@
-"""Real images: where they come from, how they are kept, and in which order a run sees them."""
+"""Real images: loads and caches them, orders their batches and shows them as a grid."""

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gantry.data.ahead import ReadAhead
+from gantry.core.errors import UserError
+from gantry.core.randomness import draws
 from gantry.data.images import ImageSet
-from gantry.errors import UserError
-from gantry.randomness import draws
+from gantry.data.read_ahead import ReadAhead
 
 if TYPE_CHECKING:
     import torch

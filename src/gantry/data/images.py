@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gantry.randomness import draws
+from gantry.core.randomness import draws
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
 
 LARGE = 2**24  # pixels
 _large = threading.Lock()

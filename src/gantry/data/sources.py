@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock
 
-from gantry.data.folder import cached_images
+from gantry.core.errors import UserError
+from gantry.core.fast_imports import lean_imports
+from gantry.data.image_folder import cached_images
 from gantry.data.images import ImageSet, digest_of, resize
-from gantry.errors import UserError
-from gantry.lean import lean_imports
 
 NETWORK_TIMEOUT = 15.0  # seconds without an answer before a download is given up
 
@@ -124,7 +124,7 @@ def celeba(
 ) -> ImageSet:
     """Aligned faces, 202599 in all, the central 178x178 of 178x218, colour, no labels (Liu et al. 2015).
 
-    Decoded once and cached, as a folder of images is. See `mnist` and `gantry.data.folder.image_folder`.
+    Decoded once and cached, as a folder of images is. See `mnist` and `gantry.data.image_folder.image_folder`.
     """
     root = Path(root).expanduser()
     base = root.resolve() / FILES["CelebA"][0]

@@ -1,0 +1,1 @@
+"""The commands train.py, evaluate.py, sample.py and compare.py."""

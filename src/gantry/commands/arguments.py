@@ -1,0 +1,80 @@
+"""The command line with what `resume=` and `sweep.resume=` imply."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from omegaconf import OmegaConf
+
+from gantry.core.config.overrides import quoted, without_passwords
+from gantry.core.errors import UserError
+from gantry.core.processes import parent_watch
+from gantry.core.processes.ranks import find_place
+from gantry.runs.find import OVERRIDES, find_run, find_sweep
+from gantry.runs.sweep_record import load_sweep
+
+
+def sweep_arguments(given: Sequence[str]) -> list[str]:
+    """The command line, with what `sweep.resume=...` implies: the sweep's folder, its store and its own overrides.
+
+    What is typed beside it wins over the sweep's own: `seed=0,1,2,3` adds a seed.
+
+    Raises:
+        UserError: there is no such sweep.
+    """
+    asked = [text.partition("=")[2] for text in given if text.startswith("sweep.resume=")]
+    if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a job's is its sweep's
+        return list(given)
+    folder = find_sweep(asked[-1], given)
+    words = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
+    flags = [text for text in given if text not in words]
+    words = [text for text in words if not text.startswith("sweep.resume=")]
+    record = load_sweep(folder)
+    words = [*without_passwords(record.overrides, words), *words]
+    if record.tracking_uri is not None and not any(text.startswith(("tracking=", "tracking.uri=")) for text in words):
+        # The default is a folder of where the sweep was started.
+        words += [f"tracking.uri={quoted(record.tracking_uri)}", f"tracking.experiment={quoted(record.experiment)}"]
+    if not {"-m", "--multirun"} & set(flags):
+        flags.append("-m")
+    return [*flags, *words, f"sweep.resume={quoted(folder)}", f"hydra.sweep.dir={quoted(folder)}"]
+
+
+def run_arguments(given: Sequence[str]) -> list[str]:
+    """The command line, with what `resume=...` implies: the run's folder and its own overrides.
+
+    What is typed beside it wins over the run's own.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    asked = [text.partition("=")[2].strip("'\"") for text in given if text.startswith("resume=")]
+    if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a rank's is its run's
+        return list(given)
+    if {"-m", "--multirun"} & set(given):
+        raise UserError("resume= goes on with one run; a sweep is taken up with sweep.resume=")
+    try:
+        folder = find_run(asked[-1], given)
+    except UserError:
+        if find_place().rank > 0:
+            return list(given)  # on another machine; `Peers.check_same` sees to the rest
+        raise
+    if folder is None:
+        return [text for text in given if not text.startswith("resume=")]
+    own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
+    flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
+    others = [text for text in given if text not in flags and not text.startswith("resume=")]
+    # What Hydra keeps there stays what the run began with, whatever becomes of this attempt.
+    here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return [*flags, *own, *others, *here]
+
+
+def arguments(given: Sequence[str]) -> list[str]:
+    """The command line, with what `resume=...` and `sweep.resume=...` imply.
+
+    Raises:
+        UserError: there is no such run or sweep.
+    """
+    from gantry.commands.arguments import sweep_arguments
+
+    return run_arguments(sweep_arguments(given))

@@ -1,0 +1,227 @@
+"""The command line: Hydra's, with one clear message and no traceback for a user's mistake.
+
+Exit codes: 0 done, 1 failed, 2 refused (the user's to mend), 130 interrupted.
+"""
+
+import atexit
+import difflib
+import functools
+import gc
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal import utils as hydra_utils
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from gantry.core.config import redaction
+from gantry.core.config.overrides import quoted
+from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
+from gantry.core.text import did_you_mean, redact
+
+
+def run(
+    task: Callable[[DictConfig], Any],
+    config_dir: Path,
+    config_name: str,
+    around: AbstractContextManager[None] | None = None,
+) -> None:
+    """Compose the config from the command line and run `task` on it, or (with -m) on each job's of a sweep.
+
+    HYDRA_FULL_ERROR=1 adds tracebacks to the messages; the exit codes stay.
+
+    Args:
+        task: what to do with the job's config; raises `UserError` where the user asked for what cannot work.
+        config_dir: the absolute path of the folder of configs.
+        config_name: the primary config in it, without ".yaml".
+        around: entered before Hydra reads the command line, left when all is done.
+
+    Raises:
+        SystemExit: with a code above, unless all went well. One raised by the task passes through.
+    """
+    atexit.register(gc.freeze)  # or Python would look for garbage once more before it ends: 0.3 s
+    jobs = _Jobs()
+    main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
+    try:
+        with _exceptions_kept(), redaction.kept_out(), around or nullcontext():
+            main(jobs.watch(task))()
+    except KeyboardInterrupt:
+        _stop("interrupted", INTERRUPTED)
+    except JobFailed:
+        sys.exit(FAILED)
+    except Exception as error:
+        if any(error is failure for failure in jobs.failures):
+            if jobs.started > 1:
+                print(f"{len(jobs.failures)} of {jobs.started} jobs failed", file=sys.stderr)
+            sys.exit(jobs.exit_code())
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output has left (`--help | head`); flushing at exit would raise again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(FAILED)
+        message = explain(error)
+        if message is None:
+            print(redaction.traceback_of(error), end="", file=sys.stderr)
+            sys.exit(FAILED)
+        _stop(message, REFUSED)
+
+
+def as_typed(argument: str, names: Sequence[str]) -> str:
+    """An argument of the command line, quoted for Hydra where plain text is meant: an option of these names."""
+    name, _, text = argument.partition("=")
+    if name not in names or text in ("", "null"):
+        return argument
+    return f"{name}={quoted(text)}"
+
+
+def explain(error: Exception) -> str | None:
+    """What the user did wrong, in their words, or None where the mistake is not theirs.
+
+    Args:
+        error: a `UserError`, or what Hydra raised before the task began.
+    """
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        return _unknown_key(cause)
+    if isinstance(error, HydraException):
+        where = [f"cannot read '{error.override}'"] if isinstance(error, OverrideParseException) else []
+        lines = [*where, *str(error).splitlines(), *(str(cause).splitlines()[:1] if cause else [])]
+        return "\n".join(line for line in lines if line.strip() and not line.startswith("See https://"))
+    if isinstance(error, OmegaConfBaseException):
+        return f"{error.full_key}: {str(error).splitlines()[0]}" if error.full_key else str(error)
+    if isinstance(error, UserError | YAMLError):
+        return str(error)
+    if not _raised_by_hydra(error):
+        return None
+    folder = next((e for e in (error, cause) if isinstance(e, OSError) and e.filename), None)
+    if folder:
+        return (
+            f"cannot write to the output folder {folder.filename}: {folder.strerror}; "
+            "choose another with hydra.run.dir=/path (in a sweep: hydra.sweep.dir=/path)"
+        )
+    return str(error) if isinstance(error, ValueError) else None
+
+
+class _Jobs:
+    """Keeps count of the jobs of this process, and reports each failure when it happens."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.failures: list[Exception] = []
+
+    def watch(self, task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+        """The task, with its failures reported."""
+
+        @functools.wraps(task)
+        def watched(cfg: DictConfig) -> Any:
+            self.started += 1
+            try:
+                return task(cfg)
+            except Exception as error:
+                if isinstance(error, UserError | RunFailed | PeerFailed) and HydraConfig.get().mode != RunMode.MULTIRUN:
+                    # Leaving here keeps Hydra's "Error executing job" from standing beside the message.
+                    _stop(str(error), REFUSED if isinstance(error, UserError) else FAILED)
+                self.failures.append(error)
+                _report_job(error)
+                raise
+
+        return watched
+
+    def exit_code(self) -> int:
+        """Of a sweep with failures: refused where the user can mend them all."""
+        return REFUSED if all(isinstance(error, UserError) for error in self.failures) else FAILED
+
+
+def _report_job(error: Exception) -> None:
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        print(redact(f"job {job.job.num} ({' '.join(job.overrides.task)}) failed:"), file=sys.stderr)
+    if isinstance(error, UserError | JobFailed):
+        print(redact(str(error)), file=sys.stderr)
+    else:
+        print(redaction.traceback_of(error), end="", file=sys.stderr)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1" and (error := sys.exception()):
+        print(redaction.traceback_of(error), end="", file=sys.stderr)
+    print(redact(message), file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def _exceptions_kept() -> Iterator[None]:
+    """Let exceptions leave Hydra, which otherwise prints them its own way and exits with 1.
+
+    HYDRA_FULL_ERROR=1 does so too, but every child process (a job of a sweep, say) would inherit it.
+    """
+    original = hydra_utils.run_and_report
+
+    def run(func: Any) -> Any:
+        return func()
+
+    hydra_utils.run_and_report = run
+    try:
+        yield
+    finally:
+        hydra_utils.run_and_report = original
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    # Hydra's first line says which file asks for what; the rest is its search path.
+    message = str(error).splitlines()[0]
+    group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+    if not error.options:
+        return message
+    return f"{message}{did_you_mean(choice, error.options)}\nchoices of {group}: {', '.join(error.options)}"
+
+
+def _unknown_key(cause: ConfigKeyError | ConfigAttributeError) -> str:
+    """Names the options beside the unknown one, and the closest of all wherever it stands."""
+    key = str(cause.full_key)
+    root = cause.parent_node
+    while root._get_parent() is not None:
+        root = root._get_parent()
+    tree: Any = OmegaConf.to_container(root, resolve=False)
+    beside = tree
+    for part in key.split(".")[:-1]:
+        beside = beside.get(part) if isinstance(beside, dict) else None
+    parent = key.rpartition(".")[0]
+    names = sorted(str(name) for name in beside if name != "hydra") if isinstance(beside, dict) else []
+    options = f"options of {parent}" if parent else "options"
+    return f"{key}: no such option{_closest_keys(key, tree)}\n{options}: {', '.join(names) or 'none'}"
+
+
+def _closest_keys(key: str, tree: dict[str, Any]) -> str:
+    keys = [k for k in _keys(tree) if k.startswith("hydra.") == key.startswith("hydra.")]
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
+    if not close:
+        last = [k.rpartition(".")[2] for k in keys]
+        names = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.75)
+        close = [k for k, name in zip(keys, last, strict=True) if name in names][:3]
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, child in tree.items():
+        yield f"{prefix}{name}"
+        if isinstance(child, dict):
+            yield from _keys(child, f"{prefix}{name}.")
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Whether Hydra's own code, or the standard library called by it, raised the error."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    tops = [module.partition(".")[0] for module in modules]
+    return [top for top in tops if top not in sys.stdlib_module_names][-1:] == ["hydra"]

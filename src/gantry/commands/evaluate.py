@@ -1,0 +1,254 @@
+"""Numbers one can publish: `python evaluate.py`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from gantry.commands import cli
+from gantry.core import errors
+from gantry.core.config.check import check
+from gantry.core.errors import JobFailed, UserError
+from gantry.core.files import ROOT
+from gantry.core.processes.devices import chosen
+from gantry.core.processes.signals import stoppable
+from gantry.core.text import HIDDEN, did_you_mean, here, redact, show
+from gantry.evaluation.rules import EVALUATION_GROUPS, EVALUATION_RULES
+from gantry.runs.find import FoundRun, find_runs
+from gantry.runs.folder import write_status
+from gantry.runs.generators import GeneratorFiles
+from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.tracker import log
+
+if TYPE_CHECKING:
+    from gantry.evaluation.request import Plan
+    from gantry.evaluation.result import Result
+    from gantry.runs.tracking.query import Store
+
+
+MEASURES = (
+    *("fid", "kid", "inception_score", "precision_recall", "fid_infinity", "classes", "memorisation"),
+    "augmentation",
+)
+AS_TYPED = ("run", "images", "out")  # plain text, where Hydra would see a grammar of its own
+
+
+def main() -> None:
+    """The command line of evaluate.py."""
+    if get_args_parser().parse_known_args()[0].multirun:
+        print("evaluate.py takes several runs as run=[...,...], or a sweep's folder: leave out -m", file=sys.stderr)
+        sys.exit(errors.REFUSED)
+    lists = ("run=[",)
+    sys.argv[1:] = [a if a.startswith(lists) else cli.as_typed(a, AS_TYPED) for a in sys.argv[1:]]
+    cli.run(job, ROOT / "conf", "evaluate", around=stoppable())
+
+
+def job(cfg: DictConfig) -> None:
+    """Measure what `cfg` names, one after the other; what fails leaves the others alone.
+
+    Raises:
+        UserError: something asked for cannot be had.
+        JobFailed: one of several could not be measured.
+    """
+    _check(cfg)
+    subjects = list(_subjects(cfg))
+    if len(subjects) == 1:
+        _evaluate(cfg, subjects[0])
+        return
+    measured: list[tuple[Subject, Result]] = []
+    for number, subject in enumerate(subjects, start=1):
+        print(f"[{number}/{len(subjects)}] {subject.title}", flush=True)
+        try:
+            measured.append((subject, _evaluate(cfg, subject)))
+        except (UserError, JobFailed) as error:
+            print(f"{subject.title}: {error}", file=sys.stderr, flush=True)
+    if measured and measured[0][1].values:
+        _compare(measured)
+    if len(measured) < len(subjects):
+        raise JobFailed(f"{len(subjects) - len(measured)} of {len(subjects)} runs could not be measured")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and where its record goes.
+
+    Attributes:
+        title: for people.
+        folder: of the results.
+        run: the run; None for images.
+        data: the data set's config, as plain values.
+        max_images: the part of it that was trained on; None: all.
+    """
+
+    title: str
+    folder: Path
+    run: FoundRun | None
+    data: dict[str, Any]
+    max_images: int | None
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse what cannot work, with every problem at once."""
+    if lacking := [key for key in EVALUATION_GROUPS[""] if key not in cfg]:
+        raise UserError("\n".join(f"{key}: missing" for key in lacking))
+    problems = []
+    if (cfg.run is None) == (cfg.images is None):
+        problems.append(
+            "run: say what to measure, run=<folder, MLflow id, latest or best>, or images=<folder or .npz> data=..."
+            if cfg.run is None
+            else "run, images: give one of them"
+        )
+    if cfg.images is not None and "data" not in cfg:
+        known = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
+        problems.append(f"data: images are measured against a data set: data= one of {', '.join(known)}")
+    if cfg.images is not None and not Path(str(cfg.images)).expanduser().exists():
+        problems.append(f"images: {cfg.images} does not exist; it must be a folder with images, an .npz or an .npy")
+    if cfg.images is not None and cfg.repeats != 1:
+        problems.append("repeats: images are one draw; 1 is all there is")
+    for key in ("measures", "trusted"):
+        if not OmegaConf.is_list(cfg[key]):  # whose letters would be taken for a list
+            problems.append(f"{key}: takes a list, {key}=[{cfg[key]}]")
+    names = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()
+    problems += [f"trusted: takes names, not {name}" for name in names if not isinstance(name, str)]
+    for measure in cfg.measures if OmegaConf.is_list(cfg.measures) else ():
+        if measure not in MEASURES:
+            problems.append(
+                f"measures: no {measure}{did_you_mean(str(measure), MEASURES)} (valid: {', '.join(MEASURES)})"
+            )
+    if not cfg.measures:
+        problems.append(f"measures: name at least one of {', '.join(MEASURES)}")
+    # A data set's choice of metrics for training, and the name of a run to be made, are train.py's.
+    mine = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "metrics"])
+    if OmegaConf.is_dict(mine.tracking) and "run_name" in mine.tracking:
+        del mine.tracking.run_name
+    try:
+        check(mine, EVALUATION_RULES)
+    except UserError as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _subjects(cfg: DictConfig) -> Iterator[Subject]:
+    out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
+    own: Any = OmegaConf.to_container(cfg.data, resolve=True) if "data" in cfg else None
+    if cfg.images is not None:
+        yield Subject(str(cfg.images), out or _new_folder(), None, own, None)
+        return
+    names = [str(name) for name in cfg.run] if OmegaConf.is_list(cfg.run) else [str(cfg.run)]
+    runs = find_runs(names, lambda: _open(cfg), Path(cfg.paths.cache).expanduser())
+    called = Counter(run.folder.name for run in runs)
+    for run in runs:
+        folder = out or run.folder
+        if out and len(runs) > 1:
+            folder = out / run.folder.parent.name / run.folder.name  # jobs of two sweeps may have one name
+        data: Any = own or run.data(cfg.trusted)
+        part = run.config.get("max_images") if data["_target_"] == run.config.data.get("_target_") else None
+        whole = show(run.folder) if called[run.folder.name] > 1 else run.folder.name
+        yield Subject(whole, folder, run, data, part)
+
+
+def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
+    from gantry.evaluation.evaluate import measure
+
+    files: list[Path] = []
+    result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)))
+    if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # shown beside runs
+        FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
+        write_status(subject.folder, "FINISHED", None)
+    print(result.text(), flush=True)
+    print(f"\nrecord  {show(files[0])}", flush=True)
+    if subject.run is not None and subject.run.run_id is not None and cfg.tracking:
+        _log(cfg, subject.run, result, files)
+    return result
+
+
+def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
+    """Print the table of these results, with what cannot be told apart, and the command that makes a report."""
+    from gantry.reports.comparison import compare
+    from gantry.reports.run import from_folder
+
+    _, first = measured[0]
+    metric = f"{first.key}/{next(iter(first.values))}"
+    folders = [subject.folder for subject, _ in measured]
+    comparison = compare([from_folder(folder) for folder in folders], "", Path(), metric=metric)
+    mine = replace(comparison, rulers=[ruler for ruler in comparison.rulers if ruler.key == first.key])
+    print(mine.evaluations_text(), flush=True)
+    named = ",".join(show(folder) for folder in folders)
+    print(f"\nreport  {here('python')} compare.py 'runs=[{named}]' metric={metric}", flush=True)
+
+
+def _plan(cfg: DictConfig, subject: Subject) -> Plan:
+    from gantry.evaluation.request import Plan, SampleFiles
+
+    cache = Path(cfg.paths.cache).expanduser()
+    what: GeneratorFiles | SampleFiles
+    if subject.run is None:
+        what = SampleFiles(str(cfg.images), cache)
+    else:
+        what = GeneratorFiles(subject.run.folder, cfg.generator, cfg.raw, ("gantry.models.networks.", *cfg.trusted))
+    accelerator, devices = chosen(cfg.accelerator, cfg.devices)
+    return Plan(
+        protocol=_protocol(cfg),
+        official=cfg.protocol.official,
+        data=subject.data,
+        max_images=subject.max_images,
+        split=cfg.protocol.split,
+        max_real=cfg.protocol.max_real,
+        extractor=OmegaConf.to_container(cfg.extractor, resolve=True),  # type: ignore[arg-type]
+        n=cfg.n,
+        repeats=cfg.repeats,
+        seed=cfg.seed,
+        measures=tuple(cfg.measures),
+        subject=what,
+        cache=cache,
+        accelerator=accelerator,
+        devices=devices,
+    )
+
+
+def _protocol(cfg: DictConfig) -> str:
+    """The protocol's name, where nothing of it was changed; else "custom"."""
+    changed = any(text.lstrip("+").startswith("protocol.") for text in HydraConfig.get().overrides.task)
+    return "custom" if changed or cfg.n != cfg.protocol.n else str(cfg.protocol.name)
+
+
+def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) -> None:
+    """Log a result to its run in MLflow; where that fails, say so: it is in the folder."""
+    from gantry.evaluation.mlflow_log import log_result
+
+    assert run.run_id is not None
+    try:
+        for uri in dict.fromkeys((str(cfg.tracking.uri), str(run.config.get("tracking", {}).get("uri", "")))):
+            store = _open_at(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
+            if store is not None and store.get(run.run_id) is not None:
+                log_result(store.client, run.run_id, result, files)
+                return
+        log.warning("The evaluation is not in MLflow: no run %s in %s", run.run_id, redact(str(cfg.tracking.uri)))
+    except Exception as error:  # whatever MLflow, the network or a server's answer raises
+        log.warning("The evaluation is not in MLflow, only in the run's folder: %s", redact(str(error)))
+
+
+def _open(cfg: DictConfig) -> Store | None:
+    """The MLflow store of the config; None where there is none."""
+    return _open_at(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None
+
+
+def _open_at(uri: str, experiment: str) -> Store | None:
+    from gantry.runs.tracking.query import open_store
+
+    return open_store(uri, experiment)
+
+
+def _new_folder() -> Path:
+    now = datetime.now()
+    return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_evaluation"

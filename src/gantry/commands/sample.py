@@ -1,0 +1,335 @@
+"""What a trained generator is for: `python sample.py`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from gantry.commands import cli
+from gantry.core import errors
+from gantry.core.config.check import check
+from gantry.core.errors import RunFailed, UserError
+from gantry.core.files import ROOT
+from gantry.core.processes.devices import chosen
+from gantry.core.processes.signals import stoppable
+from gantry.core.text import did_you_mean, show
+from gantry.generation.find import GENERATORS, FoundGenerator, find_generator
+from gantry.generation.output_paths import check_free
+from gantry.generation.registry.names import check_name
+from gantry.generation.rules import SAMPLE_GROUPS, SAMPLE_RULES
+from gantry.generation.ui.server import check_port
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MLflowRun
+
+    from gantry.runs.tracking.query import Store
+
+
+AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # plain text, where Hydra would see a grammar
+MODES = ("interpolate", "latent_grid", "project", "export", "register", "ui")
+FORMATS = ("safetensors", "torch_export", "onnx")
+MOST_SHOWN = 1024  # images in a grid
+# Options that only some of the modes read; "" is none of them.
+READ_BY = {
+    "n": ("", "interpolate"),
+    "seed": ("", "interpolate", "latent_grid", "project"),
+    "truncation": ("", "interpolate", "latent_grid"),
+    "out": ("", "interpolate", "latent_grid", "project"),
+    "batch_size": ("",),
+    "devices": ("",),
+    "accelerator": ("", "interpolate", "latent_grid", "project"),
+    "frames": ("interpolate",),
+    "directions": ("latent_grid",),
+    "extent": ("latent_grid",),
+    "mask": ("project",),
+    "formats": ("export",),
+    "licence": ("export", "register"),
+    "metric": ("register",),
+    "port": ("ui",),
+}
+
+
+def main() -> None:
+    """The command line of sample.py."""
+    if get_args_parser().parse_known_args()[0].multirun:
+        print("sample.py takes one generator at a time: leave out -m", file=sys.stderr)
+        sys.exit(errors.REFUSED)
+    sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
+    cli.run(job, ROOT / "conf", "sample", around=stoppable())
+
+
+def job(cfg: DictConfig) -> None:
+    """Do with a generator what `cfg` asks for.
+
+    Raises:
+        UserError: something asked for cannot be had.
+    """
+    _check(cfg)
+    mode = _mode(cfg)
+    if mode == "ui":
+        check_port(cfg.port)
+    trusted = ("gantry.models.networks.", *cfg.trusted)
+    cache = Path(cfg.paths.cache).expanduser()
+    found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: _store(cfg), cache)
+    if mode == "export":
+        _export(cfg, found, trusted)
+    elif mode == "register":
+        _register(cfg, found)
+    elif mode == "ui":
+        from gantry.generation.ui.server import serve
+
+        serve(found.files.folder, trusted, cfg.port)
+    else:
+        _draw(cfg, found, mode)
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse what cannot work, with every problem at once."""
+    if lacking := [key for key in SAMPLE_GROUPS[""] if key not in cfg]:
+        raise UserError("\n".join(f"{key}: missing" for key in lacking))
+    problems = [] if cfg.run is not None else [f"run: say which generator: {GENERATORS}"]
+    problems += _problems(cfg)
+    mine = cfg.copy()
+    if OmegaConf.is_dict(mine.tracking) and "run_name" in mine.tracking:  # of a run to be made
+        del mine.tracking.run_name
+    try:
+        check(mine, SAMPLE_RULES)
+    except UserError as error:
+        problems += str(error).splitlines()
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _problems(cfg: DictConfig) -> Iterator[str]:
+    asked = [name for name in MODES if cfg[name] not in (None, False)]
+    if len(asked) > 1:
+        yield f"{', '.join(asked)}: one at a time"
+        return
+    mode = asked[0] if asked else ""
+    typed = [text.lstrip("+~").partition("=")[0] for text in HydraConfig.get().overrides.task]
+    for name, modes in READ_BY.items():
+        if name in typed and mode not in modes:
+            belongs = " or ".join(one or "images" for one in modes)
+            yield f"{name}: belongs to {belongs}" + (f", not to {mode}" if mode else "")
+    if cfg.raw is True and mode in ("export", "register", "ui"):
+        yield f"raw: what {mode} hands on is the averaged generator"
+    for key in ("trusted", "formats", "directions"):
+        if not OmegaConf.is_list(cfg[key]):
+            yield f"{key}: takes a list, {key}=[{cfg[key]}]"
+            return
+    yield from (f"trusted: takes names, not {name}" for name in cfg.trusted if not isinstance(name, str))
+    for one in cfg.formats:
+        if one not in FORMATS:
+            yield f"formats: no {one}{did_you_mean(str(one), FORMATS)} (valid: {', '.join(FORMATS)})"
+    if not cfg.formats:
+        yield f"formats: name at least one of {', '.join(FORMATS)}"
+    numbers = list(cfg.directions)
+    if len(set(numbers)) != 2 or len(numbers) != 2 or not all(type(one) is int and one >= 0 for one in numbers):
+        yield f"directions: takes two different numbers from 0, such as [0,1], not {numbers}"
+    if mode == "register":
+        yield from _unregistrable(cfg)
+    if cfg.extent == 0:
+        yield "extent: must be above 0"
+    if cfg.truncation == 0:
+        yield "truncation: must be above 0; null leaves the latents as they are"
+    if mode in ("interpolate", "latent_grid") and cfg[mode] == 1:
+        yield f"{mode}: must be at least 2"
+    for key in ("project", "mask"):
+        if cfg[key] is not None and not Path(str(cfg[key])).expanduser().exists():
+            yield f"{key}: {cfg[key]} does not exist"
+    if mode == "latent_grid" and isinstance(cfg.latent_grid, int) and cfg.latent_grid**2 > MOST_SHOWN:
+        yield f"latent_grid: must be at most {math.isqrt(MOST_SHOWN)}: a grid shows {MOST_SHOWN} images at most"
+    if mode == "interpolate" and isinstance(cfg.n, int) and cfg.n > MOST_SHOWN:
+        yield f"n: a film shows {MOST_SHOWN} walks at most, not {cfg.n}"
+    yield from _wrong_out(cfg, mode)
+
+
+def _unregistrable(cfg: DictConfig) -> Iterator[str]:
+    if not cfg.tracking:
+        yield "register: the registry is MLflow's, which tracking=none leaves out; tracking=mlflow names it"
+    try:
+        check_name(str(cfg.register))
+    except UserError as error:
+        yield str(error)
+
+
+def _wrong_out(cfg: DictConfig, mode: str) -> Iterator[str]:
+    suffix = "" if cfg.out is None else Path(str(cfg.out)).suffix.lower()
+    if mode == "interpolate" and cfg.out is not None:
+        from gantry.generation.animation import check_suffix
+
+        try:
+            check_suffix(Path(str(cfg.out)))
+        except UserError as error:
+            yield f"out: {error}"
+    elif mode in ("latent_grid", "project") and cfg.out is not None and suffix != ".png":
+        yield f"out: the picture is a .png, not {cfg.out}"
+    elif mode == "" and suffix in (".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".npy", ".zip"):
+        yield f"out: samples are written as a .png, an .npz or a folder of PNG files, not as {suffix}"
+    elif mode == "" and isinstance(cfg.n, int) and cfg.n > MOST_SHOWN and (cfg.out is None or suffix == ".png"):
+        yield f"n: a grid shows {MOST_SHOWN} images at most, not {cfg.n}; out=<folder> or out=<file>.npz takes them"
+
+
+def _mode(cfg: DictConfig) -> str:
+    return next((name for name in MODES if cfg[name] not in (None, False)), "")
+
+
+def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
+    """Write images."""
+    out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
+    if out is not None:
+        _check_writable(out)
+        if mode == "":
+            check_free(out)
+    accelerator, devices = chosen(cfg.accelerator, cfg.devices)
+    from gantry.generation.write_images import Order, draw_archive, draw_folder
+
+    order = Order(found.files, cfg.n, cfg.seed, cfg.truncation, cfg.batch_size, accelerator, devices)
+    if mode == "" and out is not None and out.suffix.lower() != ".png":
+        (draw_archive if out.suffix.lower() == ".npz" else draw_folder)(order, out)
+        print(f"{cfg.n:,} images  {show(out)}", flush=True)
+        return
+    from gantry.generation import pictures
+
+    if mode == "interpolate":
+        path = out or _place(found, f"walk_seed{cfg.seed}_{cfg.interpolate}{_cut(cfg)}.gif")
+        pictures.walk(order, cfg.interpolate, cfg.frames, path)
+    elif mode == "latent_grid":
+        first, second = cfg.directions
+        path = out or _place(found, f"plane_seed{cfg.seed}_{first}_{second}{_cut(cfg)}.png")
+        pictures.plane(order, cfg.latent_grid, (first, second), cfg.extent, path)
+    elif mode == "project":
+        given = Path(str(cfg.project)).expanduser()
+        mask = None if cfg.mask is None else Path(str(cfg.mask)).expanduser()
+        path = out or _place(found, f"{'repaired' if mask else 'projected'}_{given.stem}_seed{cfg.seed}.png")
+        _check_apart(path, given, mask)
+        print(pictures.projected(order, given, mask, path, Path(cfg.paths.cache).expanduser()), flush=True)
+    else:
+        path = out or _place(found, f"samples_seed{cfg.seed}_{cfg.n}{_cut(cfg)}.png")
+        pictures.grid(order, path)
+    print(show(path), flush=True)
+
+
+def _export(cfg: DictConfig, found: FoundGenerator, trusted: tuple[str, ...]) -> None:
+    """Write files that others can load."""
+    from gantry.generation.export.export import export_generator
+
+    run = None if found.run is None else found.run.folder
+    made = export_generator(
+        found.files.folder,
+        Path(str(cfg.export)).expanduser().absolute(),
+        run=run,
+        formats=list(cfg.formats),
+        licence=cfg.licence,
+        trusted=trusted,
+    )
+    width = max(len(show(file.path)) for file in made.files)
+    for file in made.files:
+        checked = "" if file.difference is None else f"  its images differ by {file.difference:.1e} at most"
+        print(f"{show(file.path):{width}}{checked}".rstrip(), flush=True)
+    if made.needs:
+        print(
+            f"its network needs {', '.join(made.needs)} besides torch; trusted=[...] sends modules of your own along",
+            flush=True,
+        )
+    if made.failed:
+        raise RunFailed("\n".join(f"not written as {name}: {why}" for name, why in made.failed.items()))
+
+
+def _register(cfg: DictConfig, found: FoundGenerator) -> None:
+    """Make the generator a version of a registered model."""
+    import tempfile
+
+    from gantry.generation.export.model_card import FILE, model_card
+    from gantry.generation.registry.champion import measured
+    from gantry.generation.registry.registry import register
+    from gantry.runs.tracking.query import answering
+
+    files, run = found.files, found.run
+    quality = None
+    if run is not None:
+        quality = measured(run.folder, files.step(), files.digest(), metric=cfg.metric)
+    elif cfg.metric is not None:
+        raise UserError("metric: an exported generator's folder tells of none; name its run")
+    client, experiment = answering(str(cfg.tracking.uri), str(cfg.tracking.experiment))
+    logged = None if run is None or run.run_id is None else _logged(client, run.run_id)
+    tags = logged.data.tags if logged else {}
+    with tempfile.TemporaryDirectory() as folder:
+        card = Path(folder) / FILE
+        parameters = sum(weight.numel() for weight in files.load().parameters())
+        text = model_card(files.folder, run.folder if run else None, licence=cfg.licence, parameters=parameters)
+        card.write_text(text, encoding="utf-8")
+        done = register(
+            client,
+            cfg.register,
+            files,
+            logged.info.experiment_id if logged else experiment,
+            logged.info.run_id if logged else None,
+            quality,
+            {name: tags[name] for name in ("variant", "dataset") if name in tags},
+            card,
+            renew=cfg.licence is not None,
+        )
+    print(done.text, flush=True)
+
+
+def _logged(client: MlflowClient, run_id: str) -> MLflowRun | None:
+    """The MLflow run; None where this store has none of that id."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _cut(cfg: DictConfig) -> str:
+    return "" if cfg.truncation is None else f"_truncation{cfg.truncation:g}"
+
+
+def _place(found: FoundGenerator, name: str) -> Path:
+    """Where a picture goes of which nobody says where: beside its run's others, or into a new folder."""
+    if found.run is not None and not found.run.fetched:
+        folder = found.run.folder / "generated"
+    else:
+        now = datetime.now()
+        folder = Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_samples"
+    _check_writable(folder / name)
+    return folder / name
+
+
+def _check_writable(path: Path) -> None:
+    """Make the folder of `path`, and see that files can be made there."""
+    import tempfile
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent).close()
+    except OSError as error:
+        raise UserError(f"out={path} cannot be written: {error.strerror or error}; choose another out=...") from error
+
+
+def _check_apart(path: Path, *read: Path | None) -> None:
+    """Refuse to write over what is read, with the picture at `path` or the latents beside it."""
+    for written in (path, path.with_suffix(".npy")):
+        for one in read:
+            if one is not None and written.exists() and written.samefile(one):
+                raise UserError(f"out={path} would write over {show(one)}; choose another out=...")
+
+
+def _store(cfg: DictConfig) -> Store | None:
+    """The MLflow store of the config; None where there is none."""
+    from gantry.runs.tracking.query import open_store
+
+    return open_store(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None

@@ -1,0 +1,81 @@
+"""`python train.py`: trains one run, or starts its ranks or its sweep."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from gantry.commands import cli
+from gantry.commands.arguments import arguments
+from gantry.core.config.overrides import of_the_run
+from gantry.core.errors import UserError
+from gantry.core.files import ROOT
+from gantry.core.processes import parent_watch
+from gantry.core.processes.locks import held, is_held
+from gantry.core.processes.ranks import find_place, fixed_devices, ranks
+from gantry.runs.folder import best_value, read_status
+from gantry.sweeps import worker
+from gantry.sweeps.sweep import leading
+from gantry.training.distributed import spawn
+from gantry.training.distributed.launchers import rank_of_another_launcher
+from gantry.training.hardware.out_of_memory import advised
+from gantry.training.resume import Start, as_begun, check_unchanged, continues, ending_on_record, is_done, take_up
+from gantry.training.rules import check_run
+from gantry.training.run import train
+from gantry.training.run_record import deliver_rest
+
+
+def main() -> None:
+    """The command line of train.py."""
+    with rank_of_another_launcher(find_place()):
+        cli.run(job, ROOT / "conf", "train", leading(arguments))
+
+
+def job(cfg: DictConfig) -> float:
+    """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric.
+
+    With several devices this process only starts the ranks and watches them. What an earlier attempt left in the
+    folder is kept, gone on with or set aside where the command line takes it up.
+    """
+    if worker.asked():
+        return worker.run(cfg)
+    in_sweep = parent_watch.follow()
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    place = find_place()
+    check_run(cfg)
+    cfg.trainer.devices = fixed_devices(cfg.trainer, place)
+    resumed = cfg.sweep.resume is not None or cfg.resume is not None
+    if resumed:
+        cfg = as_begun(folder, cfg)
+        if place.rank == 0 and is_done(folder, cfg):
+            check_unchanged(folder, cfg)
+            print(f"{folder} is finished and kept", flush=True)
+            deliver_rest(cfg, folder)
+            return math.nan if (best := best_value(folder)) is None else best
+    if place.by == "nobody" and (count := ranks(cfg.trainer, place)) > 1:
+        if is_held(folder):
+            raise UserError(f"the run in {folder} is still running; stop it first, or wait for it")
+        if resumed and continues(folder, cfg):
+            check_unchanged(folder, cfg)
+        return spawn.run(cfg, folder, count, in_sweep)
+    choices = hydra.runtime.choices
+    tags = {
+        "variant": choices["model"],
+        "dataset": choices["data"],
+        "overrides": " ".join(of_the_run(hydra.overrides.task)),
+    }
+    if place.rank > 0:
+        train(cfg, folder, tags, place=place)
+        return math.nan
+    with held(folder, "the run in"):
+        before = read_status(folder)
+        start = take_up(folder, cfg) if resumed else Start()
+        recorded = ending_on_record(folder, before if start.goes_on else None)
+        with recorded, advised(cfg, ranks(cfg.trainer, place)):
+            summary = train(cfg, folder, tags, start, place)
+    print(summary.text(in_sweep), flush=True)
+    return summary.best.get(summary.primary, math.nan)

@@ -1,0 +1,1 @@
+"""What every package needs: errors, randomness, files, the config's checks and processes."""

@@ -1,0 +1,1 @@
+"""Checks, describes and instantiates a config. Importing this package imports no torch."""

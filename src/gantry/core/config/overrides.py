@@ -1,0 +1,66 @@
+"""Hydra overrides and the command that was typed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+
+from gantry.core.errors import UserError
+from gantry.core.text import HIDDEN, redact
+
+OWN_KEYS = ("sweep.", "hydra.", "hydra/", "resume=")  # overrides that say how to run, not what
+
+
+def command() -> list[str]:
+    """What ran this process, absolute and without overrides; Python itself comes before it."""
+    arguments = get_args_parser().parse_args()
+    options = [
+        text
+        for name in ("config_path", "config_name", "config_dir")
+        if (value := getattr(arguments, name)) is not None
+        for text in (f"--{name.replace('_', '-')}", value)
+    ]
+    return [str(Path(sys.argv[0]).absolute()), *options]
+
+
+def quoted(text: object) -> str:
+    """Any text, such as a path, as a value in Hydra's override grammar.
+
+    There a backslash means itself, except before a quote.
+    """
+    ending = re.sub(r"(\\+)$", r"\1\1", str(text))
+    return "'" + re.sub(r"(\\*)'", r"\1\1\\'", ending) + "'"
+
+
+def identity(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What makes two jobs the same job, wherever they are tracked."""
+    return tuple(sorted(text for text in of_the_run(overrides) if not text.startswith(("tracking=", "tracking."))))
+
+
+def without_passwords(before: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The overrides of a sweep or a run that is taken up, but for what `given` says otherwise.
+
+    Raises:
+        UserError: one of them held a password, which is not kept.
+    """
+    keys = {text.partition("=")[0] for text in given}
+    kept = [text for text in before if text.partition("=")[0] not in keys]
+    if hidden := [text for text in kept if HIDDEN in text]:
+        raise UserError(f"{hidden[0]}: the password was not kept; give {hidden[0].partition('=')[0]}=... again")
+    return kept
+
+
+def of_the_run(overrides: Sequence[str]) -> list[str]:
+    """The overrides without those that say how to run the sweep, or which run to go on with."""
+    return [text for text in overrides if not text.lstrip("+~").startswith(OWN_KEYS)]
+
+
+def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Of each job the overrides that not all of them share; of a single one, all."""
+    mine = [of_the_run(overrides) for overrides in jobs]
+    shared = set(mine[0]).intersection(*mine[1:]) if len(mine) > 1 else set()
+    return [redact(" ".join(text for text in overrides if text not in shared)) or "defaults" for overrides in mine]

@@ -1,0 +1,157 @@
+"""The composed config flattened for checking: each option with what is known of its values."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from gantry.core.config.definitions import OWN
+from gantry.core.config.signatures import Kind, Signature, signature
+from gantry.core.errors import UserError
+
+INT, FLOAT, TEXT = (Kind(types=frozenset({kind})) for kind in (int, float, str))
+# Options that no signature describes, because no `_target_` stands beside them.
+KINDS = {
+    "seed": INT,
+    "steps": INT,
+    "batch_size": INT,
+    "accumulate": INT,
+    "compile": Kind(types=frozenset({bool})),
+    "log_every": INT,
+    "max_images": Kind(types=frozenset({int}), optional=True),
+    "metrics.raw": Kind(types=frozenset({bool})),
+    "tracking.experiment": TEXT,
+    "tracking.run_name": TEXT,
+    "tracking.close_timeout": FLOAT,
+    "paths.root": TEXT,
+    "paths.cache": TEXT,
+    "resume": Kind(types=frozenset({str}), optional=True),
+    "checkpoint.every": INT,
+    "checkpoint.keep": INT,
+    "checkpoint.max_failures": INT,
+    "guard.every": INT,
+    "guard.policy": Kind(types=frozenset(), choices=("stop", "rollback")),
+    "guard.max_rollbacks": INT,
+    "sweep.jobs": Kind(types=frozenset({int}), choices=("auto",)),
+    "sweep.timeout": Kind(types=frozenset({float}), optional=True),
+    "sweep.max_failures": Kind(types=frozenset({int}), optional=True),
+    "sweep.resume": Kind(types=frozenset({str}), optional=True),
+    "metrics.every": INT,
+    "metrics.n_generated": INT,
+    "model.ema.half_life": FLOAT,
+    "model.ema.ramp_up": FLOAT,
+    # of evaluate.py
+    "n": INT,
+    "repeats": INT,
+    "generator": Kind(types=frozenset(), choices=("best", "last")),
+    "raw": Kind(types=frozenset({bool})),
+    "accelerator": Kind(types=frozenset(), choices=("auto", "cpu", "gpu", "mps")),
+    "devices": Kind(types=frozenset({int}), choices=("auto",)),
+    "protocol.official": Kind(types=frozenset({bool})),
+    "protocol.max_real": Kind(types=frozenset({int}), optional=True),
+    "protocol.split": Kind(types=frozenset(), choices=("train", "test", "valid", "all")),
+    # of sample.py
+    "interpolate": Kind(types=frozenset({int}), optional=True),
+    "latent_grid": Kind(types=frozenset({int}), optional=True),
+    "ui": Kind(types=frozenset({bool})),
+    "truncation": Kind(types=frozenset({float}), optional=True),
+    "frames": INT,
+    "extent": FLOAT,
+    "port": INT,
+    "register": Kind(types=frozenset({str}), optional=True),
+    "metric": Kind(types=frozenset({str}), optional=True),
+}
+HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+MISSING = "???"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One given value, its dotted key, and what is known of the values it may have."""
+
+    key: str
+    value: Any
+    kind: Kind | None
+    ours: bool  # not an option of another package, such as Lightning's Trainer
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node with a `_target_`, and its signature where that can be read."""
+
+    key: str
+    options: dict[str, Any]
+    signature: Signature | None
+
+
+@dataclass
+class Config:
+    """The resolved config, flattened for the rules: all its options, all its targets."""
+
+    options: dict[str, Option]
+    targets: dict[str, Target]
+    problems: list[str]  # found while reading: targets that do not exist
+
+    def value(self, key: str) -> Any:
+        """What is given at a dotted key, or else the constant default of its signature, or None."""
+        if key in self.options:
+            return self.options[key].value
+        target, _, name = key.rpartition(".")
+        read = self.targets[target].signature if target in self.targets else None
+        parameter = read.get(name) if read else None
+        return parameter.default if parameter else None
+
+
+def missing_values(node: Any, key: str = "") -> Iterator[str]:
+    """Mandatory values (`???`) that nobody gave."""
+    if node == MISSING:
+        value = "/path" if re.search("folder|root|dir|path|file", key.rpartition(".")[2]) else "..."
+        yield f"{key}: must be given ({key}={value})"
+    for name, child in _children(node):
+        yield from missing_values(child, f"{key}.{name}".lstrip("."))
+
+
+def read(tree: Any) -> Config:
+    """The plain config (dicts, lists, scalars) with its targets' signatures."""
+    config = Config({}, {}, [])
+    _read(config, tree, "")
+    return config
+
+
+def _read(config: Config, node: Any, key: str) -> None:
+    target = _target(config, node, key) if isinstance(node, dict) and "_target_" in node else None
+    ours = target is None or target.options["_target_"].partition(".")[0] == OWN
+    for name, child in _children(node):
+        if name in HYDRA_KEYS:
+            continue
+        full = f"{key}.{name}".lstrip(".")
+        parameter = target.signature.get(name) if target and target.signature else None
+        kind = (parameter and parameter.kind) or KINDS.get(full)
+        config.options[full] = Option(full, child, kind, ours)
+        _read(config, child, full)
+
+
+def _target(config: Config, node: dict[str, Any], key: str) -> Target | None:
+    dotted = node["_target_"]
+    if not isinstance(dotted, str):
+        config.problems.append(f"{key}._target_: must be a dotted name, not {dotted!r}")
+        return None
+    try:
+        found = signature(dotted)
+    except UserError as error:
+        config.problems.append(f"{key}._target_: {error}")
+        found = None
+    config.targets[key] = Target(key, node, found)
+    return config.targets[key]
+
+
+def _children(node: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        yield from ((str(name), child) for name, child in node.items())
+    elif isinstance(node, list):
+        yield from ((str(index), child) for index, child in enumerate(node))

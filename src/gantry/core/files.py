@@ -1,0 +1,58 @@
+"""Reads and writes small files whole: JSON, JSON lines, PNG."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's values; None where it is missing or half written."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """Write `values` so that a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(values, indent=2) + "\n")
+    part.replace(path)
+
+
+def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    """Append one JSON line a record; a line that a killed run left half written stays a line of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        torn = file.tell() > 0 and _last_byte(file) != b"\n"
+        lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        file.write(b"\n" * torn + lines.encode())
+
+
+def _last_byte(file: Any) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+def write_png(image: np.ndarray, path: Path) -> None:
+    """Write a uint8 (height, width, 1 or 3) image as PNG, atomically."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format="PNG", compress_level=1)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # of a full disk

@@ -1,0 +1,71 @@
+"""Names that modules had before they were moved: old configs, exported generators and users' code still say them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+
+PREFIXES = {
+    "gantry.losses": "gantry.models.losses",
+    "gantry.penalties": "gantry.models.penalties",
+    "gantry.networks": "gantry.models.networks",
+    "gantry.gan": "gantry.models.module",
+    "gantry.noise": "gantry.models.latents",
+    "gantry.randomness": "gantry.core.randomness",
+    "gantry.errors": "gantry.core.errors",
+    "gantry.data.folder": "gantry.data.image_folder",
+    "gantry.data.samples": "gantry.data.sample_files",
+    "gantry.metrics.extractors": "gantry.evaluation.extractors.networks",
+    "gantry.metrics.classifier": "gantry.evaluation.extractors.classifier",
+    "gantry.distributed": "gantry.training.distributed",
+    "gantry.export": "gantry.runs.generator_files",
+    "gantry.tracking": "gantry.runs.tracking",
+}
+
+
+def new_name(dotted: str) -> str:
+    """The present name of what `dotted`, such as `gantry.losses.hinge`, named once; any other name as it is."""
+    for old, new in PREFIXES.items():
+        if dotted == old or dotted.startswith(f"{old}."):
+            return new + dotted[len(old) :]
+    return dotted
+
+
+class OldNames(MetaPathFinder):
+    """Lets `import gantry.losses` and the like give the module of today, the same object under both names."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not fullname.startswith("gantry.") or (new := new_name(fullname)) == fullname:
+            return None
+        present = importlib.util.find_spec(new)
+        return present and ModuleSpec(fullname, _Present(present), origin=present.origin)
+
+
+class _Present(Loader):
+    """Gives the module of a spec, unchanged."""
+
+    def __init__(self, spec: ModuleSpec) -> None:
+        self.spec = spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return importlib.import_module(self.spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec  # the import system has put the old name's there
+
+    def get_code(self, name: str) -> CodeType | None:
+        """For `python -m`."""
+        return self.spec.loader.get_code(self.spec.name)  # type: ignore[union-attr]
+
+
+def accept_old_names() -> None:
+    """Install `OldNames`, once; before Python's own finders, which would load a moved package's modules twice."""
+    if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
+        sys.meta_path.insert(0, OldNames())

@@ -1,0 +1,1 @@
+"""Signals, locks, devices, ranks and child processes."""

@@ -1,0 +1,67 @@
+"""Which of a run's processes (ranks) this one is; told from the environment, without importing torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gantry.core.processes.devices import processes_wanted, visible_gpus
+
+RANKS = "GANTRY_RANKS"  # environment variable: how many ranks `gantry.training.distributed.spawn` has started
+AUTO = ("auto", -1, "-1")
+INTERACTIVE = ("bash", "interactive")  # SLURM's job names under which Lightning too takes a process for one alone
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among those of its run.
+
+    Attributes:
+        rank: 0 to world_size - 1; rank 0 tracks and writes.
+        world_size: how many there are, on all machines.
+        local_world_size: how many of them on this machine.
+        by: who started them; "nobody" where this process is alone, or has yet to start them.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+    by: Literal["nobody", "gantry", "torchrun", "slurm"] = "nobody"
+
+
+def find_place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Where this process stands: as the sweep's job said, or torchrun, or SLURM's srun."""
+    if RANKS in environment:
+        count = int(environment[RANKS])
+        return Place(int(environment["LOCAL_RANK"]), count, count, "gantry")
+    if "TORCHELASTIC_RUN_ID" in environment:
+        rank, world_size, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        return Place(rank, world_size, local, "torchrun")
+    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    if tasks > 1 and "SLURM_PROCID" in environment and environment.get("SLURM_JOB_NAME") not in INTERACTIVE:
+        machines = int(environment.get("SLURM_NNODES", "1"))
+        return Place(int(environment["SLURM_PROCID"]), tasks, tasks // machines, "slurm")
+    return Place()
+
+
+def ranks_a_machine(trainer: Mapping[str, Any], place: Place) -> int:
+    """How many ranks a run of this `trainer` config has on each machine.
+
+    `devices: auto` takes what the launcher has started, else all GPUs; on the processor, one.
+    """
+    if trainer.get("devices", 1) not in AUTO:
+        return processes_wanted(trainer, 0)  # looking for GPUs takes a process of its own
+    return place.local_world_size if place.by != "nobody" else processes_wanted(trainer, len(visible_gpus()))
+
+
+def ranks(trainer: Mapping[str, Any], place: Place) -> int:
+    """How many ranks a run of this `trainer` config has, on all machines."""
+    return ranks_a_machine(trainer, place) * int(trainer.get("num_nodes", 1))
+
+
+def fixed_devices(trainer: Mapping[str, Any], place: Place) -> Any:
+    """`trainer.devices` as it is recorded and given to Lightning: with a strategy, a number instead of `auto`."""
+    devices = trainer.get("devices", 1)
+    return ranks_a_machine(trainer, place) if "strategy" in trainer and devices in AUTO else devices

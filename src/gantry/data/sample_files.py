@@ -1,0 +1,263 @@
+"""Anyone's generated images, from a folder or an array file, to be measured as they are: exactly, or not at all."""
+
+import logging
+import math
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from gantry.core.errors import UserError
+from gantry.data.decoded_cache import Found, kept, write
+from gantry.data.image_folder import NAMED, Failures, decoded, image_set, listing, resolved, stamps
+from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
+
+logger = logging.getLogger(__name__)
+
+LOSSY = (".jpg", ".jpeg", ".webp")
+IMAGES = ("arr_0", "images", "samples", "x")  # arr_0 is what numpy calls an array without a name: guided-diffusion's
+LABELS = ("labels", "y", "arr_1")
+MOST_CLASSES = 65_536  # integers from there on are no labels
+CHUNK_BYTES = 2**24  # read at once
+
+
+def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> ImageSet:
+    """The images at `path`, uint8 of the reference data's `shape`, never cropped, resized or rounded here.
+
+    A folder is read as `gantry.data.image_folder.image_folder` reads one, its files opened by
+    `gantry.data.images.decode_exactly`: greyscale is repeated for colour data (as torch-fidelity does), and for
+    greyscale data files must be grey. First-level sub-folders are labels when all images sit in two or more.
+
+    An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, and
+    perhaps integer labels (N,) as one of `LABELS`; an .npy the images alone. It is copied to the cache as a
+    stream, so memory does not grow with N, and is never unpickled.
+
+    Args:
+        path: a folder, an .npz or an .npy.
+        cache: the folder that decoded images are kept under.
+        shape: (C, H, W) of the reference data, C 1 or 3.
+
+    Raises:
+        UserError: nothing there, no images, other sizes, colours for greyscale data, damaged or ambiguous files,
+            arrays of another kind, or a cache that cannot be written.
+    """
+    base = resolved(path, "images")
+    if base.is_dir():
+        images, about = _folder(base, cache, shape)
+    elif not base.exists():
+        raise UserError(f"images={base} does not exist; it must be a folder with images, an .npz or an .npy")
+    elif base.suffix.lower() in (".npz", ".npy"):
+        stat = base.stat()
+        identity = ["samples", str(base), stat.st_size, stat.st_mtime_ns, shape]
+        images, about = kept(cache, identity, lambda entry: _array(entry, base, shape))
+    else:
+        raise UserError(f"images={base} is not a folder with images, an .npz or an .npy")
+    name = base.name if base.is_dir() else base.stem
+    return image_set(images, about, name=name, split="all", source=str(base), flip=False)
+
+
+def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> Found:
+    names = listing(base, "images")
+    lossy = sum(name.lower().endswith(LOSSY) for name in names)
+    if lossy:
+        logger.warning(
+            "%d of %d images in %s are JPEG or WebP files: lossy compression changes the scores. Save PNG files.",
+            lossy,
+            len(names),
+            base,
+        )
+
+    def refusal(base: Path, failures: Failures, total: int) -> UserError:
+        sizes = Counter(failure.size for _, failure in failures if isinstance(failure, WrongSize))
+        coloured = [name for name, failure in failures if isinstance(failure, Coloured)]
+        if sizes:
+            return _wrong_size(base, sizes, total, shape)
+        if coloured:
+            return _coloured(base, f"{len(coloured)} of {total} images have colours, the first is {coloured[0]}")
+        lines = [f"  {name}: {failure}" for name, failure in failures[:NAMED]]
+        more = [f"  and {len(failures) - NAMED} more"] if len(failures) > NAMED else []
+        head = f"images={base}: {len(failures)} of {total} images cannot be read:"
+        return UserError("\n".join([head, *lines, *more, "mend or remove them"]))
+
+    return kept(
+        cache,
+        [str(base), "exact", shape, stamps(base, names)],
+        lambda entry: decoded(entry, base, names, shape, lambda path: decode_exactly(path, shape), refusal),
+    )
+
+
+class _Layout(NamedTuple):
+    """Where an array of images has its channels, 1 or 3 of them."""
+
+    channels: int
+    last: bool
+
+
+def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> Found:
+    """Copy the images in the file at `path` into a cache entry."""
+    with _opened(path) as members:
+        file, dims = _images(path, members)
+        layout = _layout(path, dims, shape)
+        labels = _labels(path, members, dims[0])
+        classes = None if labels is None else [str(label) for label in range(max(labels) + 1)]
+        about = {"unreadable": [], "labels": labels, "classes": classes}
+        return write(entry, dims[0], shape, _chunks(path, file, dims, layout, shape[0]), lambda: about)
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What reading a damaged file raises, as one error for the user."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"images={path} cannot be read: {reason}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, IO[bytes]]]:
+    """The arrays in the file, by name, each at its own beginning; that of an .npy is called arr_0."""
+    if path.suffix.lower() == ".npy":
+        with _damage(path):
+            file = path.open("rb")
+        with file:
+            yield {"arr_0": file}
+        return
+    with _damage(path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        with _damage(path):
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            wanted = [name for name in names if name[:-4] in IMAGES + LABELS]
+            members = {name[:-4]: archive.open(name) for name in wanted}
+        if not members.keys() & set(IMAGES):
+            keys = ", ".join(name.removesuffix(".npy") for name in archive.namelist()) or "no arrays"
+            raise UserError(f"images={path} holds {keys}; the images must be called one of {', '.join(IMAGES)}")
+        yield members
+
+
+def _images(path: Path, members: Mapping[str, IO[bytes]]) -> tuple[IO[bytes], tuple[int, ...]]:
+    """The array of images, read up to its pixels, and its dimensions."""
+    keys = [key for key in IMAGES if key in members]
+    if len(keys) > 1:
+        raise UserError(f"images={path} holds {' and '.join(keys)}, each of which may be the images: keep one")
+    with _damage(path):
+        dims, fortran, dtype = _header(members[keys[0]])
+    if dtype.hasobject:
+        raise UserError(f"images={path} holds Python objects, which would run code when read; save a uint8 array")
+    if dtype.kind == "f":
+        raise UserError(
+            f"images={path} holds {dtype} numbers, and nothing says whether they span 0..1, -1..1 or 0..255, nor "
+            "how to round them. Save uint8: np.rint(x * 255) for 0..1, np.rint((x + 1) * 127.5) for -1..1, "
+            "clipped to 0..255"
+        )
+    if dtype != np.uint8:
+        raise UserError(f"images={path} holds {dtype} numbers; images must be uint8, 0 to 255")
+    if fortran:
+        raise UserError(f"images={path} is stored column by column; save np.ascontiguousarray(images)")
+    if not dims or not dims[0]:
+        raise UserError(f"images={path} holds no images: its shape is {dims}")
+    return members[keys[0]], dims
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"numpy's format {version} holds no plain images")
+    return readers[version](file)
+
+
+def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _Layout:
+    """How images of a `shape`'s size are laid out in an array of `dims`."""
+    height, width = shape[1:]
+    each = (*dims[1:], 1) if len(dims) == 3 else tuple(dims[1:])
+    if len(each) == 3:
+        first = _Layout(each[0], last=False) if each[0] in (1, 3) else None
+        last = _Layout(each[2], last=True) if each[2] in (1, 3) else None
+        fits = [
+            layout
+            for layout, size in ((first, each[1:]), (last, each[:2]))
+            if layout is not None and size == (height, width)
+        ]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            raise UserError(f"images={path}: {tuple(dims)} may be (N, H, W, C) or (N, C, H, W); save image files")
+        if last is not None or first is not None:
+            found = (each[1], each[0]) if last is not None else (each[2], each[1])
+            raise _wrong_size(path, Counter({found: dims[0]}), dims[0], shape)
+    raise UserError(
+        f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one or "
+        f"three channels; the reference data's are {width}x{height}"
+    )
+
+
+def _labels(path: Path, members: Mapping[str, IO[bytes]], count: int) -> list[int] | None:
+    """The labels beside `count` images; None where there are none."""
+    key = next((key for key in LABELS if key in members), None)
+    if key is None:
+        return None
+    with _damage(path):
+        dims, _, dtype = _header(members[key])
+        if dtype.kind in "iu" and dims in ((count,), (count, 1)):
+            labels = np.frombuffer(members[key].read(), dtype)
+            if len(labels) != count:
+                raise EOFError(f"{key} is cut short")
+            if labels.min() >= 0 and labels.max() < MOST_CLASSES:
+                return labels.tolist()
+    said = f"{key} ({dtype}, {dims}) of images={path} is not the labels, {count} integers from 0"
+    if key != "arr_1":
+        raise UserError(said)
+    logger.warning("%s: it is not used", said)  # the second array without a name may be anything
+    return None
+
+
+def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout, channels: int) -> Iterator[np.ndarray]:
+    """The images as uint8 (n, `channels`, H, W), some at a time."""
+    each = math.prod(dims[1:])
+    step = max(1, CHUNK_BYTES // each)
+    with tqdm(total=dims[0], desc=f"reading {path.name}", unit="image", delay=2, disable=None) as bar:
+        for begin in range(0, dims[0], step):
+            count = min(step, dims[0] - begin)
+            with _damage(path):
+                content = file.read(count * each)
+                if len(content) < count * each:
+                    raise EOFError(f"it ends after {begin + len(content) // each} of {dims[0]} images")
+            images = np.frombuffer(content, np.uint8).reshape(count, *dims[1:])
+            images = images.reshape(*images.shape[:3], layout.channels) if layout.last else images
+            images = images.transpose(0, 3, 1, 2) if layout.last else images
+            try:
+                fitting = with_channels(images, channels)
+            except Coloured as error:
+                place = begin + int((images != images[:, :1]).any((1, 2, 3)).argmax())
+                raise _coloured(path, f"the image at index {place} has colours") from error
+            yield fitting
+            bar.update(count)
+        with _damage(path):
+            if file.read(1):  # reading to the end also checks the sum that a zip file keeps
+                raise ValueError("it is longer than its header says")
+
+
+def _wrong_size(path: Path, sizes: Mapping[tuple[int, int], int], total: int, shape: tuple[int, int, int]) -> UserError:
+    """For images of other sizes, (width, height) with the number of each."""
+    ordered = sorted(sizes.items(), key=lambda item: -item[1])
+    found = ", ".join(f"{width}x{height} ({count})" for (width, height), count in ordered[:NAMED])
+    more = f" and {len(ordered) - NAMED} more sizes" if len(ordered) > NAMED else ""
+    width, height = ordered[0][0]
+    one = len(ordered) == 1 and ordered[0][1] == total and width == height
+    return UserError(
+        f"images={path}: {sum(sizes.values())} of {total} images are not {shape[2]}x{shape[1]}, as the reference "
+        f"data's are: {found}{more}.\nHow they are resized changes the scores, so it is not done here: "
+        + (f"measure at their size with data.image_size={width}, or resize them yourself" if one else "do it yourself")
+    )
+
+
+def _coloured(path: Path, what: str) -> UserError:
+    return UserError(f"images={path}: {what}; the reference data is greyscale. Save them in greyscale")

@@ -1,0 +1,1 @@
+"""Measures generated images: feature extractors, metrics, protocols and their results."""

@@ -1,0 +1,1 @@
+"""Feature extractors and the files of their weights."""

@@ -1,0 +1,332 @@
+"""Whether a classifier learns from generated images: alone, and added to few or many real ones.
+
+After Ravuri and Vinyals 2019, Classification Accuracy Score for Conditional Generative Models: a classifier
+trained on generated images and tested on real ones, and (their naive augmentation) trained on both. They train
+a ResNet-50 on ImageNet; here it is the small classifier of `gantry.evaluation.extractors.classifier`, so the accuracies
+compare with one another and with nobody else's.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from gantry.core.errors import UserError
+from gantry.core.randomness import draws
+from gantry.data.images import ImageSet, digest_of
+from gantry.evaluation.extractors.classifier import RECIPE, Classifier, fit, one_thread, untrained, verdicts
+
+logger = logging.getLogger(__name__)
+
+BUDGET = 32_000  # images a classifier sees in training: 9 s on one core at 28 pixels
+HELD_OUT = "held-out"  # the split of a test set taken from the images that the generator may have learned from
+MOST_BYTES = 2**30  # of images copied by `held_out`
+
+CAVEAT = (
+    "The generator learned from all of its own training images, however few real ones the classifier is given: "
+    "a gain at a small size is in part what it passes on of the images withheld here."
+)
+CAVEAT_HELD_OUT = (
+    "This data has no test split of its own: the generator may have learned from the held-out test images too, "
+    "so that every accuracy with generated images may be too high."
+)
+
+Diet = Literal["real", "generated", "real + generated"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The classifiers trained on one diet, one for each seed.
+
+    Attributes:
+        diet: what they were trained on.
+        size: the size of the real training set; None where the diet does not depend on it.
+        real, generated: how many different images of each kind there were to learn from.
+        accuracies: share of the real test images recognised, 0 to 1, by seed.
+    """
+
+    diet: Diet
+    size: int | None
+    real: int
+    generated: int
+    accuracies: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.accuracies))
+
+    @property
+    def std(self) -> float:
+        """The standard deviation over seeds (n - 1); NaN for one seed."""
+        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What adding the generated images to `size` real ones changed: accuracy with them less accuracy without.
+
+    Attributes:
+        size: the size of the real training set.
+        mean: the mean difference over seeds; each seed has its own real subset, the same with and without.
+        interval: half the width of its 95 % interval, for the draw of seeds (Student's t) and of test images
+            (normal) together; NaN for one seed.
+    """
+
+    size: int
+    mean: float
+    interval: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference, up or down, is more than noise: the interval does not hold 0."""
+        return abs(self.mean) > self.interval
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What `augmentation` found.
+
+    Attributes:
+        trained: the classifiers of every diet, by size, then real, generated, both.
+        gains: one for each size.
+        labels: where the generated images' labels come from: "given" with them, or verdicts of the
+            "classifier of the m real images", of the same seed and size, which knows no other image.
+        steps, batch_size: the budget, equal for every classifier.
+        seeds: how many classifiers for each diet and size.
+        n_test: real images they were tested on.
+        test_split: which ones.
+        caveats: what one must know to read the numbers.
+    """
+
+    trained: tuple[Trained, ...]
+    gains: tuple[Gain, ...]
+    labels: Literal["given", "classifier of the m real images"]
+    steps: int
+    batch_size: int
+    seeds: int
+    n_test: int
+    test_split: str
+    caveats: tuple[str, ...]
+
+    def record(self) -> dict:
+        """All of it as JSON knows it, with means and standard deviations; null for what one seed cannot tell."""
+        trained = [asdict(row) | {"mean": row.mean, "std": _number(row.std)} for row in self.trained]
+        gains = [asdict(gain) | {"interval": _number(gain.interval), "clear": gain.clear} for gain in self.gains]
+        return asdict(self) | {"trained": trained, "gains": gains}
+
+
+class _Source(NamedTuple):
+    """The images `images[part]`, of uint8 (N, C, H, W), with their labels, int64 (len(part),)."""
+
+    images: np.ndarray
+    part: np.ndarray
+    labels: np.ndarray
+
+
+def augmentation(
+    generated: ImageSet,
+    train: ImageSet,
+    test: ImageSet,
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    *,
+    seeds: int = 3,
+    budget: int = BUDGET,
+) -> Augmentation:
+    """The accuracy on `test` of classifiers trained on real images, on generated ones, and on both.
+
+    For each size m: m images drawn from `train`; the generated images; and both, in batches of which each kind
+    fills its share, the real ones at least half. All train for the same number of steps by the recipe of
+    `gantry.evaluation.extractors.classifier`, on one thread of the CPU. Where the generated images have no labels, the
+    classifier of the m real ones gives them, so nothing is known beyond the m images and the generator; but the
+    generator itself has seen all of its own training images (`CAVEAT`).
+
+    Args:
+        generated: images of `train`'s shape, with labels or without. Labels count if their classes are `train`'s
+            by name, or are numbers of its classes. At most as many images as the budget lasts for are drawn.
+        train: real images with labels.
+        test: real images with labels, none of them in `train`: the data set's test split, or see `held_out`.
+        sizes: the numbers of real images; by default 10 and 100 for each class, and all, or as many as the
+            budget lasts for.
+        seed: the first of the seeds; they choose images, their order, initial weights and augmentation.
+        progress: called with the number of training steps done and their total.
+        seeds: how many classifiers for each diet and size.
+        budget: images that each classifier sees in training, or the largest size where that is more.
+
+    Raises:
+        UserError: real images without labels or with fewer than two classes, sizes there are not, test images
+            that are the training images, or images of different shapes.
+    """
+    if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
+        raise UserError(f"augmentation needs a data set with labels of two classes or more; {train.name} has not")
+    if train.digest == test.digest:
+        raise UserError(f"augmentation needs test images that are not the training images of {train.name}")
+    if not train.shape == test.shape == generated.shape:
+        raise UserError(
+            f"augmentation needs images of one shape: generated {generated.shape}, training {train.shape}, "
+            f"test {test.shape}"
+        )
+    classes = max(int(train.labels.max()) + 1, int(test.labels.max()) + 1, len(train.classes or ()))
+    chosen_sizes = default_sizes(len(train), classes, budget) if sizes is None else sorted(set(sizes))
+    if not chosen_sizes or chosen_sizes[0] < 2 or chosen_sizes[-1] > len(train):
+        raise UserError(f"augmentation sizes {list(sizes or ())}: each must be 2 to {len(train)}, the images there are")
+    if seeds < 1 or not len(generated):
+        raise UserError(f"augmentation needs one seed and one generated image at least, not {seeds}, {len(generated)}")
+
+    given = labels_among(generated, train.classes or tuple(map(str, range(classes))))
+    steps = -(-max(budget, chosen_sizes[-1]) // RECIPE.batch_size)
+    total = seeds * steps * (2 * len(chosen_sizes) + (len(chosen_sizes) if given is None else 1))
+    done = 0
+    correct: dict[tuple[Diet, int | None], list[np.ndarray]] = {}
+
+    def learn(diet: Diet, size: int | None, sources: Sequence[_Source], seed: int) -> Classifier:
+        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            nonlocal done
+            for batch in _batches(sources, steps, seed):
+                yield batch
+                done += 1
+                progress(done, total)
+
+        network = untrained(train.shape[0], train.shape[1], classes, seed)
+        fit(network, counted(), steps, train.flip, seed)
+        seen = verdicts(network, test.images, np.arange(len(test))) == test.labels
+        correct.setdefault((diet, size), []).append(seen)
+        return network
+
+    used = min(len(generated), steps * RECIPE.batch_size)
+    with one_thread():
+        for own in range(seed, seed + seeds):
+            order = draws(own, 0, "augmentation real").permutation(len(train))
+            made = draws(own, 0, "augmentation generated").permutation(len(generated))[:used]
+            if given is not None:
+                learn("generated", None, [_Source(generated.images, made, given[made])], own)
+            for size in chosen_sizes:
+                real = _Source(train.images, order[:size], train.labels[order[:size]])
+                teacher = learn("real", size, [real], own)
+                labels = verdicts(teacher, generated.images, made) if given is None else given[made]
+                fake = _Source(generated.images, made, labels)
+                if given is None:
+                    learn("generated", size, [fake], own)
+                learn("real + generated", size, [real, fake], own)
+
+    trained = [
+        Trained(
+            diet,
+            size,
+            real=0 if diet == "generated" else size or 0,
+            generated=0 if diet == "real" else used,
+            accuracies=tuple(float(seen.mean()) for seen in rows),
+        )
+        for (diet, size), rows in correct.items()
+    ]
+    return Augmentation(
+        trained=tuple(sorted(trained, key=lambda row: row.size or 0)),
+        gains=tuple(_gain(size, correct["real", size], correct["real + generated", size]) for size in chosen_sizes),
+        labels="classifier of the m real images" if given is None else "given",
+        steps=steps,
+        batch_size=RECIPE.batch_size,
+        seeds=seeds,
+        n_test=len(test),
+        test_split=test.split,
+        caveats=(CAVEAT, CAVEAT_HELD_OUT) if test.split == HELD_OUT else (CAVEAT,),
+    )
+
+
+def default_sizes(count: int, classes: int, budget: int = BUDGET) -> list[int]:
+    """10 and 100 images for each class where that is half of `count` or less, and `count`, `budget` at most."""
+    most = min(count, budget)
+    return [size for size in (10 * classes, 100 * classes) if 2 * size <= most] + [most]
+
+
+def held_out(data: ImageSet, share: float = 0.2) -> tuple[ImageSet, ImageSet]:
+    """(train, test): `share` of `data` for testing, drawn at random, the same ones for every seed; the rest.
+
+    For data without a test split. Both are copies; where they would exceed a gibibyte, of images drawn at random.
+
+    Raises:
+        UserError: one of the two would be empty.
+    """
+    count = min(len(data), max(1, MOST_BYTES // max(1, math.prod(data.shape))))
+    tested = round(share * count)
+    if not 0 < tested < count:
+        raise UserError(f"{data.name} has {count} images: {share:g} of them cannot be held out for testing")
+    order = draws(0, 0, "augmentation split").permutation(len(data))[:count]
+    return _part(data, order[tested:], f"all but {HELD_OUT}"), _part(data, order[:tested], HELD_OUT)
+
+
+def labels_among(data: ImageSet, classes: Sequence[str]) -> np.ndarray | None:
+    """The labels of `data`, int64 (n,), as indices into `classes`; None where there are none that could be.
+
+    Classes are matched by name; where they are plain numbers below len(classes), as labels in arrays are, by
+    index. Sub-folders that are no classes (samples in parts, say) give no labels, with a warning.
+    """
+    if data.labels is None:
+        return None
+    names = data.classes or tuple(map(str, range(int(data.labels.max()) + 1)))
+    numbers = {str(index): index for index in range(len(classes))}
+    for known in ({name: index for index, name in enumerate(classes)}, numbers):
+        if all(name in known for name in names):
+            return np.array([known[name] for name in names], np.int64)[data.labels]
+    logger.warning(
+        "The labels of %s (%s) are not classes of the real images (%s): they are not used",
+        data.name,
+        ", ".join(names[:10]),
+        ", ".join(classes[:10]),
+    )
+    return None
+
+
+def _part(data: ImageSet, chosen: np.ndarray, split: str) -> ImageSet:
+    chosen = np.sort(chosen)
+    images = np.asarray(data.images[chosen])
+    labels = None if data.labels is None else data.labels[chosen]
+    digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
+    return replace(data, images=images, labels=labels, digest=digest, split=split)
+
+
+def _batches(sources: Sequence[_Source], steps: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`steps` batches of images and labels; of two sources the first fills its share by number, and half at least."""
+    size, counts = RECIPE.batch_size, [len(source.part) for source in sources]
+    first = min(size - 1, round(size * max(0.5, counts[0] / sum(counts))))
+    takes = [first, size - first] if len(sources) == 2 else [size]
+    streams = [
+        _stream(count, take, steps, seed, f"augmentation order {place}")
+        for place, (count, take) in enumerate(zip(counts, takes, strict=True))
+    ]
+    for picked in zip(*streams, strict=True):
+        pairs = list(zip(sources, picked, strict=True))
+        images = np.concatenate([source.images[source.part[chosen]] for source, chosen in pairs])
+        yield images, np.concatenate([source.labels[chosen] for source, chosen in pairs])
+
+
+def _stream(count: int, size: int, steps: int, seed: int, purpose: str) -> Iterator[np.ndarray]:
+    """`steps` times `size` indices below `count`: one random order after another, cut where a batch ends."""
+    left, epoch = np.empty(0, np.int64), 0
+    for _ in range(steps):
+        while len(left) < size:
+            left = np.concatenate([left, draws(seed, epoch, purpose).permutation(count)])
+            epoch += 1
+        yield left[:size]
+        left = left[size:]
+
+
+def _gain(size: int, without: Sequence[np.ndarray], with_them: Sequence[np.ndarray]) -> Gain:
+    """From which test images were recognised, bool (n_test,), by seed."""
+    from scipy import stats
+
+    differences = np.array(with_them, float) - np.array(without, float)  # (seeds, n_test)
+    seeds, n_test = differences.shape
+    if seeds < 2 or n_test < 2:
+        return Gain(size, float(differences.mean()), math.nan)
+    of_seeds = stats.t.ppf(0.975, seeds - 1) * differences.mean(1).std(ddof=1) / math.sqrt(seeds)
+    of_images = stats.norm.ppf(0.975) * differences.mean(0).std(ddof=1) / math.sqrt(n_test)
+    return Gain(size, float(differences.mean()), float(math.hypot(of_seeds, of_images)))
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,123 @@
+"""Precision, recall, density and coverage: what share of either side lies in the other's neighbourhoods."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gantry.core.errors import UserError
+from gantry.evaluation.metrics.fid_kid_is import chunks
+
+PRECISION_NEIGHBOURS = 3  # Kynkaanniemi et al. 2019
+COVERAGE_NEIGHBOURS = 5  # Naeem et al. 2020
+ROWS, COLUMNS = 1000, 4096  # of the blocks in which distances are computed
+
+
+class Manifold(NamedTuple):
+    """Shares 0 to 1, but for density, which is 0 or above and 1 for equal distributions; higher is better."""
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def distance_blocks(queries: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Euclidean distances of `queries` (m, d), all at once, from `base` (n, d): slices of it with blocks (m, columns).
+
+    By matrix products in float32, as torch-fidelity computes them: good to 1e-6 of the features' norms, so those of
+    near copies are not zero.
+    """
+    for start, chunk in zip(range(0, len(base), COLUMNS), chunks(base, size=COLUMNS), strict=True):
+        yield slice(start, start + len(chunk)), torch.cdist(queries, chunk)
+
+
+def radii(features: Tensor) -> Tensor:
+    """Of each of `features` (n, d) the distance from its third and from its fifth neighbour, (n, 2).
+
+    Raises:
+        UserError: n is not above 5.
+    """
+    if len(features) <= COVERAGE_NEIGHBOURS:
+        raise UserError(
+            f"precision, recall, density and coverage look at the {COVERAGE_NEIGHBOURS} nearest neighbours of each "
+            f"image: they need {COVERAGE_NEIGHBOURS + 1} images or more on either side, not {len(features)}"
+        )
+    found = []
+    for queries in chunks(features, size=ROWS):
+        nearest = queries.new_empty(len(queries), 0)
+        for _, block in distance_blocks(queries, features):
+            together = torch.cat((nearest, block), 1)
+            nearest = together.topk(min(COVERAGE_NEIGHBOURS + 1, together.shape[1]), largest=False).values
+        found.append(nearest[:, [PRECISION_NEIGHBOURS, COVERAGE_NEIGHBOURS]])  # the first one is the image itself
+    return torch.cat(found)
+
+
+def manifold(real: Tensor, generated: Tensor, real_radii: Tensor | None = None) -> tuple[Manifold, Manifold]:
+    """Both papers' scores of `generated` features (n, d) against `real` ones (m, d), and their spread.
+
+    Kynkaanniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, equations 1 and 2:
+    the share of generated images within the distance of a real one's third neighbour from it, and the reverse;
+    equal to torch-fidelity's on the same features.
+    Naeem et al. 2020, Reliable Fidelity and Diversity Metrics for Generative Models, equations 4 and 5: how many real
+    images' balls, reaching to the fifth neighbour, hold a generated image, by five; and the share of balls that hold
+    any; equal to their package prdc's.
+
+    Args:
+        real, generated: at least 6 on either side.
+        real_radii: `radii(real)`, where it is known.
+
+    Returns:
+        The values, and the standard deviation that each would have over repeated draws of n generated images, the
+        real ones staying the same. Precision and density are means over independent images; for recall and coverage
+        it is the jackknife's, with the balls as they are, which errs upwards (Efron and Stein 1981), by three quarters
+        at most in simulations.
+
+    Raises:
+        UserError: fewer than 6 images on either side.
+    """
+    real_radii = radii(real) if real_radii is None else real_radii
+    generated_radii = radii(generated)
+    precise = torch.zeros(len(generated), dtype=torch.bool)
+    balls = torch.zeros(len(generated))
+    recalled, covered = _Found(len(real)), _Found(len(real))
+    for rows in torch.arange(len(generated)).split(ROWS):
+        for columns, block in distance_blocks(generated[rows], real):
+            precise[rows] |= (block <= real_radii[columns, 0]).any(1)
+            recalled.add(rows, columns, block <= generated_radii[rows, :1])
+            inside = block < real_radii[columns, 1]
+            balls[rows] += inside.sum(1)
+            covered.add(rows, columns, inside)
+    fidelity, density = precise.double(), balls.double() / COVERAGE_NEIGHBOURS
+    root = len(generated) ** 0.5
+    values = Manifold(fidelity.mean().item(), recalled.share(), density.mean().item(), covered.share())
+    spread = Manifold(
+        fidelity.std().item() / root,
+        recalled.jackknife(len(generated)),
+        density.std().item() / root,
+        covered.jackknife(len(generated)),
+    )
+    return values, spread
+
+
+class _Found:
+    """Of m real images: by how many generated ones each is found, and by which one last."""
+
+    def __init__(self, count: int) -> None:
+        self.times = torch.zeros(count, dtype=torch.int64)
+        self.finder = torch.zeros(count, dtype=torch.int64)
+
+    def add(self, rows: Tensor, columns: slice, found: Tensor) -> None:
+        """Take in whether the generated images `rows` (r,) find the real ones `columns`: bool (r, columns)."""
+        any_of_them, which = found.max(0)
+        self.finder[columns] = torch.where(any_of_them, rows[which], self.finder[columns])
+        self.times[columns] += found.sum(0)
+
+    def share(self) -> float:
+        return (self.times > 0).double().mean().item()
+
+    def jackknife(self, n: int) -> float:
+        """The standard deviation of the share: what leaving out each of n generated images takes from it."""
+        alone = torch.bincount(self.finder[self.times == 1], minlength=n).double() / len(self.times)
+        return ((n - 1) * alone.var(correction=0)).sqrt().item()

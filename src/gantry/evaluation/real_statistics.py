@@ -1,0 +1,164 @@
+"""What an extractor sees in a data set's real images: computed once, kept on disk, and mapped from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gantry.core.errors import UserError
+from gantry.core.files import write_json
+from gantry.core.processes.workers import ALONE, Crew
+from gantry.data.images import ImageSet
+from gantry.evaluation.extractors.networks import Extractor
+from gantry.evaluation.features import ArraySource, look_at, mapped
+from gantry.evaluation.metrics import fid_kid_is
+
+logger = logging.getLogger(__name__)
+
+CACHE_VERSION = 2  # raise it when what the files hold changes
+ABOUT, FEATURES, PREDICTED, MOMENTS = "about.json", "real.features.npy", "predicted.npy", "moments.safetensors"
+BLOCK = 2**22  # bytes read at a time for a checksum
+
+
+@dataclass(frozen=True, eq=False)
+class Reals:
+    """Of n real images.
+
+    Attributes:
+        features: (n, d) float32, mapped from a file.
+        predicted: the classes that the extractor's logits say, (n,) int64; None where it has no logits.
+        moments: what FID needs of them.
+        folder: where they are kept.
+    """
+
+    features: Tensor
+    predicted: Tensor | None
+    moments: fid_kid_is.Moments
+    folder: Path
+
+    def derived(self, name: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `compute` makes of the features, kept beside them as `name`.npy once it has been computed."""
+        path = self.folder / f"{name}.npy"
+        with FileLock(f"{self.folder}.lock"):
+            if not _is_sound(self.folder, path):
+                _write(path, compute(self.features).numpy())
+                _enter(self.folder, path)
+        return mapped(path)
+
+
+def real_features(extractor: Extractor, data: ImageSet, cache: Path, crew: Crew = ALONE) -> Reals:
+    """The features of all images of `data`, from `cache`/features or computed into it.
+
+    Processes that ask at the same moment compute them once; a damaged file is found by its checksum, and what was
+    in it computed again.
+
+    Args:
+        extractor: what looks at the images; its name, weights, resizing and arithmetic are part of the cache's key.
+        data: the images, measured as they are, never mirrored.
+        cache: folder of everything that can be computed again.
+        crew: the processes that share the work.
+
+    Raises:
+        UserError: the features are not finite.
+        JobFailed: another process of the crew has failed.
+    """
+    key = {
+        "version": CACHE_VERSION,
+        "data": data.digest,
+        "shape": data.images.shape,
+        "extractor": extractor.name,
+        "weights": extractor.digest,
+        "resize": extractor.resize,
+        "arithmetic": extractor.arithmetic,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    folder = cache / "features" / digest[:32]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        found = _load(folder)
+        if found is None:
+            logger.info(
+                "Measuring the %d real images of %s (%s) with %s (once; the features are kept)",
+                *(len(data), data.name, data.split, extractor.name),
+            )
+            _compute(extractor, data, folder, crew)
+            found = _load(folder)
+    assert found is not None
+    return found
+
+
+def _compute(extractor: Extractor, data: ImageSet, folder: Path, crew: Crew) -> None:
+    work = folder.with_suffix(".partial")
+    looked = look_at(ArraySource(data.images), {"real": extractor}, work, f"real images of {data.name}", crew)["real"]
+    if not all(part.isfinite().all() for part in looked.features.split(4096)):
+        shutil.rmtree(work)
+        raise UserError(f"the {extractor.name} features of {data.name} are not finite: wrong weights?")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (work / FEATURES).replace(folder / FEATURES)
+    if extractor.has_logits:
+        verdicts = [part.argmax(1) for part in looked.logits.split(4096)]
+        _write(folder / PREDICTED, torch.cat(verdicts).numpy())
+    moments = fid_kid_is.moments(mapped(folder / FEATURES))
+    save_file({name: value for name, value in moments._asdict().items() if name != "n"}, folder / MOMENTS)
+    _enter(folder, *folder.iterdir())
+    shutil.rmtree(work)
+
+
+def _load(folder: Path) -> Reals | None:
+    """What `_compute` wrote; None where it is not there, or not sound."""
+    if not (folder / ABOUT).exists():
+        return None
+    classified = PREDICTED in _checksums(folder)
+    needed = [FEATURES, MOMENTS, *([PREDICTED] if classified else [])]
+    if not all(_is_sound(folder, folder / name) for name in needed):
+        logger.warning("%s is damaged: measuring the real images again", folder)
+        return None
+    features = mapped(folder / FEATURES)
+    predicted = mapped(folder / PREDICTED) if classified else None
+    held = {name: value.clone() for name, value in load_file(folder / MOMENTS).items()}
+    moments = fid_kid_is.Moments(**held, n=len(features))
+    return Reals(features, predicted, moments, folder)
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.replace(path)
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    try:
+        return dict(json.loads((folder / ABOUT).read_text())["crc32"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _enter(folder: Path, *paths: Path) -> None:
+    """Note the files' checksums, by which damage is found; a folder counts only once this is done."""
+    write_json({"crc32": _checksums(folder) | {path.name: _crc(path) for path in paths}}, folder / ABOUT)
+
+
+def _is_sound(folder: Path, path: Path) -> bool:
+    return path.exists() and _checksums(folder).get(path.name) == _crc(path)
+
+
+def _crc(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            total = zlib.crc32(block, total)
+    return total

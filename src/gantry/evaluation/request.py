@@ -1,0 +1,187 @@
+"""What an evaluation measures, against what and how: enough for every process that takes part in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from torch import nn
+
+from gantry.core.config.instantiate import maker
+from gantry.core.errors import UserError
+from gantry.data.images import ImageSet
+from gantry.data.sample_files import samples
+from gantry.evaluation.extractors.networks import Extractor
+from gantry.evaluation.features import ArraySource, Source
+from gantry.runs.generators import GeneratorFiles, GeneratorSource
+
+MAIN, CLASSES = "main", "classes"  # what the extractors are called in files
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """Anyone's images; picklable.
+
+    Attributes:
+        path: a folder or a .npz or .npy.
+        cache: where they are decoded to.
+    """
+
+    path: str
+    cache: Path
+
+    def load(self, shape: tuple[int, int, int], count: int) -> ImageSet:
+        """`count` of the images, drawn at random where there are more; of shape (C, H, W).
+
+        Raises:
+            UserError: they cannot be read, are of another shape or too few.
+        """
+        found = samples(self.path, self.cache, shape)
+        if len(found) < count:
+            raise UserError(
+                f"images={self.path} holds {len(found)} images, fewer than n={count}; "
+                f"n={len(found)} measures them, under names that say so"
+            )
+        return found.part(count)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides an evaluation; picklable, for the processes that share it.
+
+    Attributes:
+        protocol: its name; "custom" where the settings are not one's.
+        official: the name holds with the papers' extractor and weights only.
+        data: the data set's config.
+        max_images: the part of it that was trained on; None: all.
+        split: of the real images that are compared with.
+        max_real: how many of them at most, drawn at random; None: all.
+        extractor: its config.
+        n: images in a draw.
+        repeats: draws.
+        seed: of the noise; of images, of the subsets behind FID_infinity and of the classifiers.
+        measures: of `gantry.commands.evaluate.MEASURES`.
+        subject: what is measured.
+        cache: folder of everything that can be computed again.
+        accelerator: "cpu", "cuda" or "mps".
+        devices: processes that share the work, a GPU each where there are.
+    """
+
+    protocol: str
+    official: bool
+    data: dict[str, Any]
+    max_images: int | None
+    split: str
+    max_real: int | None
+    extractor: dict[str, Any]
+    n: int
+    repeats: int
+    seed: int
+    measures: tuple[str, ...]
+    subject: GeneratorFiles | SampleFiles
+    cache: Path
+    accelerator: str
+    devices: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the images loaded so far, which another process maps from the disk itself."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    @property
+    def whole(self) -> ImageSet:
+        """The split that was trained on, all of it: classifiers learn from it, the same for every run."""
+        return self._images(self._split(self.data.get("split")))
+
+    @cached_property
+    def trained_on(self) -> ImageSet:
+        """The training images: of a run, those it was trained on."""
+        return self.whole if self.max_images is None else self.whole.part(self.max_images)
+
+    @cached_property
+    def reference(self) -> ImageSet:
+        """The real images that scores compare with.
+
+        Raises:
+            UserError: the data set has no such split.
+        """
+        return self.limited(self._images(self._split(self.split)))
+
+    @cached_property
+    def held_out(self) -> ImageSet | None:
+        """Real images the generator never saw; None where the data set has none."""
+        return self._images("test") if self.data.get("split") == "train" else None
+
+    def real(self, which: str) -> ImageSet:
+        """The real images called "reference", "training" or "held-out"."""
+        if which == "reference":
+            return self.reference
+        found = self.trained_on if which == "training" else self.held_out
+        assert found is not None
+        return self.limited(found)
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """Anyone's images, where they are measured."""
+        assert isinstance(self.subject, SampleFiles)
+        return self.subject.load(self.reference.shape, self.n)
+
+    def limited(self, data: ImageSet) -> ImageSet:
+        """As many real images as the protocol has."""
+        return data if self.max_real is None else data.part(self.max_real)
+
+    def _split(self, split: str | None) -> str | None:
+        if "split" in self.data or split in ("train", None):
+            return split if "split" in self.data else None
+        name = self.data["_target_"].rpartition(".")[2]
+        raise UserError(f"protocol.split={split}: {name} has no splits; protocol=papers, or quick, takes all of it")
+
+    def _images(self, split: str | None) -> ImageSet:
+        if split not in self._loaded:
+            node = self.data if split is None else self.data | {"split": split}
+            self._loaded[split] = maker(node)(cache=self.cache)
+        return self._loaded[split]
+
+    @cached_property
+    def _loaded(self) -> dict[str | None, ImageSet]:
+        return {}
+
+    def device(self, rank: int) -> torch.device:
+        """Where process `rank` computes."""
+        return torch.device("cuda", rank) if self.accelerator == "cuda" else torch.device(self.accelerator)
+
+    def extractors(self, rank: int) -> dict[str, Extractor]:
+        """What looks at the images: the chosen extractor, and where it does not know the classes, what does."""
+        device = self.device(rank)
+        try:
+            main = maker(self.extractor)(data=self.whole, cache=self.cache, device=device)
+        except InstantiationException as error:  # of a network of one's own
+            target = self.extractor.get("network", self.extractor).get("_target_")
+            why = str(error.__cause__ or error).splitlines()[-1]
+            raise UserError(f"extractor: {target} cannot be made: {why} (HYDRA_FULL_ERROR=1 shows where)") from error
+        wanted = {MAIN: main}
+        if {"classes", "augmentation"} & set(self.measures) and not main.labelled and can_classify(self.whole):
+            from gantry.evaluation.extractors.classifier import classifier
+
+            wanted[CLASSES] = classifier(data=self.whole, cache=self.cache, device=device)
+        return wanted
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The generator, loaded once: a run that still trains may replace its files."""
+        assert isinstance(self.subject, GeneratorFiles)
+        return self.subject.load()
+
+    def source(self, draw: int, rank: int) -> Source:
+        """The images of one draw."""
+        if isinstance(self.subject, SampleFiles):
+            return ArraySource(self.images.images)
+        network = self.network.to(self.device(rank))
+        return GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
+
+
+def can_classify(data: ImageSet) -> bool:
+    return data.labels is not None and len(data.labels) >= 20 and len(set(data.labels.tolist())) > 1

@@ -1,0 +1,207 @@
+"""The result of an evaluation: how it is named, kept in files that no other evaluation overwrites, and printed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantry.core.files import read_json, write_json, write_png
+from gantry.runs.folder import EVALUATIONS
+from gantry.runs.tracking.environment import environment
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
+DESCRIPTION = "eval."  # before a key, the tag that says it in a line
+MERGED = ("values", "spread", "classes", "classifier", "memorisation", "augmentation")
+LEAST = 3  # classes drawn least often, named
+
+
+def curve_name(key: str, name: str) -> str:
+    """What a value is called among a run's metrics."""
+    return f"{PREFIX}{key}/{name}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured, and how.
+
+    Attributes:
+        protocol: papers, test10k, quick or custom.
+        step: the generator step; 0 of images.
+        values: score by name, the first one first; NaN where it could not be computed.
+        spread: of some of them, the standard deviation over draws of as many images.
+        settings: the ruler, all that determines the values besides what is measured.
+        subject: what was measured, with its sha256 and the seed; of a generator also which one, and how many draws.
+        classes: of each class its share, 0 to 1, of the real and of the generated images.
+        memorisation: how near the training images the generated ones come.
+        augmentation: what a classifier learns from them.
+        seconds: spent, by what on.
+        classifier: whose verdicts the classes are: its sha256 and accuracy.
+        pairs: the generated images nearest to a training image beside it, uint8 (H, W, 3).
+    """
+
+    protocol: str
+    step: int
+    values: Mapping[str, float]
+    spread: Mapping[str, float]
+    settings: Mapping[str, Any]
+    subject: Mapping[str, Any]
+    classes: Mapping[str, tuple[float, float]] | None = None
+    memorisation: Mapping[str, Any] | None = None
+    augmentation: Mapping[str, Any] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    classifier: Mapping[str, Any] | None = None
+    pairs: np.ndarray | None = None
+
+    @property
+    def label(self) -> str:
+        """The protocol, and what of the generator or its draws is not the usual: `papers-last-raw-seed1-draws3`."""
+        has = self.subject
+        unusual = {
+            "last": has.get("generator") == "last",
+            "raw": has.get("averaged") is False,
+            f"seed{has.get('seed')}": has.get("seed", 0) != 0,
+            f"draws{has.get('draws')}": has.get("draws", 1) != 1,
+        }
+        return "-".join([self.protocol, *(word for word, holds in unusual.items() if holds)])
+
+    @property
+    def key(self) -> str:
+        """The label and a hash of the settings: equal for values that may be compared, other people's images too."""
+        text = json.dumps(self.settings, sort_keys=True)
+        return f"{self.label}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    @property
+    def description(self) -> str:
+        """The settings in a line."""
+        has, of = self.settings, self.subject
+        what = f"{has['n_generated']:,} generated images"
+        if "generator" in of:
+            kind = "averaged" if of["averaged"] else "raw"
+            draws = f", mean of {of['draws']} draws" if of["draws"] > 1 else ""
+            what += f" ({kind} generator of the {of['generator']} step, seed {of['seed']}{draws})"
+        resize = "" if has["extractor_resize"] in ("none", "its own") else f", {has['extractor_resize']}"
+        extractor = f"{has['extractor']} {has['extractor_sha256'][:8]}{resize}"
+        return f"{what} against {has['n_real']:,} real ones of {has['data']} ({has['split']}), {extractor}"
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """The values by their names in MLflow."""
+        return {curve_name(self.key, name): value for name, value in self.values.items()}
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the result below `folder`; returns its files, the record first.
+
+        What an earlier evaluation with these settings found of the same generator and this one did not look for is
+        kept; the record of another generator at the same step, and its picture, are renamed.
+        """
+        path = folder / EVALUATIONS / self.key / f"step_{self.step}.json"
+        picture = path.with_name(f"closest_pairs_step_{self.step}.png")
+        record = self._record()
+        if (before := read_json(path)) is not None:
+            if before.get("subject", {}).get("sha256") == self.subject["sha256"]:
+                for name in MERGED:
+                    both = isinstance(before.get(name), dict) and name in ("values", "spread")
+                    record[name] = before[name] | record[name] if both else record[name] or before.get(name)
+            else:
+                of = str(before.get("subject", {}).get("sha256"))[:8]
+                for file in (path, picture):
+                    if file.exists():
+                        file.rename(file.with_name(f"{file.stem}_{of}{file.suffix}"))
+        write_json(record, path)
+        files = [path]
+        if self.pairs is not None:
+            files.append(picture)
+            write_png(self.pairs, picture)
+        return files
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "key": self.key,
+            "protocol": self.label,
+            "description": self.description,
+            "step": self.step,
+            "values": _finite(self.values),
+            "spread": _finite(self.spread),
+            "settings": dict(self.settings),
+            "subject": dict(self.subject),
+            "classes": self.classes,
+            "classifier": self.classifier,
+            "memorisation": None if self.memorisation is None else _finite(self.memorisation),
+            "augmentation": self.augmentation,
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "environment": environment(),
+            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+
+    def text(self) -> str:
+        """What the user sees of it."""
+        width = max(map(len, self.values), default=0)
+        lines = ["", f"{self.key}: {self.description}", ""]
+        for name, value in self.values.items():
+            spread = f"  ± {self.spread[name]:.2g}" if name in self.spread else ""
+            lines.append(f"  {name:{width}}  {value:>10.5g}{spread}")
+        if self.spread:
+            lines.append("  ± one standard deviation over draws of as many generated images")
+        if self.subject.get("draws", 1) > 1 and (self.classes or self.memorisation or self.augmentation):
+            lines.append("  classes, copies and what classifiers learn are of the first draw")
+        if self.classes:
+            lines += ["", *self._classes_text()]
+        if self.memorisation:
+            lines += ["", *self._memorisation_text()]
+        if self.augmentation:
+            lines += [*([""] if self.values else []), *_augmentation_text(self.augmentation)]
+        return "\n".join(lines)
+
+    def _classes_text(self) -> list[str]:
+        assert self.classes is not None
+        shares = sorted(self.classes.items(), key=lambda item: item[1][1] / max(item[1][0], 1e-9))[:LEAST]
+        said = (f"{name} {generated:.1%} (real {real:.1%})" for name, (real, generated) in shares)
+        return [f"classes drawn least: {', '.join(said)}"]
+
+    def _memorisation_text(self) -> list[str]:
+        has = self.memorisation
+        assert has is not None
+        beside = "held-out real images" if has["held_out_images"] else "training images left out of the rest"
+        return [
+            f"memorisation: {has['copy_rate']:.2%} of the images are as near to a training image as the nearest "
+            f"{has['copy_rate_expected']:.0%} of {beside} (± {has['copy_rate_std']:.2%} by chance);",
+            f"  median distance {has['distance_ratio']:.3f} of theirs, {has['training_images']:,} training images",
+        ]
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Null for what JSON has no number for: NaN and infinity."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }
+
+
+def _augmentation_text(found: Mapping[str, Any]) -> list[str]:
+    """Accuracies by the number of real images, with their standard deviation over seeds."""
+    cells: dict[tuple[int | None, str], str] = {}
+    for row in found["trained"]:
+        spread = "" if row["std"] is None else f" ± {row['std']:.3f}"
+        cells[row["size"], row["diet"]] = f"{row['mean']:.3f}{spread}"
+    lines = [
+        f"accuracy on {found['n_test']:,} real images ({found['test_split']}) of a classifier trained on",
+        f"  {'real images':>11}  {'real':>15}  {'generated':>15}  {'both':>15}   gain",
+    ]
+    for gain in found["gains"]:
+        size = gain["size"]
+        alone = cells.get((size, "generated"), cells.get((None, "generated"), ""))
+        width = "" if gain["interval"] is None else f" ± {gain['interval']:.3f}"
+        verdict = "" if gain["clear"] else ", no more than noise"
+        shown = f"{cells[size, 'real']:>15}  {alone:>15}  {cells[size, 'real + generated']:>15}"
+        lines.append(f"  {size:>11,}  {shown}   {gain['mean']:+.3f}{width}{verdict}")
+    labels = "given" if found["labels"] == "given" else "by the classifier of the real images on the left"
+    return [*lines, f"  labels of the generated images: {labels}", *(f"  {line}" for line in found["caveats"])]

@@ -1,0 +1,1 @@
+"""Uses a trained generator: draws samples, walks the latent space, exports, registers and serves it."""

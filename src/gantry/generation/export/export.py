@@ -1,0 +1,189 @@
+"""A generator exported to a folder in the formats asked for, each with its model card."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gantry.core.errors import UserError
+from gantry.core.files import write_png
+from gantry.core.text import did_you_mean
+from gantry.data.grid import enlarged_grid
+from gantry.generation.export import model_card as card
+from gantry.generation.export.model_card import Written, model_card
+from gantry.generation.export.portable import LOADER, SOURCES, write_portable
+from gantry.generation.export.programs import require_onnx, write_onnx, write_torch_export
+from gantry.models.latents import stream
+from gantry.models.sampling import generate
+from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, WEIGHTS, exported_step, load_generator
+from gantry.runs.generators import ExportedFiles
+
+FORMATS = ("safetensors", "torch_export", "onnx")
+PROGRAM, ONNX = "generator.pt2", "generator.onnx"
+PARTIAL = ".partial"  # in the folder, what is not whole yet
+OURS = {card.FILE, WEIGHTS, GENERATOR_CONFIG, LOADER, SOURCES, PROGRAM, ONNX, card.PICTURE, PARTIAL, "__pycache__"}
+SHOWN = 64  # images of the picture
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        folder: where.
+        files: in it, the card last.
+        failed: by format, why the network cannot be written as it.
+        needs: packages besides torch that the network's source imports.
+    """
+
+    folder: Path
+    files: tuple[Written, ...]
+    failed: Mapping[str, str]
+    needs: tuple[str, ...]
+
+
+def export_generator(
+    source: Path,
+    folder: Path,
+    *,
+    run: Path | None = None,
+    formats: Sequence[str] = FORMATS,
+    licence: str | None = None,
+    trusted: Sequence[str] = (TRUSTED,),
+) -> Export:
+    """Write a generator to `folder` in several formats, with its model card and a picture of what it makes.
+
+    All is made and checked before any of it takes its place. What an earlier export left there is replaced.
+
+    Args:
+        source: an exported generator's folder, see `gantry.runs.generator_files`.
+        folder: made where missing.
+        run: the folder of the run it comes from, for the card.
+        formats: some of `FORMATS`.
+        licence: of the generator, in the user's words, for the card.
+        trusted: see `load_generator`.
+
+    Raises:
+        UserError: a format that is none; a library is missing; `folder` holds something else or cannot be written; no
+            generator that can be loaded; or it cannot be written in any of the formats.
+    """
+    _check_formats(formats)
+    _check_folder(source, folder)
+    network = load_generator(source, tuple(trusted))
+    with _partial(folder) as part:
+        made, failed, needs = _write(network, source, part, formats, trusted)
+        if not made:
+            raise UserError("\n  ".join(["export: the generator cannot be written:", *failed.values()]))
+        parameters = sum(weight.numel() for weight in network.parameters())
+        text = model_card(source, run, licence=licence, parameters=parameters, files=made, needs=needs)
+        (part / card.FILE).write_text(text, encoding="utf-8")
+        made.append(Written(part, card.FILE))
+        _publish(part, folder, {file.name.partition("/")[0] for file in made})
+    return Export(folder, tuple(replace(file, folder=folder) for file in made), failed, needs)
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"formats: {name!r} is none{did_you_mean(name, FORMATS)} (formats: {', '.join(FORMATS)})")
+    if not formats:
+        raise UserError(f"formats: name at least one of {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        require_onnx()
+
+
+def _check_folder(source: Path, folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier export, which its card tells."""
+    try:
+        held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    except OSError as error:
+        raise UserError(f"export={folder}: is no folder that can be read: {error.strerror}") from error
+    if not held:
+        return
+    marked = any(_is_marked(path) for path in (folder / card.FILE, folder / PARTIAL / card.FILE))
+    others = [name for name in held if name not in OURS]
+    if source.resolve() == folder.resolve() or others or not (marked or held == [PARTIAL]):
+        raise UserError(
+            f"export={folder}: holds something else ({', '.join(others or held)[:200]}), which an export would mix "
+            "with or replace; name a new folder, or that of an earlier export"
+        )
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        return card.MARK in path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` for what is on its way there; nothing of it stays where that fails."""
+    existed = folder.exists()
+    part = folder / PARTIAL
+    try:
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir(parents=True)
+        yield part
+    except OSError as error:
+        raise UserError(f"export={folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _write(
+    network: nn.Module, source: Path, part: Path, formats: Sequence[str], trusted: Sequence[str]
+) -> tuple[list[Written], dict[str, str], tuple[str, ...]]:
+    """The files of the formats in `part`, what cannot be had by format, and what the source needs besides torch."""
+    z_dim = ExportedFiles(source, ()).z_dim
+    made: list[Written] = []
+    failed: dict[str, str] = {}
+    needs: tuple[str, ...] = ()
+    for name in sorted(set(formats), key=FORMATS.index):
+        try:
+            if name == "safetensors":
+                needs = write_portable(source, part, trusted)
+                made += [Written(part, WEIGHTS, 0.0), Written(part, GENERATOR_CONFIG), Written(part, LOADER)]
+                sources = sorted(path for path in (part / SOURCES).rglob("*") if path.is_file())
+                made += [Written(part, path.relative_to(part).as_posix()) for path in sources]
+            elif name == "torch_export":
+                made.append(Written(part, PROGRAM, write_torch_export(network, z_dim, part / PROGRAM)))
+            else:
+                difference = write_onnx(network, z_dim, part / ONNX, exported_step(source))
+                made.append(Written(part, ONNX, difference))
+        except UserError as error:
+            failed[name] = str(error)
+            if name == "safetensors":  # whose files are several
+                for left in part.iterdir():
+                    _remove(left)
+    images = generate(network, torch.from_numpy(stream(0, 0, SHOWN, z_dim)))
+    if made and images.shape[1] in (1, 3):  # grey or colour: others are no pictures
+        write_png(enlarged_grid(images), part / card.PICTURE)
+        made.append(Written(part, card.PICTURE))
+    return made, failed, needs
+
+
+def _publish(part: Path, folder: Path, names: set[str]) -> None:
+    """Put these in their place, the card last, and remove what an earlier export had besides."""
+    for name in OURS - {PARTIAL, card.FILE, *names}:
+        _remove(folder / name)
+    for name in sorted(names, key=lambda name: name == card.FILE):
+        if (part / name).is_dir():
+            _remove(folder / name)
+        (part / name).replace(folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,190 @@
+"""A generator as a program that needs none of its source: a torch.export program, and ONNX.
+
+Both map latents (B, z_dim), float32, to images (B, C, H, W), float32, in [-1, 1], for any B of at least 1. Each file is
+read back and compared with the network before it gets its name: there is a whole, right one or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gantry.core.errors import UserError
+from gantry.core.safe_load import reason
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+INPUT, OUTPUT = "z", "images"
+TOLERANCE = 1e-4  # between images in [-1, 1]: an eightieth of one of 256 levels
+BATCHES = (1, 7, 64)
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def write_torch_export(network: nn.Module, z_dim: int, path: Path) -> float:
+    """Write the network as a `torch.export` program, which `torch.export.load(path).module()` makes callable.
+
+    Args:
+        network: a generator in eval mode, on the processor.
+        z_dim: length of its latent vectors.
+        path: the file to write, .pt2.
+
+    Returns:
+        The largest difference between its images and the network's.
+
+    Raises:
+        UserError: the network cannot be written as a program (it branches on the values of its input, say), or makes
+            other images as one.
+        OSError: the file cannot be written.
+    """
+    program = _program(network, z_dim)
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # given the path, torch objects to a name that does not end in .pt2
+            torch.export.save(program, file)
+
+    def read(part: Path) -> Callable[[Tensor], Tensor]:
+        with part.open("rb") as file:
+            return torch.export.load(file).module()
+
+    return _checked(network, z_dim, path, write, read)
+
+
+def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = None) -> float:
+    """Write the network as one ONNX file, input "z", output "images", and compare onnxruntime's images of it.
+
+    Its metadata say z_dim, image_range and, where it is known, the generator step.
+
+    Args:
+        network: a generator in eval mode, on the processor.
+        z_dim: length of its latent vectors.
+        path: the file to write, .onnx.
+        step: the generator step it is of.
+
+    Returns:
+        The largest difference between onnxruntime's images, on its CPU provider, and the network's.
+
+    Raises:
+        UserError: a library is missing; or see `write_torch_export`.
+        OSError: the file cannot be written.
+    """
+    require_onnx()
+    program = _program(network, z_dim)
+    known = {"z_dim": str(z_dim), "image_range": "[-1, 1]"} | ({} if step is None else {"step": str(step)})
+
+    def write(part: Path) -> None:
+        import onnx
+
+        exported = torch.onnx.export(
+            program, (), input_names=[INPUT], output_names=[OUTPUT], dynamo=True, verbose=False
+        )
+        assert exported is not None
+        model = exported.model_proto
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+        onnx.helper.set_model_props(model, known)
+        onnx.checker.check_model(model)
+        onnx.save(model, part)
+
+    def read(part: Path) -> Callable[[Tensor], Tensor]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(part, options, providers=["CPUExecutionProvider"])
+        return lambda z: torch.from_numpy(session.run([OUTPUT], {INPUT: z.numpy()})[0])
+
+    return _checked(network, z_dim, path, write, read)
+
+
+def require_onnx() -> None:
+    """Make sure that what ONNX needs is installed.
+
+    Raises:
+        UserError: a library is missing.
+    """
+    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"formats: onnx needs {', '.join(missing)}: pip install -c constraints.txt -e '.[export]'; "
+            "formats=[safetensors,torch_export] does without"
+        )
+
+
+def _program(network: nn.Module, z_dim: int) -> ExportedProgram:
+    z = torch.zeros(2, z_dim)  # 1 would be taken for a constant
+    try:
+        with _quiet():
+            return torch.export.export(network, (z,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    except Exception as error:  # of whatever part of torch's compiler gives up
+        raise UserError(f"{_name(network)} cannot be written as a program: {reason(error)}") from error
+
+
+def _checked(
+    network: nn.Module,
+    z_dim: int,
+    path: Path,
+    write: Callable[[Path], None],
+    read: Callable[[Path], Callable[[Tensor], Tensor]],
+) -> float:
+    """Write a file, unless what is read from it makes other images than the network; returns the largest difference."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            with _quiet():
+                write(part)
+                difference = _difference(network, read(part), z_dim)
+        except OSError:
+            raise
+        except Exception as error:  # of the exporter or of what runs the file
+            raise UserError(f"{_name(network)} cannot be written as {path.suffix[1:]}: {reason(error)}") from error
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"{_name(network)} as {path.suffix[1:]} makes other images: they differ by up to {difference:.2g}, "
+                f"where {TOLERANCE:g} is allowed; a network that draws random numbers of its own cannot be exported so"
+            )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return difference
+
+
+def _difference(network: nn.Module, program: Callable[[Tensor], Tensor], z_dim: int) -> float:
+    """The largest difference between images over batches of several sizes; NaN where one has it."""
+    source = torch.Generator().manual_seed(0)
+    found = []
+    for batch in BATCHES:
+        z = torch.randn(batch, z_dim, generator=source)
+        with torch.inference_mode():
+            images, expected = program(z.clone()), network(z)
+        if images.shape != expected.shape or images.dtype != torch.float32:
+            raise ValueError(f"it makes {images.dtype} {tuple(images.shape)}, not float32 {tuple(expected.shape)}")
+        found.append((images - expected).abs().max())
+    return float(torch.stack(found).max())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters print, log and warn of out of the terminal; what fails is raised."""
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        stack.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.ERROR)
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
+
+
+def _name(network: Any) -> str:
+    return f"{type(network).__module__}.{type(network).__qualname__}"

@@ -1,0 +1,117 @@
+"""A trained GAN generator, to be loaded where only torch (2.6 or newer) and Python (3.11 or newer) are installed.
+
+Beside this file are the weights, generator.safetensors; what the network is made of, generator.json; and the source of
+its class, in the folder network. Loading it runs that source, so load it only from people you trust.
+
+    import json, sys, torch
+    sys.path.insert(0, "<this folder>")
+    from generator import load, save
+    network = load()
+    z = torch.randn(64, <z_dim of generator.json>)
+    with torch.inference_mode():
+        save(network(z), "drawn.png")
+"""
+
+import importlib.util
+import json
+import math
+import struct
+import sys
+import uuid
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+HERE = Path(__file__).parent
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def load(folder: str | Path = HERE) -> nn.Module:
+    """The generator, in eval mode: maps standard normal float32 (B, z_dim) to images (B, C, H, W) in [-1, 1].
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: the weights' file is damaged, or no safetensors file.
+        RuntimeError: the weights are of another network.
+    """
+    folder = Path(folder)
+    config = json.loads((folder / "generator.json").read_text())
+    network: nn.Module = network_class(folder, config.pop("_target_"))(**config)
+    network.load_state_dict(read_safetensors(folder / "generator.safetensors"))
+    return network.eval().requires_grad_(False)
+
+
+def network_class(folder: Path, name: str) -> type[nn.Module]:
+    """The class of that dotted name, from the folder `network`; installed packages of the same name are not touched."""
+    package = f"generator_{uuid.uuid4().hex}"  # its own for each folder and each time, so that none finds another's
+    source = folder / "network" / "__init__.py"
+    spec = importlib.util.spec_from_file_location(package, source, submodule_search_locations=[str(source.parent)])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[package] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[package])
+    module, _, found = name.rpartition(".")
+    kind: type[nn.Module] = getattr(importlib.import_module(f"{package}.{module}"), found)
+    return kind
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: the header's length (8 bytes), a JSON header, then the values, little-endian.
+
+    Raises:
+        ValueError: it is cut short, or its header does not describe it.
+    """
+    content = bytearray(Path(path).read_bytes())  # writable, as torch wants what it shares memory with
+    try:
+        (length,) = struct.unpack_from("<Q", content)
+        header = json.loads(content[8 : 8 + length])
+        header.pop("__metadata__", None)
+        start, end, tensors = 8 + length, 8 + length, {}
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            dtype, shape, (first, last) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+            count = math.prod(shape)
+            if start + first != end or last - first != count * dtype.itemsize:
+                raise ValueError(f"{name} does not lie where its shape says")
+            end = start + last
+            if end > len(content):
+                raise ValueError(f"it ends within {name}")
+            if count:
+                tensors[name] = torch.frombuffer(content, dtype=dtype, count=count, offset=start + first).reshape(shape)
+            else:
+                tensors[name] = torch.empty(shape, dtype=dtype)
+        if end != len(content):
+            raise ValueError(f"{len(content) - end} bytes belong to no tensor")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    return tensors
+
+
+def save(images: Tensor, path: str | Path, columns: int = 8) -> None:
+    """Write images (N, C, H, W) in [-1, 1], C 1 (grey) or 3 (RGB), as one PNG picture with `columns` in a row."""
+    pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    count, channels, height, width = pixels.shape
+    columns = min(columns, count)
+    pixels = torch.cat([pixels, pixels.new_zeros(-count % columns, channels, height, width)])
+    tiled = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, y, column, x, channel
+    lines = tiled.reshape(-1, columns * width * channels)
+    lines = torch.cat([lines.new_zeros(len(lines), 1), lines], dim=1)  # a line begins with its filter: 0, none
+    head = struct.pack(">IIBBBBB", columns * width, len(lines), 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    data = zlib.compress(bytes(lines.flatten().tolist()))
+    chunks = [(b"IHDR", head), (b"IDAT", data), (b"IEND", b"")]
+    written = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
+    Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))

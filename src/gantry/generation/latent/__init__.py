@@ -1,0 +1,1 @@
+"""A generator's latent space: interpolation, directions and projection of an image."""

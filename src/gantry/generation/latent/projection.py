@@ -1,0 +1,203 @@
+"""Where in latent space a given image lies, and from there what stood where the image is damaged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gantry.core.errors import UserError
+from gantry.core.randomness import draws
+from gantry.data.images import quantise, to_float
+
+POOL = 2048  # samples, of which an image's nearest are where its search starts
+PRIOR = 0.003  # weight of the latent's mean square beside the image's mean squared error
+CONSENSUS = 0.1  # weight of a damaged pixel's expected value beside a known pixel's value
+RATE = 0.1  # Adam's, falling to 0
+SHORT = 0.2  # of the steps, in which all starts take part
+LEAST_STEPS = 5
+AT_ONCE = 2**20  # values of the images computed at a time; a DCGAN's layers hold some 50 times as many
+
+Progress = Callable[[float], object]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What `project` found of N images.
+
+    Attributes:
+        latents: float32 (N, z_dim), on the CPU like the rest.
+        images: uint8 (N, C, H, W), the generator's for them.
+        repaired: uint8 (N, C, H, W), the target with the generator's pixels where it was damaged, and every other pixel
+            as given; None where no mask was.
+        errors: float32 (N,), root mean squared difference of image and target over the known pixels, in grey levels
+            0 to 255.
+    """
+
+    latents: Tensor
+    images: Tensor
+    repaired: Tensor | None
+    errors: Tensor
+
+
+def project(
+    network: nn.Module,
+    z_dim: int,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    seed: int = 0,
+    steps: int = 300,
+    starts: int = 16,
+    progress: Progress | None = None,
+) -> Projection:
+    """The latents whose images are nearest to given ones, and with a mask those images' damaged regions filled in.
+
+    Minimises, by Adam, the mean squared error over the known pixels plus a normal prior on the latent (Bora et al.
+    2017, Compressed Sensing using Generative Models), from the nearest of a pool of samples. All starts take
+    part in the first fifth of the steps, the best one alone in the rest.
+
+    With a mask this is the inpainting of Yeh et al. 2017, Semantic Image Inpainting with Deep Generative Models, with
+    three differences. The prior is on the latent, as a trained generator comes without its discriminator. Known pixels
+    weigh alike, not by the damaged ones near them (equation 3). And many images agree with the known pixels, so the
+    best of them is a guess; where the damage is, the starts' mean image after the first fifth estimates what is
+    expected there, and the rest of the search is drawn to it weakly. benchmarks/repair-cpu.md has what each does to
+    the error.
+
+    Args:
+        network: in eval mode, on its device, where the work is done; maps float32 (B, z_dim) to (B, C, H, W) in
+            [-1, 1].
+        z_dim: length of a latent.
+        target: uint8 (N, C, H, W), N at least 1.
+        mask: bool (N, 1, H, W), or (1, 1, H, W) for all alike: True where the image is damaged, to be filled in. What
+            the target holds there makes no difference.
+        seed: of the pool. The same seed and call give the same result on a CPU.
+        steps: of the search, at least 5.
+        starts: of each image, 1 to 2048.
+        progress: called with the share of the work that is done, up to 1.
+
+    Returns:
+        The projection; an image's is the same whatever others are beside it, but for rounding.
+
+    Raises:
+        UserError: target and mask are not as above, not of the generator's image size, or a mask is empty or full.
+    """
+    _check(network, z_dim, target, mask, steps, starts)
+    device = next(network.parameters()).device
+    damaged = torch.zeros(1, 1, 1, 1, dtype=torch.bool) if mask is None else mask
+    damaged = damaged.expand(len(target), 1, *target.shape[2:])
+    pool = torch.from_numpy(draws(seed, 0, "projection").standard_normal((POOL, z_dim), dtype="float32")).to(device)
+    short = max(1, round(SHORT * steps))
+    done, work = 0, len(target) * (starts * short + steps - short)
+
+    def advance(latents: int) -> None:
+        nonlocal done
+        done += latents
+        if progress is not None:
+            progress(done / work)
+
+    search = _Search(network, advance)
+    found = []
+    together = max(1, AT_ONCE // (starts * target[0].numel()))
+    for images, holes in zip(target.split(together), damaged.split(together), strict=True):
+        wanted, hole = to_float(images.to(device)), holes.to(device)
+        weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
+        z = search.nearest(pool, wanted, weight * ~hole, starts)
+        z = search.descend(z, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
+        made = search.images(z).unflatten(0, (-1, starts))
+        # Of a whole image nothing of this is left but the choice of the start.
+        expected = torch.where(hole, made.mean(1), wanted)
+        weights = torch.where(hole, CONSENSUS * weight, weight)
+        errors = ((made - expected[:, None]).square() * weights[:, None]).flatten(2).sum(2)
+        best = z.unflatten(0, (-1, starts))[torch.arange(len(images), device=device), errors.argmin(1)]
+        found.append(search.descend(best, expected, weights, steps - short))
+    latents = torch.cat(found)
+    return _projection(latents.cpu(), quantise(search.images(latents)).cpu(), target, damaged, mask is not None)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What moves latents towards images; each independently of the others beside it.
+
+    Args:
+        network: see `project`.
+        advance: called with the number of latents moved by a step.
+    """
+
+    network: nn.Module
+    advance: Callable[[int], None]
+
+    def images(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) of latents (B, z_dim), so many at a time as memory is taken for."""
+        with torch.no_grad():
+            first = self.network(z[:1])
+            parts = z.split(max(1, AT_ONCE // first.numel()))
+            return torch.cat([self.network(part) for part in parts])
+
+    def nearest(self, pool: Tensor, wanted: Tensor, weights: Tensor, count: int) -> Tensor:
+        """Of each image (N, C, H, W) the `count` latents of the pool with the least error, (N * count, z_dim)."""
+        weighed = weights.expand_as(wanted).flatten(1)
+        errors = []
+        for part in pool.split(max(1, AT_ONCE // wanted[0].numel())):
+            made = self.images(part).flatten(1)
+            # The square of the difference, but for the target's own, which all share.
+            errors.append(weighed @ made.square().T - 2 * (weighed * wanted.flatten(1)) @ made.T)
+        return pool[torch.cat(errors, 1).topk(count, largest=False).indices.flatten()]
+
+    def descend(self, start: Tensor, wanted: Tensor, weights: Tensor, steps: int) -> Tensor:
+        """Latents (B, z_dim) after so many steps of Adam towards their images."""
+        z = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([z], lr=RATE)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
+            with torch.enable_grad():
+                errors = ((self.network(z) - wanted).square() * weights).sum() + PRIOR * z.square().mean(1).sum()
+            (z.grad,) = torch.autograd.grad(errors, z)
+            optimizer.step()
+            self.advance(len(z))
+        return z.detach()
+
+
+def _repeat(images: Tensor, starts: int) -> Tensor:
+    return images.repeat_interleave(starts, 0)
+
+
+def _projection(latents: Tensor, images: Tensor, target: Tensor, damaged: Tensor, masked: bool) -> Projection:
+    target, damaged = target.cpu(), damaged.cpu()
+    known = (~damaged).expand_as(target)
+    squares = (images.float() - target.float()).square() * known
+    errors = (squares.flatten(1).sum(1) / known.flatten(1).sum(1)).sqrt()
+    return Projection(latents, images, torch.where(damaged, images, target) if masked else None, errors)
+
+
+def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, steps: int, starts: int) -> None:
+    """Refuse what cannot be projected.
+
+    Raises:
+        UserError: see `project`.
+    """
+    if steps < LEAST_STEPS:
+        raise UserError(f"a projection takes at least {LEAST_STEPS} steps, not {steps}")
+    if not 1 <= starts <= POOL:
+        raise UserError(f"a projection has 1 to {POOL} starts, not {starts}")
+    with torch.no_grad():
+        shape = network(torch.zeros(1, z_dim, device=next(network.parameters()).device)).shape[1:]
+    if target.dtype != torch.uint8 or target.dim() != 4 or len(target) == 0 or target.shape[1:] != shape:
+        raise UserError(
+            f"the images to project must be uint8, (N, {', '.join(map(str, shape))}) as the generator makes them, "
+            f"not {_told(target)}"
+        )
+    if mask is None:
+        return
+    if mask.dtype != torch.bool or mask.shape not in {(count, 1, *shape[1:]) for count in (1, len(target))}:
+        raise UserError(
+            f"the mask must be bool, ({len(target)} or 1, 1, {shape[1]}, {shape[2]}) for the images, not {_told(mask)}"
+        )
+    shares = mask.float().mean((1, 2, 3))
+    for wrong, what in ((0.0, "empty: it marks no pixel as damaged"), (1.0, "full: it leaves no pixel to go by")):
+        if (shares == wrong).any():
+            raise UserError(f"mask number {int((shares == wrong).int().argmax())} is {what}")
+
+
+def _told(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}, ({', '.join(map(str, tensor.shape))})"

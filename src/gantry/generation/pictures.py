@@ -1,0 +1,193 @@
+"""Pictures of what a generator makes: grids, walks, planes, and the samples nearest to given images."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from gantry.core.errors import UserError, reason
+from gantry.core.files import write_png
+from gantry.core.text import show
+from gantry.data.grid import enlarged_grid
+from gantry.data.image_folder import listing
+from gantry.data.images import decode
+from gantry.data.sample_files import samples
+from gantry.generation.animation import save_animation
+from gantry.generation.latent.directions import directions
+from gantry.generation.latent.directions import plane as plane_of
+from gantry.generation.latent.interpolation import walk as walk_through
+from gantry.generation.latent.projection import project
+from gantry.generation.write_images import Order, writing
+from gantry.models.latents import stream
+from gantry.models.sampling import generate
+
+FRAMES_A_SECOND = 16
+MOST_PROJECTED = 256  # images at a time
+T = TypeVar("T")
+HIDDEN = 128  # grey level of what a mask hides
+
+
+def grid(order: Order, path: Path) -> None:
+    """A PNG of the order's images, in rows."""
+    _write(enlarged_grid(order.network(0).first(order.n), _columns(order.n)), path)
+
+
+def walk(order: Order, latents: int, frames: int, path: Path) -> None:
+    """A film of walks side by side, each through so many latents and back to its first; as a strip, one row each.
+
+    Args:
+        order: `order.n` walks; walk j's latent k is number k * n + j of the seed's.
+        latents: that each walk goes through, at least 2.
+        frames: pictures from one latent to the next.
+        path: ends in .gif, .webp or .mp4, or in .png for a strip, which ends at the last latent.
+    """
+    strip = path.suffix.lower() == ".png"
+    made = order.network(0)
+    z = stream(order.seed, 0, latents * order.n, made.z_dim, order.truncation)
+    steps = walk_through(torch.from_numpy(z).view(latents, order.n, made.z_dim), frames, closed=not strip)
+
+    if strip:
+        images = torch.stack([generate(made.network, latents_now) for latents_now in steps], 1)
+        _write(enlarged_grid(images.flatten(0, 1), len(steps)), path)
+        return
+    pictures = (enlarged_grid(generate(made.network, latents_now), _columns(order.n)) for latents_now in steps)
+    with writing(path, left=""):
+        save_animation(pictures, path, FRAMES_A_SECOND)
+
+
+def plane(order: Order, points: int, which: tuple[int, int], extent: float, path: Path) -> None:
+    """A PNG of the images on the plane that two latent directions span around the seed's first latent.
+
+    The first direction goes from left to right, the second from top to bottom, each from -extent to extent.
+
+    Raises:
+        UserError: the latents have not so many directions.
+    """
+    made = order.network(0)
+    if max(which) >= made.z_dim:
+        raise UserError(f"directions: latents have {made.z_dim} directions, numbers 0 to {made.z_dim - 1}")
+    found = directions(made.network, made.z_dim, order.seed, max(which) + 1).vectors
+    centre = torch.from_numpy(stream(order.seed, 0, 1, made.z_dim, order.truncation))[0]
+    latents = plane_of(centre, found[which[0]], found[which[1]], points, extent)
+    _write(enlarged_grid(generate(made.network, latents.flatten(0, 1)), points), path)
+
+
+def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: Path) -> str:
+    """Find the samples nearest to images, with a mask those that fill in what is white there.
+
+    Args:
+        order: its seed is where the search begins.
+        given: an image of any size or a folder of them, or an .npz of images of the generator's size.
+        mask: an image, white where the given ones are damaged.
+        path: of a PNG; in columns the given images, with a mask as they are without what it hides, the samples
+            nearest to them, and with a mask the given ones filled in. The latents go beside it, as .npy.
+        cache: folder of decoded images.
+
+    Returns:
+        What the user is told: the errors in grey levels of 255.
+    """
+    made = order.network(0)
+    channels, height, width = made.tile(0).shape[1:]
+    shape = (channels, height, width)
+    target = torch.from_numpy(_images(given, shape, cache))
+    hole = None if mask is None else torch.from_numpy(_mask(mask, shape, given))
+    often = 0.5 if sys.stderr.isatty() else 10.0
+    with tqdm(total=100, desc="searching", unit="%", dynamic_ncols=True, delay=1, mininterval=often) as bar:
+        found = project(
+            made.network,
+            made.z_dim,
+            target,
+            hole,
+            seed=order.seed,
+            progress=lambda share: bar.update(round(100 * share) - bar.n),
+        )
+    columns = [target, found.images]
+    said = [f"nearest samples: {found.errors.mean():.1f} grey levels of 255 from the pixels that are known"]
+    if hole is not None and found.repaired is not None:
+        damaged = hole.expand_as(target)
+        known_mean = torch.stack([image[~where].float().mean() for image, where in zip(target, damaged, strict=True)])
+        ours = _difference(found.repaired.float(), target, damaged)
+        plain = _difference(known_mean.view(-1, 1, 1, 1).expand(target.shape), target, damaged)
+        said.append(
+            f"filled in: {ours:.1f} from what the given pixels are there; the mean of the known pixels: {plain:.1f}"
+        )
+        columns = [target, target.masked_fill(damaged, HIDDEN), found.images, found.repaired]
+    _write(enlarged_grid(torch.stack(columns, 1).flatten(0, 1), len(columns)), path)
+    latents = path.with_suffix(".npy")
+    with writing(latents, left=""):
+        np.save(latents, found.latents.numpy())
+    return "\n".join([*said, f"latents  {show(latents)}"])
+
+
+def _images(given: Path, shape: tuple[int, int, int], cache: Path) -> np.ndarray:
+    """The images to project, uint8 (N, C, H, W)."""
+    if given.suffix.lower() in (".npz", ".npy") and not given.is_dir():
+        found = samples(given, cache, shape)
+        _check_few(given, len(found))
+        return np.array(found.images)
+    files = [given / name for name in listing(given, "project")] if given.is_dir() else [given]
+    _check_few(given, len(files))
+    size, channels = shape[1], shape[0]
+    return np.stack([_opened(f"project={file}", partial(decode, file, size, channels)) for file in files])
+
+
+def _check_few(given: Path, count: int) -> None:
+    if count > MOST_PROJECTED:
+        raise UserError(f"project={given}: {count} images; at most {MOST_PROJECTED} at a time")
+
+
+def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
+    """Where images are damaged, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
+    if given.is_file() and given.suffix.lower() not in (".npz", ".npy"):
+        (width, height), (wide, high) = (
+            _opened(f"{key}={file}", partial(_size, file)) for key, file in (("mask", path), ("project", given))
+        )
+        if width * high != wide * height:
+            raise UserError(
+                f"mask={path} is {width}x{height} pixels, {given} {wide}x{high}: of other proportions it would mark "
+                "other pixels, as of both the middle square is taken"
+            )
+    hole = _opened(f"mask={path}", lambda: decode(path, shape[1], 1))[None] > 127
+    if hole.all() or not hole.any():
+        what = (
+            "white all over, which leaves no pixel to go by" if hole.all() else "nowhere white, so nothing is filled in"
+        )
+        raise UserError(f"mask={path} is {what}, at the generator's {shape[2]}x{shape[1]} pixels")
+    return hole
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _opened(what: str, decoded: Callable[[], T]) -> T:
+    try:
+        return decoded()
+    except Exception as error:  # whatever Pillow raises for a damaged file
+        raise UserError(f"{what} is no image that can be read: {reason(error)}") from error
+
+
+def _difference(images: Tensor, given: Tensor, where: Tensor) -> float:
+    """Root mean squared, in grey levels."""
+    return float((images - given.float())[where].square().mean().sqrt())
+
+
+def _columns(count: int) -> int:
+    """Of a grid that is as wide as it is high, or one wider."""
+    return math.ceil(math.sqrt(count))
+
+
+def _write(picture: np.ndarray, path: Path) -> None:
+    with writing(path, left=""):
+        write_png(picture, path)

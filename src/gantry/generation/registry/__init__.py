@@ -1,0 +1,1 @@
+"""Registers generators in MLflow's model registry and serves them."""

@@ -1,0 +1,187 @@
+"""Which version of a registered model is its champion: the best by one metric, among those measured alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gantry.core.errors import UserError
+from gantry.core.files import read_json
+from gantry.core.text import did_you_mean
+from gantry.evaluation.metrics.direction import lower_is_better
+from gantry.generation.export.facts import mapping
+from gantry.generation.export.markdown import is_number
+from gantry.runs.folder import EVALUATIONS, SUMMARY_FILE
+
+METRIC, VALUE, PROTOCOL = "metric", "value", "protocol"  # tags of a version
+SHOWN = 3  # settings named in which two protocols differ
+DRAWN = ("seed", "draws")  # of an evaluation's subject, what its values depend on besides the settings
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A generator's quality.
+
+    Attributes:
+        metric: what was measured, such as `fid`.
+        value: NaN where it could not be.
+        protocol: all that determines the value besides the generator.
+    """
+
+    metric: str
+    value: float
+    protocol: Mapping[str, Any]
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """As a registered version keeps it."""
+        return {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
+
+    @property
+    def text(self) -> str:
+        return f"{self.metric} {self.value:.5g}"
+
+    def beats(self, other: Measured) -> bool:
+        """Whether it is the better of two measured alike: by more than nothing; NaN beats nothing."""
+        if math.isnan(self.value) or math.isnan(other.value):
+            return not math.isnan(self.value)
+        return self.value < other.value if lower_is_better(self.metric) else self.value > other.value
+
+    def apart(self, other: Measured) -> list[str]:
+        """In what the measuring of two differs, `n_generated: 2000 and 50000`; nothing where they compare."""
+        named = {"metric": self.metric, **self.protocol}, {"metric": other.metric, **other.protocol}
+        keys = [key for key in {**named[0], **named[1]} if _text(named[0].get(key)) != _text(named[1].get(key))]
+        return [f"{key}: {' and '.join(str(one.get(key, 'not said'))[:20] for one in named)}" for key in keys]
+
+
+def from_tags(tags: Mapping[str, str]) -> Measured | None:
+    """What `Measured.tags` made; None of a version that somebody registered by other means."""
+    try:
+        return Measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])))
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a version becomes the champion, and the sentence that says why."""
+
+    wins: bool
+    why: str
+
+
+def verdict(mine: Measured | None, champion: Measured | None, holder: str | None) -> Verdict:
+    """Whether a new version takes the place of the champion.
+
+    Args:
+        mine: how good the new version is; None where it was not measured.
+        champion: how good the present one is; None where that is not known.
+        holder: the present champion's version; None where there is no champion.
+    """
+    if mine is None:
+        return Verdict(False, "it was not measured: python evaluate.py run=... measures it, metric=... then names it")
+    if math.isnan(mine.value):
+        return Verdict(False, f"its {mine.metric} is not a number")
+    if holder is None:
+        return Verdict(True, f"the first, with {mine.text}")
+    stays = f"version {holder} stays the champion"
+    if champion is None:
+        return Verdict(False, f"{stays}: how good it is, it does not say")
+    if differing := mine.apart(champion):
+        more = ["..."] if len(differing) > SHOWN else []
+        return Verdict(False, f"{stays}: it was measured otherwise ({'; '.join([*differing[:SHOWN], *more])})")
+    if mine.beats(champion):
+        return Verdict(True, f"its {mine.text} beats {champion.value:.5g} of version {holder}")
+    return Verdict(False, f"{stays}: {champion.text}, and this one's {mine.value:.5g} is not better")
+
+
+def measured(folder: Path, step: int | None, digest: str, raw: bool = False, metric: str | None = None) -> Measured:
+    """How good a run's generator is.
+
+    Args:
+        folder: the run's.
+        step, digest: of the generator, see `gantry.runs.generators`.
+        raw: whether it is the one without averaging.
+        metric: of training, `kid_classifier`, at its best or its last step; or of a record that `python evaluate.py`
+            left of this very generator, `papers/fid`, or `papers_1a2b3c4d/fid` where there are several. None: the one
+            by which training chose its best step.
+
+    Raises:
+        UserError: there is no such value.
+    """
+    if metric is not None and "/" in metric:
+        return _evaluated(folder, digest, metric)
+    summary = mapping(read_json(folder / SUMMARY_FILE))
+    if not summary:
+        choices = _choices(_records(folder, digest))
+        others = f" metric=... of {', '.join(choices)}" if choices else " python evaluate.py measures it"
+        raise UserError(f"metric: {folder} has no whole {SUMMARY_FILE}, so training has not ended;{others}")
+    at = {summary.get("steps"): "final", summary.get("best_step"): "best"}.get(step)
+    if at is None:
+        raise UserError(
+            f"metric: training measured the generators of steps {summary.get('best_step')} and {summary.get('steps')}, "
+            f"and this one is of step {step}; metric=<protocol>/<name> takes what python evaluate.py found"
+        )
+    prefix = "raw/" if raw else ""
+    values = {
+        name.removeprefix(prefix): value for name, value in mapping(summary.get(at)).items() if name.startswith(prefix)
+    }
+    values = {name: value for name, value in values.items() if _is_quality(name) and "/" not in name}
+    name = metric or str(summary.get("primary"))
+    if name not in values:
+        choices = [*values, *_choices(_records(folder, digest))]
+        raise UserError(f"metric={name}: not measured{did_you_mean(name, choices)} (valid: {', '.join(choices)})")
+    return Measured(name, _number(values[name]), mapping(summary.get("protocol")))
+
+
+def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
+    records = _records(folder, digest)
+    protocol, _, name = wanted.rpartition("/")
+    held = [record for record in records if name in record["values"] and _is_quality(name)]
+    # The generator is known by its digest: `papers-last` is `papers` where it is the last one that is registered.
+    for match in (lambda r: protocol in (r["key"], r["protocol"]), lambda r: r["protocol"].split("-")[0] == protocol):
+        found = [record for record in held if match(record)]
+        if len(found) > 1:
+            keys = ", ".join(f"{record['key']}/{name}" for record in found)
+            raise UserError(f"metric={wanted}: measured in {len(found)} ways; name one of {keys}")
+        if found:
+            drawn = {key: found[0]["subject"].get(key) for key in DRAWN}
+            return Measured(name, _number(found[0]["values"][name]), {**found[0]["settings"], **drawn})
+    choices = ", ".join(_choices(records)) or "none yet: python evaluate.py makes one"
+    raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
+
+
+def _records(folder: Path, digest: str) -> list[Mapping[str, Any]]:
+    """The evaluations of the generator with this digest."""
+    found = [mapping(read_json(path)) for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json"))]
+    wanted = ("key", "protocol", "values", "settings", "subject")
+    whole = [record for record in found if all(record.get(key) for key in wanted)]
+    return [record for record in whole if mapping(record["subject"]).get("sha256") == digest]
+
+
+def _choices(records: list[Mapping[str, Any]]) -> list[str]:
+    labels = [record["protocol"] for record in records]
+    return [
+        f"{record['protocol'] if labels.count(record['protocol']) == 1 else record['key']}/{name}"
+        for record in records
+        for name in record["values"]
+        if _is_quality(name)
+    ]
+
+
+def _is_quality(name: str) -> bool:
+    """Whether it is a value, and not how far one scatters, of which neither much nor little is good."""
+    return "_std" not in name
+
+
+def _number(value: Any) -> float:
+    """A value from a record; NaN for none and for infinity, which no generator is worth."""
+    return float(value) if is_number(value) else math.nan

@@ -1,0 +1,1 @@
+"""Serves a page with sliders for one generator on the loopback interface."""

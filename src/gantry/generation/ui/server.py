@@ -1,0 +1,113 @@
+"""A page to look at a generator with: sliders for the noise it is given, on this machine only."""
+
+from __future__ import annotations
+
+import functools
+import json
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from gantry.core.errors import UserError
+from gantry.data.grid import enlarged_grid
+from gantry.generation.latent.directions import directions
+from gantry.models.latents import stream
+from gantry.models.sampling import generate
+from gantry.runs.generator_files import GENERATOR_CONFIG, load_generator
+
+APP = Path(__file__).parent / "app.py"  # in a folder of its own: Streamlit puts that first on sys.path
+ADDRESS = "127.0.0.1"  # of the page
+SETTINGS = {
+    "server.address": ADDRESS,
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": "true",
+    "logger.level": "warning",
+}
+WIDE = 720  # pixels that the grid is enlarged to, at most
+
+
+class Shown(NamedTuple):
+    """A generator to look at.
+
+    Attributes:
+        network: in eval mode.
+        z_dim: length of its latents.
+        directions: float32 (2, z_dim), along which its images change most.
+    """
+
+    network: nn.Module
+    z_dim: int
+    directions: np.ndarray
+
+
+def serve(folder: Path, trusted: tuple[str, ...], port: int) -> None:
+    """Serve the page for the generator in `folder` until SIGINT or SIGTERM, in this process.
+
+    Args:
+        folder, trusted: see `gantry.runs.generator_files.load_generator`.
+        port: of the loopback interface, which no other machine reaches.
+
+    Raises:
+        UserError: Streamlit is not installed, the port is taken, or there is no such generator; before anything
+            is served.
+    """
+    if find_spec("streamlit") is None:
+        raise UserError(
+            "ui=true shows a page by Streamlit, which is not installed; "
+            "pip install -c constraints.txt -e '.[ui]' does it"
+        )
+    check_port(port)
+    loaded(folder, trusted)
+    from streamlit.web.cli import main
+
+    options = [f"--{name}={value}" for name, value in (SETTINGS | {"server.port": str(port)}).items()]
+    print(f"http://{ADDRESS}:{port} shows {folder}; Ctrl-C ends it", flush=True)
+    main(["run", str(APP), *options, "--", str(folder), *trusted], standalone_mode=False)
+
+
+@functools.cache
+def loaded(folder: Path, trusted: tuple[str, ...]) -> Shown:
+    """The generator in `folder`: one for all who look at it.
+
+    Raises:
+        UserError: see `gantry.runs.generator_files.load_generator`.
+    """
+    network = load_generator(folder, trusted)
+    z_dim: int = json.loads((folder / GENERATOR_CONFIG).read_text())["z_dim"]
+    return Shown(network, z_dim, directions(network, z_dim, 0, min(2, z_dim)).vectors.numpy())
+
+
+def picture(shown: Shown, seed: int, count: int, truncation: float | None, along: tuple[float, float]) -> np.ndarray:
+    """The grid of the first `count` images of a seed, uint8 (H, W, 3), enlarged without smoothing.
+
+    Args:
+        truncation: see `gantry.models.latents.stream`; None: not truncated.
+        along: how far every latent is moved along the two directions, in standard deviations.
+    """
+    z = stream(seed, 0, count, shown.z_dim, truncation)
+    z = z + np.asarray(along[: len(shown.directions)], np.float32) @ shown.directions
+    grid = enlarged_grid(generate(shown.network, torch.from_numpy(z)))
+    scale = max(1, WIDE // max(grid.shape[:2]))
+    return grid.repeat(scale, 0).repeat(scale, 1)
+
+
+def check_port(port: int) -> None:
+    """Refuse a port of the loopback interface on which nothing can be served now.
+
+    Raises:
+        UserError: says why.
+    """
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one just ended is no obstacle
+        try:
+            tried.bind((ADDRESS, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(f"port={port} cannot be had on {ADDRESS}: {error}; choose another with port=") from error

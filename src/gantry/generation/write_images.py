@@ -1,0 +1,295 @@
+"""Many images of a generator onto the disk, as fast as it makes them; a second start goes on where the first ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from gantry.core.errors import UserError
+from gantry.core.files import read_json, write_json
+from gantry.core.processes.devices import cores
+from gantry.core.processes.locks import LOCK_FILE, held
+from gantry.core.processes.workers import Crew
+from gantry.evaluation.features import POLL
+from gantry.generation.output_paths import SETTINGS, check_free
+from gantry.models.latents import TILE
+from gantry.models.sampling import Tiles
+from gantry.runs.generators import ExportedFiles, GeneratorFiles, check_finite
+
+VERSION = 1  # raise it when the same settings come to make other images
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which images are asked for, and who makes them; picklable, for the processes that share the work.
+
+    Attributes:
+        files: the generator.
+        n: how many images, numbers 0 to n of the seed's.
+        seed, truncation: see `gantry.models.latents.stream`.
+        batch_size: images on the device at a time, in whole tiles.
+        accelerator: "cpu", "cuda" or "mps".
+        devices: processes that share the work, a GPU each where there are.
+    """
+
+    files: ExportedFiles | GeneratorFiles
+    n: int
+    seed: int
+    truncation: float | None
+    batch_size: int
+    accelerator: str
+    devices: int
+
+    @property
+    def tiles(self) -> range:
+        """The numbers of the tiles that hold the images."""
+        return range(-(-self.n // TILE))
+
+    def network(self, rank: int) -> Tiles:
+        """The generator on the device of process `rank`."""
+        device = torch.device("cuda", rank) if self.accelerator == "cuda" else torch.device(self.accelerator)
+        network = self.files.load()
+        check_finite(network, self.files.folder)
+        return Tiles(network.to(device), self.files.z_dim, self.seed, self.truncation)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides what image i is."""
+        return {
+            "generator_sha256": self.files.digest(),
+            "seed": self.seed,
+            "truncation": self.truncation,
+            "device": self.accelerator,
+            "version": VERSION,
+        }
+
+
+class Target(Protocol):
+    """Where images go, a tile at a time, from several threads and processes."""
+
+    def has(self, tile: int) -> bool:
+        """Whether the tile is there, whole."""
+        ...
+
+    def write(self, tile: int, images: np.ndarray) -> None:
+        """Put uint8 images (k, C, H, W), k at most `TILE`, where they belong."""
+        ...
+
+
+@dataclass(frozen=True)
+class PngFolder:
+    """A folder of PNG files 000000.png, 000001.png ..., each of which is whole or not there.
+
+    Attributes:
+        folder: of the files.
+        n: how many there will be.
+    """
+
+    folder: Path
+    n: int
+
+    def has(self, tile: int) -> bool:
+        return all(self._file(number).exists() for number in self._numbers(tile))
+
+    def write(self, tile: int, images: np.ndarray) -> None:
+        for number, image in zip(self._numbers(tile), images, strict=True):
+            path = self._file(number)
+            partial_file = path.with_suffix(".partial")
+            pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+            Image.fromarray(pixels).save(partial_file, "PNG", compress_level=1)
+            partial_file.replace(path)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.png"
+
+    def _numbers(self, tile: int) -> range:
+        return range(tile * TILE, min((tile + 1) * TILE, self.n))
+
+
+@dataclass(frozen=True)
+class ArrayFolder:
+    """The array that becomes an .npz, and a byte for each tile that is in it.
+
+    Attributes:
+        folder: of images.npy, uint8 (n, H, W, C), and tiles.
+        n: images there will be.
+    """
+
+    folder: Path
+    n: int
+
+    @property
+    def array(self) -> Path:
+        """The images."""
+        return self.folder / "images.npy"
+
+    def prepare(self, shape: Sequence[int]) -> None:
+        """Make room for images (C, H, W)."""
+        channels, height, width = shape
+        partial_file = self.array.with_suffix(".partial")
+        np.lib.format.open_memmap(partial_file, "w+", np.uint8, (self.n, height, width, channels))
+        (self.folder / "tiles").write_bytes(bytes(-(-self.n // TILE)))
+        partial_file.replace(self.array)
+
+    def has(self, tile: int) -> bool:
+        with (self.folder / "tiles").open("rb") as file:
+            file.seek(tile)
+            return file.read(1) == b"\1"
+
+    def write(self, tile: int, images: np.ndarray) -> None:
+        data = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        with self.array.open("r+b") as file:  # through a mapping a full disk is a signal that ends the process
+            file.seek((tile * TILE - self.n) * data[0].nbytes, os.SEEK_END)
+            file.write(data.data)
+            file.flush()
+            os.fsync(file.fileno())
+        with (self.folder / "tiles").open("r+b") as file:
+            file.seek(tile)
+            file.write(b"\1")
+
+
+def draw_folder(order: Order, folder: Path) -> None:
+    """Write the images as numbered PNG files. Those that are there are kept, and more may be asked for later.
+
+    Raises:
+        UserError: the folder holds other files, or images of another generator or seed, or more of them; it cannot
+            be written; somebody else writes to it.
+    """
+    with writing(folder):
+        check_free(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with held(folder, "what writes to"):
+            _take_up(order, folder, folder / SETTINGS)
+            highest = max((int(path.stem) for path in folder.glob("[0-9]*.png")), default=-1)
+            if highest >= order.n:
+                raise UserError(f"out={folder} holds {highest + 1} images already, more than n={order.n}")
+            for left in folder.glob("[0-9]*.partial"):
+                left.unlink()
+            _draw(order, PngFolder(folder, order.n), folder)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+
+
+def draw_archive(order: Order, path: Path) -> None:
+    """Write the images as `arr_0`, uint8 (n, H, W, C), of an uncompressed .npz, as guided-diffusion's tools read it.
+
+    What is done until a stop is in a folder beside it, `path`.partial.
+
+    Raises:
+        UserError: the file is there already, cannot be written, or somebody else writes it.
+    """
+    check_free(path)
+    work = path.with_name(path.name + ".partial")
+    with writing(path):
+        work.mkdir(parents=True, exist_ok=True)
+        with held(work, "what writes to"):
+            _take_up(order, work, work / SETTINGS, n=order.n)
+            target = ArrayFolder(work, order.n)
+            if not target.array.exists():
+                target.prepare(order.network(0).tile(0).shape[1:])
+            _draw(order, target, work)
+            partial_file = work / "samples.npz"
+            np.savez(partial_file, np.load(target.array, mmap_mode="r"))
+            partial_file.replace(path)
+        shutil.rmtree(work)
+
+
+def share_drawing(order: Order, target: Target, folder: Path, rank: int, size: int) -> None:
+    """What the other processes do: every `size`th tile that is left, as long as the first one lives."""
+    if order.accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() // size))
+    first = multiprocessing.parent_process()
+    for _ in _drawn(order, target, rank, size):
+        if first is not None and not first.is_alive():  # killed, and another command may take up the work
+            return
+
+
+def _draw(order: Order, target: Target, folder: Path) -> None:
+    """Make what is missing."""
+
+    def missing() -> int:
+        return sum(_size(order, tile) for tile in order.tiles if not target.has(tile))
+
+    if not (left := missing()):
+        return
+    often = 0.5 if sys.stderr.isatty() else 10.0
+    with tqdm(
+        total=order.n, initial=order.n - left, desc="images", unit="image", dynamic_ncols=True, mininterval=often
+    ) as bar:
+        crew = Crew(order.devices, partial(share_drawing, order, target))
+        with crew.at_work(folder) as done:
+            for count in _drawn(order, target, 0, order.devices):
+                bar.update(count)
+                done()
+            while not done():
+                time.sleep(POLL)
+                bar.update(order.n - missing() - bar.n)
+        bar.update(order.n - missing() - bar.n)
+
+
+def _drawn(order: Order, target: Target, rank: int, size: int) -> Iterator[int]:
+    """Make this process's tiles that are missing, and tell how many images came with each batch.
+
+    Files are written by threads while the device makes the next ones.
+    """
+    mine = [tile for tile in order.tiles if tile % size == rank and not target.has(tile)]
+    if not mine:
+        return
+    network = order.network(rank)
+    at_once = max(1, order.batch_size // TILE)
+    waiting: deque[Future[None]] = deque()
+    pool = ThreadPoolExecutor(cores())
+    try:
+        for begin in range(0, len(mine), at_once):
+            group = mine[begin : begin + at_once]
+            images = torch.cat([network.tile(tile) for tile in group]).cpu().numpy()
+            for tile, part in zip(group, np.split(images, len(group)), strict=True):
+                waiting.append(pool.submit(target.write, tile, part[: _size(order, tile)]))
+            while len(waiting) > 2 * at_once:
+                waiting.popleft().result()
+            yield sum(_size(order, tile) for tile in group)
+        for writing in waiting:
+            writing.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _size(order: Order, tile: int) -> int:
+    return min(TILE, order.n - tile * TILE)
+
+
+def _take_up(order: Order, folder: Path, file: Path, **more: Any) -> None:
+    """Note what the images are made of, or hold it against what was noted before."""
+    wanted = order.settings() | more
+    before = read_json(file)
+    if before is None:
+        write_json(wanted, file)
+        return
+    differ = [f"{name}={before.get(name)}" for name in wanted if before.get(name) != wanted[name]]
+    if differ:
+        asked = ", ".join(f"{name}={wanted[name]}" for name in wanted if before.get(name) != wanted[name])
+        raise UserError(f"{folder} holds images with {', '.join(differ)}; asked for is {asked}. Choose another out=...")
+
+
+@contextmanager
+def writing(path: Path, left: str = "; what is there is kept, the same command goes on") -> Iterator[None]:
+    """What the disk says, as an error for the user, which ends with what is `left`."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(f"out={path} cannot be written: {why}{left}") from error

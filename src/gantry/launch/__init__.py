@@ -1,1 +1,0 @@
-"""How jobs are started: one process tree each."""

@@ -1,0 +1,1 @@
+"""Networks, losses, penalties, averaging and the training step."""

@@ -1,0 +1,96 @@
+"""The convolutional pair of Radford et al. 2015, Unsupervised Representation Learning with DCGANs."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from gantry.models.networks.blocks import (
+    DiscriminatorNorm,
+    FromVector,
+    GeneratorNorm,
+    Shape,
+    ToVector,
+    constrain_spectrally,
+    doublings,
+    normalisation,
+)
+
+
+def initialise(network: nn.Module) -> None:
+    """Weights from N(0, 0.02), BatchNorm gains from N(1, 0.02), biases zero (Radford et al. 2015, section 4)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+        if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+            nn.init.zeros_(bias)
+
+
+class Generator(nn.Module):
+    """Fractionally strided convolutions from a small start (see `doublings`), doubling size and halving channels.
+
+    Args:
+        z_dim: length of the latent vector.
+        image_shape: (C, H, W) of the images to make, square, 8 to 128 pixels in steps of 4.
+        width: channels before the last layer, 64 in most ports (the paper: 128).
+        norm: normalisation between the layers.
+    """
+
+    def __init__(self, z_dim: int, image_shape: Shape, width: int = 64, norm: GeneratorNorm = "batch") -> None:
+        super().__init__()
+        start, count = doublings(image_shape[-1])
+        channels = [width * 2**i for i in reversed(range(count))]
+        layers: list[nn.Module] = [
+            nn.Unflatten(1, (z_dim, 1, 1)),
+            FromVector(z_dim, channels[0], start, bias=norm == "none"),
+            normalisation(norm, channels[0]),
+            nn.ReLU(inplace=True),
+        ]
+        for before, after in pairwise(channels):
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=norm == "none"),
+                normalisation(norm, after),
+                nn.ReLU(inplace=True),
+            ]
+        layers += [nn.ConvTranspose2d(channels[-1], image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        initialise(self)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim)."""
+        return self.layers(z)
+
+
+class Discriminator(nn.Module):
+    """Strided convolutions, halving size and doubling channels, down to one logit an image.
+
+    Args:
+        image_shape: (C, H, W), square, 8 to 128 pixels in steps of 4.
+        width: channels after the first layer.
+        norm: normalisation, on all but the first and the last layer ("spectral": on the weights of every layer).
+    """
+
+    def __init__(self, image_shape: Shape, width: int = 64, norm: DiscriminatorNorm = "batch") -> None:
+        super().__init__()
+        start, count = doublings(image_shape[-1])
+        channels = [width * 2**i for i in range(count)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(image_shape[0], channels[0], 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        for before, after in pairwise(channels):
+            layers += [
+                nn.Conv2d(before, after, 4, stride=2, padding=1, bias=norm in ("none", "spectral")),
+                normalisation(norm, after),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+        layers += [ToVector(channels[-1], 1, start), nn.Flatten(0)]
+        self.layers = nn.Sequential(*layers)
+        initialise(self)
+        if norm == "spectral":
+            constrain_spectrally(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B,) of images (B, C, H, W)."""
+        return self.layers(images)

@@ -1,0 +1,119 @@
+"""The residual pair of Miyato et al. 2018, Spectral Normalization for GANs, appendix B.4."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, relu
+
+from gantry.models.networks.blocks import (
+    DiscriminatorNorm,
+    GeneratorNorm,
+    Shape,
+    constrain_spectrally,
+    doublings,
+    normalisation,
+)
+
+
+def convolution(before: int, after: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
+    """A convolution that keeps the size, Xavier-initialised as in the reference code (gain sqrt 2 on the main path)."""
+    layer = nn.Conv2d(before, after, kernel, padding=kernel // 2)
+    nn.init.xavier_uniform_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class UpBlock(nn.Module):
+    """Normalise, ReLU, double, convolve, normalise, ReLU, convolve; the shortcut is doubled and convolved 1x1."""
+
+    def __init__(self, before: int, after: int, norm: GeneratorNorm) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = normalisation(norm, before), normalisation(norm, after)
+        self.conv1 = convolution(before, after, 3, math.sqrt(2))
+        self.conv2 = convolution(after, after, 3, math.sqrt(2))
+        self.shortcut = convolution(before, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, after, 2H, 2W)."""
+        h = self.conv1(interpolate(relu(self.norm1(x)), scale_factor=2.0))
+        h = self.conv2(relu(self.norm2(h)))
+        # A 1x1 convolution and a nearest doubling commute; convolving first is a quarter of the work.
+        return h + interpolate(self.shortcut(x), scale_factor=2.0)
+
+
+class DownBlock(nn.Module):
+    """ReLU, convolve, ReLU, convolve, halve where `down`; the first block of a network starts at its input."""
+
+    def __init__(self, before: int, after: int, norm: DiscriminatorNorm, down: bool, first: bool = False) -> None:
+        super().__init__()
+        self.norm1 = nn.Identity() if first else normalisation(norm, before)
+        self.norm2 = normalisation(norm, after)
+        self.conv1 = convolution(before, after, 3, math.sqrt(2))
+        self.conv2 = convolution(after, after, 3, math.sqrt(2))
+        self.shortcut = convolution(before, after, 1) if down or before != after else nn.Identity()
+        self.down, self.first = down, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, after, H, W), or half of H and W."""
+        h = x if self.first else relu(self.norm1(x))
+        h = self.conv2(relu(self.norm2(self.conv1(h))))
+        if self.down:
+            return avg_pool2d(h, 2) + self.shortcut(avg_pool2d(x, 2))
+        return h + self.shortcut(x)
+
+
+class Generator(nn.Module):
+    """A dense map to a small start, residual blocks that each double the size, a convolution to the image.
+
+    Args:
+        z_dim: length of the latent vector (the paper: 128).
+        image_shape: (C, H, W) of the images to make, square, 8 to 128 pixels in steps of 4.
+        width: channels of every block (the paper: 256 at 32 pixels).
+        norm: normalisation in the blocks.
+    """
+
+    def __init__(self, z_dim: int, image_shape: Shape, width: int = 256, norm: GeneratorNorm = "batch") -> None:
+        super().__init__()
+        start, count = doublings(image_shape[-1])
+        self.dense = nn.Linear(z_dim, width * start * start)
+        nn.init.xavier_uniform_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+        self.start = nn.Unflatten(1, (width, start, start))
+        self.blocks = nn.Sequential(*[UpBlock(width, width, norm) for _ in range(count)])
+        self.norm = normalisation(norm, width)
+        self.image = convolution(width, image_shape[0], 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim)."""
+        return torch.tanh(self.image(relu(self.norm(self.blocks(self.start(self.dense(z)))))))
+
+
+class Discriminator(nn.Module):
+    """Residual blocks that halve the size while it is even and over 8 pixels, two more, a sum over the map, a logit.
+
+    Args:
+        image_shape: (C, H, W), square, 8 to 128 pixels in steps of 4.
+        width: channels of every block (the paper: 128 at 32 pixels).
+        norm: normalisation in the blocks ("spectral": on the weights of every layer).
+    """
+
+    def __init__(self, image_shape: Shape, width: int = 128, norm: DiscriminatorNorm = "spectral") -> None:
+        super().__init__()
+        doublings(image_shape[-1])
+        side = image_shape[-1] // 2
+        blocks = [DownBlock(image_shape[0], width, norm, down=True, first=True)]
+        while side > 8 and side % 2 == 0:
+            blocks.append(DownBlock(width, width, norm, down=True))
+            side //= 2
+        blocks += [DownBlock(width, width, norm, down=False) for _ in range(2)]
+        self.blocks = nn.Sequential(*blocks)
+        self.dense = nn.Linear(width, 1)
+        nn.init.xavier_uniform_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+        if norm == "spectral":
+            constrain_spectrally(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B,) of images (B, C, H, W)."""
+        return self.dense(relu(self.blocks(images)).sum((2, 3))).flatten()

@@ -1,0 +1,100 @@
+"""Compares the jobs of a sweep and publishes the report in its MLflow run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantry.core.text import HIDDEN, redact
+from gantry.reports.comparison import MARK, Comparison, compare
+from gantry.reports.html import write
+from gantry.reports.mlflow_store import read_runs
+from gantry.reports.run import NOT_STARTED, Run, from_folder
+from gantry.runs.sweep_record import SweepRecord, load_sweep
+from gantry.runs.tracking.tracker import log
+
+if TYPE_CHECKING:
+    from gantry.runs.tracking.query import Store
+
+
+FOLDER = "comparison"  # of a sweep, and of its run's artifacts
+REPORT = "report.html"
+
+
+def compare_sweep(
+    folder: Path,
+    metric: str | None = None,
+    steps: Sequence[int] | None = None,
+    out: Path | None = None,
+    track: bool = True,
+    store: str | None = None,
+) -> Comparison:
+    """Compare the jobs of a sweep; write the report and show it in the sweep's MLflow run.
+
+    A job is read from its folder, which holds all it logged whatever the store took; where that is on another
+    machine, from MLflow. Where the store fails, a warning says so.
+
+    Args:
+        folder: the sweep's, with its `sweep.json`.
+        metric: what to rank by; None for the metric that picked the best steps.
+        steps: where to look besides the end; None for at most four, evenly spread.
+        out: where the report goes; `comparison` in the sweep's folder where None.
+        track: use MLflow where the sweep did.
+        store: its address, where the sweep's record hides a password in it.
+
+    Raises:
+        UserError: `folder` holds no sweep, or no run has such a metric or was measured at such a step.
+    """
+    sweep = load_sweep(folder)
+    if sweep.tracking_uri is not None and HIDDEN in sweep.tracking_uri:
+        sweep.tracking_uri = store
+    opened = _store_of(sweep) if track else None
+    report = (out or sweep.folder / FOLDER) / REPORT
+    address = redact(sweep.tracking_uri) if sweep.tracking_uri and sweep.parent_run else None
+    comparison = compare(
+        _jobs(sweep, opened), sweep.name, report, metric=metric, steps=steps, store=address, typed=sweep.overrides
+    )
+    files = write(comparison)
+    if opened is not None and sweep.parent_run is not None:
+        _publish(opened, sweep.parent_run, comparison, files)
+    return comparison
+
+
+def _store_of(sweep: SweepRecord) -> Store | None:
+    """The store that holds the sweep's run; None, with a warning, where it is away."""
+    if sweep.parent_run is None or sweep.tracking_uri is None:
+        return None
+    from gantry.runs.tracking.query import open_store
+
+    try:
+        store, reason = open_store(sweep.tracking_uri, sweep.experiment or ""), "it is not there"
+    except Exception as error:  # whatever MLflow, the network or a server's answer raises
+        store, reason = None, redact(str(error))
+    if store is None:
+        log.warning("The comparison is not shown in MLflow at %s: %s", redact(sweep.tracking_uri), reason)
+    return store
+
+
+def _jobs(sweep: SweepRecord, store: Store | None) -> list[Run]:
+    """The sweep's runs: from the jobs' folders, else from MLflow, else as never started."""
+    runs = [from_folder(sweep.folder / job.folder, job.overrides) for job in sweep.jobs]
+    if store is None or sweep.parent_run is None or all(run.status != NOT_STARTED for run in runs):
+        return runs
+    absent = {run.name for run in runs if run.status == NOT_STARTED}
+    try:
+        children = {Path(run.data.tags.get("gantry.folder", "")).name: run for run in store.children(sweep.parent_run)}
+        found = [name for name in children if name in absent]
+        elsewhere = dict(zip(found, read_runs(store, [children[name] for name in found]), strict=True))
+    except Exception as error:  # whatever MLflow, the network or a server's answer raises
+        log.warning("Jobs without a folder here were not read from MLflow: %s", redact(str(error)))
+        return runs
+    return [elsewhere.get(run.name, run) for run in runs]
+
+
+def _publish(store: Store, parent: str, comparison: Comparison, files: Sequence[Path]) -> None:
+    """Log the report to the sweep's run and put the table into its description."""
+    try:
+        store.publish(parent, MARK, comparison.markdown(), files, FOLDER)
+    except Exception as error:  # whatever MLflow, the network or a server's answer raises
+        log.warning("The comparison is not shown in MLflow: %s", redact(str(error)))

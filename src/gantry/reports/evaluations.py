@@ -1,0 +1,302 @@
+"""What `python evaluate.py` measured, side by side: a ranking for each way of measuring, never one across two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from gantry.core.errors import UserError
+from gantry.evaluation import records
+from gantry.evaluation.metrics.direction import in_order, lower_is_better
+from gantry.evaluation.result import PREFIX
+from gantry.reports.ranking import IMPLIED, PROTOCOL, alike, one_a_seed, several
+from gantry.reports.run import Run
+from gantry.reports.significance import Score, score, told_apart
+from gantry.reports.tables import ABSENT, Table, shown
+
+PROTOCOLS = ("papers", "test10k", "quick")  # in this order, then others
+WORDS = {key.removeprefix("metrics."): word for key, word in PROTOCOL.items()}
+ALIKE = "≈"
+UNKNOWN = "?"
+MOST_DIFFERENCES = 4  # settings named where two ways of measuring differ
+MOST_LISTED = 8  # labels in a sentence
+COUNTS = {"n_generated": "generated", "n_real": "real images"}
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Runs that differ only in their seed, all measured alike.
+
+    Attributes:
+        label: unique in the comparison.
+        runs: one a seed.
+        of: how many seeds finished, measured so or not.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    of: int
+
+    def score(self, key: str, name: str) -> Score | None:
+        """Its value under a key; None where no run has one."""
+        found = [run.evaluations[key] for run in self.runs]
+        return score([one.values.get(name) for one in found], [one.spread.get(name) for one in found])
+
+
+@dataclass(frozen=True, eq=False)
+class Ruler:
+    """One way of measuring, and all that was measured so.
+
+    Attributes:
+        key, protocol, settings: as in the records.
+        title: the settings in words, unlike those of other rulers.
+        metric: what it ranks by.
+        rows: the best first, then the diverged, then those without a value.
+        others: the labels of finished runs that were not measured so.
+        repeats: how many runs were left out because a later one has the same config and seed.
+    """
+
+    key: str
+    protocol: str
+    settings: Mapping[str, str]
+    title: str
+    metric: str
+    rows: tuple[Row, ...]
+    others: tuple[str, ...]
+    repeats: int
+
+    @property
+    def names(self) -> list[str]:
+        """Its values, the one it ranks by first; what is only a spread left out."""
+        return list(
+            dict.fromkeys([self.metric, *in_order(_names(self.key, [r for row in self.rows for r in row.runs]))])
+        )
+
+    def scores(self, name: str) -> list[Score | None]:
+        """A value of each row."""
+        return [row.score(self.key, name) for row in self.rows]
+
+
+def rulers(runs: Sequence[Run], chosen: tuple[str, str] | None = None) -> list[Ruler]:
+    """Every way in which any of `runs` was measured, the papers' first.
+
+    Args:
+        chosen: the key that comes first, and what to rank by under it; by the first value otherwise.
+    """
+    groups = alike(runs)
+    samples = _samples(runs)
+    titles = _titles(samples)
+    found = [_ruler(record, titles[key], groups, chosen) for key, record in samples.items()]
+    return sorted((ruler for ruler in found if ruler is not None), key=lambda one: _order(one, chosen))
+
+
+def _order(ruler: Ruler, chosen: tuple[str, str] | None) -> tuple[bool, int, int, str]:
+    place = PROTOCOLS.index(ruler.protocol) if ruler.protocol in PROTOCOLS else len(PROTOCOLS)
+    first = chosen is not None and ruler.key == chosen[0]
+    return not first, place, -sum(len(row.runs) for row in ruler.rows), ruler.key
+
+
+def _ruler(
+    record: records.Record, title: str, groups: Mapping[str, Sequence[Run]], chosen: tuple[str, str] | None
+) -> Ruler | None:
+    key = record.key
+    rows, others, repeats = [], [], 0
+    for label, group in groups.items():
+        measured = [run for run in group if key in run.evaluations]
+        seeds = {run.seed for run in group if run.status == "FINISHED"}
+        if seeds and not measured:
+            others.append(label)
+        for status in dict.fromkeys(run.status for run in measured):
+            kept = one_a_seed(run for run in measured if run.status == status)
+            repeats += sum(run.status == status for run in measured) - len(kept)
+            # What was stopped on its way is no seed of what went all of it.
+            name, of = (label, len(seeds)) if status == "FINISHED" else (f"{label} ({status.lower()})", len(kept))
+            rows.append(Row(name, tuple(kept), of))
+    names = in_order(_names(key, [run for row in rows for run in row.runs]))
+    if not names:
+        return None
+    metric = chosen[1] if chosen is not None and chosen[0] == key else names[0]
+    rows.sort(key=lambda row: _standing(row.score(key, metric), metric))
+    return Ruler(key, record.protocol, record.settings, title, metric, tuple(rows), tuple(others), repeats)
+
+
+def _standing(found: Score | None, metric: str) -> tuple[int, float]:
+    """Finite means first, the better the earlier; then diverged, then unmeasured."""
+    if not _finite(found):
+        return (2 if found is None else 1), 0.0
+    return 0, found.shown.mean if lower_is_better(metric) else -found.shown.mean
+
+
+def _names(key: str, runs: Iterable[Run]) -> set[str]:
+    found = {name for run in runs if key in run.evaluations for name in run.evaluations[key].values}
+    return {name for name in found if "_std" not in name}
+
+
+def _titles(found: Mapping[str, records.Record]) -> dict[str, str]:
+    """The settings in words; what else differs is added where that leaves two of them alike."""
+    words = {key: _words(record) for key, record in found.items()}
+    titles = {}
+    for key, record in found.items():
+        rivals = [other.settings for name, other in found.items() if words[name] == words[key]]
+        telling = [name for name in record.settings if len({other.get(name) for other in rivals}) > 1]
+        titles[key] = ", ".join([words[key], *(f"{name}={several([record.settings[name]])[0]}" for name in telling)])
+    return titles
+
+
+def _words(record: records.Record) -> str:
+    s = record.settings
+    if not s:
+        return record.description or f"{record.protocol}, by settings that cannot be read"
+    counts = " against ".join(f"{_thousands(s[key])} {word}" for key, word in COUNTS.items() if key in s)
+    data = " ".join(["of", s["data"], *([f"({s['split']})"] if "split" in s else [])]) if "data" in s else ""
+    extractor = f"extractor {s['extractor']} {s.get('extractor_sha256', '')[:8]}" if "extractor" in s else ""
+    generator = f"{s['generator']} generator" if "generator" in s else ""
+    averaged = {"true": "averaged", "false": "not averaged"}.get(s.get("averaged", "").lower(), "")
+    said = (f"{counts} {data}".strip(), extractor.strip(), generator, averaged)
+    return f"{record.protocol}: " + ", ".join(part for part in said if part)
+
+
+def _thousands(count: str) -> str:
+    return f"{int(count):,}" if count.isdecimal() else count
+
+
+def separation(found: Sequence[Ruler]) -> str:
+    """The sentence that says why there are several rankings; empty where there is one."""
+    if len(found) < 2:
+        return ""
+    settings = [{"protocol": ruler.protocol, **ruler.settings} for ruler in found if ruler.settings]
+    values = {
+        key: {one.get(key, ABSENT) for one in settings} for key in dict.fromkeys(k for one in settings for k in one)
+    }
+    differing = {key: several(every) for key, every in values.items() if len(every) > 1}
+    for key, consequences in IMPLIED.items():
+        if key.removeprefix("metrics.") in differing:
+            differing = {k: v for k, v in differing.items() if f"metrics.{k}" not in consequences}
+    said = [f"{WORDS.get(key, key)}: {', '.join(every[:-1])} and {every[-1]}" for key, every in differing.items()]
+    more = ["and other settings"] if len(said) > MOST_DIFFERENCES else []
+    how = f" ({'; '.join([*said[:MOST_DIFFERENCES], *more])})" if said else ""
+    return f"Evaluated in {len(found)} ways{how}: each table ranks only its own."
+
+
+def table(ruler: Ruler) -> Table:
+    """The rows, best first: what ranks them and which places that cannot tell apart, the other values, the steps."""
+    ranked = ruler.scores(ruler.metric)
+    columns = [
+        [_cell(found, row) for found, row in zip(ruler.scores(name), ruler.rows, strict=True)] for name in ruler.names
+    ]
+    head = ("", "runs", "seeds", ruler.metric, ALIKE, *ruler.names[1:], "step")
+    rows = []
+    for index, row in enumerate(ruler.rows):
+        steps = sorted({run.evaluations[ruler.key].step for run in row.runs})
+        seeds = str(len(row.runs)) + ("" if row.of == len(row.runs) else f" of {row.of}")
+        first, *values = [column[index] for column in columns]
+        step = " to ".join(f"{step:,}" for step in dict.fromkeys((steps[0], steps[-1])))
+        rows.append((str(index + 1), row.label, seeds, first, _alike(index, ranked), *values, step))
+    return Table(head, rows)
+
+
+def _cell(found: Score | None, row: Row) -> str:
+    if found is None:
+        return ABSENT
+    return shown(found.shown) + (
+        "" if found.shown.n == len(row.runs) else f" ({found.shown.n} of {len(row.runs)} seeds)"
+    )
+
+
+def _alike(index: int, ranked: Sequence[Score | None]) -> str:
+    """The places whose scores are not told apart from this one's, `1, 3 to 5`; `?` stands for those not known to be."""
+    verdicts = _verdicts(index, ranked)
+    spans: list[list[int]] = []
+    for place in (place for place, verdict in verdicts.items() if verdict is False):
+        if spans and spans[-1][-1] == place - 1:
+            spans[-1].append(place)
+        else:
+            spans.append([place])
+    texts = [f"{span[0]} to {span[-1]}" if len(span) > 2 else ", ".join(map(str, span)) for span in spans]
+    return ", ".join([*texts, *([UNKNOWN] if None in verdicts.values() else [])])
+
+
+def _verdicts(index: int, ranked: Sequence[Score | None]) -> dict[int, bool | None]:
+    """For each other place with a finite score whether it is told apart from this one."""
+    mine = ranked[index]
+    if not _finite(mine):
+        return {}
+    others = ((place, other) for place, other in enumerate(ranked, 1) if place != index + 1)
+    return {place: told_apart(mine, other) for place, other in others if _finite(other)}
+
+
+def _finite(found: Score | None) -> TypeGuard[Score]:
+    return found is not None and not found.shown.diverged
+
+
+def basis(ruler: Ruler) -> str:
+    """How to read a ruler's table."""
+    better = "lower" if lower_is_better(ruler.metric) else "higher"
+    return (
+        f"Ranked by {ruler.metric}, the {better} the better, mean over seeds. ± is the standard deviation over seeds "
+        "(n - 1), of a single seed that over repeated draws of its images, where it was measured."
+    )
+
+
+def cautions(ruler: Ruler) -> list[str]:
+    """What a ruler's table must not be taken for."""
+    notes, ranked = [], ruler.scores(ruler.metric)
+    finite = [(row.label, found) for row, found in zip(ruler.rows, ranked, strict=True) if _finite(found)]
+    verdicts = {verdict for index in range(len(ranked)) for verdict in _verdicts(index, ranked).values()}
+    if False in verdicts:
+        notes.append(
+            f"{ALIKE} names the places not told apart from this one: they differ from it in {ruler.metric} by no more "
+            "than two standard deviations of the difference, or more where few seeds are all that is known of those."
+        )
+    if None in verdicts:
+        unknown = _listed([label for label, found in finite if found.error is None])
+        notes.append(f"{UNKNOWN}: without a spread over draws it is not known what differs ({unknown}).")
+    single = [label for label, found in finite if found.shown.n == 1]
+    if single and len(finite) > 1:
+        which = "each" if len(single) == len(finite) else _listed(single)
+        notes.append(f"One seed of {which}: this compares generators, not what made them. seed=0,1,2 repeats.")
+    budgets = several({run.params["steps"] for row in ruler.rows for run in row.runs if "steps" in run.params})
+    if len(budgets) > 1:
+        notes.append(f"Trained for different budgets: {', '.join(budgets[:-1])} and {budgets[-1]} generator steps.")
+    if ruler.repeats:
+        repeats = "An earlier run" if ruler.repeats == 1 else f"{ruler.repeats} earlier runs"
+        notes.append(f"{repeats} of the same config and seed left out.")
+    if ruler.others:
+        notes.append(f"Not evaluated so: {_listed(ruler.others)}.")
+    return notes
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = [f"{len(labels) - MOST_LISTED} more"] if len(labels) > MOST_LISTED else []
+    return ", ".join([*labels[:MOST_LISTED], *more])
+
+
+def find(metric: str, runs: Sequence[Run]) -> tuple[str, str] | None:
+    """The key and name meant by `papers/fid`, `papers_1a2b3c4d/fid` or `eval/papers_1a2b3c4d/fid`; None where no such.
+
+    Raises:
+        UserError: several keys of that protocol have such a value; the message names them.
+    """
+    samples = _samples(runs)
+    wanted, _, name = metric.removeprefix(PREFIX).partition("/")
+    keys = [key for key in samples if wanted in (key, samples[key].protocol) and name in _names(key, runs)]
+    if len(keys) > 1:
+        titles = _titles(samples)
+        listed = "\n".join(f"  metric={key}/{name}  {titles[key]}" for key in keys)
+        raise UserError(f"metric={metric}: measured in {len(keys)} ways, never ranked together; name one:\n{listed}")
+    return (keys[0], name) if keys else None
+
+
+def choices(runs: Sequence[Run]) -> list[str]:
+    """The values that a ranking can be by, as `find` takes them."""
+    samples = _samples(runs)
+    known = [(record.protocol, key, name) for key, record in samples.items() for name in in_order(_names(key, runs))]
+    pairs = [(protocol, name) for protocol, _, name in known]
+    return [f"{protocol if pairs.count((protocol, name)) == 1 else key}/{name}" for protocol, key, name in known]
+
+
+def _samples(runs: Sequence[Run]) -> dict[str, records.Record]:
+    """A record of each key, one that says the settings where there is one."""
+    every = [record for run in runs for record in run.evaluations.values()]
+    return {record.key: record for record in sorted(every, key=lambda record: bool(record.settings))}

@@ -1,0 +1,183 @@
+"""Reads runs from an MLflow store for a comparison. Every call may wait for the store, and may raise."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantry.core.moved import new_name
+from gantry.core.text import redact
+from gantry.evaluation import records
+from gantry.reports.run import Curve, Picture, Run, split_overrides
+from gantry.runs.folder import EVALUATIONS
+from gantry.runs.tracking.params import CHANGED
+from gantry.runs.tracking.query import Store
+from gantry.runs.tracking.store import locate
+from gantry.runs.tracking.tracker import log
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MLflowRun
+
+
+CONNECTIONS = 8  # at once to a server
+RUNS_A_QUERY = 500  # of a database
+_IMAGE = re.compile(r"images/(?P<key>\w+)[+~]step[+~](?P<step>\d+)[+~]timestamp[+~]\d+[+~].*\.png")
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Of a run's artifacts: images by key and step, the summary, and by key the latest evaluation."""
+
+    pictures: dict[str, dict[int, Picture]] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, records.Record] = field(default_factory=dict)
+
+
+def read_runs(store: Store, runs: Sequence[MLflowRun]) -> list[Run]:
+    """All that a comparison needs of these runs of `store`; images are fetched when they are asked for."""
+    return _Reader(store).read(runs)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    store: Store
+
+    @property
+    def client(self) -> MlflowClient:
+        return self.store.client
+
+    def read(self, runs: Sequence[MLflowRun]) -> list[Run]:
+        curves = self._asked_for(runs) if locate(self.store.uri).folder is None else self._selected(runs)
+        logged = {run.info.run_id: records.from_curves(curves[run.info.run_id], run.data.tags) for run in runs}
+        artifacts = self._reachable(runs, logged)
+        return [self._run(run, curves[run.info.run_id], artifacts[run.info.run_id]) for run in runs]
+
+    def _asked_for(self, runs: Sequence[MLflowRun]) -> dict[str, dict[str, Curve]]:
+        """The curves by run and metric, of a server: it is asked for one at a time."""
+        wanted = [(run.info.run_id, name) for run in runs for name in run.data.metrics]
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            histories = list(pool.map(lambda one: self.client.get_metric_history(*one), wanted))
+        curves: dict[str, dict[str, Curve]] = {run.info.run_id: {} for run in runs}
+        for (run_id, name), history in zip(wanted, histories, strict=True):
+            curves[run_id][name] = _curve((point.step, point.timestamp, point.value) for point in history)
+        return curves
+
+    def _selected(self, runs: Sequence[MLflowRun]) -> dict[str, dict[str, Curve]]:
+        """The curves by run and metric, of a database.
+
+        MLflow's client sends three queries a curve and makes an object of each point: of a thousand runs that takes
+        more than a minute.
+        """
+        from mlflow.store.tracking.dbmodels.models import SqlMetric as Point
+        from sqlalchemy import select
+
+        curves: dict[str, dict[str, Curve]] = {}
+        with self.client._tracking_client.store.engine.connect() as connection:
+            for begin in range(0, len(runs), RUNS_A_QUERY):
+                ids = [run.info.run_id for run in runs[begin : begin + RUNS_A_QUERY]]
+                columns = (Point.run_uuid, Point.key, Point.step, Point.timestamp, Point.value, Point.is_nan)
+                points: dict[str, dict[str, list[tuple[int, int, float]]]] = {run_id: {} for run_id in ids}
+                for run_id, name, step, when, value, is_nan in connection.execute(
+                    select(*columns).where(Point.run_uuid.in_(ids))
+                ):
+                    points[run_id].setdefault(name, []).append((step, when, math.nan if is_nan else value))
+                for run_id, metrics in points.items():
+                    curves[run_id] = {name: _curve(history) for name, history in sorted(metrics.items())}
+        return curves
+
+    def _run(self, run: MLflowRun, curves: dict[str, Curve], artifacts: Artifacts) -> Run:
+        run_id, tags, pictures = run.info.run_id, run.data.tags, artifacts.pictures
+        return Run(
+            name=run.info.run_name or run_id,
+            status=run.info.status if run.info.status != "SCHEDULED" else "RUNNING",
+            reason=tags.get("gantry.reason"),
+            params={key: new_name(value) for key, value in run.data.params.items()} | _changed(run.data.tags),
+            tags=tags,
+            overrides=split_overrides(tags.get("overrides", "")),
+            curves=curves,
+            samples=pictures.get("samples", {}),
+            real=next(iter(pictures.get("real", {}).values()), None),
+            classes=artifacts.summary.get("classes") or {},
+            log=tags.get("gantry.log_tail", ""),
+            started=run.info.start_time / 1000,
+            run_id=run_id,
+            evaluations=artifacts.evaluations,
+        )
+
+    def _reachable(
+        self, runs: Sequence[MLflowRun], logged: Mapping[str, Mapping[str, records.Record]]
+    ) -> dict[str, Artifacts]:
+        """What the runs' artifacts hold, a warning where their place is out of reach.
+
+        Args:
+            runs: all of them.
+            logged: by run and key what is known of its evaluations without their records.
+        """
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        found: dict[str, Artifacts] = {}
+        errors = []
+        for run in runs:
+            run_id, evaluations = run.info.run_id, logged[run.info.run_id]
+            found[run_id] = Artifacts(evaluations=dict(evaluations))
+            try:
+                # The client would fetch each run again to learn its place.
+                place = get_artifact_repository(run.info.artifact_uri, self.client.tracking_uri)
+                files = {item.path for item in place.list_artifacts()}
+                if "images" in files:
+                    found[run_id].pictures.update(self._pictures(run_id))
+                if "summary.json" in files:
+                    found[run_id].summary.update(json.loads(self._file(run_id, "summary.json")))
+                if EVALUATIONS in files:
+                    for key, known in evaluations.items():
+                        found[run_id].evaluations[key] = self._record(run_id, known) or known
+            except (MlflowException, OSError) as error:
+                errors.append(redact(str(error)).splitlines()[0])
+        if errors:
+            log.warning(
+                "No images of %d of %d runs, whose artifacts cannot be read: %s", len(errors), len(found), errors[0]
+            )
+        return found
+
+    def _record(self, run_id: str, known: records.Record) -> records.Record | None:
+        """The whole record of an evaluation; None where it was not delivered."""
+        for item in self.client.list_artifacts(run_id, f"{EVALUATIONS}/{known.key}"):
+            file = records.FILE.fullmatch(item.path)
+            if file and int(file["step"]) == known.step:
+                return records.parse(self._file(run_id, item.path))
+        return None
+
+    def _pictures(self, run_id: str) -> dict[str, dict[int, Picture]]:
+        """The images by key and step; of two at a step, the later one."""
+        found: dict[str, dict[int, Picture]] = {}
+        for item in sorted(self.client.list_artifacts(run_id, "images"), key=lambda item: item.path):
+            if match := _IMAGE.fullmatch(item.path):
+                found.setdefault(match["key"], {})[int(match["step"])] = partial(self._file, run_id, item.path)
+        return found
+
+    def _file(self, run_id: str, path: str) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self.client.download_artifacts(run_id, path, folder)).read_bytes()
+
+
+def _curve(points: Iterable[tuple[int, int, float]]) -> Curve:
+    """Values by step of (step, time, value); of two values at a step, the later one."""
+    return {step: value for step, _, value in sorted(points, key=lambda point: point[:2])}
+
+
+def _changed(tags: Mapping[str, str]) -> dict[str, str]:
+    """The params a run was taken up with and did not begin with; MLflow's own cannot change."""
+    try:
+        return dict(json.loads(tags.get(CHANGED, "{}")))
+    except ValueError:
+        return {}

@@ -1,0 +1,262 @@
+"""Which runs can be compared, and in which order they stand: pure functions of what was logged."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from gantry.evaluation.metrics.direction import lower_is_better
+from gantry.reports.config_differences import config, labels, typed
+from gantry.reports.run import Run
+
+# Runs are ranked together where all of these agree: the run's tags, and what each is called in a sentence.
+PROTOCOL = {
+    "metrics.data": "data set",
+    "metrics.data_digest": "the data set's digest",
+    "metrics.split": "split",
+    "metrics.n_real": "real images",
+    "metrics.n_generated": "generated images",
+    "metrics.extractor": "extractor",
+    "metrics.extractor_sha256": "the extractor's weights",
+}
+IMPLIED = {  # what need not be said of two sets that differ in a key
+    "metrics.data": ("metrics.data_digest", "metrics.n_real", "metrics.extractor_sha256"),
+    "metrics.n_real": ("metrics.data_digest", "metrics.extractor_sha256"),
+    "metrics.extractor": ("metrics.extractor_sha256", "metric"),
+    "metrics.n_generated": ("metric",),
+}
+SAID = ("steps", "seed", "model", "data", "metrics.n_generated")  # in a set's title or rows anyway
+CHOSEN_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds.
+
+    Attributes:
+        mean: NaN where a run diverged.
+        std: the sample standard deviation (n - 1); None of one run.
+        n: runs.
+        diverged: how many of them have no finite value.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+    diverged: int = 0
+
+
+def spread(values: Iterable[float | None]) -> Spread | None:
+    """Mean and standard deviation of the values there are; None where there are none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    if diverged := sum(not math.isfinite(value) for value in known):
+        return Spread(math.nan, None, len(known), diverged)
+    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs that differ only in their seed.
+
+    Attributes:
+        label: unique among the groups compared with it.
+        finished: one run a seed, in the order of the seeds.
+        others: runs of it that failed, were stopped or are under way.
+    """
+
+    label: str
+    finished: tuple[Run, ...]
+    others: tuple[Run, ...]
+
+    @property
+    def shown(self) -> tuple[Run, ...]:
+        """The runs its curves and samples are taken from."""
+        return self.finished or self.others
+
+    def over_seeds(self, value: Callable[[Run], float | None]) -> Spread | None:
+        """The spread over the finished runs of what `value` reads."""
+        return spread(value(run) for run in self.finished)
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """A group's place in a ranking: `close` where the next one is no further off than their spread over seeds."""
+
+    group: Group
+    final: Spread | None
+    best: Spread | None
+    close: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ComparableSet:
+    """Groups measured alike and given the same budget.
+
+    Attributes:
+        protocol: what they agree in: the keys of `PROTOCOL`, `metric` (which picked the best step) and `steps`.
+        metric: what they are ranked by.
+        groups: ranked ones first, best first.
+        repeats: finished runs left out because a later one has the same config and seed.
+        options: what was typed for all of its runs and otherwise for those of other sets, by key.
+    """
+
+    protocol: Mapping[str, str]
+    metric: str
+    groups: tuple[Group, ...]
+    repeats: tuple[Run, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def budget(self) -> int:
+        """Generator steps."""
+        return int(self.protocol["steps"])
+
+    @property
+    def title(self) -> str:
+        said = "".join(f", {key}={value}" for key, value in self.options.items())
+        return f"{self.protocol['metrics.data']}, {self.budget:,} generator steps{said}"
+
+    @property
+    def measured(self) -> str:
+        """How its metrics were made, in a line."""
+        p = self.protocol
+        return (
+            f"{p['metrics.n_generated']} generated against {p['metrics.n_real']} real images ({p['metrics.split']}), "
+            f"extractor {p['metrics.extractor']} {p['metrics.extractor_sha256'][:8]}"
+        )
+
+    @property
+    def quality(self) -> list[str]:
+        """The quality metrics of its runs."""
+        return list(dict.fromkeys(name for group in self.groups for run in group.shown for name in run.quality))
+
+    @property
+    def standings(self) -> list[Standing]:
+        """The groups with finished runs, best first."""
+        ranked = [group for group in self.groups if group.finished]
+        finals = [group.over_seeds(lambda run: run.last(f"final/{self.metric}")) for group in ranked]
+        bests = [group.over_seeds(lambda run: run.last(f"best/{self.metric}")) for group in ranked]
+        close = [_close(a, b) for a, b in zip(finals, [*finals[1:], None], strict=True)] if finals else []
+        return [Standing(*row) for row in zip(ranked, finals, bests, close, strict=True)]
+
+    @property
+    def measured_steps(self) -> list[int]:
+        """Steps above 0 at which every group shown was measured; where there is none, any was."""
+        steps = [{s for run in g.shown[:1] for s in run.curves.get(self.metric, ()) if s > 0} for g in self.groups]
+        reached = [s for s, group in zip(steps, self.groups, strict=True) if group.finished] or steps
+        return sorted(set.intersection(*reached) or set.union(*reached))
+
+
+def _close(one: Spread | None, next_one: Spread | None) -> bool:
+    if one is None or next_one is None or one.std is None or next_one.std is None:
+        return False
+    return abs(one.mean - next_one.mean) < max(one.std, next_one.std)
+
+
+def spaced(steps: Sequence[int], most: int = CHOSEN_STEPS) -> list[int]:
+    """At most `most` of the sorted `steps`, evenly spread, the last among them."""
+    if len(steps) <= most:
+        return list(steps)
+    targets = [steps[-1] * (i + 1) / most for i in range(most)]
+    return sorted({min(steps, key=lambda step: abs(step - target)) for target in targets})
+
+
+def comparable_sets(runs: Sequence[Run], metric: str | None = None) -> list[ComparableSet]:
+    """The runs that were measured, in sets that can be compared, the largest first.
+
+    Args:
+        metric: rank by this one where a set has it; by the metric that picked the best steps otherwise.
+    """
+    found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        if (protocol := _protocol(run)) is not None:
+            found.setdefault(tuple(protocol.items()), []).append(run)
+    sets = [_set(dict(protocol), members, metric) for protocol, members in found.items()]
+    sets = [replace(one, options=options) for one, options in zip(sets, _options(list(found.values())), strict=True)]
+    return sorted(sets, key=lambda one: -sum(len(group.shown) for group in one.groups))
+
+
+def _options(sets: Sequence[Sequence[Run]]) -> list[dict[str, str]]:
+    """For each set what was typed alike for all of its runs, and not for those of all other sets."""
+    everywhere = [[typed(run) for run in runs] for runs in sets]
+    keys = dict.fromkeys(key for runs in everywhere for options in runs for key in options if key not in SAID)
+    shared = [{key: {options.get(key) for options in runs} for key in keys} for runs in everywhere]
+    telling = [key for key in keys if len({value for values in shared for value in values[key]}) > 1]
+    return [
+        {key: value for key in telling if len(values[key]) == 1 and (value := next(iter(values[key]))) is not None}
+        for values in shared
+    ]
+
+
+def alike(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs that differ only in their seed, by a label that tells them from the others."""
+    members: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        members.setdefault((("variant", run.variant), *sorted(config(run).items())), []).append(run)
+    return dict(zip(labels([group[0] for group in members.values()]), members.values(), strict=True))
+
+
+def one_a_seed(runs: Iterable[Run]) -> list[Run]:
+    """The latest run of each seed, in the order of the seeds."""
+    latest = {run.seed: run for run in sorted(runs, key=lambda run: run.started)}
+    return sorted(latest.values(), key=lambda run: (len(run.seed), run.seed))
+
+
+def apart(sets: Sequence[ComparableSet]) -> list[str]:
+    """What keeps sets from being compared, such as `budget: 1000 and 3000 generator steps`."""
+    found = {key: several({one.protocol[key] for one in sets}) for key in (*PROTOCOL, "metric", "steps")}
+    differing = {key: values for key, values in found.items() if len(values) > 1}
+    for key, consequences in IMPLIED.items():
+        if key in differing:
+            differing = {other: values for other, values in differing.items() if other not in consequences}
+    hashes = {"metrics.data_digest", "metrics.extractor_sha256"}
+    if hashes & differing.keys() and (keys := dict.fromkeys(key for one in sets for key in one.options)):
+        # What was typed says more than what it did to a hash.
+        differing = {key: values for key, values in differing.items() if key not in hashes}
+        differing |= {key: several({one.options.get(key, "as it is") for one in sets}) for key in keys}
+    names = {**PROTOCOL, **{key: key for key in differing}, **PROTOCOL, "metric": "metric", "steps": "budget"}
+    units = {"steps": " generator steps"}
+    return [
+        f"{names[key]}: {', '.join(values[:-1])} and {values[-1]}{units.get(key, '')}"
+        for key, values in differing.items()
+    ]
+
+
+def several(values: Iterable[str]) -> list[str]:
+    """Values in order, numbers by size, hashes cut short."""
+    return [value[:12] if len(value) == 64 else value for value in sorted(values, key=lambda text: (len(text), text))]
+
+
+def _protocol(run: Run) -> dict[str, str] | None:
+    """What must agree for a run to be ranked with others; None where it was not measured."""
+    keys = {key: run.tags.get(key) for key in PROTOCOL} | {"metric": run.primary, "steps": run.params.get("steps")}
+    known = {key: value for key, value in keys.items() if value is not None}
+    return known if len(known) == len(keys) else None
+
+
+def _set(protocol: dict[str, str], runs: Sequence[Run], metric: str | None) -> ComparableSet:
+    primary = protocol["metric"]
+    by = metric if metric in {name for run in runs for name in run.quality} else primary
+    groups, repeats = [], []
+    for label, group in alike(runs).items():
+        finished = one_a_seed(run for run in group if run.status == "FINISHED")
+        others = [run for run in group if run.status != "FINISHED"]
+        repeats += [run for run in group if run.status == "FINISHED" and run not in finished]
+        groups.append(Group(label, tuple(finished), tuple(others)))
+    return ComparableSet(protocol, by, tuple(sorted(groups, key=lambda group: _order(group, by))), tuple(repeats))
+
+
+def _order(group: Group, metric: str) -> tuple[int, float]:
+    """Finite means first, the better the earlier; then diverged, then unmeasured, then unfinished."""
+    if not group.finished:
+        return 3, 0.0
+    final = group.over_seeds(lambda run: run.last(f"final/{metric}"))
+    if final is None:
+        return 2, 0.0
+    if math.isnan(final.mean):
+        return 1, 0.0
+    return 0, final.mean if lower_is_better(metric) else -final.mean

@@ -1,0 +1,166 @@
+"""A run as a comparison sees it, and its reading from the run's own folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gantry.core.files import read_json
+from gantry.core.processes.locks import is_dead
+from gantry.evaluation import records
+from gantry.evaluation.metrics.direction import ORDER, in_order
+from gantry.evaluation.result import PREFIX
+from gantry.runs.folder import METRICS_FILE, RUN_FILE, SUMMARY_FILE, TAGS_FILE, log_tail, read_params, read_status
+from gantry.runs.tracking.status import WORDLESS
+
+NOT_STARTED = "NOT STARTED"
+BOOKKEEPING = (
+    *("images_seen", "images_per_second", "training_seconds", "evaluation_seconds"),
+    *("peak_memory_mib", "peak_gpu_memory_mib"),
+)
+Curve = dict[int, float]  # value by generator step, NaN where it was not finite
+Picture = Callable[[], bytes]  # the content of an image file, read when asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run.
+
+    Attributes:
+        name: what it is called in the report.
+        status: FINISHED, FAILED, KILLED, RUNNING (no ending recorded) or NOT STARTED.
+        reason: why it failed or was stopped.
+        params: its whole config, flat.
+        tags: variant, dataset, seed, `metrics.*` (how the metrics were made), git.*.
+        overrides: its command line.
+        curves: every metric by step.
+        samples: sample grids by step; eight images a row, see `gantry.training.callbacks.evaluation`.
+        real: the grid of real images.
+        classes: of each class its share of the real and of the generated images, 0 to 1.
+        log: the last lines of its output, of a run that did not finish.
+        started: seconds since 1970, 0 where unknown.
+        run_id: of its MLflow run.
+        evaluations: by key the latest record that `python evaluate.py` left; their values are curves too.
+    """
+
+    name: str
+    status: str
+    reason: str | None = None
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    samples: Mapping[int, Picture] = field(default_factory=dict)
+    real: Picture | None = None
+    classes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    log: str = ""
+    started: float = 0.0
+    run_id: str | None = None
+    evaluations: Mapping[str, records.Record] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        return self.tags.get("variant", self.name)
+
+    @property
+    def seed(self) -> str:
+        return self.tags.get("seed", self.params.get("seed", ""))
+
+    @property
+    def quality(self) -> list[str]:
+        """Its quality metrics, those that are only spreads left out."""
+        logged = [name.partition("/")[2] for name in self.curves if name.startswith(("best/", "final/"))]
+        known = logged or [name for name in self.curves if name.startswith(ORDER)]
+        return in_order(name for name in known if "_std" not in name)
+
+    @property
+    def primary(self) -> str | None:
+        """The metric that picked its best step."""
+        return next((name for name in self.quality if name.startswith("fid")), None)
+
+    @property
+    def drawn(self) -> list[str]:
+        """The metrics worth a curve: quality first, then losses, scores and whatever else was logged."""
+        points = ("best/", "final/", PREFIX)  # of one step or a few: in tables
+        others = (
+            name
+            for name in self.curves
+            if name not in BOOKKEEPING and not name.startswith(points) and "_std" not in name
+        )
+        return list(dict.fromkeys([*self.quality, *sorted(others)]))
+
+    def last(self, name: str) -> float | None:
+        """The last value of a metric; NaN where it was not finite, None where there is none."""
+        curve = self.curves.get(name)
+        return curve[max(curve)] if curve else None
+
+
+def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
+    """The run whose record is in `folder`, as far as it got.
+
+    Args:
+        overrides: its command line, where the caller knows it exactly.
+    """
+    tags, summary = (_json(folder / file) for file in (TAGS_FILE, SUMMARY_FILE))
+    curves, started = _curves(folder / METRICS_FILE)
+    samples = {int(file.stem): file.read_bytes for file in sorted((folder / "samples").glob("[0-9]*.png"))}
+    real = folder / "real" / "0000000.png"
+    status, reason = _ending(folder, begun=bool(tags or curves))
+    evaluations = records.read_folder(folder)
+    return Run(
+        name=folder.name,
+        status=status,
+        reason=reason,
+        params=read_params(folder),
+        tags=tags,
+        overrides=split_overrides(tags.get("overrides", "")) if overrides is None else overrides,
+        curves=curves | records.curves(evaluations),
+        samples=samples,
+        real=real.read_bytes if real.exists() else None,
+        classes=summary.get("classes") or {},
+        log=log_tail(folder) if status != "FINISHED" else "",
+        started=started,
+        run_id=_json(folder / RUN_FILE).get("run_id"),
+        evaluations=records.latest(evaluations),
+    )
+
+
+def _ending(folder: Path, begun: bool) -> tuple[str, str | None]:
+    """How a run ended, and why it did not finish."""
+    status, reason = read_status(folder)
+    if status is not None:
+        return status, reason
+    if not begun:
+        return NOT_STARTED, None
+    return ("KILLED", WORDLESS) if is_dead(folder) else ("RUNNING", None)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file's values; none where it is missing, or was half written when its run was killed."""
+    return read_json(path) or {}
+
+
+def _curves(path: Path) -> tuple[dict[str, Curve], float]:
+    """The curves of a metrics.jsonl and the time of its first line; what a resumed run repeated counts once."""
+    curves: dict[str, Curve] = {}
+    started = 0.0
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # a kill can leave a line half written
+            continue
+        step, time = record.pop("step"), record.pop("time")
+        started = started or time
+        for name, value in record.items():
+            curves.setdefault(name, {})[step] = math.nan if value is None else value
+    return {name: dict(sorted(curve.items())) for name, curve in curves.items()}, started
+
+
+def split_overrides(text: str) -> list[str]:
+    """The words of a command line that were joined by blanks: one begins where a `key=` does."""
+    return re.split(r"\s+(?=(?:\+\+?|~)?[A-Za-z_][\w./@-]*=)", text) if text else []

@@ -1,0 +1,220 @@
+"""The report's tables as text cells, and its sentences: what HTML, Markdown and the terminal share."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gantry.core.config.overrides import of_the_run
+from gantry.reports.config_differences import differences
+from gantry.reports.ranking import ComparableSet, Group, Spread, apart, spread
+from gantry.reports.run import Run
+
+ABSENT = "—"
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A head and rows of equally many cells; `labels` says which group each row is of, where rows are groups."""
+
+    head: Row
+    rows: list[Row]
+    labels: tuple[str, ...] = ()
+
+
+def number(value: float) -> str:
+    """Four significant digits, thousands apart, never an exponent above one."""
+    if not math.isfinite(value):
+        return "diverged"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def shown(found: Spread | None) -> str:
+    """`3.05 ± 0.12`: the mean to the second digit of the standard deviation; `diverged` where a run did."""
+    if found is None:
+        return ABSENT
+    if found.diverged:
+        return "diverged" if found.n == 1 else f"diverged ({found.diverged} of {found.n})"
+    if found.std is None or found.std == 0:
+        return number(found.mean) + ("" if found.std is None else " ± 0")
+    digits = max(0, min(1 - math.floor(math.log10(found.std)), 6))
+    return f"{found.mean:,.{digits}f} ± {found.std:.{digits}f}"
+
+
+def ranking(one: ComparableSet, steps: Sequence[int]) -> Table:
+    """The groups, best first: the metric at the end, at its best and at `steps`, the other metrics at the end."""
+    at = [step for step in steps if 0 < step < one.budget]
+    others = [name for name in one.quality if name != one.metric]
+    head = ("", "runs", "seeds", f"{one.metric}, final", "best", *(f"step {s:,}" for s in at), *others)
+    rows = []
+    for place, standing in enumerate(one.standings, 1):
+        group = standing.group
+        rows.append(
+            (
+                f"{place}" + (" ≈" if standing.close else ""),
+                group.label,
+                seeds(group),
+                *(
+                    shown(found)
+                    + (
+                        ""
+                        if found is None or found.n == len(group.finished)
+                        else f" ({found.n} of {len(group.finished)} seeds)"
+                    )
+                    for found in (
+                        standing.final,
+                        standing.best,
+                        *(group.over_seeds(_at(one.metric, step)) for step in at),
+                        *(group.over_seeds(_last(f"final/{name}")) for name in others),
+                    )
+                ),
+            )
+        )
+    return Table(head, rows, tuple(standing.group.label for standing in one.standings))
+
+
+def seeds(group: Group) -> str:
+    """How many seeds finished, of how many where not all did."""
+    of = len({run.seed for run in (*group.finished, *group.others)})
+    return str(len(group.finished)) + ("" if of == len(group.finished) else f" of {of}")
+
+
+def _last(name: str) -> Callable[[Run], float | None]:
+    return lambda run: run.last(name)
+
+
+def _at(name: str, step: int) -> Callable[[Run], float | None]:
+    return lambda run: run.curves.get(name, {}).get(step)
+
+
+def basis(one: ComparableSet) -> str:
+    """How to read the columns of a set's ranking."""
+    return (
+        f"Ranked by the mean of {one.metric} after the last step, as are all columns that name no other. Best is its "
+        f"value at the step at which {one.protocol['metric']} was lowest: a step picked by looking flatters. "
+        "± is the standard deviation over seeds (n - 1)."
+    )
+
+
+def cautions(one: ComparableSet, metric: str | None) -> list[str]:
+    """What a set's ranking must not be taken for; `metric` is the one asked for."""
+    standings, notes = one.standings, []
+    if metric is not None and one.metric != metric:
+        notes.append(f"{metric} was not measured here: ranked by {one.metric}.")
+    if not standings:
+        return [*notes, "No run has finished: there is nothing to rank yet."]
+    if any(standing.close for standing in standings):
+        notes.append("≈ the next one is within one standard deviation: the order of the two says little.")
+    finite = [one for one in standings if one.final is not None and not one.final.diverged]
+    single = [one.group.label for one in finite if one.final is not None and one.final.n == 1]
+    if single and len(standings) > 1:
+        which = "each" if len(single) == len(finite) else ", ".join(single)
+        notes.append(f"One seed of {which}: small differences say little. seed=0,1,2 repeats.")
+    seen = {round(images.mean) for row in standings if (images := row.group.over_seeds(_last("images_seen")))}
+    if len(seen) > 1:
+        notes.append(
+            f"The budget counts generator steps: real images seen differ, from {min(seen):,} to {max(seen):,}."
+        )
+    if len({row.final.n for row in standings if row.final is not None}) > 1:
+        notes.append("Not all have as many seeds: the fewer, the less a mean says.")
+    if one.repeats:
+        repeats = "An earlier run" if len(one.repeats) == 1 else f"{len(one.repeats)} earlier runs"
+        notes.append(f"{repeats} of the same config and seed left out.")
+    return notes
+
+
+def separation(sets: Sequence[ComparableSet]) -> str:
+    """The sentence that says why there are several rankings; empty where there is one."""
+    if len(sets) < 2:
+        return ""
+    return f"Not all runs can be compared ({'; '.join(apart(sets))}): each table ranks only its own."
+
+
+def cost(one: ComparableSet) -> Table:
+    """What the finished groups cost, each the mean over its seeds."""
+    columns: dict[str, tuple[Callable[[Run], float | None], Callable[[float], str]]] = {
+        "training": (_last("training_seconds"), duration),
+        "measuring": (_sum("evaluation_seconds"), duration),
+        "real images seen": (_last("images_seen"), lambda value: f"{value:,.0f}"),
+        "real images a second": (_speed, lambda value: f"{value:,.0f}"),
+        "peak memory, MiB": (_last("peak_memory_mib"), lambda value: f"{value:,.0f}"),
+        "peak GPU memory, MiB": (_last("peak_gpu_memory_mib"), lambda value: f"{value:,.0f}"),
+    }
+    groups = [group for group in one.groups if group.finished]
+    found = {name: [group.over_seeds(read) for group in groups] for name, (read, _) in columns.items()}
+    known = {name: means for name, means in found.items() if any(means)}
+    cells = {name: [ABSENT if m is None else columns[name][1](m.mean) for m in means] for name, means in known.items()}
+    rows = [(group.label, *(cells[name][i] for name in cells)) for i, group in enumerate(groups)] if cells else []
+    return Table(("", *cells), rows, tuple(group.label for group in groups))
+
+
+def duration(seconds: float) -> str:
+    """`8.3 s`, `4 min 12 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _sum(name: str) -> Callable[[Run], float | None]:
+    return lambda run: sum(run.curves[name].values()) if name in run.curves else None
+
+
+def _speed(run: Run) -> float | None:
+    images, seconds = run.last("images_seen"), run.last("training_seconds")
+    if images and seconds:
+        return images / seconds
+    found = spread(run.curves.get("images_per_second", {}).values())
+    return None if found is None else found.mean
+
+
+def differing(one: ComparableSet) -> Table:
+    """The options that are not the same in all groups of a set; a row an option where there are few groups."""
+    groups = [group for group in one.groups if group.shown]
+    table = {
+        key: [ABSENT if value is None else value for value in values]
+        for key, values in differences([group.shown[0] for group in groups]).items()
+    }
+    labels = tuple(group.label for group in groups)
+    if len(labels) <= max(6, len(table)):
+        return Table(("", *labels), [(key, *values) for key, values in table.items()])
+    return Table(("", *table), [(label, *row) for label, *row in zip(labels, *table.values(), strict=True)], labels)
+
+
+def statuses(runs: Sequence[Run]) -> str:
+    """`12 runs: 7 finished, 4 failed, 1 still running`."""
+    counts = Counter(run.status for run in runs)
+    words = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed", "RUNNING": "still running"}
+    words |= {"NOT STARTED": "not started"}
+    parts = [f"{counts[status]} {word}" for status, word in words.items() if counts[status]]
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}: {', '.join(parts) or 'none has begun'}"
+
+
+def reason(run: Run) -> str:
+    """Why a run is not among the finished ones."""
+    if run.reason:
+        return run.reason
+    return {"RUNNING": "no ending recorded: still running, or lost with its machine"}.get(run.status, "")
+
+
+def sweep_command(typed: Sequence[str]) -> str:
+    """What was typed to start the sweep."""
+    return shlex.join(["python", "train.py", "-m", *typed])
+
+
+def command(run: Run) -> str:
+    """What to type to run it again by itself."""
+    return shlex.join(["python", "train.py", *of_the_run(run.overrides)])
+
+
+def state(run: Run) -> str:
+    """The code it ran on."""
+    commit = run.tags.get("git.commit", "")
+    if not commit:
+        return "commit unknown"
+    dirty = ", with changes that were not committed" if run.tags.get("git.dirty") == "true" else ""
+    return f"commit {commit[:10]}{dirty}"

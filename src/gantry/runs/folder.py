@@ -1,0 +1,139 @@
+"""A run's folder: the names of its files, and what they say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from gantry.core.files import read_json, write_json
+from gantry.core.moved import new_name
+from gantry.core.processes.locks import LOCK_FILE
+from gantry.core.text import redact
+from gantry.runs import checkpoints
+
+GENERATOR = "generator"  # folder of a run's exported generators
+LOG_FILE = "log.txt"
+RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
+RANK_LOGS = "rank_*.txt"  # in a run's folder, what its ranks but the first have printed
+EARLIER = "earlier"  # in a job's folder, the attempts before
+BAR = re.compile(r"\d+%\|")  # as tqdm draws it
+COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
+
+State = Literal["finished", "continues", "again", "new"]
+EVALUATIONS = "evaluations"  # in a run's folder and among its artifacts: <key>/step_<step>.json
+CONFIG_FILE, ENVIRONMENT = "config.yaml", "environment.json"
+EXPORTED = "generator.json"  # in a folder with an exported generator (see `gantry.runs.generator_files`)
+SUMMARY_FILE = "summary.json"
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+UNDELIVERED = "undelivered.jsonl"  # what MLflow has not taken yet (see `gantry.runs.tracking.journal`)
+REFUSED = "refused.jsonl"  # what it will never take
+RUN_FILE = "mlflow_run.json"  # its MLflow run, by id once that exists (see `gantry.runs.tracking.identity`)
+METRICS_FILE, STATUS_FILE, PROGRESS_FILE = "metrics.jsonl", "status.json", "progress.json"
+PARAMS_FILE, TAGS_FILE = "params.json", "tags.json"
+FILM = "film"  # folder of the frames of the film of training (see `gantry.training.callbacks.film`)
+
+
+def best_value(folder: Path) -> float | None:
+    """The best value of a finished job's first metric."""
+    summary = read_json(folder / SUMMARY_FILE) or {}
+    return summary.get("best", {}).get(summary.get("primary"))
+
+
+def state_of(folder: Path) -> State:
+    """What taking up a sweep means for the job in `folder`.
+
+    Returns:
+        "finished": it is kept; "continues": from its last checkpoint, or from the start where it was killed before
+        the first one; "again": it failed; "new": it never began.
+    """
+    status, _ = read_status(folder)
+    if status == "FINISHED" and (folder / SUMMARY_FILE).exists():
+        return "finished"
+    begun = any((folder / name).exists() for name in (STATUS_FILE, METRICS_FILE, PARAMS_FILE))
+    if status != "FAILED" and (begun or checkpoints.found(folder)):
+        return "continues"
+    return "again" if begun else "new"
+
+
+def set_aside(folder: Path) -> None:
+    """Move what an attempt left to `earlier/<number>` in the job's folder, so that it can begin again."""
+    left = [
+        path
+        for path in folder.iterdir()
+        if path.name not in (EARLIER, LOCK_FILE, RANK_PIDS, ".hydra") and not path.match(RANK_LOGS)
+    ]
+    if left:
+        earlier = folder / EARLIER
+        target = earlier / str(1 + len(list(earlier.glob("*"))))
+        target.mkdir(parents=True)
+        for path in left:
+            path.rename(target / path.name)
+
+
+def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:
+    """The end of a job's log, without progress bars."""
+    try:
+        with (folder / LOG_FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4 * characters))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in COLOUR.sub("", text).split("\n")]
+    return "\n".join([line for line in shown if line and not BAR.search(line)][-lines:])[-characters:]
+
+
+def write_status(folder: Path, status: Status, reason: str | None) -> None:
+    """Say in a run's folder how it ended."""
+    said = redact(reason) if reason is not None else None
+    write_json({"status": status, "reason": said, "time": time.time()}, folder / STATUS_FILE)
+
+
+def read_status(folder: Path) -> tuple[Status | None, str | None]:
+    """How the run in `folder` says it ended, and why; (None, None) where it has not said."""
+    try:
+        record = json.loads((folder / STATUS_FILE).read_text())
+    except (OSError, ValueError):
+        return None, None
+    return record.get("status"), record.get("reason")
+
+
+def read_params(folder: Path) -> dict[str, str]:
+    """The values of params.json, with the present names of moved modules; none where it is missing or damaged."""
+    return {key: new_name(value) for key, value in (read_json(folder / PARAMS_FILE) or {}).items()}
+
+
+def read_values(path: Path) -> dict[str, str]:
+    """The values of params.json or tags.json; none where the file is missing."""
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; one that a kill left half written is left out."""
+    path = folder / METRICS_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [record for line in lines if (record := _parsed(line)) is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def rewind(folder: Path, step: int) -> None:
+    """Take back what the record in `folder` holds beyond `step`: the run goes on from there."""
+    (folder / STATUS_FILE).unlink(missing_ok=True)
+    path = folder / METRICS_FILE
+    kept = [record for record in read_metrics(folder) if record["step"] <= step]
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    part.replace(path)
+    for frame in (folder / FILM).glob("[0-9]*.png"):
+        if int(frame.stem) > step:
+            frame.unlink()

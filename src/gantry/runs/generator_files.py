@@ -1,0 +1,205 @@
+"""The trained generator as files anyone can load: weights as safetensors, what rebuilds the network as JSON.
+
+Both are data from elsewhere. What is read from them chooses among classes that are trusted, and neither runs code nor
+takes memory that the files themselves do not take.
+"""
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from gantry.core.config.definitions import is_trusted
+from gantry.core.config.signatures import signature
+from gantry.core.errors import UserError
+from gantry.core.safe_load import reason
+from gantry.core.text import did_you_mean
+
+WEIGHTS, GENERATOR_CONFIG = "generator.safetensors", "generator.json"
+TRUSTED = "gantry.models.networks."
+LARGEST_CONFIG = 2**20  # bytes
+
+
+def save_generator(folder: Path, network: nn.Module, config: dict[str, Any], step: int) -> None:
+    """Write `network` as it is at a generator step and `config` (`_target_` and its arguments) to `folder`.
+
+    Each file is whole or not there at all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    # Not `save_file`, whose files only their owner can read.
+    (folder / f".{WEIGHTS}").write_bytes(save(weights, metadata={"step": str(step)}))
+    (folder / f".{GENERATOR_CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
+    for name in (WEIGHTS, GENERATOR_CONFIG):
+        (folder / f".{name}").replace(folder / name)
+
+
+def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Module:
+    """Rebuild the generator that `save_generator` wrote, in eval mode; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
+
+    Args:
+        folder: holds generator.safetensors and generator.json.
+        trusted: the packages, modules or classes that the config may name, such as "my_networks."; a config is
+            data from elsewhere and must not choose what code runs. The class must be defined there, not merely
+            imported; nothing is imported for another name.
+
+    Raises:
+        UserError: no generator there; a class that is not trusted, not found, or no network; arguments that it
+            does not take; or weights that do not fit it, which is found before memory is taken for them.
+    """
+    path = folder / GENERATOR_CONFIG
+    target, arguments = _described(path)
+    if not is_trusted(target, trusted):
+        raise UserError(
+            f"{path} names the class {target}; trusted are {', '.join(trusted)}*. If you trust its code: "
+            f"trusted=[{target.partition('.')[0]}.] (evaluate.py, sample.py)"
+        )
+    kind = _network_class(path, target, trusted)
+    _check_arguments(path, target, arguments)
+    _check_shapes(folder, kind, arguments, own=is_trusted(target, (TRUSTED,)))
+    network = _built(path, kind, arguments)
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise _unfit(folder, reason(error)) from error
+    return network.eval().requires_grad_(False)
+
+
+def exported_step(folder: Path) -> int | None:
+    """The generator step of what `save_generator` wrote; None where an older version did, which left it out.
+
+    Raises:
+        UserError: the weights are missing or damaged.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            step = (file.metadata() or {}).get("step")
+        return None if step is None else int(step)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unfit(folder, reason(error)) from error
+
+
+def _described(path: Path) -> tuple[str, dict[str, Any]]:
+    """The class that the config names, and its arguments: plain values."""
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise UserError(f"{path} is no generator's config: it has {path.stat().st_size} bytes")
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"no exported generator in {path.parent}: it holds no {GENERATOR_CONFIG}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: it must hold an object, {{...}}, not a {type(config).__name__}")
+    target = config.pop("_target_", None)
+    if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")) or "." not in target:
+        raise UserError(f"{path} is damaged: its _target_ must be the class's dotted name, not {json.dumps(target)}")
+    for name, value in config.items():
+        if name.startswith("_") or "_target_" in json.dumps(value):
+            raise UserError(f"{path}: {name} asks for more than {target} of plain values, which is never built")
+    return target, config
+
+
+def _network_class(path: Path, target: str, trusted: Sequence[str]) -> type[nn.Module]:
+    """The class called `target`, which is trusted."""
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{path} names the class {target}, which cannot be imported: {error}; "
+            "PYTHONPATH=<its folder> in front of the command lets Python find it"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UserError(f"{path} names {target}, which is no network: a class of torch.nn.Module's kind")
+    home = f"{found.__module__}.{found.__qualname__}"
+    if not is_trusted(home, trusted):
+        raise UserError(f"{path} names {target}, which is {home}; trusted are {', '.join(trusted)}*")
+    return found
+
+
+def _check_arguments(path: Path, target: str, arguments: dict[str, Any]) -> None:
+    """Refuse what the constructor's signature does not take, and what is no generator's."""
+    length, shape = arguments.get("z_dim"), arguments.get("image_shape", [1, 1, 1])
+    problems = []
+    if not _is_count(length):
+        problems.append(f"z_dim: must be a whole number of at least 1, not {_shown(length)}")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(map(_is_count, shape))):
+        problems.append(f"image_shape: must be three whole numbers of at least 1, not {_shown(shape)}")
+    if read := signature(target):  # None: made at run time; calling it will tell
+        names = [parameter.name for parameter in read.parameters]
+        problems += [
+            f"{name}: no such argument{did_you_mean(name, names)} (it takes {', '.join(names) or 'none'})"
+            for name in arguments
+            if name not in names and not read.var_keyword
+        ]
+        for parameter in read.parameters:
+            if parameter.name not in arguments:
+                problems += [f"{parameter.name}: missing"] if parameter.required and parameter.name != "z_dim" else []
+            elif parameter.kind and not parameter.kind.accepts(arguments[parameter.name]):
+                problems.append(f"{parameter.name}: must be {parameter.kind}, not {_shown(arguments[parameter.name])}")
+    if problems:
+        raise UserError("\n  ".join([f"{path} does not fit {target}:", *dict.fromkeys(problems)]))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value)[:80]
+
+
+def _check_shapes(folder: Path, kind: type[nn.Module], arguments: dict[str, Any], own: bool) -> None:
+    """Refuse weights of another network, by the shapes their file's head tells of: nothing takes memory yet.
+
+    A network that is not our `own` may have a constructor that cannot run without memory; it is then built in it.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unfit(folder, reason(error)) from error
+    try:
+        with torch.device("meta"), _Uninitialised():
+            made = _built(folder / GENERATOR_CONFIG, kind, arguments)
+    except UserError:
+        if own:
+            raise
+        return
+    wanted = {name: tuple(value.shape) for name, value in made.state_dict().items()}
+    differ = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
+    if differ:
+        name = differ[0]
+        raise _unfit(
+            folder,
+            f"{len(differ)} of its tensors differ, {name} is {held.get(name, 'absent')}, "
+            f"where {GENERATOR_CONFIG} makes {wanted.get(name, 'none')}",
+        )
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves initial values out: of shapes alone they have none, and for some torch would import its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _built(path: Path, kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return kind(**arguments)
+    except Exception as error:  # whatever a constructor makes of values it was not written for
+        raise UserError(f"{path}: {kind.__qualname__} cannot be made of these arguments: {reason(error)}") from error
+
+
+def _unfit(folder: Path, why: str) -> UserError:
+    return UserError(f"{folder / WEIGHTS} is missing, damaged or of another network: {why}")

@@ -1,0 +1,208 @@
+"""Trained generators on the disk, and the images they make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gantry.core.errors import UserError
+from gantry.core.files import read_json
+from gantry.models.latents import stream
+from gantry.runs import checkpoints
+from gantry.runs.folder import GENERATOR, SUMMARY_FILE
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ExportedFiles:
+    """A generator in a folder of its own, as `gantry.runs.generator_files.save_generator` writes it; picklable.
+
+    Attributes:
+        folder: holds generator.safetensors and generator.json.
+        trusted: prefixes of the classes it may be of.
+    """
+
+    folder: Path
+    trusted: tuple[str, ...]
+
+    def load(self) -> nn.Module:
+        """The network, in eval mode.
+
+        Raises:
+            UserError: it is not there, damaged, or of a class that is not trusted.
+        """
+        from gantry.runs.generator_files import load_generator
+
+        return load_generator(self.folder, self.trusted)
+
+    def step(self) -> int | None:
+        """The generator step it is of; None where that was not noted."""
+        from gantry.runs.generator_files import exported_step
+
+        return exported_step(self.folder)
+
+    def digest(self) -> str:
+        """sha256 of what it makes images with: weights and config."""
+        from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
+
+        return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS)
+
+    def is_of(self, digest: str) -> bool:
+        """Whether the folder holds the generator with this digest."""
+        try:
+            return self.digest() == digest
+        except OSError:
+            return False
+
+    @property
+    def z_dim(self) -> int:
+        """The length of the latents it takes; of a network that `load` has found good."""
+        from gantry.runs.generator_files import GENERATOR_CONFIG
+
+        length: int = json.loads((self.folder / GENERATOR_CONFIG).read_text())["z_dim"]
+        return length
+
+
+@dataclass(frozen=True)
+class GeneratorFiles:
+    """A run's generator on the disk; picklable, for the processes that share its work.
+
+    Attributes:
+        run: the run's folder.
+        which: "best" (at the step with the best first metric) or "last".
+        raw: the generator without averaging, from the checkpoint.
+        trusted: prefixes of the classes it may be of.
+    """
+
+    run: Path
+    which: str
+    raw: bool
+    trusted: tuple[str, ...]
+
+    @property
+    def exported(self) -> ExportedFiles:
+        """What the run has exported: of the raw generator the averaged one."""
+        return ExportedFiles(self.run / GENERATOR / self.which, self.trusted)
+
+    @property
+    def folder(self) -> Path:
+        """Where it was exported to."""
+        return self.exported.folder
+
+    @property
+    def z_dim(self) -> int:
+        """The length of the latents it takes."""
+        return self.exported.z_dim
+
+    def load(self) -> nn.Module:
+        """The network, in eval mode.
+
+        Raises:
+            UserError: it is not there, damaged, or of a class that is not trusted.
+        """
+        network = self.exported.load()
+        if self.raw:
+            from gantry.core.safe_load import reason
+
+            try:
+                state = self._checkpoint()["state_dict"].items()
+                own = {key.removeprefix("generator."): value for key, value in state if key.startswith("generator.")}
+                network.load_state_dict(own)
+            except (RuntimeError, TypeError, KeyError, AttributeError, ValueError) as error:
+                raise UserError(f"the checkpoint {self._path()} is not of this generator: {reason(error)}") from error
+        return network
+
+    def step(self) -> int:
+        """The generator step it is of."""
+        if self.raw:  # a run that was stopped has a later checkpoint than export
+            return self._checkpoint_step()
+        step = self.exported.step()
+        if step is None:  # exported before the step was noted there
+            summary = read_json(self.run / SUMMARY_FILE) or {}
+            step = summary.get("best_step" if self.which == "best" else "steps")
+        return self._checkpoint_step() if step is None else step
+
+    def digest(self) -> str:
+        """sha256 of what it makes images with: weights and config."""
+        from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
+
+        return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS, *([self._path()] if self.raw else []))
+
+    def _path(self) -> Path:
+        kind = checkpoints.BEST if self.which == "best" else None
+        found = checkpoints.newest(self.run, kind)
+        if found is None:
+            raise UserError(f"{self.run / checkpoints.FOLDER} holds no whole checkpoint of the {self.which} step")
+        return found.path
+
+    def _checkpoint_step(self) -> int:
+        try:
+            return int(self._checkpoint()["global_step"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"the checkpoint {self._path()} is none: it says of no step") from error
+
+    def _checkpoint(self) -> Any:
+        from gantry.core.safe_load import load_plain
+
+        return load_plain(self._path(), f"the checkpoint {self._path()}")
+
+
+@dataclass(frozen=True)
+class GeneratorSource:
+    """The images that a generator makes of one endless stream of noise.
+
+    Vector i follows from the seed and i alone, whatever is asked for before it and wherever.
+
+    Args:
+        network: in eval mode, on its device; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
+        z_dim: length of a noise vector.
+        seed: of the noise.
+        first: where in the stream image 0 is.
+        count: how many images there are.
+    """
+
+    network: nn.Module
+    z_dim: int
+    seed: int
+    first: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, start: int, count: int) -> Tensor:
+        return self._images(stream(self.seed, self.first + start, count, self.z_dim))
+
+    def of(self, numbers: np.ndarray) -> Tensor:
+        """The images with these numbers, int64 (k,)."""
+        vectors = [stream(self.seed, self.first + int(number), 1, self.z_dim) for number in numbers]
+        return self._images(np.concatenate(vectors))
+
+    def _images(self, z: np.ndarray) -> Tensor:
+        import torch
+
+        from gantry.models.sampling import generate
+
+        with torch.autocast(next(self.network.parameters()).device.type, enabled=False):
+            return generate(self.network, torch.from_numpy(z))
+
+
+def check_finite(network: nn.Module, folder: Path) -> None:
+    """Refuse weights that are not finite: their images, as uint8, would look like images."""
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise UserError(f"the weights of {folder} are not finite: its training has diverged")
+
+
+def _digest(*files: Path) -> str:
+    """sha256 of the files' contents, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""What a run reached, as the file that a sweep reads and as the last thing a user sees of it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gantry.core.files import write_json
+from gantry.core.text import here, redact, show
+from gantry.runs.folder import REFUSED, SUMMARY_FILE, UNDELIVERED
+from gantry.runs.tracking.store import ui_command
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run.
+
+    Attributes:
+        variant, dataset: what was trained.
+        steps: generator steps.
+        images: real images seen.
+        seconds, evaluation_seconds: spent training and measuring.
+        primary: the metric by which the best step was chosen, lower is better.
+        first, best, final: metrics before training, at `best_step`, at the end.
+        protocol: how the metrics were made.
+        folder: the run's files.
+        tracking_uri: the MLflow store; None where there is none.
+        classes: of each class the share of the real and of the generated images; None where they are not known.
+        peak_memory_mib, peak_gpu_memory_mib: the most memory held, on the GPU where there is one.
+    """
+
+    variant: str
+    dataset: str
+    steps: int
+    images: int
+    seconds: float
+    evaluation_seconds: float
+    primary: str
+    first: dict[str, float]
+    best: dict[str, float]
+    best_step: int
+    final: dict[str, float]
+    protocol: dict[str, Any]
+    folder: Path
+    tracking_uri: str | None
+    classes: dict[str, tuple[float, float]] | None = None
+    peak_memory_mib: float = 0.0
+    peak_gpu_memory_mib: float | None = None
+
+    def save(self) -> None:
+        """Write `summary.json` in the run's folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        metrics = {name: _finite(getattr(self, name)) for name in ("first", "best", "final")}
+        values = (
+            asdict(self)
+            | metrics
+            | {
+                "folder": str(self.folder),
+                "tracking_uri": self.tracking_uri and redact(self.tracking_uri),
+                "images_per_second": self.images / max(self.seconds, 1e-9),
+            }
+        )
+        write_json(values, self.folder / SUMMARY_FILE)
+
+    def text(self, in_sweep: bool = False) -> str:
+        """What the user sees at the end: what was reached, where it is, and, outside a sweep, what to type next."""
+        width = max(len(name) for name in self.final)
+        lines = [
+            "",
+            f"{self.variant} on {self.dataset}: {self.steps} generator steps, {self.images:,} real images "
+            f"in {self.seconds:.0f} s ({self.images / max(self.seconds, 1e-9):,.0f} a second), "
+            f"{self.evaluation_seconds:.0f} s of measuring",
+            "",
+            f"  {'':{width}}  {'start':>10}  {'best':>10}  {'final':>10}   (best at step {self.best_step})",
+        ]
+        for name, final in self.final.items():
+            columns = (self.first.get(name), self.best.get(name), final)
+            shown = [f"{'' if value is None else format(value, '.4g'):>10}" for value in columns]
+            lines.append(f"  {name:{width}}  {'  '.join(shown)}")
+        protocol = self.protocol
+        lines += [
+            f"  {protocol['n_generated']} generated against {protocol['n_real']} real images "
+            f"({protocol['split']}), extractor {protocol['extractor']} {protocol['extractor_sha256'][:8]}",
+            "",
+            f"samples    {show(self.folder / 'samples')}",
+            *([f"film       {show(film)}"] if (film := self.folder / "samples.gif").exists() else []),
+            f"generator  {show(self.folder / 'generator' / 'best')}",
+        ]
+        if self.tracking_uri is not None:
+            command = ui_command(self.tracking_uri)  # a server's is its address
+            mine = command.startswith("mlflow ")
+            lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
+        if (self.folder / UNDELIVERED).exists():
+            command = f"{here('python')} -m gantry.tracking.deliver {show(self.folder)}"
+            lines.append(f"           not all of this run yet; when the store is back: {command}")
+        if (self.folder / REFUSED).exists():
+            lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
+        if in_sweep:
+            return "\n".join(lines)
+        script = show(Path(sys.argv[0]).absolute())
+        lines.append(f"sweep      {here('python')} {script} -m model=vanilla,dcgan,wgan")
+        return "\n".join(lines)
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

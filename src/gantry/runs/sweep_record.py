@@ -1,0 +1,79 @@
+"""What a sweep and its jobs leave on disk, from which it can be told what became of them and taken up again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from gantry.core.config.overrides import identity
+from gantry.core.errors import UserError
+from gantry.core.files import write_json
+from gantry.core.text import redact
+
+SWEEP_FILE = "sweep.json"
+PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
+
+
+@dataclass
+class JobRecord:
+    """One job of a sweep: its overrides, and its folder's name within the sweep's."""
+
+    number: int
+    overrides: list[str]
+    folder: str
+
+
+@dataclass
+class SweepRecord:
+    """`sweep.json` in a sweep's folder.
+
+    Attributes:
+        folder: the sweep's folder, absolute.
+        name: of its run in MLflow.
+        overrides: the command line as typed.
+        parent_run: the id of its run in MLflow; None where there is none.
+        tracking_uri, experiment: the store; None with `tracking=none`.
+        jobs: those started so far and those still to come.
+    """
+
+    folder: Path
+    name: str
+    overrides: list[str]
+    parent_run: str | None = None
+    tracking_uri: str | None = None
+    experiment: str | None = None
+    jobs: list[JobRecord] = field(default_factory=list)
+
+    def save(self) -> None:
+        """Write it, passwords hidden."""
+        jobs = [asdict(job) | {"overrides": [redact(text) for text in job.overrides]} for job in self.jobs]
+        hidden = {
+            "overrides": [redact(text) for text in self.overrides],
+            "tracking_uri": self.tracking_uri and redact(self.tracking_uri),
+            "jobs": jobs,
+        }
+        values = asdict(self) | hidden
+        del values["folder"]
+        write_json(values, self.folder / SWEEP_FILE)
+
+    def by_identity(self) -> dict[tuple[str, ...], JobRecord]:
+        """Its jobs, by what makes each the same job."""
+        return {identity(job.overrides): job for job in self.jobs}
+
+
+def load_sweep(folder: Path) -> SweepRecord:
+    """The record of the sweep in `folder`.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    path = folder / SWEEP_FILE
+    try:
+        values = json.loads(path.read_text())
+        jobs = [JobRecord(**job) for job in values.pop("jobs")]
+        return SweepRecord(folder=folder.absolute(), jobs=jobs, **values)
+    except OSError as error:
+        raise UserError(f"{folder} holds no sweep: cannot read {path} ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,172 @@
+"""Tell MLflow what runs had to say while it was away:
+
+    python -m gantry.tracking.deliver [folder ...] [tracking.uri=http://user:password@host:5000]
+
+The folders are runs', or hold runs; without any, `outputs` of the current folder. What is delivered is removed from
+`undelivered.jsonl`; a run that the store never created is created. It can be stopped and repeated at any time.
+Exit codes: 0 nothing is left, 1 something is, 2 a wrong argument, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from gantry.core.errors import UserError
+from gantry.core.processes.locks import held, is_held
+from gantry.core.text import brief, redact
+from gantry.runs.folder import REFUSED as REFUSED_FILE
+from gantry.runs.folder import RUN_FILE, UNDELIVERED, read_status
+from gantry.runs.tracking.already_logged import replenish
+from gantry.runs.tracking.delivery import Delivery, RunSession
+from gantry.runs.tracking.events import Ended, Image, Metrics
+from gantry.runs.tracking.identity import RunPlan, read_plan
+from gantry.runs.tracking.journal import Journal
+from gantry.runs.tracking.status import HOST, end_run, last_word, lives_elsewhere
+from gantry.runs.tracking.store import check_store, locate
+
+OPTION = "tracking.uri="
+USAGE = f"usage: python -m gantry.tracking.deliver [folder ...] [{OPTION}address]"
+TRIES, PAUSE = 3, 1.0  # of a batch; seconds between
+DONE, LEFT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+def has_left(folder: Path) -> bool:
+    """Whether the run in `folder` has something for MLflow that MLflow does not have."""
+    plan = read_plan(folder)
+    return plan is not None and (plan.run_id is None or (folder / UNDELIVERED).exists())
+
+
+def deliver(folder: Path, uri: str | None = None) -> tuple[int, int]:
+    """Deliver what the run in `folder` has left, and end it as it ended. Waits for the store.
+
+    Args:
+        uri: the store's address; None for the one in the run's record.
+
+    Returns:
+        How many events were delivered, and how many of them MLflow refused.
+
+    Raises:
+        UserError: the run is running, here or elsewhere, or the address of its store is not known.
+        Exception: whatever MLflow raises; what is not delivered stays.
+    """
+    with held(folder, "the run in"):
+        plan = read_plan(folder)
+        if plan is None or not has_left(folder):
+            return 0, 0  # somebody else was faster
+        if uri is not None:
+            plan = replace(plan, uri=uri)
+        if plan.password_hidden:
+            raise UserError(f"the password of {plan.uri} is not kept: give {OPTION}address")
+        check_store(plan.uri)
+        return _deliver(folder, plan)
+
+
+def _deliver(folder: Path, plan: RunPlan) -> tuple[int, int]:
+    session, journal = RunSession(plan, folder, lives=False), Journal(folder)
+    delivery = Delivery(session, journal)
+    _tried(session.connect)
+    assert session.run_id is not None
+    run = session.client.get_run(session.run_id)
+    if run.info.status == "RUNNING" and lives_elsewhere(run) and read_status(folder)[0] is None:
+        raise UserError(f"the run in {folder} is still running on {run.data.tags[HOST]}")
+    count, ended, latest = 0, False, None
+    while batch := journal.take():
+        _tried(partial(delivery.send, batch))
+        count += len(batch)
+        last = batch[-1]
+        ended = isinstance(last, Ended)
+        latest = last.time if isinstance(last, Metrics | Image) else latest
+    replenish(session.client, session.run_id, folder)
+    if not ended and (read_status(folder)[0] is not None or _is_running(session)):
+        end_run(session.client, session.run_id, *last_word(folder), latest)
+    journal.clear()
+    return count, delivery.refused
+
+
+def _is_running(session: RunSession) -> bool:
+    assert session.run_id is not None
+    return bool(session.client.get_run(session.run_id).info.status == "RUNNING")
+
+
+def _tried(call: Callable[[], None]) -> None:
+    for attempt in range(1, TRIES + 1):
+        try:
+            return call()
+        except Exception:
+            if attempt == TRIES:
+                raise
+            time.sleep(PAUSE)
+
+
+def find_runs(given: Sequence[str]) -> list[Path]:
+    """The folders of the runs that the arguments name.
+
+    Raises:
+        UserError: there is no such folder, or no run in it.
+    """
+    found: list[Path] = []
+    for folder in [Path(text).expanduser().absolute() for text in given] or [Path("outputs").absolute()]:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; name runs' folders, or one that holds runs\n{USAGE}")
+        runs = sorted(file.parent for file in folder.rglob(RUN_FILE))
+        if not runs:
+            raise UserError(f"{folder} holds no run that MLflow was to hear of, which has a {RUN_FILE}\n{USAGE}")
+        found += [run for run in runs if run not in found]
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit code."""
+    addresses = [text.removeprefix(OPTION) for text in arguments if text.startswith(OPTION)]
+    given = [text for text in arguments if not text.startswith(OPTION)]
+    try:
+        if wrong := [text for text in given if text.startswith("-") or ("=" in text and not Path(text).exists())]:
+            raise UserError(f"{redact(wrong[0])}: no such option\n{USAGE}")
+        address = addresses[-1] if addresses else None
+        if address is not None:
+            check_store(address)
+        runs = [folder for folder in find_runs(given) if has_left(folder)]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    left = [folder for folder in runs if not _told(folder, address, named=bool(given))]
+    if not runs:
+        print("nothing is left to deliver")
+    return LEFT if left else DONE
+
+
+def _told(folder: Path, address: str | None, named: bool) -> bool:
+    """Deliver a run and say in a line what became of it; returns whether MLflow has it all now."""
+    try:
+        if is_held(folder):
+            raise UserError("it is still running, and delivers itself")
+        count, refused = deliver(folder, address if named or _meant(folder, address) else None)
+    except UserError as error:
+        print(f"{folder}: {redact(str(error))}", flush=True)
+        return False
+    except Exception as error:  # whatever MLflow, the network or a server's answer raises
+        print(f"{folder}: not delivered: {brief(error)}", flush=True)
+        return False
+    kept = f", of which MLflow refused {refused}: see {folder / REFUSED_FILE}" if refused else ""
+    print(f"{folder}: {count} events delivered{kept}", flush=True)
+    return not refused
+
+
+def _meant(folder: Path, address: str | None) -> bool:
+    """Whether `address` is the one that the run's record holds without its password."""
+    plan = read_plan(folder)
+    return address is not None and plan is not None and plan.uri == redact(locate(address).tracking_uri)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,249 @@
+"""One run's events, told to MLflow. Every call may wait and may raise; whoever calls tries again.
+
+Sending an event twice changes nothing, since nobody knows whether one arrived whose answer did not: MLflow ignores a
+metric of the same key, step, time and value, a param, tag, data set or artifact replaces itself, an image has a name
+made of what it is (`gantry.runs.tracking.media`), and a run is known by its tag `gantry.id`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantry.core.text import redact
+from gantry.runs.tracking.already_logged import (
+    METRICS_PER_REQUEST,
+    PARAMS_PER_REQUEST,
+    Known,
+    last_rollback,
+    parts,
+    replenish,
+    rolled_back_at,
+)
+from gantry.runs.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Resumed, Tags
+from gantry.runs.tracking.identity import RunPlan, write_plan
+from gantry.runs.tracking.journal import Journal
+from gantry.runs.tracking.media import send_dataset, send_image
+from gantry.runs.tracking.status import HEARTBEAT, HOST, close_dead, end_run, reopen, supersede
+from gantry.runs.tracking.store import prepare_store
+from gantry.runs.tracking.tracker import ROLLED_BACK, log, never_raises
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"}
+PERHAPS = "BAD_REQUEST"  # what a database says of a value it cannot take, and of a connection it has lost
+TRIES = 3  # in a row, after which such an answer is one of the value
+REFUSED_FILES = (400, 411, 413, 414, 415, 422)  # HTTP's answers to an upload that would be the same the next time
+
+
+class RunSession:
+    """A run in an MLflow store.
+
+    Args:
+        plan: which run.
+        folder: its own.
+        lives: its process is this one: the run is RUNNING while it delivers.
+    """
+
+    def __init__(self, plan: RunPlan, folder: Path, lives: bool = True) -> None:
+        self.plan = plan
+        self.client: MlflowClient
+        self._folder, self._lives = folder, lives
+        self._connected = False
+        self._asked = False  # for a run to be created
+        self._tried = plan.uncertain
+        self._experiment_id = ""
+        self._known: Known | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None until the store has created it."""
+        return self.plan.run_id if self._connected else None
+
+    def connect(self) -> None:
+        """Open the store and create the run, or go on with it; take one that a failed call may have created."""
+        plan = self.plan
+        self.client, self._experiment_id = prepare_store(plan.uri, plan.experiment)
+        if not self._asked:
+            close_dead(self.client, self._experiment_id)
+        if plan.run_id is not None and not self._holds(plan.run_id):  # another store than the run began in
+            self._tried, plan = True, replace(plan, run_id=None)
+        if plan.run_id is None and self._tried:
+            self.plan = plan = replace(plan, run_id=next(iter(self._twins()), None))
+        if plan.run_id is None:
+            self._asked = self._tried = True
+            tags = plan.tags | {"gantry.id": plan.key} | _beat()
+            run = self.client.create_run(self._experiment_id, plan.start_time, tags, plan.run_name)
+            supersede(self.client, self._experiment_id, run)
+            self.plan = replace(plan, run_id=run.info.run_id)
+        elif self._lives:
+            reopen(self.client, plan.run_id)
+            self.beat()
+        self._note()
+        self._connected = True
+
+    def beat(self) -> None:
+        """Show that the process lives; a run that somebody took for dead meanwhile is RUNNING again."""
+        from mlflow.entities import RunTag
+
+        assert self.plan.run_id is not None, "connect first"
+        info = self.client.get_run(self.plan.run_id).info
+        self.client.log_batch(info.run_id, tags=[RunTag(*tag) for tag in _beat().items()], synchronous=True)
+        if info.status != "RUNNING" and info.lifecycle_stage == "active":
+            reopen(self.client, info.run_id)
+
+    def look(self) -> None:
+        """Raise where the store does not answer."""
+        assert self.plan.run_id is not None, "connect first"
+        self.client.get_run(self.plan.run_id)
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Deliver one event, or several of metrics in as few requests as MLflow allows."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        assert self.run_id is not None, "connect first"
+        run_id, client, known = self.run_id, self.client, self._known
+        match events[0]:
+            case Metrics():
+                metrics = [
+                    Metric(key, value, event.time, event.step)
+                    for event in events
+                    if isinstance(event, Metrics)
+                    for key, value in event.values.items()
+                    if known is None or known.is_new(key, event.step)
+                ]
+                for part in parts(metrics, METRICS_PER_REQUEST):
+                    client.log_batch(run_id, metrics=part, synchronous=True)
+            case Params(values):
+                for names in parts(values, PARAMS_PER_REQUEST):
+                    params = [Param(name, values[name]) for name in names]
+                    client.log_batch(run_id, params=params, synchronous=True)
+            case Tags(values):
+                for names in parts(values, PARAMS_PER_REQUEST):
+                    tags = [RunTag(name, values[name]) for name in names]
+                    client.log_batch(run_id, tags=tags, synchronous=True)
+                if ROLLED_BACK in values and known is not None:
+                    self._known = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
+            case Image(_, step, key, _) if known is not None and known.has_image(key, step):
+                pass
+            case Image(time, step, key, image):
+                send_image(client, run_id, image, key, step, time)
+            case Artifact(file, folder):
+                client.log_artifact(run_id, str(file), folder)
+            case Dataset(info):
+                send_dataset(client, run_id, info)
+            case Resumed(time):
+                since = last_rollback(client, run_id, self._folder, time)
+                if self._lives:
+                    reopen(client, run_id)
+                    replenish(client, run_id, self._folder)
+                self._known = Known(client, run_id, since)
+            case Ended(time, status, reason):
+                self._remove_twins()
+                end_run(client, run_id, status, reason, time)
+
+    def _holds(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+    def _twins(self) -> list[str]:
+        mine = f"tags.`gantry.id` = '{self.plan.key}'"
+        found = self.client.search_runs([self._experiment_id], mine, order_by=["attributes.start_time ASC"])
+        return [run.info.run_id for run in found]
+
+    def _remove_twins(self) -> None:
+        """Delete the empty runs of ours that a server made of requests it had answered nobody."""
+        if self._tried:
+            for run_id in self._twins():
+                if run_id != self.run_id:
+                    self.client.delete_run(run_id)
+
+    @never_raises
+    def _note(self) -> None:
+        write_plan(self.plan, self._folder)
+
+
+class Delivery:
+    """A journal's way into a run: event by event, what MLflow refuses set aside."""
+
+    def __init__(self, session: RunSession, journal: Journal) -> None:
+        self._session, self._journal = session, journal
+        self._again = 0  # answers in a row that may be of the value or of the database
+        self._said: set[str] = set()  # kinds of events
+        self.refused = 0
+
+    def send(self, batch: list[Event]) -> None:
+        """Deliver a batch of the journal; it is the journal's again where this raises."""
+        self._send(batch)
+        self._again = 0
+        self._journal.done(batch)
+
+    def _send(self, batch: list[Event]) -> None:
+        try:
+            if len(batch) > 1 or not self._journal.is_gone(batch[0]):
+                self._session.send(batch)
+        except Exception as error:
+            if not self._is_refusal(error):
+                raise
+            if len(batch) > 1:  # find the one at fault
+                for event in batch:
+                    self._send([event])
+                return
+            self._keep(batch[0], error)
+        else:
+            for event in batch:
+                self._release(event)
+
+    def _is_refusal(self, error: Exception) -> bool:
+        if getattr(error, "error_code", None) == PERHAPS:
+            self._again += 1
+            if self._again >= TRIES:
+                self._session.look()
+                return True
+            return False
+        return is_refusal(error)
+
+    @never_raises
+    def _keep(self, event: Event, error: Exception) -> None:
+        self.refused += 1
+        text = redact(str(error))
+        self._journal.refuse(event, text)
+        kind = type(event).__name__.lower()
+        if kind not in self._said:  # a run deleted while it trains refuses everything
+            self._said.add(kind)
+            log.warning("MLflow refused %s (kept in %s; said once): %s", kind, self._journal.refused, text)
+
+    @never_raises
+    def _release(self, event: Event) -> None:
+        self._journal.release(event)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered, and will never take this event: trying again is no use."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.error_code in REFUSALS
+    if isinstance(error, OSError):  # also the parent of everything `requests` raises
+        answer = getattr(getattr(error, "response", None), "status_code", None)
+        return isinstance(error, FileNotFoundError) or answer in REFUSED_FILES
+    # What is no JSON was somebody else's answer, such as a proxy's page.
+    return isinstance(error, TypeError | ValueError) and not isinstance(error, json.JSONDecodeError)
+
+
+def _beat() -> dict[str, str]:
+    return {HEARTBEAT: str(int(time.time())), HOST: socket.gethostname()}

@@ -1,0 +1,223 @@
+"""What MLflow has still to be told, on disk from the moment it is logged.
+
+`<run folder>/undelivered.jsonl` exists while something waits and can be replayed from top to bottom, also where some
+of it had arrived already: every request says the same the second time (see `gantry.runs.tracking.delivery`). A line
+is one event: `params`, `tags`, `metrics` (null for NaN), `image`, `artifact`, `dataset`, `resumed`, `ended`; times are
+in ms since 1970, files are named relative to the run's folder, and copies that wait are in `<run folder>/undelivered/`.
+`refused.jsonl` holds what MLflow has answered it will never take, each with its `error`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantry.core.files import append_lines, write_png
+from gantry.runs.folder import REFUSED, UNDELIVERED
+from gantry.runs.tracking.events import Artifact, Event, Image, Metrics, from_line, to_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+VALUES_AT_ONCE = 1000  # of metrics; what MLflow takes in a request
+LOOSE_EVENTS = 10_000  # that memory holds where the disk takes nothing
+LOOSE_BYTES = 256 * 2**20  # of images among them
+
+
+class Journal:
+    """A queue on disk between the thread that logs (`put`) and the one that delivers (`take`, `done`, `clear`).
+
+    Memory holds one batch of it, and, while the disk takes nothing, at most `LOOSE_EVENTS`.
+
+    Args:
+        folder: the run's.
+        fresh: drop what an earlier run left there.
+    """
+
+    def __init__(self, folder: Path, fresh: bool = False) -> None:
+        self.path = folder / UNDELIVERED
+        self.refused = folder / REFUSED
+        self._folder, self._files = folder, folder / "undelivered"
+        if fresh:
+            self.path.unlink(missing_ok=True)
+            shutil.rmtree(self._files, ignore_errors=True)
+        self._places = threading.Lock()  # guards the folder of held files
+        self._lock = threading.Lock()  # guards the file and all below; never held while waiting for MLflow
+        self._size = self.path.stat().st_size if self.path.exists() else 0
+        self._offset = 0  # delivered
+        self._taken = 0  # where the batch under way ends
+        self._loose: deque[Event] = deque()
+        self._from_memory = False  # the batch under way, of which `_loose_taken` events have not reached the disk since
+        self._loose_taken = 0
+        self.waiting = self._count() if self._size else 0  # events
+
+    def put(self, event: Event) -> None:
+        """Add an event; in memory where the disk takes nothing.
+
+        Raises:
+            OSError: the disk takes nothing and memory holds as much as it may.
+        """
+        with self._lock:
+            self._loose.append(event)
+            try:
+                self._flush()
+            except OSError:
+                images = sum(
+                    e.image.nbytes for e in self._loose if isinstance(e, Image) and not isinstance(e.image, Path)
+                )
+                if len(self._loose) > LOOSE_EVENTS or images > LOOSE_BYTES:
+                    self._loose.pop()
+                    raise
+            self.waiting += 1
+
+    def hold(self, path: Path) -> Path:
+        """A copy of `path` that the caller's later writes do not reach; `path` itself where the disk is full."""
+        if not path.exists():
+            raise FileNotFoundError(2, "No such file", str(path))
+        try:
+            return Path(shutil.copy2(path, self._place() / path.name))
+        except OSError:
+            return path
+
+    def hold_image(self, image: np.ndarray, key: str, step: int) -> Path:
+        """The image as a PNG file."""
+        path = self._place() / f"{key.replace('/', '~')}-{step:07d}.png"
+        write_png(image, path)
+        return path
+
+    def take(self) -> list[Event]:
+        """The oldest event, or the metrics at the head of the queue; they stay until `done`."""
+        with self._lock:
+            offset, size = self._offset, self._size
+        if offset < size:
+            try:
+                batch, self._taken = self._read(offset, size)
+            except FileNotFoundError:
+                batch, self._taken = [], size
+            if batch:
+                self._from_memory = False
+                return batch
+            with self._lock:
+                self._offset = self._taken
+        with self._lock:
+            batch = [] if self._offset < self._size else _head(self._loose)
+            self._from_memory, self._loose_taken = True, len(batch)
+            return batch
+
+    def done(self, batch: list[Event]) -> None:
+        """The batch that `take` gave has been delivered, or refused for good."""
+        with self._lock:
+            if self._from_memory:  # but for what went to the disk meanwhile, which is delivered again
+                for _ in range(self._loose_taken):
+                    self._loose.popleft()
+                self.waiting -= self._loose_taken
+                self._loose_taken = 0
+            else:
+                self._offset = self._taken
+                self.waiting -= len(batch)
+
+    def clear(self) -> bool:
+        """Remove the file where all of it is delivered; returns whether nothing waits."""
+        with self._lock:
+            if self._offset < self._size or self._loose:
+                return False
+            if self._size:
+                self.path.unlink(missing_ok=True)
+            self._size = self._offset = self._taken = 0
+            return True
+
+    def release(self, event: Event) -> None:
+        """Remove the held file of an event that is delivered, and the folders it leaves empty."""
+        path = _file(event)
+        if path is None or not path.is_relative_to(self._files):
+            return
+        with self._places:
+            path.unlink(missing_ok=True)
+            for folder in (path.parent, self._files):
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def is_gone(self, event: Event) -> bool:
+        """Whether the event's held file was removed, as it is once delivered."""
+        path = _file(event)
+        return path is not None and path.is_relative_to(self._files) and not path.exists()
+
+    def refuse(self, event: Event, error: str) -> None:
+        """Keep an event that MLflow will never take."""
+        with self._lock:
+            append_lines(self.refused, [to_line(self._held(event), self._folder) | {"error": error}])
+
+    def save(self) -> None:
+        """Write what only memory holds, where the disk takes it now.
+
+        Raises:
+            OSError: it does not.
+        """
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._loose:
+            try:
+                append_lines(self.path, [to_line(self._held(self._loose[0]), self._folder)])
+            finally:
+                self._size = self.path.stat().st_size if self.path.exists() else 0
+                if self._size < self._offset:  # somebody has delivered it for us
+                    self._offset = 0
+            self._loose.popleft()
+            self._loose_taken = max(0, self._loose_taken - 1)
+
+    def _held(self, event: Event) -> Event:
+        if isinstance(event, Image) and not isinstance(event.image, Path):
+            return replace(event, image=self.hold_image(event.image, event.key, event.step))
+        return event
+
+    def _place(self) -> Path:
+        with self._places:
+            self._files.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(dir=self._files))
+
+    def _read(self, offset: int, size: int) -> tuple[list[Event], int]:
+        """The batch that begins at `offset`, and where it ends: a half-written line is passed over."""
+        ends = [offset]
+
+        def events() -> Iterator[Event]:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                while file.tell() < size:
+                    event = from_line(file.readline(), self._folder)
+                    if event is not None:
+                        yield event
+                    ends.append(file.tell())
+
+        batch = _head(events())
+        return batch, ends[-1]
+
+    def _count(self) -> int:
+        with self.path.open("rb") as file:
+            return sum(from_line(line, self._folder) is not None for line in file)
+
+
+def _head(events: Iterable[Event]) -> list[Event]:
+    """The first event, or the metrics that come first, as many as go into a request."""
+    batch: list[Event] = []
+    values = 0
+    for event in events:
+        values += len(event.values) if isinstance(event, Metrics) else VALUES_AT_ONCE
+        if batch and (values > VALUES_AT_ONCE or not isinstance(batch[0], Metrics)):
+            break
+        batch.append(event)
+    return batch
+
+
+def _file(event: Event) -> Path | None:
+    if isinstance(event, Artifact):
+        return event.file
+    return event.image if isinstance(event, Image) and isinstance(event.image, Path) else None

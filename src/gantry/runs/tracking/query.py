@@ -1,0 +1,145 @@
+"""Runs, sweeps and their children looked up in an MLflow store. Every call may wait for the store, and may raise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantry.core.errors import UserError
+from gantry.core.text import redact
+from gantry.runs.tracking.status import SUPERSEDED, close_left
+from gantry.runs.tracking.store import check_store, each_run, locate, prepare_store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MLflowRun
+
+
+NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
+NOTE_LIMIT = 8000  # characters MLflow takes
+SWEEP = "tags.`gantry.kind` = 'sweep'"
+
+
+class Unanswered(UserError):
+    """A store that is away."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store and one of its experiments.
+
+    Args:
+        client: as `prepare_store` returns it.
+        uri: the store's address.
+        experiment_id: the experiment.
+    """
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+
+    def sweeps(self) -> list[MLflowRun]:
+        """The sweeps' own runs, the latest first."""
+        return list(each_run(self.client, self.experiment_id, SWEEP, "attributes.start_time DESC"))
+
+    def sweep(self, wanted: str | None) -> MLflowRun | None:
+        """The sweep with this run id, name or folder's name, the latest of several; None where there is none.
+
+        Args:
+            wanted: None for the latest sweep.
+        """
+        for run in self.sweeps():
+            folder = run.data.tags.get("gantry.folder", "")
+            if wanted in (None, run.info.run_id, run.info.run_name, folder, folder.rpartition("/")[2]):
+                return run
+        return None
+
+    def children(self, parent: str) -> list[MLflowRun]:
+        """The jobs of a sweep in the order they began, attempts that were replaced left out."""
+        return self.search(f"tags.`mlflow.parentRunId` = '{parent}'")
+
+    def search(self, condition: str) -> list[MLflowRun]:
+        """The runs that an MLflow filter picks in the order they began; sweeps' own runs are not among them.
+
+        Raises:
+            UserError: MLflow does not understand the filter.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = list(each_run(self.client, self.experiment_id, condition, "attributes.start_time ASC"))
+        except MlflowException as error:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            raise UserError(
+                f"filter: MLflow does not understand {condition!r}: {error.message}\n"
+                "such as: filter=\"tags.variant = 'wgan' and params.steps = '3000'\""
+            ) from error
+        kept = [run for run in found if "gantry.kind" not in run.data.tags]
+        return [run for run in kept if run.data.tags.get(SUPERSEDED) != "true"]
+
+    def get(self, run_id: str) -> MLflowRun | None:
+        """The run with this id; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # a path is no id
+                raise
+            return None
+
+    def publish(self, run_id: str, mark: str, text: str, files: Sequence[Path], folder: str) -> None:
+        """Log files to `folder` of a run's artifacts, and put `text` at the end of its description.
+
+        Args:
+            mark: begins `text`; what stands from it on is replaced, what a user wrote above it stays.
+        """
+        for file in files:
+            self.client.log_artifact(run_id, str(file), folder)
+        written = self.client.get_run(run_id).data.tags.get(NOTE, "").partition(mark)[0].rstrip()
+        note = f"{written}\n\n{text}" if written else text
+        self.client.set_tag(run_id, NOTE, note[:NOTE_LIMIT], synchronous=True)
+
+
+def open_store(uri: str, experiment: str) -> Store | None:
+    """The store at `uri`, which is not created: None where there is none yet.
+
+    Raises:
+        UserError: the store cannot be used, or has no such experiment.
+        Unanswered: the store does not answer.
+    """
+    location = locate(uri)
+    if location.database is not None and not location.database.exists():
+        return None
+    client, _ = answering(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        names = sorted(known.name for known in client.search_experiments())
+        raise UserError(f"tracking.experiment={experiment}: not in {redact(uri)}, which has {', '.join(names)}")
+    close_left(client, found.experiment_id)
+    return Store(client, uri, found.experiment_id)
+
+
+def answering(uri: str, experiment: str = "Default") -> tuple[MlflowClient, str]:
+    """What `prepare_store` returns, of a store that answers.
+
+    Args:
+        experiment: made where it is missing. Every store has the default, so that a look creates none.
+
+    Raises:
+        UserError: the store cannot be used.
+        Unanswered: it does not answer.
+    """
+    check_store(uri)
+    try:
+        return prepare_store(uri, experiment)
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # not sooner: MLflow reads how much it shall say when imported
+
+        if not isinstance(error, MlflowException | OSError):
+            raise
+        reason = redact(str(error)).splitlines()[0]
+        raise Unanswered(f"tracking.uri={redact(uri)} does not answer: {reason}") from error

@@ -1,0 +1,292 @@
+"""Hydra's launcher: every job of a sweep a process tree of its own, `sweep.jobs` at a time.
+
+A process of its own keeps a job's failure, memory and settings from the others, whatever kills it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from gantry.core.config.overrides import identity, labels
+from gantry.core.errors import JobFailed, UserError
+from gantry.core.processes.devices import Shares, cores, visible_gpus
+from gantry.core.processes.locks import is_held
+from gantry.core.processes.signals import stopped_by, undisturbed
+from gantry.runs.folder import best_value, set_aside, state_of
+from gantry.runs.sweep_record import JobRecord, SweepRecord
+from gantry.sweeps import sweep as leader
+from gantry.sweeps.job import GRACE_OF_HUNG, Job
+from gantry.sweeps.progress import View, view
+from gantry.training.resume import check_unchanged
+from gantry.training.rules import check_run
+
+TICK = 0.1  # seconds between two looks at the jobs
+HOW = ("sweep.", "tracking=", "tracking.")  # overrides that this command line gives to every job
+
+
+class ProcessLauncher(Launcher):
+    """Checks every job's config, then runs each as a child process; a job that fails does not stop the others."""
+
+    config: DictConfig
+    hydra_context: HydraContext
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's hook: keep what `launch` needs; the task runs in the children, found by the command line."""
+        self.hydra_context, self.config = hydra_context, config
+        loader: Any = hydra_context.config_loader
+        loader.load_sweep_config = composed_once(loader.load_sweep_config)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run one job for each list of overrides.
+
+        Returns:
+            For each its best value of the first metric; a failed one raises `JobFailed` when its value is read.
+
+        Raises:
+            UserError: a job's config cannot work, or the sweep taken up is another one; none has been started.
+            SystemExit, KeyboardInterrupt: the sweep was stopped; its jobs have been.
+        """
+        setup_globals()
+        taken_up = leader.taken_up(self.config)
+        jobs = self._jobs(job_overrides, initial_job_idx, taken_up)
+        refuse(jobs)
+        options = jobs[0].config.sweep
+        at_once = None if options.jobs == "auto" else min(options.jobs, len(jobs))
+        shares = Shares(visible_gpus(), at_once, cores())
+        shares.check([job.config.trainer for job in jobs])
+        if self.config.hydra.sweeper.get("max_batch_size") is not None:
+            raise UserError("hydra.sweeper.max_batch_size: sweep.jobs says how many jobs run at a time")
+        sweep = leader.begin(self.config, jobs[0].config, taken_up)
+        sweep.add(jobs)
+        if taken_up is not None:
+            print(found(jobs), flush=True)
+        with view(jobs) as shown:
+            run(
+                jobs,
+                shares,
+                timeout=options.timeout,
+                may_fail=None if options.max_failures is None else options.max_failures - sweep.failures,
+                environment=sweep.environment,
+                ended=sweep.settle,
+                shown=shown,
+            )
+        return [_returned(job) for job in jobs]
+
+    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, taken_up: SweepRecord | None) -> list[Job]:
+        known = taken_up.by_identity() if taken_up else {}
+        number = max([first, *(job.number + 1 for job in known.values())])
+        jobs = []
+        for overrides in [*job_overrides, *self._others(job_overrides, known)]:
+            before = known.get(identity(overrides))
+            job = self._job(before.number if before else number, list(overrides), before)
+            if before is None:
+                number += 1
+            jobs.append(job)
+        _refuse_repeats(jobs)
+        for job, label in zip(jobs, labels([job.record.overrides for job in jobs]), strict=True):
+            job.label = label
+        return jobs
+
+    def _others(
+        self, job_overrides: Sequence[Sequence[str]], known: dict[tuple[str, ...], JobRecord]
+    ) -> list[list[str]]:
+        """The known jobs that the command line does not name: taking up a sweep takes up all of it.
+
+        A sweeper that proposes its jobs takes up its own.
+        """
+        if self.config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+            return []
+        named = {identity(overrides) for overrides in job_overrides}
+        how = [text for text in job_overrides[0] if text.startswith(HOW)]
+        return [
+            [*(text for text in job.overrides if not text.startswith(HOW)), *how]
+            for of, job in known.items()
+            if of not in named
+        ]
+
+    def _job(self, number: int, overrides: list[str], before: JobRecord | None) -> Job:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.num = number
+            config.hydra.job.id = str(number)
+        HydraConfig.instance().set_config(config)
+        sweep = Path(config.hydra.sweep.dir).absolute()
+        record = before or JobRecord(number, overrides, str(config.hydra.sweep.subdir))
+        with open_dict(config):
+            del config["hydra"]
+        OmegaConf.resolve(config)
+        folder = sweep / record.folder
+        return Job(record, overrides, config, folder, state_of(folder) if before else "new")
+
+
+def composed_once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
+    """`compose`, whose second call for the same overrides gives what the first one has composed; later ones compose.
+
+    Hydra's sweepers compose each job's config to see that it can be, and throw it away before we ask for it.
+    """
+    kept: dict[tuple[int, tuple[str, ...]], DictConfig | None] = {}  # None: given, and no longer as it was
+
+    def composed(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        key = id(master_config), tuple(sweep_overrides)
+        if (before := kept.get(key)) is not None:
+            kept[key] = None
+            return before
+        config = compose(master_config, list(sweep_overrides))
+        kept.setdefault(key, config)
+        return config
+
+    return composed
+
+
+def found(jobs: Sequence[Job]) -> str:
+    """What is known of the jobs of a sweep that is taken up."""
+    words = {"finished": "finished and kept", "continues": "to go on", "again": "to begin again", "new": "not begun"}
+    states = [job.state for job in jobs]
+    return ", ".join(f"{states.count(state)} {text}" for state, text in words.items() if state in states)
+
+
+def refuse(jobs: Sequence[Job]) -> None:
+    """Check all configs before any job starts.
+
+    Raises:
+        UserError: naming each job that cannot work and why.
+    """
+    problems: dict[str, list[str]] = {}
+    for job in jobs:
+        try:
+            check_run(job.config)
+            if job.state in ("finished", "continues"):
+                check_unchanged(job.folder, job.config)
+        except UserError as error:
+            problems.setdefault(str(error), []).append(job.name)
+    if problems:
+        raise UserError(
+            "\n".join(
+                text if len(names) == len(jobs) else f"job {', '.join(names)}:\n{text}"
+                for text, names in problems.items()
+            )
+        )
+
+
+def _refuse_repeats(jobs: Sequence[Job]) -> None:
+    seen: dict[tuple[str, ...], Job] = {}
+    for job in jobs:
+        if other := seen.get(identity(job.record.overrides)):
+            raise UserError(
+                f"jobs {other.record.number} and {job.record.number} are the same: {' '.join(job.record.overrides)}"
+            )
+        seen[identity(job.record.overrides)] = job
+
+
+def run(
+    jobs: Sequence[Job],
+    shares: Shares,
+    *,
+    timeout: float | None,
+    may_fail: int | None,
+    environment: dict[str, str],
+    ended: Callable[[Job], None],
+    shown: View,
+) -> None:
+    """Run the jobs to their ends; when stopped, stop them first.
+
+    Args:
+        jobs: those that finished before are left alone.
+        shares: hands out GPUs and cores, and says how many run at once.
+        timeout: seconds without a sign of progress after which a job is stopped.
+        may_fail: after so many failed jobs no further one is started; None: go on.
+        environment: what each job gets beside ours.
+        ended: called with each job once it has ended.
+        shown: where the user sees it.
+    """
+    waiting = deque(job for job in jobs if job.state != "finished")
+    running: list[Job] = []
+    failures = 0
+    leash, ours = os.pipe()
+    try:
+        while waiting or running:
+            for job in [job for job in running if job.poll()]:
+                running.remove(job)
+                shares.give_back(job.record.number)
+                failures += job.status != "FINISHED"
+                shown.ended(job)
+                ended(job)
+            if may_fail is not None and failures >= may_fail and waiting:
+                shown.given_up(failures, len(waiting))
+                waiting.clear()
+            # A job of a sweep that was killed may still be writing its checkpoint.
+            while (
+                waiting
+                and not is_held(waiting[0].folder)
+                and (share := shares.take(waiting[0].record.number, waiting[0].config.trainer)) is not None
+            ):
+                job = waiting.popleft()
+                if job.state in ("continues", "again"):
+                    job.state = state_of(job.folder)  # what its last moments came to
+                if job.state == "finished":
+                    shares.give_back(job.record.number)
+                    continue
+                if job.state == "again":
+                    set_aside(job.folder)
+                job.start(environment | share, leash)
+                running.append(job)
+                shown.started(job)
+            for job in running:
+                if timeout is not None and job.quiet_for() > timeout:
+                    job.tell(f"no progress for {timeout:g} s (sweep.timeout)", GRACE_OF_HUNG)
+            shown.tick()
+            time.sleep(TICK)
+    except BaseException as error:
+        with undisturbed():
+            number = stopped_by(error)
+            for job in running:
+                job.tell(f"the sweep was stopped by {number.name}" if number else f"the sweep failed: {error}")
+            while running:
+                for job in [job for job in running if job.poll()]:
+                    running.remove(job)
+                    shown.ended(job)
+                    ended(job)
+                time.sleep(TICK)
+        raise
+    finally:
+        os.close(leash)
+        os.close(ours)
+
+
+class Returned(JobReturn):
+    """What a job came to; Hydra's own prints a line where a failed one's value is read, on which ours is clear."""
+
+    @property  # type: ignore[misc]
+    def return_value(self) -> Any:
+        """The best value of the first metric.
+
+        Raises:
+            JobFailed: the job did not finish.
+        """
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+
+def _returned(job: Job) -> JobReturn:
+    finished = job.status == "FINISHED" or job.state == "finished"
+    return Returned(
+        overrides=job.record.overrides,
+        cfg=job.config,
+        working_dir=str(job.folder),
+        status=JobStatus.COMPLETED if finished else JobStatus.FAILED,
+        _return_value=best_value(job.folder)
+        if finished
+        else JobFailed(f"job {job.name}: {job.reason or 'not started'}"),
+    )

@@ -1,0 +1,198 @@
+"""What the user sees of a sweep while it runs: a line a job."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gantry.core.files import read_json
+from gantry.core.text import show
+from gantry.runs import checkpoints
+from gantry.runs.folder import LOG_FILE, PROGRESS_FILE, log_tail
+from gantry.sweeps.job import Job
+
+EVERY = 30.0  # seconds between two reports where the output is no terminal
+SETTLED = 8  # of the jobs that have ended, the most recent shown on a terminal
+STYLES = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "running": "cyan"}
+
+
+class View(Protocol):
+    """Told what happens to the jobs."""
+
+    def started(self, job: Job) -> None:
+        """A job has begun."""
+
+    def ended(self, job: Job) -> None:
+        """A job has ended, with its status."""
+
+    def given_up(self, failures: int, waiting: int) -> None:
+        """After `failures` of them, the jobs still waiting will not be started."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+
+@contextmanager
+def view(jobs: Sequence[Job]) -> Iterator[View]:
+    """The view that fits standard output: a table kept up to date on a terminal, else lines."""
+    if not sys.stdout.isatty():
+        yield Unbreakable(LineView(jobs))
+        return
+    with ExitStack() as stack:
+        live = Live(console=Console(), refresh_per_second=4, transient=True)
+        live.start()
+        stack.callback(suppressed(live.stop))
+        yield Unbreakable(TerminalView(jobs, live))
+
+
+def suppressed(call: Callable[..., None]) -> Callable[..., None]:
+    """The call, without the error of an output that is gone: a closed terminal, `| head`."""
+
+    def silent(*arguments: Any) -> None:
+        with suppress(OSError, ValueError):
+            call(*arguments)
+
+    return silent
+
+
+class Unbreakable:
+    """A view whose output may go away: the sweep goes on unseen."""
+
+    def __init__(self, shown: View) -> None:
+        self.started, self.ended = suppressed(shown.started), suppressed(shown.ended)
+        self.given_up, self.tick = suppressed(shown.given_up), suppressed(shown.tick)
+
+
+class LineView:
+    """A line when a job starts and ends, and now and then one for each that runs."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs, self._reported = jobs, time.monotonic()
+        for job in jobs:
+            if job.state == "finished":
+                self._say(job, "FINISHED before, kept")
+
+    def started(self, job: Job) -> None:
+        done = checkpoints.found(job.folder)
+        goes_on = f"continues at step {done[0].step if done else 0}"
+        what = {"continues": goes_on, "again": "starts again"}.get(job.state, "started")
+        self._say(job, f"{what}, log in {show(job.folder / LOG_FILE)}")
+
+    def ended(self, job: Job) -> None:
+        reason = f": {job.reason}" if job.reason else ""
+        self._say(job, f"{job.status} after {duration(job.ended - job.started)}{reason}")
+        if job.status == "FAILED":
+            print(indented(log_tail(job.folder)), flush=True)
+
+    def given_up(self, failures: int, waiting: int) -> None:
+        print(f"{failures} jobs have failed (sweep.max_failures): {waiting} are not started", flush=True)
+
+    def tick(self) -> None:
+        if time.monotonic() - self._reported > EVERY:
+            self._reported = time.monotonic()
+            for job in self._jobs:
+                if running(job):
+                    self._say(job, " ".join(part for part in progress(job) if part) or "starting")
+
+    def _say(self, job: Job, what: str) -> None:
+        print(f"{job.name}: {what}", flush=True)
+
+
+class TerminalView:
+    """A table redrawn in place: what runs, what has ended last, how many wait; failures stay above it."""
+
+    def __init__(self, jobs: Sequence[Job], live: Live) -> None:
+        self._jobs, self._live = jobs, live
+        self._drawn = 0.0
+
+    def started(self, job: Job) -> None:
+        self.refresh()
+
+    def ended(self, job: Job) -> None:
+        if job.status != "FINISHED":
+            style = STYLES[str(job.status)]
+            self._live.console.print(Text(f"{job.name}: {job.status}, {job.reason}", style))
+            if job.status == "FAILED":
+                self._live.console.print(Text(indented(log_tail(job.folder)), "dim"))
+        self.refresh()
+
+    def given_up(self, failures: int, waiting: int) -> None:
+        self._live.console.print(f"{failures} jobs have failed (sweep.max_failures): {waiting} are not started")
+
+    def tick(self) -> None:
+        if time.monotonic() - self._drawn > 0.5:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Draw it as things stand."""
+        self._drawn = time.monotonic()
+        self._live.update(self._table())
+
+    def _table(self) -> Group:
+        ended = [job for job in self._jobs if job.status is not None or job.state == "finished"]
+        active = [job for job in self._jobs if running(job)]
+        waiting = len(self._jobs) - len(ended) - len(active)
+        rows = []
+        for job in [*sorted(ended, key=lambda job: job.ended)[-SETTLED:], *active]:
+            status = str(job.status or ("FINISHED" if job.state == "finished" else "running"))
+            step, left, metric, value = progress(job)
+            left = f"took {duration(job.ended - job.started)}" if job.status else left
+            rows.append((str(job.record.number), job.label, status, step, left, metric, value))
+        metrics = {row[5] for row in rows if row[5]}
+        metric = metrics.pop() if len(metrics) == 1 else "metric"
+        cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip()) for row in rows]
+        head = ("job", "run", "status", "step", "time", metric)
+        # The run's name is what can be cut short.
+        others = sum(max(len(row[i]) for row in [head, *cells]) + 2 for i in (0, 2, 3, 4, 5))
+        room = max(8, self._live.console.width - others - 2)
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in head:
+            table.add_column(name, no_wrap=True)
+        for row in cells:
+            label = row[1] if len(row[1]) <= room else f"{row[1][: room - 1]}…"
+            table.add_row(row[0], Text(label), Text(row[2], STYLES[row[2]]), *row[3:])
+        finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
+        rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
+        return Group(table, Text(rest, "dim"))
+
+
+def running(job: Job) -> bool:
+    """Whether it has started and not ended."""
+    return job.process is not None and job.status is None
+
+
+def progress(job: Job) -> tuple[str, str, str, str]:
+    """Step, time left, metric and its last value, each as text; empty before training begins."""
+    record = read_json(job.folder / PROGRESS_FILE)
+    if record is None:
+        return "", "", "", ""
+    left = record.get("seconds_left")
+    value = record.get("value")
+    return (
+        f"{record['step']}/{record['steps']}",
+        f"{duration(left)} left" if left is not None else "",
+        record["metric"] if value is not None else "",
+        f"{value:.4g}" if value is not None else "",
+    )
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 42 s, 3:05, 2:10:00."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def indented(text: str) -> str:
+    """Log lines as a block under the job's own."""
+    return "\n".join(f"    | {line}" for line in text.splitlines())

@@ -1,0 +1,262 @@
+"""A sweep as a whole, whichever launcher runs its jobs: begun once, recorded, taken up again, ended truthfully.
+
+One process leads a sweep: the one the user started. It holds the sweep's folder, its run in MLflow is the jobs'
+parent, and whatever way it ends, the jobs' runs and the parent are closed as what they were.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from gantry.core.config.overrides import command, identity, of_the_run, quoted
+from gantry.core.errors import REFUSED, JobFailed, UserError
+from gantry.core.processes.locks import held, is_held
+from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
+from gantry.core.text import here, show
+from gantry.runs.folder import LOG_FILE, Status, log_tail, read_status, write_status
+from gantry.runs.sweep_record import PARENT_RUN, SWEEP_FILE, JobRecord, SweepRecord, load_sweep
+from gantry.runs.tracking.status import last_word
+from gantry.runs.tracking.store import check_store
+from gantry.runs.tracking.sweep_run import Child, close_children, close_parent, open_parent, settle
+from gantry.sweeps import worker
+from gantry.sweeps.job import Job
+from gantry.sweeps.summary_table import table
+
+LEAVING = 30.0  # seconds the jobs of another launcher have to leave their folders once it has returned
+TELLING = 60.0  # seconds a sweep that has ended waits for MLflow to take its last words
+OWN = "gantry"  # our launcher, of hydra/launcher
+
+log = logging.getLogger("gantry.sweeps")
+
+_led: Sweep | None = None
+
+
+class Sweep:
+    """The sweep this process leads.
+
+    Args:
+        record: new, or of the sweep taken up.
+        reopened: it is taken up.
+        own: our launcher runs it, and tells of each job's end.
+    """
+
+    def __init__(self, record: SweepRecord, reopened: bool, own: bool) -> None:
+        self.record, self.own = record, own
+        self._open = ExitStack()
+        self._open.enter_context(held(record.folder, "the sweep in"))
+        if record.tracking_uri is not None and record.experiment is not None:
+            before = record.parent_run if reopened else None
+            opened = open_parent(
+                record.tracking_uri, record.experiment, record.name, record.overrides, record.folder, before
+            )
+            record.parent_run = opened or before  # the store may only be away
+        record.save()
+        # Telling MLflow waits for it; the next job does not.
+        self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweep-clerk")
+        self._told: list[Future[None]] = []
+        self.failures = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the jobs must be told."""
+        return {} if self.record.parent_run is None else {PARENT_RUN: self.record.parent_run}
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Enter jobs in the record, before any of them starts."""
+        known = {job.number for job in self.record.jobs}
+        self.record.jobs += [job.record for job in jobs if job.record.number not in known]
+        self.record.save()
+
+    def settle(self, job: Job) -> None:
+        """See, in the background, that a job's run in MLflow says how it ended."""
+        assert job.status is not None
+        self.failures += job.status != "FINISHED"
+        self._settle(job.record, job.status, job.reason, job.config)
+
+    def _settle(self, job: JobRecord, status: Status, reason: str | None, config: DictConfig | None = None) -> None:
+        record = self.record
+        if record.tracking_uri is None or record.experiment is None or record.parent_run is None:
+            return
+        folder = record.folder / job.folder
+        tags = {"overrides": " ".join(of_the_run(job.overrides)), "gantry.folder": str(folder)}
+        if config is not None:
+            tags["seed"] = str(config.seed)
+        child = Child(folder, status, reason, job.folder, tags, folder / LOG_FILE, log_tail(folder))
+        where = record.tracking_uri, record.experiment, record.parent_run
+        self._told.append(self._clerk.submit(settle, *where, child))
+
+    def end(self, error: BaseException | None) -> bool:
+        """Close everything, show what became of the jobs, and compare them unless the user is waiting to leave.
+
+        Returns:
+            Whether all jobs have finished.
+        """
+        record = self.record
+        number = stopped_by(error) if error is not None else None
+        with undisturbed():
+            if not self.own:
+                self._find_jobs()
+            states = [read_status(record.folder / job.folder)[0] for job in record.jobs]
+            finished = all(state == "FINISHED" for state in states)
+            status: Status = "KILLED" if number else ("FINISHED" if finished and error is None else "FAILED")
+            if record.tracking_uri is not None and record.experiment is not None and record.parent_run is not None:
+                where = record.tracking_uri, record.experiment, record.parent_run
+                self._told += [
+                    self._clerk.submit(close_children, *where),
+                    self._clerk.submit(close_parent, *where, status),
+                ]
+            if wait(self._told, TELLING).not_done:
+                log.warning("MLflow does not answer: it may show runs of this sweep as RUNNING")
+            self._clerk.shutdown(wait=False, cancel_futures=True)
+        with suppress(OSError):  # the terminal may be gone
+            print(table(record), flush=True)
+            if number is None:
+                self._compare()
+            elif any(state == "FINISHED" for state in states):
+                print(f"compare what has finished: {typing('compare.py')} sweep={shlex.quote(show(record.folder))}")
+            if not finished:
+                again = shlex.quote(f"sweep.resume={show(record.folder)}")
+                print(f"take it up again: {typing(sys.argv[0])} -m {again}", flush=True)
+        self._open.close()
+        return finished
+
+    def _find_jobs(self) -> None:
+        """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
+        deadline, known = time.monotonic() + LEAVING, self.record.by_identity()
+        for file in sorted(self.record.folder.glob("*/.hydra/overrides.yaml")):
+            folder = file.parent.parent
+            overrides = [str(text) for text in OmegaConf.load(file)]
+            hydra = OmegaConf.load(file.with_name("hydra.yaml"))
+            number = OmegaConf.select(hydra, "hydra.job.num", default=len(self.record.jobs))
+            job = JobRecord(int(number), overrides, folder.name)
+            if known.setdefault(identity(overrides), job) is job:
+                self.record.jobs.append(job)
+            while is_held(folder) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            if is_held(folder):
+                continue  # it runs on, out of our reach: a cluster's queue keeps it
+            status, reason = last_word(folder)
+            if read_status(folder)[0] is None:
+                write_status(folder, status, reason)
+            self._settle(job, status, reason)
+        self.record.jobs.sort(key=lambda job: job.number)
+        self.record.save()
+
+    def _compare(self) -> None:
+        try:
+            from gantry.reports.build import compare_sweep
+
+            print(compare_sweep(self.record.folder, store=self.record.tracking_uri).text(failures=False), flush=True)
+        except Exception:  # the sweep has ended as it has, whatever the report comes to
+            log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
+
+
+def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = None, own: bool = True) -> Sweep:
+    """Lead a sweep; a second call, for a further batch of the same sweep, returns the same.
+
+    Args:
+        config: Hydra's config of the multirun.
+        job: one job's config, which names the store.
+        taken_up: the sweep to go on with.
+        own: our launcher runs the jobs.
+
+    Raises:
+        UserError: the store cannot work, or another process leads this sweep.
+    """
+    global _led
+    if _led is None:
+        tracking: DictConfig = job.tracking
+        if tracking:
+            check_store(tracking.uri)
+        if taken_up is not None:
+            record = taken_up
+            record.overrides = typed(config)
+        else:
+            folder = Path(config.hydra.sweep.dir).absolute()
+            if (folder / SWEEP_FILE).exists():
+                raise UserError(f"{folder} holds a sweep; take it up with sweep.resume={show(folder)}")
+            record = SweepRecord(folder, f"sweep {show(folder)}", typed(config))
+        record.tracking_uri, record.experiment = tracking.get("uri"), tracking.get("experiment")
+        _led = Sweep(record, taken_up is not None, own)
+    return _led
+
+
+def taken_up(config: DictConfig) -> SweepRecord | None:
+    """The sweep that `sweep.resume` names, in whose folder `config` runs; None where it names none."""
+    return load_sweep(Path(config.hydra.sweep.dir)) if config.sweep.resume is not None else None
+
+
+def typing(script: str) -> str:
+    """How to type a script of the project here."""
+    path = Path(sys.argv[0]).absolute().parent / Path(script).name
+    return f"{here('python')} {show(path)}"
+
+
+def typed(config: DictConfig) -> list[str]:
+    """The command line's overrides, without those that taking up a sweep adds by itself."""
+    overrides = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+    ours = ("hydra.mode=", "hydra.sweep.dir=", "sweep.resume=", "+hydra.job.env_set")
+    return [text for text in overrides if not text.startswith(ours)]
+
+
+@contextmanager
+def leading(arguments: Callable[[Sequence[str]], list[str]]) -> Iterator[None]:
+    """Around the whole command: take up the sweep or the run it names, and end the sweep it has led.
+
+    Args:
+        arguments: the command line with what `resume=` and `sweep.resume=` imply.
+
+    Raises:
+        UserError: there is no such sweep or run.
+        JobFailed: some job has not finished; the user has been told.
+    """
+    sys.argv[1:] = arguments(sys.argv[1:])
+    with stoppable():
+        try:
+            yield
+        except BaseException as error:
+            if _led is not None:
+                if isinstance(error, Exception) and not isinstance(error, UserError | JobFailed):
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                _led.end(error)
+                if isinstance(error, Exception) and not isinstance(error, UserError):
+                    raise JobFailed from error
+            raise
+        if _led is not None and not _led.end(None):
+            raise JobFailed
+
+
+class OtherLaunchers(Callback):
+    """Hydra's callback: leads the sweeps that another launcher than ours runs (joblib, submitit, Ray, basic)."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Open the sweep's run, and have every job told of it wherever it will run."""
+        if config.hydra.runtime.choices["hydra/launcher"] == OWN:
+            return
+        setup_globals()
+        HydraConfig.instance().set_config(config)
+        folder = Path(config.hydra.sweep.dir).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            sweep = begin(config, config, taken_up(config), own=False)
+        except UserError as error:  # which Hydra would make a warning
+            print(error, file=sys.stderr)
+            sys.exit(REFUSED)
+        environment = sweep.environment | {worker.COMMAND: json.dumps(command())}
+        with read_write(config.hydra), open_dict(config.hydra):
+            # Every launcher composes its jobs anew from these.
+            config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={quoted(v)}" for k, v in environment.items()]

@@ -1,0 +1,1 @@
+"""Trains one run from start to end."""

@@ -1,0 +1,1 @@
+"""Lightning callbacks: logging, evaluation, checkpoints, divergence, diagnostics, the film."""

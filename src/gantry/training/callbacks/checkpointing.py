@@ -1,0 +1,206 @@
+"""When a run's state is written to disk, and what happens where it cannot be."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from omegaconf import DictConfig
+from pytorch_lightning import Callback, Trainer
+from safetensors import SafetensorError
+from torch import nn
+
+from gantry.core.errors import RunFailed
+from gantry.core.processes.signals import Stop, Stopped
+from gantry.core.safe_load import load_plain
+from gantry.models.module import GAN
+from gantry.runs import checkpoints
+from gantry.runs.generator_files import save_generator
+from gantry.training.callbacks.divergence import Diverged, Guard
+from gantry.training.callbacks.evaluation import Evaluation
+from gantry.training.stopwatch import Clock
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointFailed(RunFailed):
+    """Checkpoints could not be written: several in a row, or that of the end of training."""
+
+
+class DurableIO(TorchCheckpointIO):
+    """Writes Lightning's checkpoints as `gantry.runs.checkpoints` does; reads them without running code in them.
+
+    Lightning's own would raise on the first rank only, while the others wait for it.
+
+    Args:
+        run: the run's folder.
+
+    Attributes:
+        written: the file of the last attempt; None where that failed.
+        error: why it failed.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.written: Path | None = None
+        self.error: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` under a name of its own; `path` is not used."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        self.written = self.error = None
+        try:
+            self.written = checkpoints.write(self.run, checkpoint["global_step"], content.getbuffer())
+        except OSError as error:
+            self.error = error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """The checkpoint at `path`: tensors and plain values only.
+
+        Raises:
+            UserError: it cannot be read, or holds anything else.
+        """
+        loaded: dict[str, Any] = load_plain(Path(path), f"the checkpoint {path}")
+        return loaded
+
+
+class Checkpointing(Callback):
+    """Keep the run's state every so many steps, after each evaluation, and where it is asked to stop.
+
+    A checkpoint is of sound numbers only: `guard` looks first. One that cannot be written is reported and those
+    before it stay; training goes on until `max_failures` in a row. All ranks must call it together; the
+    files are rank 0's.
+
+    Args:
+        io: the trainer's.
+        settings: the config's `checkpoint`: `every` (generator steps), `keep` (the last so many, beside the best
+            evaluation's) and `max_failures` (in a row, at which the run ends).
+        evaluation: comes before this one in the trainer's callbacks.
+        network: the generator's config, from which the export is rebuilt.
+        guard: refuses numbers that are not finite.
+        clock: stopped meanwhile.
+        stop: asked after every step whether to stop.
+    """
+
+    def __init__(
+        self,
+        io: DurableIO,
+        settings: DictConfig,
+        evaluation: Evaluation,
+        network: dict[str, Any],
+        guard: Guard,
+        clock: Clock,
+        stop: Stop,
+    ) -> None:
+        self.io = io
+        self.every, self.keep, self.max_failures = settings.every, settings.keep, settings.max_failures
+        self.evaluation, self.network, self.guard, self.clock, self.stop = evaluation, network, guard, clock, stop
+        self.seen: int | None = None  # the last evaluation that was to be kept
+        self.kept: int | None = None  # and the last that has been
+        self.stream = 0  # of noise, in the last checkpoint
+        self.failures = 0  # in a row
+        self.unsaved: tuple[int, nn.Module] | None = None  # the best generator, and its step, until a disk takes it
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Keep the beginning, what a stop or a kill had cut short of an evaluation, and a rollback's other noise."""
+        if self.kept != self.evaluation.last or self.stream != pl_module.noise_stream:
+            self.save(trainer, pl_module)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when due; stop when asked to."""
+        if trainer.global_step % self.every == 0 or self.seen != self.evaluation.last:
+            self.save(trainer, pl_module)
+        self.stop.check()
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
+        """Save if the run was stopped between two steps, where it can be taken up again; not what has diverged."""
+        if isinstance(exception, Stopped):
+            try:
+                self.guard.check(trainer, pl_module)
+            except Diverged as error:
+                log.warning(
+                    "Stopped without a checkpoint of step %d; those before it stay: %s", trainer.global_step, error
+                )
+            else:
+                self._write(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which evaluation this checkpoint is to keep, and which has been: its export comes after it."""
+        return {"seen": self.seen, "kept": self.kept, "stream": self.stream}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        self.seen, self.kept, self.stream = (state_dict[name] for name in ("seen", "kept", "stream"))
+
+    def save(self, trainer: Trainer, gan: GAN) -> None:
+        """Write a checkpoint and, after an evaluation, what it has measured: the generator, as the best where it is.
+
+        Raises:
+            Diverged: the numbers are not finite.
+            CheckpointFailed: so many in a row could not be written.
+        """
+        with self.clock.stopped():
+            self.guard.check(trainer, gan)
+            self._write(trainer, gan)
+        if self.failures >= self.max_failures:
+            raise CheckpointFailed(
+                f"{self.failures} checkpoints in a row could not be written (checkpoint.max_failures): {self.io.error}"
+            )
+
+    def finish(self, trainer: Trainer, gan: GAN) -> None:
+        """See that the end of training is on the disk.
+
+        Raises:
+            CheckpointFailed: it cannot be written now either.
+        """
+        if self.guard.peers.tell(self.kept != self.evaluation.last or self.failures > 0):
+            self._write(trainer, gan)
+        if self.failures:
+            raise CheckpointFailed(f"the trained networks could not be written: {self.io.error}")
+
+    def _write(self, trainer: Trainer, gan: GAN) -> None:
+        step, new = trainer.global_step, self.kept != self.evaluation.last
+        self.seen, self.stream = self.evaluation.last, gan.noise_stream
+        trainer.save_checkpoint(self.io.run / checkpoints.FOLDER)  # by rank 0, while the others wait
+        if not trainer.is_global_zero:
+            return
+        best = new and step == self.evaluation.best_step > 0
+        if best or (self.unsaved is not None and self.unsaved[0] != self.evaluation.best_step):  # rolled back since
+            self.unsaved = None
+        try:
+            if self.unsaved is not None:
+                save_generator(self.io.run / "generator" / "best", self.unsaved[1], self.network, self.unsaved[0])
+                self.unsaved = None
+            if self.io.error is not None:
+                raise self.io.error
+            assert self.io.written is not None
+            if best:
+                checkpoints.mark_best(self.io.run, self.io.written)
+            checkpoints.keep(self.io.run, self.keep)
+            if new and step > 0:
+                exported = self.io.run / "generator"
+                for which in ("last", "best") if best else ("last",):
+                    save_generator(exported / which, gan.averaged.module, self.network, step)
+        except (OSError, SafetensorError) as error:
+            self.io.error = error
+            self.failures += 1
+            if best:
+                self.unsaved = step, copy.deepcopy(gan.averaged.module).cpu()
+            log.warning(
+                "The checkpoint of step %d could not be written (%d of checkpoint.max_failures=%d in a row); "
+                "those before it stay: %s",
+                step,
+                self.failures,
+                self.max_failures,
+                error,
+            )
+        else:
+            self.failures, self.kept = 0, self.seen

@@ -1,0 +1,147 @@
+"""What is measured while training: metrics and sample grids."""
+
+import math
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+
+from gantry.core.processes.signals import Stop
+from gantry.data.grid import GRID, enlarged_grid
+from gantry.evaluation.evaluator import Evaluator
+from gantry.models.module import GAN
+from gantry.models.sampling import generate, normal
+from gantry.runs.tracking.tracker import Tracker
+from gantry.training.callbacks.divergence import Guard
+from gantry.training.stopwatch import Clock
+
+STATE = ("first", "best", "best_step", "final", "last", "classes", "seconds")  # kept in checkpoints
+
+
+class Evaluation(Callback):
+    """Every `every` steps, and at the start and the end: metrics and a sample grid.
+
+    All ranks measure together.
+
+    Args:
+        evaluator: measures the averaged generator, and the raw one under `raw/` where `raw` is set.
+        tracker: receives metrics and grids.
+        clock: stopped meanwhile.
+        every: generator steps between evaluations.
+        real: uint8 real images (N, C, H, W) shown beside the samples, once.
+        raw: measure the generator without averaging too.
+        guard: refuses numbers that are not finite: as uint8 their images would look like images.
+        stop: asked while measuring whether to stop.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        tracker: Tracker,
+        clock: Clock,
+        every: int,
+        real: Tensor,
+        guard: Guard,
+        raw: bool = False,
+        stop: Stop | None = None,
+    ) -> None:
+        self.evaluator, self.tracker, self.clock = evaluator, tracker, clock
+        self.every, self.real, self.guard, self.raw = every, real, guard, raw
+        self.stop = stop or Stop()
+        self.first: dict[str, float] = {}
+        self.final: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.best_step = 0
+        self.last: int | None = None  # the step measured last
+        self.classes: dict[str, tuple[float, float]] | None = None
+        self.seconds = 0.0
+        self.drawn: Tensor | None = None  # the images of the last grid, where it was drawn in this process
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Show the real images, and where the untrained generator stands, or measure what a stop cut short."""
+        if self.last is None:
+            self.tracker.log_image(enlarged_grid(self.real), "real", 0)
+            self.evaluate(trainer, pl_module)
+            self.first = dict(self.final)
+        elif self._due(trainer) and self.last != trainer.global_step:
+            self.evaluate(trainer, pl_module)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate when due."""
+        if self._due(trainer):
+            self.evaluate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know of the evaluations before."""
+        return {name: getattr(self, name) for name in STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        for name in STATE:
+            setattr(self, name, state_dict[name])
+        self.drawn = None
+
+    def _due(self, trainer: Trainer) -> bool:
+        return trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+
+    def evaluate(self, trainer: Trainer, gan: GAN) -> None:
+        """Measure the generator as it is now, and show its samples.
+
+        Raises:
+            Diverged: its numbers are not finite.
+            Stopped: asked to stop meanwhile.
+        """
+        self.guard.check(trainer, gan)
+        step = trainer.global_step
+        with self.clock.stopped(), torch.autocast(gan.device.type, enabled=False):
+            started = time.perf_counter()
+            values = self._measure(gan, gan.averaged)
+            if self.raw:
+                values |= {f"raw/{name}": value for name, value in self._measure(gan, gan.generator).items()}
+            self.final, self.last = values, step
+            if step > 0 and self._improves(values):
+                self.best, self.best_step = values, step
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            self.drawn = generate(gan.averaged, grid_noise(gan))
+            logged = values | {f"best/{name}": value for name, value in self.best.items()}
+            if step == trainer.max_steps:
+                logged |= {f"final/{name}": value for name, value in values.items()}
+            cost = {"evaluation_seconds": seconds} | peak_memory()
+            self.tracker.log_metrics(logged | cost, step)
+            self.tracker.log_image(enlarged_grid(self.drawn), "samples", step)
+
+    def _improves(self, values: dict[str, float]) -> bool:
+        primary = self.evaluator.primary
+        return math.isfinite(values[primary]) and (not self.best or values[primary] < self.best[primary])
+
+    def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
+        z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
+
+        def images(start: int, count: int) -> Tensor:
+            return generate(network, z[start : start + count])
+
+        measured = self.evaluator.evaluate(images, self.stop.check)
+        if network is gan.averaged:
+            self.classes = measured.classes
+        return measured.values
+
+
+def grid_noise(gan: GAN) -> Tensor:
+    """The latents (64, z_dim) of every sample grid and of the film."""
+    return torch.from_numpy(normal(gan.seed, "grid noise", (GRID * GRID, gan.z_dim)))
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory this process has held so far, in MiB: resident, and on the GPU where there is one."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
+    peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if torch.cuda.is_available():
+        peak["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return peak

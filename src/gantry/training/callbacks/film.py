@@ -1,0 +1,136 @@
+"""A film of training: the samples of one fixed noise, taken again and again, more often early on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+
+from gantry.core.processes.signals import undisturbed
+from gantry.data.grid import GRID
+from gantry.generation.animation import save_animation
+from gantry.models.module import GAN
+from gantry.models.sampling import generate
+from gantry.runs.folder import FILM
+from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.tracker import Tracker
+from gantry.training.callbacks.evaluation import Evaluation, grid_noise
+from gantry.training.stopwatch import Clock
+
+FILM_FILE = "samples.gif"
+FRAMES = 48  # of a run
+FPS, HOLD = 8, 2.0  # frames a second, seconds that the last one stays
+LARGEST = 104  # pixels of an image's longer side; a larger one is shown smaller
+SIDE = 340  # pixels of a frame, at most: smaller images are enlarged, and of larger ones it takes fewer
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def moments(steps: int) -> frozenset[int]:
+    """The generator steps of a run of `steps` that are in its film, the first and the last among them."""
+    return frozenset(round(steps * (number / (FRAMES - 1)) ** 2) for number in range(FRAMES))
+
+
+class Film(Callback):
+    """Keeps the samples of a run's `moments` as `film/<step, 7 digits>.png` in its folder.
+
+    For rank 0: nothing here asks the others, or draws from a generator that training draws from too. A
+    moment's frame is on the disk before its checkpoint, so that a run taken up again lacks none.
+
+    Args:
+        folder: the run's.
+        evaluation: comes before this one in the trainer's callbacks; what it has drawn is not drawn again.
+        clock: stopped meanwhile.
+    """
+
+    def __init__(self, folder: Path, evaluation: Evaluation, clock: Clock) -> None:
+        self.folder, self.evaluation, self.clock = folder, evaluation, clock
+        self.record = FolderTracker(folder)  # a frame that a full disk does not take waits for the next
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Take the first frame, or what a stop cut short."""
+        if not (self.folder / FILM / f"{trainer.global_step:07d}.png").exists():
+            self.take(trainer, pl_module)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take a frame when due."""
+        self.take(trainer, pl_module)
+
+    def take(self, trainer: Trainer, gan: GAN) -> None:
+        """Keep the samples of the generator as it is now, if this is one of the film's moments."""
+        step = trainer.global_step
+        if step in moments(trainer.max_steps):
+            with self.clock.stopped(), trainer.precision_plugin.forward_context():  # to look at: as training goes
+                drawn = self.evaluation.drawn if self.evaluation.last == step else None
+                self.record.log_image(
+                    frame(generate(gan.averaged, grid_noise(gan)) if drawn is None else drawn), FILM, step
+                )
+
+
+def frame(images: Tensor) -> np.ndarray:
+    """The first of uint8 images (N, C, H, W), as many as `SIDE` has room for, in rows: uint8 (H', W', C)."""
+    longest = max(images.shape[-2:])
+    columns = min(GRID, (SIDE - 1) // (min(longest, LARGEST) + 1))
+    shown = images[: columns**2].cpu()
+    if longest > LARGEST:
+        size = [max(1, round(length * LARGEST / longest)) for length in images.shape[-2:]]
+        shown = nn.functional.interpolate(shown.float(), size, mode="area").round().to(torch.uint8)
+    grid = make_grid(shown, nrow=columns, padding=1)[: images.shape[1]]
+    return np.ascontiguousarray(grid.permute(1, 2, 0).numpy())
+
+
+@contextmanager
+def film_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
+    """Make the run's film and log it, however the run ends; where that fails it is only said."""
+    try:
+        yield
+    finally:
+        with undisturbed():
+            try:
+                if develop(folder):
+                    tracker.log_artifact(folder / FILM_FILE)
+            except Exception as error:
+                log.warning("The film of %s was not made: %s", folder, error, exc_info=not isinstance(error, OSError))
+
+
+def develop(folder: Path) -> bool:
+    """Make `samples.gif` of the frames in a run's folder; False where there are not even two.
+
+    Raises:
+        OSError: a frame cannot be read, or the film cannot be written.
+    """
+    kept = sorted((folder / FILM).glob("[0-9]*.png"), key=lambda path: int(path.stem))
+    pictures = list(_readable(kept))
+    if len(pictures) > 1:
+        save_animation(pictures, folder / FILM_FILE, FPS, HOLD)
+    return len(pictures) > 1
+
+
+def _readable(frames: list[Path]) -> Iterator[np.ndarray]:
+    """The frames' pictures, but for those that are damaged."""
+    for path in frames:
+        try:
+            yield enlarged(path)
+        except (OSError, ValueError, SyntaxError) as error:  # all of which Pillow raises for damaged files
+            log.warning("The film lacks the frame %s: %s", path, error)
+
+
+def enlarged(path: Path) -> np.ndarray:
+    """The frame at `path`, uint8 (H, W, 3), enlarged without smoothing as far as `SIDE` allows."""
+    with Image.open(path) as image:
+        picture = np.asarray(image.convert("RGB"))
+    scale = max(1, SIDE // max(picture.shape[:2]))
+    return picture.repeat(scale, 0).repeat(scale, 1)

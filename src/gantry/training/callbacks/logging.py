@@ -1,0 +1,101 @@
+"""Logs losses, scores and speed while training. Metrics are in `gantry.training.callbacks.evaluation`.
+
+All of them count generator steps (`trainer.global_step`), and write to a tracker, which never raises.
+"""
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+
+from gantry.core.processes.signals import Stopped
+from gantry.models.module import GAN
+from gantry.runs.tracking.tracker import Tracker
+from gantry.training.callbacks.divergence import Diverged
+from gantry.training.distributed.peers import Peers
+from gantry.training.hardware.async_copy import Fetched
+from gantry.training.hardware.precision import LossScaling
+from gantry.training.stopwatch import Clock
+
+log = logging.getLogger(__name__)
+
+
+class TrainingLog(Callback):
+    """Log the means of losses and scores, since the last log and over all ranks, every `every` steps.
+
+    They are read from the device, and exchanged, only then; from a GPU during the step after, so that it never waits.
+    """
+
+    def __init__(self, tracker: Tracker, clock: Clock, every: int, peers: Peers | None = None) -> None:
+        self.tracker, self.clock, self.every = tracker, clock, every
+        self.peers = peers or Peers()
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.mark = (0, 0.0)
+        self.due: tuple[int, float, int, list[str], Fetched, dict[str, float]] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Begin to measure the speed here."""
+        self.clock.start()
+        self.mark = (trainer.global_step, self.clock.read())
+        self.sums = {name: total.to(pl_module.device) for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time spent, and the sums of a log that is not due yet, means over the ranks: all of them call this."""
+        self.deliver()
+        sums = dict(self.sums)
+        if sums and self.peers.world_size > 1:  # only rank 0's is kept, and read by all
+            means = self.peers.mean(torch.stack(list(sums.values()))).float()
+            sums = dict(zip(sums, means, strict=True))
+        return {"seconds": self.clock.read(), "sums": sums, "counts": dict(self.counts)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up `state_dict`."""
+        self.clock.seconds = max(self.clock.read(), state_dict["seconds"])  # what a rollback repeats counts too
+        self.sums, self.counts, self.due = state_dict["sums"], state_dict["counts"], None
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
+    ) -> None:
+        """Add this step's values, and log when due."""
+        self.deliver()
+        for name, value in outputs.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        step = trainer.global_step
+        if step % self.every == 0 or step == trainer.max_steps:
+            means = Fetched(torch.stack([total / self.counts[name] for name, total in self.sums.items()]))
+            images = pl_module.batch_size * pl_module.n_critic
+            more = plugin.values() if isinstance(plugin := trainer.precision_plugin, LossScaling) else {}
+            self.due = (step, self.clock.read(), images, list(self.sums), means, more)
+            self.sums, self.counts = {}, {}
+            if means.here or step == trainer.max_steps:
+                self.deliver()
+
+    def deliver(self) -> None:
+        """Log what is due."""
+        if self.due is None:
+            return
+        (step, now, images, names, means, more), self.due = self.due, None
+        ahead = not means.arrived()
+        values = dict(zip(names, self.peers.mean(means.read()).tolist(), strict=True))
+        if ahead:  # the host, of the device: only now that step is done
+            now = self.clock.read()
+        values["images_seen"] = step * images
+        values["training_seconds"] = now
+        values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
+        self.mark = (step, now)
+        self.tracker.log_metrics(values | more, step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
+        """Log what is due where training was stopped."""
+        self.deliver()
+
+    def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
+        """Log what is due, where no rank has failed alone: the others would be waited for."""
+        if self.peers.world_size == 1 or isinstance(exception, Diverged | Stopped):
+            with suppress(RuntimeError):  # of a device that answers no more
+                self.deliver()

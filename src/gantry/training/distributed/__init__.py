@@ -1,0 +1,1 @@
+"""One run on several devices: starts its ranks, exchanges their gradients and ends them together."""

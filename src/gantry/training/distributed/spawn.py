@@ -1,0 +1,156 @@
+"""A run's ranks on this machine: a process each, started, watched and ended together.
+
+The process that starts them stays outside the training, so that it outlives whatever happens there and can say so.
+torchrun does the same across machines; here no port, no restart and no second command are the user's business.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from gantry.core.config.overrides import command, quoted
+from gantry.core.errors import REFUSED
+from gantry.core.processes.devices import THREADS, cores
+from gantry.core.processes.locks import is_held
+from gantry.core.processes.parent_watch import HOLDER, LEASH
+from gantry.core.processes.ranks import RANKS
+from gantry.core.processes.signals import handled
+from gantry.runs.folder import RANK_PIDS, best_value, read_status, write_status
+from gantry.runs.tracking.status import close_runs_left
+
+TICK = 0.1  # seconds between two looks at the ranks
+GRACE = 20.0  # seconds the others have to leave once a rank has failed: to learn of it, and to say so in MLflow
+GRACE_OF_REFUSED = 5.0  # seconds they have where it has refused the command
+GRACE_OF_STOPPED = 60.0  # seconds they have to write a checkpoint and close the run
+AGAIN = (
+    "hydra.mode=",
+    "hydra.run.dir=",
+    "hydra.output_subdir=",
+    "hydra.sweep",
+    "hydra/launcher",
+    "hydra/sweeper",
+)  # not for a rank
+
+
+def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
+    """Run `count` ranks of the job at hand; returns its best value.
+
+    Rank 0 speaks for the run; what the others print goes to `rank_<n>.txt` in `folder`.
+
+    Raises:
+        SystemExit: with the code of the rank that failed first, or of rank 0.
+    """
+    leash, ours = os.pipe()
+    tie = {LEASH: str(leash), HOLDER: "sweep" if in_sweep else "run"}
+    told: list[int] = []
+    try:
+        with _reserved_port() as port:
+            processes = [_start(rank, count, port, folder, tie) for rank in range(count)]
+            pids = folder / RANK_PIDS  # by which the sweep ends what this process, killed, has left
+            pids.write_text("\n".join(str(process.pid) for process in processes))
+
+            def forward(number: int, _: Any) -> None:
+                told.append(number)
+                for process in processes:
+                    _signal(process, number)
+
+            with handled(forward):
+                failed = _wait(processes, told)
+            pids.unlink(missing_ok=True)
+    finally:
+        os.close(leash)
+        os.close(ours)
+    codes = [process.returncode for process in processes]
+    if failed is not None and not told:
+        _report(failed, codes, folder, cfg)
+    code = codes[0] or (codes[failed] if failed is not None else 0)
+    if code:
+        sys.exit(code if code > 0 else 128 - code)
+    best = best_value(folder)
+    return math.nan if best is None else best
+
+
+def _start(rank: int, count: int, port: int, folder: Path, tie: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a rank in a session of its own: a signal reaches it once, through this process."""
+    overrides = HydraConfig.get().overrides
+    words = [*overrides.task, *(text for text in overrides.hydra if not text.startswith(AGAIN))]
+    program = [sys.executable, *command(), *words, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    place = {RANKS: str(count), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    threads = {} if THREADS in os.environ else {THREADS: str(max(1, cores() // count))}
+    output = None if rank == 0 else (folder / f"rank_{rank}.txt").open("wb")
+    try:
+        return subprocess.Popen(
+            program,
+            env=os.environ | place | threads | tie,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(int(tie[LEASH]),),
+        )
+    finally:
+        if output is not None:
+            output.close()
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], told: list[int]) -> int | None:
+    """Wait until all have ended; returns the rank that failed first, if any."""
+    failed: int | None = None
+    deadline = math.inf
+    while True:
+        codes = [process.poll() for process in processes]
+        if failed is None and (failures := [rank for rank, code in enumerate(codes) if code]):
+            failed = failures[0]
+            deadline = time.monotonic() + (GRACE_OF_REFUSED if codes[failed] == REFUSED else GRACE)
+        if None not in codes:
+            return failed
+        if told or codes[0] == 0:
+            deadline = min(deadline, time.monotonic() + GRACE_OF_STOPPED)
+        if time.monotonic() > deadline:
+            for process in processes:
+                _signal(process, signal.SIGKILL)
+        time.sleep(TICK)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number) if number != signal.SIGKILL else os.killpg(process.pid, number)
+
+
+def _report(failed: int, codes: list[int], folder: Path, cfg: DictConfig) -> None:
+    """Say which rank failed where the run could not, and see that its record does."""
+    code = codes[failed]
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    print(f"rank {failed} failed first: {how}", file=sys.stderr, flush=True)
+    if code != REFUSED and read_status(folder)[0] is None and not is_held(folder):
+        tail = "" if failed == 0 else (folder / f"rank_{failed}.txt").read_text(errors="replace")[-4000:].strip()
+        print(tail, file=sys.stderr, flush=True)
+        last = (tail.splitlines() or [how])[-1]
+        other = re.search(r"^(rank \d+ on .+) failed:$", tail, re.MULTILINE)  # `Cause.failure`: not its own
+        write_status(folder, "FAILED", f"{other[1] if other else f'rank {failed}'}: {last}")
+        if cfg.tracking:
+            close_runs_left(cfg.tracking.uri, cfg.tracking.experiment)
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """A free port that the system gives to nobody else meanwhile: bound, but not listened to, it can be shared."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]

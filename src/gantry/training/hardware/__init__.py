@@ -1,0 +1,1 @@
+"""Fits training to the device: precision, memory, copies from a GPU."""

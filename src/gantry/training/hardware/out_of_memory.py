@@ -1,0 +1,56 @@
+"""What to do where memory did not suffice."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from omegaconf import DictConfig
+
+from gantry.core.errors import RunFailed
+
+OF_THE_DEVICE = ("out of memory", "alloc_failed")  # in messages of CUDA, MPS, cuBLAS and cuDNN
+OF_THE_HOST = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # of torch's allocator and of C++
+
+
+def advice(error: BaseException, batch_size: int, accumulate: int, precision: str, world_size: int = 1) -> str | None:
+    """What the user can do about an error, if it says that memory did not suffice; None: it says something else.
+
+    Args:
+        error: that has ended a run.
+        batch_size, accumulate, precision: of the run's config.
+        world_size: its ranks, of which each takes as many images of `batch_size`.
+    """
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    device = type(error).__name__ == "OutOfMemoryError" or any(words in text for words in OF_THE_DEVICE)
+    if not device and not isinstance(error, MemoryError) and not any(words in text for words in OF_THE_HOST):
+        return None
+    choices = []
+    share = batch_size // world_size
+    if (parts := next((parts for parts in range(2, share + 1) if share % parts == 0), None)) is not None:
+        smaller = f"batch_size={batch_size // parts} accumulate={accumulate * parts}"
+        choices.append(f"{smaller} takes the same step of {batch_size * accumulate} images in smaller parts")
+    if device and not precision.startswith(("bf16", "16")):
+        choices.append("trainer.precision=bf16-mixed keeps activations in half the memory")
+    if device:
+        choices.append(f"trainer=ddp trainer.devices={2 * world_size} has each GPU take half as many images")
+    else:
+        choices.append("a smaller max_images keeps fewer images of the data set in memory")
+    choices.append("smaller networks (model.generator.width, model.discriminator.width) need less of everything")
+    where = "the GPU's memory" if device else "this machine's memory"
+    return "\n  ".join([f"out of memory: {where} does not suffice. What helps, in this order:", *choices])
+
+
+@contextmanager
+def advised(cfg: DictConfig, world_size: int) -> Iterator[None]:
+    """Have what runs inside end with advice, where memory does not suffice for it.
+
+    Raises:
+        RunFailed: with that.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (said := advice(error, cfg.batch_size, cfg.accumulate, cfg.trainer.precision, world_size)) is None:
+            raise
+        raise RunFailed(
+            f"{said}\n({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error

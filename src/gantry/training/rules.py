@@ -1,0 +1,223 @@
+"""What a config of train.py must hold."""
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from gantry.core.config.check import (
+    PARTS,
+    Rule,
+    _is_number,
+    _show,
+    absent_arguments,
+    absent_keys,
+    check,
+    empty_text,
+    not_finite,
+    out_of_range,
+    seed_too_large,
+    unknown_options,
+    wrong_values,
+)
+from gantry.core.config.schema import Config
+from gantry.core.moved import new_name
+from gantry.core.processes.ranks import AUTO, find_place, ranks
+from gantry.core.text import did_you_mean
+from gantry.runs.tracking.rules import wrong_store
+
+SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
+INPUT_GRADIENT = ("gantry.models.penalties.GradientPenalty", "gantry.models.penalties.R1", "gantry.models.penalties.R2")
+# What there is where no signature says so.
+GROUPS = {
+    "": (
+        *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep", "resume", "checkpoint", "guard"),
+        *("steps", "batch_size", "accumulate", "compile", "seed", "log_every", "max_images"),
+    ),
+    "metrics": ("every", "n_generated", "raw", "extractor"),
+    "tracking": ("uri", "experiment", "run_name", "close_timeout"),
+    "paths": ("root", "cache"),
+    "checkpoint": ("every", "keep", "max_failures"),
+    "guard": ("every", "policy", "max_rollbacks"),
+    "sweep": ("jobs", "timeout", "max_failures", "resume"),
+    "model.ema": ("half_life", "ramp_up"),
+}
+LEAST = {"metrics.n_generated": 10, "sweep.timeout": 1}  # an image for each split of the Inception Score; seconds
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+
+
+def unknown_keys(config: Config) -> Iterator[str]:
+    """Keys added with a + that nothing reads."""
+    for key in config.options:
+        group, _, name = key.rpartition(".")
+        if name not in GROUPS.get(group, (name,)):
+            yield f"{key}: no such option{did_you_mean(name, GROUPS[group])} (valid: {', '.join(GROUPS[group])})"
+
+
+def no_gradient_left(config: Config) -> Iterator[str]:
+    """A gradient clipped to nothing never moves a weight."""
+    if _is_number(norm := config.value("model.max_grad_norm")) and norm == 0:
+        yield "model.max_grad_norm: must be above 0, not 0; null clips nothing"
+
+
+def wrong_image_size(config: Config) -> Iterator[str]:
+    """Sizes that the networks cannot reach by doubling a start of 4, 5, ... pixels."""
+    size = config.value("data.image_size")
+    if _is_number(size) and (size % MULTIPLE or not SMALLEST <= size <= LARGEST):
+        below = min(max(int(size) // MULTIPLE * MULTIPLE, SMALLEST), LARGEST)
+        near = dict.fromkeys((below, min(below + MULTIPLE, LARGEST) if below < size else below))
+        yield (
+            f"data.image_size: must be a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}, not {size} "
+            f"(nearest: {', '.join(map(str, near))})"
+        )
+
+
+def wrong_optimizer(config: Config) -> Iterator[str]:
+    """Rates and decays that torch would refuse only after it has been imported."""
+    for key, target in config.targets.items():
+        if not key.endswith("optimizer"):
+            continue
+        for name, value in target.options.items():
+            if name == "lr" and not (_is_number(value) and value > 0):
+                yield f"{key}.lr: must be a number above 0, not {_show(value)}"
+            elif name == "betas" and isinstance(value, list):
+                if len(value) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in value):
+                    yield f"{key}.betas: must be two numbers from 0 to below 1, not {value}"
+            elif name != "lr" and _is_number(value) and value < 0:
+                yield f"{key}.{name}: must be at least 0, not {value}"
+
+
+def part_without_target(config: Config) -> Iterator[str]:
+    """`model.loss=hinge`, where it takes `model.loss._target_=gantry.models.losses.hinge`; or no loss at all."""
+    for key in PARTS:
+        if key not in config.options:
+            yield f"{key}: missing; {key}._target_=package.module.name says what it is"
+        elif key not in config.targets:
+            value = config.options[key].value
+            if not isinstance(value, dict):
+                yield f"{key}: takes a _target_ ({key}._target_=package.module.name), not {_show(value)}"
+
+
+def penalty_under_batch_norm(config: Config) -> Iterator[str]:
+    """Under BatchNorm a logit depends on every image of the batch (Gulrajani et al. 2017, section 4)."""
+    penalties = [
+        target.options["_target_"].rpartition(".")[2]
+        for key, target in config.targets.items()
+        if key.startswith("model.penalties.") and new_name(target.options["_target_"]) in INPUT_GRADIENT
+    ]
+    if penalties and config.value("model.discriminator.norm") == "batch":
+        read = config.targets["model.discriminator"].signature
+        norm = read.get("norm") if read else None
+        choices = [str(c) for c in norm.kind.choices if c != "batch"] if norm and norm.kind else ["none"]
+        yield (
+            f"model.discriminator.norm: under BatchNorm an image has no gradient of its own, which "
+            f"{' and '.join(penalties)} needs; choose {', '.join(choices)} (model.discriminator.norm=none)"
+        )
+
+
+def sigmoid_at_the_critic(config: Config) -> Iterator[str]:
+    """The losses are functions of logits; a Wasserstein critic is unbounded."""
+    for key, option in config.options.items():
+        asked = "sigmoid" in option.name.lower() and option.value not in (None, False)
+        asked = asked or (isinstance(option.value, str) and "sigmoid" in option.value.lower())
+        if key.startswith("model.discriminator.") and asked:
+            yield f"{key}: the losses work on the discriminator's raw output, without a sigmoid; remove it"
+
+
+def batch_norm_of_one(config: Config) -> Iterator[str]:
+    """BatchNorm has no variance to divide by in a batch of one."""
+    normed = [n for n in ("generator", "discriminator") if config.value(f"model.{n}.norm") == "batch"]
+    trainer = config.value("trainer") or {}
+    devices, together = trainer.get("devices"), trainer.get("sync_batchnorm", False)
+    share = devices if isinstance(devices, int) and "strategy" in trainer and not together else 1
+    if normed and config.value("batch_size") == share:
+        hint = " on each device; trainer.sync_batchnorm=true takes the whole batch" if share > 1 else ""
+        yield f"batch_size: must be at least {2 * share} with BatchNorm (model.{normed[0]}.norm=batch){hint}"
+
+
+def wrong_devices(config: Config) -> Iterator[str]:
+    """Ranks that nobody has started, or that cannot share the batch."""
+    trainer = config.value("trainer")
+    if not isinstance(trainer, dict):
+        return
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    for key, number in (("devices", devices), ("num_nodes", nodes)):
+        if isinstance(number, int) and (isinstance(number, bool) or number < 1) and (key, number) != ("devices", -1):
+            yield f"trainer.{key}: must be at least 1, not {_show(number)}"
+            return
+    if isinstance(devices, str) and devices not in AUTO:
+        yield f"trainer.devices: must be a number, a list of GPUs' numbers or auto, not {_show(devices)}"
+        return
+    if not isinstance(nodes, int) or not isinstance(devices, int | list | str):
+        return  # `wrong_values` says so
+    if isinstance(strategy := trainer.get("strategy"), dict) and strategy.get("static_graph"):
+        yield "trainer.strategy.static_graph: leave it out; under it the ranks would exchange nothing"
+    place = find_place()
+    count = ranks(trainer, place)
+    start = f"trainer=ddp trainer.devices={place.local_world_size}"
+    if "strategy" not in trainer:
+        if place.world_size > 1:
+            machines = place.world_size // place.local_world_size
+            yield f"trainer: {place.by} has started {place.world_size} ranks; use {start} trainer.num_nodes={machines}"
+        elif devices not in AUTO and count > 1:
+            key = "num_nodes" if nodes > 1 else "devices"
+            yield f"trainer.{key}: {count} ranks need trainer=ddp (trainer=ddp trainer.{key}={_show(trainer[key])})"
+        return
+    if place.by != "nobody" and count != place.world_size:
+        yield (
+            f"trainer.devices: {_show(devices)} on {nodes} machines (trainer.num_nodes) are {count} ranks, "
+            f"but {place.by} has started {place.world_size}"
+        )
+    elif place.by == "nobody" and nodes > 1:
+        yield (
+            f"trainer.num_nodes: {nodes} machines need torchrun or srun to start their ranks, such as, on each: "
+            f"torchrun --nnodes={nodes} --node-rank=<0, 1, ...> --nproc-per-node={count // nodes} "
+            f"--master-addr=<the first's address> --master-port=29500 train.py ..."
+        )
+    elif _is_number(size := config.value("batch_size")) and size > 0 and size % count:
+        nearest = max(round(size / count), 1) * count
+        yield (
+            f"batch_size: {size} cannot be shared by {count} ranks: it counts the images of all of them "
+            f"and must be a multiple of {count}, such as {nearest}"
+        )
+
+
+def wrong_trainer(config: Config) -> Iterator[str]:
+    """Lightning would say so only after seconds, or while training."""
+    for name, choices in (("precision", PRECISIONS), ("accelerator", ACCELERATORS)):
+        value = config.value(f"trainer.{name}")
+        if f"trainer.{name}" in config.options and value not in choices:
+            closest = did_you_mean(str(value), choices)
+            yield f"trainer.{name}: must be one of {', '.join(choices)}, not {_show(value)}{closest}"
+
+
+RULES: tuple[Rule, ...] = (
+    unknown_options,
+    unknown_keys,
+    absent_keys(GROUPS),
+    absent_arguments,
+    empty_text,
+    wrong_values,
+    not_finite,
+    out_of_range(LEAST),
+    seed_too_large,
+    no_gradient_left,
+    wrong_image_size,
+    wrong_optimizer,
+    part_without_target,
+    penalty_under_batch_norm,
+    sigmoid_at_the_critic,
+    batch_norm_of_one,
+    wrong_devices,
+    wrong_trainer,
+    wrong_store,
+)
+
+
+def check_run(cfg: DictConfig) -> None:
+    """Refuse a composed config of train.py that cannot work.
+
+    Raises:
+        UserError: see `check`.
+    """
+    check(cfg, RULES)

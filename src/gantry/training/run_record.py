@@ -1,0 +1,141 @@
+"""A run's record from its first line to its last: what it is, what it leaves, how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from gantry.core.config.redaction import as_yaml
+from gantry.core.errors import reason
+from gantry.core.files import ROOT
+from gantry.core.processes import parent_watch
+from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
+from gantry.core.text import brief, redact
+from gantry.runs.folder import TAGS_FILE, read_values
+from gantry.runs.sweep_record import PARENT_RUN
+from gantry.runs.tracking.deliver import deliver, has_left
+from gantry.runs.tracking.environment import environment, git_state
+from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.mlflow_tracker import MLflowTracker
+from gantry.runs.tracking.params import CHANGED
+from gantry.runs.tracking.tracker import DatasetInfo, Tracker, Trackers
+from gantry.training.resume import Start, parameters
+
+if TYPE_CHECKING:
+    from gantry.data.images import ImageSet
+
+
+log = logging.getLogger(__name__)
+RESUMED = "gantry.resumed"  # tag: where a run was taken up again, and what had changed by then
+
+
+def open_tracker(
+    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
+) -> Tracker:
+    """Begin the record of a run, in its folder and, unless `tracking=none`, in MLflow."""
+    (folder / "config.yaml").write_text(as_yaml(cfg, resolve=True))
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    params = parameters(cfg)
+    tags = (
+        tags
+        | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
+        | git_state(ROOT)
+        | {f"metrics.{name}": str(value) for name, value in protocol.items()}
+    )
+    local = FolderTracker(folder)
+    local.log_params(params)
+    local.set_tags(tags)
+    trackers: list[Tracker] = [local]
+    if cfg.tracking:
+        channels, height, width = data.shape
+        trackers.append(
+            MLflowTracker(
+                cfg.tracking.uri,
+                cfg.tracking.experiment,
+                folder,
+                run_name=redact(str(cfg.tracking.run_name)),
+                tags=tags,
+                # MLflow's parallel coordinates and scatter plots know params and metrics only.
+                params={name: tags[name] for name in ("variant", "dataset")} | params,
+                dataset=DatasetInfo(
+                    name=data.name,
+                    digest=data.digest,
+                    source=data.source,
+                    split=data.split,
+                    images=len(data),
+                    shape=(height, width, channels),
+                    classes=len(data.classes or ()),
+                ),
+                parent_run_id=os.environ.get(PARENT_RUN),
+                close_timeout=cfg.tracking.close_timeout,
+                continues=start.run_id,
+                goes_on=start.goes_on,
+            )
+        )
+    tracker = Trackers(*trackers)
+    if start.goes_on:
+        tracker.set_tags(_taken_up(folder, params, start))
+    tracker.log_artifact(folder / "config.yaml")
+    tracker.log_artifact(folder / "environment.json")
+    return tracker
+
+
+def _taken_up(folder: Path, params: dict[str, str], start: Start) -> dict[str, str]:
+    """Tags that say where a run went on, and with which other values: MLflow's params cannot change."""
+    before = read_values(folder / TAGS_FILE)
+    here = f"at step {start.step}" + (f" with {', '.join(start.changes)}" if start.changes else "")
+    said = {RESUMED: "; ".join(filter(None, [before.get(RESUMED), here]))}
+    if start.changes:
+        changed = {change.partition(" ")[0] for change in start.changes}
+        values = json.loads(before.get(CHANGED, "{}")) | {key: params[key] for key in changed & params.keys()}
+        said[CHANGED] = json.dumps(values)
+    return said
+
+
+def deliver_rest(cfg: DictConfig, folder: Path) -> None:
+    """Tell MLflow what a finished run, killed while it closed, has left; where that fails it is only said."""
+    if not cfg.tracking or not has_left(folder):
+        return
+    try:
+        deliver(folder, cfg.tracking.uri)
+    except Exception as error:
+        log.warning("MLflow has not been told the rest of %s: %s", folder, brief(error))
+
+
+@contextmanager
+def generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
+    """Log what has been exported, however the run ends."""
+    try:
+        yield
+    finally:
+        for file in sorted((folder / "generator").glob("*/[!.]*")):
+            tracker.log_artifact(file, f"generator/{file.parent.name}")
+
+
+@contextmanager
+def closed_truthfully(tracker: Tracker) -> Iterator[None]:
+    """Close the run as what it was: FINISHED, FAILED with the error, KILLED by a signal."""
+    with stoppable():
+        try:
+            yield
+        except BaseException as error:
+            with undisturbed():
+                number = stopped_by(error)
+                if number is None:
+                    tracker.close("FAILED", reason(error))
+                else:
+                    tracker.close("KILLED", parent_watch.reason() or f"stopped by {number.name}")
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise
+        else:
+            with undisturbed():
+                tracker.close("FINISHED")

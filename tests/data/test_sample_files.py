@@ -1,0 +1,239 @@
+"""Anyone's images as they are measured: pixel for pixel, or refused with what to do."""
+
+import logging
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantry.core.errors import UserError
+from gantry.data import sample_files
+from gantry.data.sample_files import samples
+
+COLOUR, GREY = (3, 12, 12), (1, 12, 12)
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(0, 256, (7, 12, 12, 3), dtype=np.uint8)  # (N, H, W, C)
+LABELS = np.array([0, 1, 2, 2, 1, 0, 2])
+NCHW = PIXELS.transpose(0, 3, 1, 2)
+GREYS = np.repeat(PIXELS[..., :1], 3, 3)
+
+
+def load(path: Path, shape=COLOUR):
+    return samples(path, path.parent / "cache", shape)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """PIXELS as files of two classes."""
+    for place, pixels in enumerate(PIXELS):
+        target = tmp_path / "made" / ("cat" if place < 4 else "dog") / f"{place}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(target)
+    return tmp_path / "made"
+
+
+def saved(tmp_path: Path, **arrays) -> Path:
+    path = tmp_path / "made.npz"
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def leftovers(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "cache/images").glob("*") if path.suffix != ".lock"]
+
+
+def test_a_folder_is_read_pixel_for_pixel_with_its_sub_folders_as_labels(folder):
+    data = load(folder)
+    assert np.array_equal(data.images, NCHW)
+    assert data.labels.tolist() == [0] * 4 + [1] * 3
+    assert data.classes == ("cat", "dog")
+    assert (data.name, data.split, data.flip, data.source) == ("made", "all", False, str(folder))
+
+
+def test_oblong_images_are_not_cropped(tmp_path):
+    (tmp_path / "made").mkdir()
+    Image.fromarray(PIXELS[0, :8]).save(tmp_path / "made/a.png")
+    assert np.array_equal(load(tmp_path / "made", (3, 8, 12)).images, NCHW[:1, :, :8])
+
+
+def test_the_same_pixels_have_one_digest_however_they_are_kept(folder, tmp_path):
+    labels = np.array([0] * 4 + [1] * 3)
+    np.save(tmp_path / "made.npy", NCHW)
+    assert load(folder).digest == load(saved(tmp_path, arr_0=PIXELS, arr_1=labels)).digest
+    assert load(tmp_path / "made.npy").digest == load(saved(tmp_path, x=PIXELS)).digest
+
+
+@pytest.mark.parametrize("key", ["arr_0", "images", "samples", "x"])
+@pytest.mark.parametrize("pixels", [PIXELS, NCHW], ids=["NHWC", "NCHW"])
+def test_an_npz_is_read_in_either_layout(tmp_path, key, pixels):
+    data = load(saved(tmp_path, **{key: np.ascontiguousarray(pixels)}, mu=np.zeros(5)))
+    assert np.array_equal(data.images, NCHW)
+    assert data.labels is None
+    assert isinstance(data.images, np.memmap)
+
+
+@pytest.mark.parametrize("key", ["arr_1", "labels", "y"])
+@pytest.mark.parametrize("labels", [LABELS, LABELS.astype(np.uint8)[:, None], LABELS.astype(">i4")])
+def test_labels_beside_the_images_are_numbered_classes(tmp_path, key, labels):
+    data = load(saved(tmp_path, arr_0=PIXELS, **{key: labels}))
+    assert data.labels.tolist() == LABELS.tolist()
+    assert data.labels.dtype == np.int64
+    assert data.classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("labels", [LABELS.astype(float), LABELS[:5], -LABELS, np.eye(7, dtype=int), LABELS + 10**9])
+def test_what_is_no_label_is_refused_or_left_alone(tmp_path, labels, caplog):
+    with pytest.raises(UserError, match="7 integers from 0"):
+        load(saved(tmp_path, images=PIXELS, labels=labels))
+    assert load(saved(tmp_path, arr_0=PIXELS, arr_1=labels)).labels is None  # latents, perhaps
+    assert "not used" in caplog.text
+
+
+def test_greyscale_is_repeated_for_colour_data(tmp_path):
+    (tmp_path / "made").mkdir()
+    Image.fromarray(PIXELS[0, :, :, 0]).save(tmp_path / "made/a.png")
+    Image.fromarray(PIXELS[1]).save(tmp_path / "made/b.png")
+    found = load(tmp_path / "made").images
+    assert np.array_equal(found[0], NCHW[0, [0, 0, 0]])
+    assert np.array_equal(found[1], NCHW[1])
+    for grey in (PIXELS[..., 0], PIXELS[..., :1], NCHW[:, :1]):
+        assert np.array_equal(load(saved(tmp_path, x=np.ascontiguousarray(grey))).images, NCHW[:, [0, 0, 0]])
+
+
+def test_colour_files_that_are_grey_serve_greyscale_data_exactly(tmp_path):
+    """All 256 levels: a weighted sum of channels that rounds would show."""
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    (tmp_path / "made").mkdir()
+    Image.fromarray(levels).convert("RGB").save(tmp_path / "made/a.png")
+    Image.fromarray(levels).convert("RGBA").save(tmp_path / "made/b.png")
+    Image.fromarray(levels).save(tmp_path / "made/c.png")
+    assert (load(tmp_path / "made", (1, 16, 16)).images == levels).all()
+    assert np.array_equal(load(saved(tmp_path, x=GREYS), GREY).images, NCHW[:, :1])
+
+
+def test_colours_are_refused_for_greyscale_data(folder, tmp_path):
+    for place in range(2):
+        Image.fromarray(GREYS[place]).save(folder / f"cat/{place}.png")
+    with pytest.raises(UserError, match=r"5 of 7 images have colours, the first is cat/2\.png"):
+        load(folder, GREY)
+    one = GREYS.copy()
+    one[5, 3, 3, 2] ^= 1
+    with pytest.raises(UserError, match="index 5 has colours"):
+        load(saved(tmp_path, x=one), GREY)
+    assert not leftovers(tmp_path)
+
+
+def test_other_sizes_are_refused_with_what_to_do(folder, tmp_path):
+    with pytest.raises(UserError) as refused:
+        load(folder, (3, 16, 16))
+    message = str(refused.value)
+    assert "7 of 7 images are not 16x16" in message
+    assert "12x12 (7)" in message
+    assert "data.image_size=12" in message
+    Image.new("RGB", (20, 12)).save(folder / "dog/wide.png")
+    with pytest.raises(UserError, match=r"1 of 8 images are not 12x12[^;]*: 20x12 \(1\)") as refused:
+        load(folder)
+    assert "data.image_size" not in str(refused.value)  # no size is that of all
+    for pixels in (PIXELS, np.ascontiguousarray(NCHW)):
+        with pytest.raises(UserError, match=r"7 of 7[\s\S]*12x12 \(7\)[\s\S]*data.image_size=12"):
+            load(saved(tmp_path, x=pixels), (3, 16, 16))
+
+
+def test_unreadable_files_are_named(folder):
+    (folder / "cat/0.png").write_bytes((folder / "cat/0.png").read_bytes()[:60])
+    with pytest.raises(UserError, match=r"1 of 7 images cannot be read:\n  cat/0\.png"):
+        load(folder)
+
+
+def test_lossy_files_are_warned_of(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        load(folder)
+    assert not caplog.text
+    Image.fromarray(PIXELS[0]).save(folder / "cat/x.JPG", quality=95)
+    load(folder)
+    assert "1 of 8 images" in caplog.text
+    assert "compression changes the scores" in caplog.text
+
+
+def test_the_second_start_maps_the_cache_and_a_changed_file_is_read_again(tmp_path, monkeypatch):
+    path = saved(tmp_path, x=PIXELS, y=LABELS)
+    first = load(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sample_files, "_array", None)
+        again = load(path)
+    assert np.array_equal(again.images, first.images)
+    assert again.labels.tolist() == LABELS.tolist()
+    assert again.digest == first.digest
+    (pixels,) = (tmp_path / "cache/images").glob("*.npy")
+    pixels.write_bytes(pixels.read_bytes()[:-1])
+    assert load(path).digest == first.digest
+    assert load(saved(tmp_path, x=PIXELS[:3])).images.shape == (3, 3, 12, 12)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_files, "CHUNK_BYTES", 2**16)
+    path = saved(tmp_path, x=np.zeros((20_000, 12, 12, 3), np.uint8))  # 8.6 MB
+    tracemalloc.start()
+    try:
+        data = load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(data) == 20_000
+    assert peak < 2e6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty"])
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_a_damaged_file_is_refused_and_leaves_nothing(tmp_path, damage, ending):
+    path = tmp_path / f"made.{ending}"
+    np.savez(path, x=PIXELS) if ending == "npz" else np.save(path, PIXELS)
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        place = len(content) // 2 if ending == "npz" else 3  # an .npy has no checksum: its magic bytes
+        content[place] ^= 1
+    path.write_bytes({"truncated": content[:-200], "text": b"hello", "empty": b""}.get(damage, content))
+    with pytest.raises(UserError, match=rf"made\.{ending} cannot be read: ."):
+        load(path)
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        (dict(pictures=PIXELS, mu=LABELS), "holds pictures, mu; the images must be called one of arr_0, images"),
+        (dict(x=PIXELS, images=PIXELS), "images and x"),
+        (dict(x=PIXELS / np.float32(255)), r"float32[\s\S]*0..1, -1..1 or 0..255"),
+        (dict(x=PIXELS.astype(int)), "int64"),
+        (dict(x=PIXELS[:0]), "no images"),
+        (dict(x=np.uint8(3)), "no images"),
+        (dict(x=PIXELS.reshape(7, -1)), "is not that of images"),
+        (dict(x=np.concatenate([PIXELS, PIXELS[..., :1]], 3)), r"\(7, 12, 12, 4\) is not that of images"),
+        (dict(x=np.asfortranarray(PIXELS)), "ascontiguousarray"),
+        (dict(x=np.array([{}] * 7)), "Python objects"),
+    ],
+)
+def test_arrays_that_cannot_serve_are_refused(tmp_path, arrays, said):
+    with pytest.raises(UserError, match=said):
+        load(saved(tmp_path, **arrays))
+    assert not leftovers(tmp_path)
+
+
+def test_a_layout_that_may_be_either_is_refused(tmp_path):
+    with pytest.raises(UserError, match="may be"):
+        load(saved(tmp_path, x=PIXELS[:, :3, :3]), (3, 3, 3))
+
+
+@pytest.mark.parametrize("case", ["missing", "empty folder", "zip"])
+def test_paths_that_cannot_serve_are_refused_by_name(tmp_path, case):
+    target = tmp_path / ("made.zip" if case == "zip" else "made")
+    if case == "zip":
+        zipfile.ZipFile(target, "w").close()
+    elif case == "empty folder":
+        target.mkdir()
+    said = {"missing": "does not exist", "empty folder": "is empty", "zip": "is not a folder"}[case]
+    with pytest.raises(UserError, match=f"images={target} {said}"):
+        load(target)

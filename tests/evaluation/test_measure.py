@@ -1,0 +1,501 @@
+"""Measuring a generator: the same numbers however the work is cut, and nothing measured is lost."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gantry.core.errors import UserError
+from gantry.data.sources import digits
+from gantry.evaluation import evaluate
+from gantry.evaluation.evaluate import measure
+from gantry.evaluation.extractors.classifier import classifier
+from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.features import CHUNK
+from gantry.evaluation.metrics import fid_kid_is, memorization, uncertainty
+from gantry.evaluation.metrics.classification_accuracy import augmentation, held_out
+from gantry.evaluation.records import read_folder
+from gantry.evaluation.request import Plan, SampleFiles
+from gantry.models.networks.dcgan import Generator
+from gantry.runs import checkpoints
+from gantry.runs.find import FoundRun
+from gantry.runs.generator_files import save_generator
+from gantry.runs.generators import GeneratorFiles, GeneratorSource
+
+CHEAP = ("fid", "kid", "inception_score", "precision_recall")
+N = CHUNK + 100
+
+
+AUGMENTATION = {"trained": [], "gains": [], "n_test": 9, "test_split": "test", "labels": "given", "caveats": []}
+
+
+class Looks(nn.Module):
+    """Features: the mean of each 2x2 square. Logits: five of them."""
+
+    def forward(self, images):
+        features = nn.functional.avg_pool2d(images.float() / 255, 2).flatten(1)
+        return features, 8 * features[:, 4:9]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with two exported generators, which differ."""
+    folder = tmp_path_factory.mktemp("run")
+    for step, which in ((20, "best"), (30, "last")):
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+            network = Generator(z_dim=6, image_shape=(1, 8, 8), width=8, norm="none")
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.mul_(10)  # so that images differ
+        config = {"_target_": "gantry.models.networks.dcgan.Generator", "width": 8, "norm": "none"}
+        save_generator(folder / "generator" / which, network, config | {"z_dim": 6, "image_shape": [1, 8, 8]}, step)
+    return folder
+
+
+@pytest.fixture
+def plan(run, tmp_path):
+    return Plan(
+        protocol="quick",
+        official=False,
+        data={"_target_": "gantry.data.sources.digits"},
+        max_images=None,
+        split="train",
+        max_real=None,
+        extractor={
+            "_target_": "gantry.evaluation.extractors.networks.own",
+            "network": {"_target_": "test_measuring.Looks"},
+            "name": "looks",
+        },
+        n=N,
+        repeats=1,
+        seed=0,
+        measures=CHEAP,
+        subject=GeneratorFiles(run, "best", False, ("gantry.models.networks.",)),
+        cache=tmp_path,
+        accelerator="cpu",
+        devices=1,
+    )
+
+
+def with_(plan, **changes):
+    return dataclasses.replace(plan, **changes)
+
+
+def images_of(plan, count=N, first=0):
+    network = plan.subject.load()
+    return GeneratorSource(network, 6, plan.seed, first, count)(0, count)
+
+
+def test_the_values_are_those_of_the_images_drawn(plan):
+    found = measure(plan)
+    features, logits = Looks()(images_of(plan))
+    real, _ = Looks()(torch.from_numpy(digits(cache=plan.cache).images))
+    values = {name.split("_looks-")[0]: value for name, value in found.values.items()}
+    assert values["fid"] == pytest.approx(fid_kid_is.fid(fid_kid_is.moments(real), features), rel=1e-6)
+    assert (values["kid"], values["kid_std"]) == pytest.approx(fid_kid_is.kid(real, features), rel=1e-6)
+    assert values["inception_score"] == pytest.approx(fid_kid_is.inception_score(logits)[0], rel=1e-6)
+    assert 0 <= values["coverage"] <= 1
+    assert all(name.endswith(f"_{N}_all") or name.endswith(f"_{N}") for name in found.values)
+    assert (found.step, found.settings["n_generated"], found.settings["n_real"]) == (20, N, 1797)
+    assert not list((plan.cache / "evaluations").glob("*/*"))  # what was needed meanwhile is gone
+
+
+def test_two_processes_measure_what_one_measures(plan):
+    alone, together = measure(plan), measure(with_(plan, devices=2))
+    assert together.values == alone.values
+    assert together.key == alone.key
+
+
+@pytest.mark.slow
+def test_what_one_process_computes_has_all_threads(plan, monkeypatch):
+    before, seen, compute = torch.get_num_threads(), [], fid_kid_is.fid
+
+    def noting(*arguments):
+        seen.append(torch.get_num_threads())
+        return compute(*arguments)
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(evaluate, "cores", lambda: 4)
+    monkeypatch.setattr(fid_kid_is, "fid", noting)
+    torch.set_num_threads(4)
+    try:
+        measure(with_(plan, devices=2, measures=("fid",)))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [4]
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(plan, monkeypatch):
+    expected = measure(plan).values
+    seen = []
+    look = NetworkExtractor.__call__
+
+    def counting(self, images):
+        seen.append(len(images))
+        if len(seen) == 6:  # after two images by which `own` is tried, and a chunk
+            raise KeyboardInterrupt
+        return look(self, images)
+
+    monkeypatch.setattr(NetworkExtractor, "__call__", counting)
+    with pytest.raises(KeyboardInterrupt):
+        measure(plan)
+    seen[:] = [0] * 6
+    assert measure(plan).values == expected
+    assert sum(seen) == 2 + N - CHUNK
+
+
+def test_only_what_was_stopped_long_ago_is_forgotten(plan):
+    works = [plan.cache / "evaluations" / name for name in ("old", "older but at work", "new")]
+    for age, work in zip((15, 20, 13), works, strict=True):
+        (work / "0").mkdir(parents=True)
+        for path in (work / "0", work):
+            os.utime(path, (time.time() - age * 24 * 3600,) * 2)
+    with evaluate._alone(works[1]):
+        measure(with_(plan, measures=("fid",)))
+    assert [work.exists() for work in works] == [False, True, True]
+
+
+def test_a_result_that_cannot_be_written_costs_no_image_looked_at(plan, monkeypatch):
+    def full(result):
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        measure(plan, full)
+    kept = []
+    monkeypatch.setattr(GeneratorSource, "__call__", None)  # no image is made again
+    assert measure(plan, kept.append) is kept[0]
+    assert not list((plan.cache / "evaluations").glob("*/*"))
+
+
+def test_another_layer_of_the_same_weights_is_not_taken_for_what_was_seen_before_a_stop(plan, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def scored(self, looked):
+        raise Stop
+
+    class Deeper(Looks):
+        def forward(self, images):
+            features, logits = super().forward(images)
+            return features.repeat(1, 2), logits
+
+    def extractors(network, name):
+        device = torch.device("cpu")
+        return lambda self, rank: {"main": NetworkExtractor(network, name, "0" * 64, "none", device)}
+
+    plan = with_(plan, measures=("precision_recall",))
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "extractors", extractors(Looks(), "looks-64"))
+        patch.setattr(evaluate._Measuring, "_scores", scored)
+        with pytest.raises(Stop):
+            measure(plan)
+    monkeypatch.setattr(Plan, "extractors", extractors(Deeper(), "looks-192"))
+    measure(plan)
+
+
+def test_the_same_evaluation_twice_at_once_is_refused(plan, monkeypatch):
+    original = evaluate.look_at
+
+    def meanwhile(*arguments, **options):
+        with pytest.raises(UserError, match="under way in another process"):
+            measure(plan)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(evaluate, "look_at", meanwhile)
+    monkeypatch.setattr(
+        evaluate._Measuring,
+        "_reals",
+        lambda self, which: evaluate.real_features(self.main, self.plan.real(which), self.plan.cache),
+    )
+    measure(plan)
+
+
+def test_draws_are_independent_and_their_spread_is_that_of_the_values(plan):
+    first = measure(with_(plan, repeats=1)).values
+    both = measure(with_(plan, repeats=2))
+    name = next(iter(first))
+    other = 2 * both.values[name] - first[name]
+    second = Looks()(images_of(plan, first=N))[0]
+    real = Looks()(torch.from_numpy(digits(cache=plan.cache).images))[0]
+    assert other == pytest.approx(fid_kid_is.fid(fid_kid_is.moments(real), second), rel=1e-5)
+    assert both.spread[name] == pytest.approx(np.std([first[name], other], ddof=1), rel=1e-5)
+    assert "draws2" in both.key
+
+
+def test_images_are_made_in_whole_float32_whatever_else_goes_on(plan, monkeypatch):
+    seen, make = set(), GeneratorSource.of
+
+    def noting(self, numbers):
+        seen.add(torch.backends.mkldnn.matmul.fp32_precision)
+        return make(self, numbers)
+
+    monkeypatch.setattr(GeneratorSource, "of", noting)
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        measure(with_(plan, measures=("memorisation",)))
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert seen == {"ieee"}
+
+
+def test_noise_does_not_depend_on_what_is_asked_for_before(plan):
+    source = GeneratorSource(plan.subject.load(), 6, 0, 0, 2000)
+    whole = source(0, 2000)
+    for start, count in ((1500, 30), (0, 3), (510, 5)):
+        assert torch.equal(source(start, count), whole[start : start + count])
+    assert torch.equal(source.of(np.array([1999, 7])), whole[[1999, 7]])
+    assert not torch.equal(GeneratorSource(plan.subject.load(), 6, 1, 0, 8)(0, 8), whole[:8])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n": N + 1},
+        {"seed": 1},
+        {"max_real": 1000},
+        {"subject": "last"},
+        {"extractor": {"_target_": "gantry.evaluation.extractors.networks.own", "name": "others"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_settings_never_overwrite_a_record(plan, run, tmp_path, change):
+    if change.get("subject"):
+        change = {"subject": GeneratorFiles(run, "last", False, ("gantry.models.networks.",))}
+    if "extractor" in change:
+        change = {"extractor": plan.extractor | change["extractor"]}
+    plan = with_(plan, measures=("fid",))
+    before, after = measure(plan), measure(with_(plan, **change))
+    files = [result.save(tmp_path / "run")[0] for result in (before, after)]
+    contents = [json.loads(file.read_text()) for file in files]
+    assert files[0] != files[1]
+    assert [content["values"] for content in contents] == [dict(before.values), dict(after.values)]
+    assert before.key != after.key
+
+
+def test_a_record_is_json_whatever_could_not_be_computed(plan, tmp_path):
+    nan = float("nan")
+    odd = {"values": {"fid": nan}, "spread": {"fid": nan}, "memorisation": {"distance_ratio": nan, "copy_rate": 0.5}}
+    (file,) = dataclasses.replace(measure(with_(plan, measures=("fid",))), **odd).save(tmp_path)
+    record = json.loads(file.read_text(), parse_constant=pytest.fail)  # NaN is none of JSON's words
+    assert record["values"] == record["spread"] == {"fid": None}
+    assert record["memorisation"] == {"distance_ratio": None, "copy_rate": 0.5}
+
+
+def test_what_fid_does_not_show_is_that_of_the_images_drawn(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "augmentation", partial(augmentation, sizes=[40], seeds=1, budget=256))
+    found = measure(with_(plan, measures=("fid", "fid_infinity", "classes", "memorisation", "augmentation")))
+    data, made = digits(cache=plan.cache), images_of(plan)
+    real, features = (Looks()(images)[0] for images in (torch.from_numpy(data.images), made))
+    root = fid_kid_is.reference(fid_kid_is.moments(real))
+    values = {name.split("_looks-")[0]: value for name, value in found.values.items()}
+    assert values["fid_infinity"] == pytest.approx(uncertainty.fid_infinity(root, features, plan.seed), rel=1e-6)
+    expected = memorization.memorisation(features, real)  # digits have no test split
+    assert (values["copy_rate"], values["distance_ratio"]) == (expected.copy_rate, expected.distance_ratio)
+    assert found.memorisation["reference"] == "training, left out"
+    assert np.array_equal(found.pairs, memorization.closest_pairs(lambda rows: made[rows], data.images, expected))
+    verdicts = classifier(data=data, cache=plan.cache)(made).logits.argmax(1)
+    drawn = torch.bincount(verdicts, minlength=10).double() / N
+    assert [share for _, share in found.classes.values()] == drawn.tolist()
+    train, test = held_out(data)
+    theirs = dataclasses.replace(train, images=made.numpy(), labels=None, classes=None)
+    expected = augmentation(theirs, train, test, sizes=[40], seeds=1, budget=256)
+    assert found.augmentation["gains"][0]["mean"] == expected.gains[0].mean
+    record = json.loads(found.save(tmp_path)[0].read_text())
+    assert record["augmentation"]["gains"][0]["mean"] == expected.gains[0].mean
+    assert record["memorisation"]["copy_rate"] == found.memorisation["copy_rate"]
+
+
+def test_what_is_measured_later_with_the_same_settings_is_added(plan, tmp_path):
+    first = measure(with_(plan, measures=("fid",)))
+    second = measure(with_(plan, measures=("kid",)))
+    (file,) = {result.save(tmp_path)[0] for result in (first, second)}
+    assert json.loads(file.read_text())["values"] == first.values | second.values
+
+
+def test_another_generator_at_the_same_step_keeps_the_former_record(plan, tmp_path):
+    first = measure(with_(plan, measures=("fid",)))
+    other = dataclasses.replace(first, subject=dict(first.subject) | {"sha256": "f" * 64}, values={"fid_x": 1.0})
+    picture = dataclasses.replace(first, pairs=np.zeros((4, 4, 3), np.uint8)).save(tmp_path)[1]
+    (file,) = other.save(tmp_path)
+    kept = [json.loads(path.read_text())["values"] for path in sorted(file.parent.glob("*.json"))]
+    assert sorted(map(str, kept)) == sorted([str(dict(first.values)), str({"fid_x": 1.0})])
+    assert [path.name for path in file.parent.glob("*.png")] == [f"{picture.stem}_{first.subject['sha256'][:8]}.png"]
+    (shown,) = read_folder(tmp_path)  # a comparison shows the one that is there now
+    assert shown.values == {"fid_x": 1.0}
+
+
+def test_a_protocol_of_the_papers_needs_their_extractor(plan):
+    assert measure(with_(plan, measures=("fid",))).key.startswith("quick_")
+    papers = with_(plan, measures=("fid",), protocol="papers", official=True)
+    assert measure(papers).key.startswith("custom_")
+
+
+def test_a_record_names_all_that_determines_its_values(plan, tmp_path):
+    found = measure(with_(plan, measures=("fid",)))
+    record = json.loads(found.save(tmp_path)[0].read_text())
+    settings = record["settings"]
+    assert settings["extractor"] == "looks"
+    for name in ("extractor_sha256", "extractor_resize", "extractor_arithmetic", "data_digest", "split", "precision"):
+        assert settings[name]
+    subject = record["subject"]
+    assert subject["sha256"] == plan.subject.digest()
+    assert (subject["generator"], subject["averaged"], subject["seed"], subject["step"]) == ("best", True, 0, 20)
+    assert record["environment"]["packages"]["torch"]
+    assert record["seconds"]["generated images"] >= 0
+
+
+def test_anyones_images_share_the_ruler_of_a_run(plan, tmp_path):
+    made = images_of(plan)
+    np.savez(tmp_path / "peer.npz", made.permute(0, 2, 3, 1).numpy())
+    theirs = measure(with_(plan, subject=SampleFiles(str(tmp_path / "peer.npz"), tmp_path)))
+    ours = measure(plan)
+    assert theirs.key == ours.key
+    assert theirs.values == pytest.approx(ours.values, rel=1e-6)
+
+
+def test_another_seed_never_overwrites_a_record_of_images(plan, tmp_path):
+    np.savez(tmp_path / "peer.npz", images_of(plan).permute(0, 2, 3, 1).numpy())
+    plan = with_(plan, subject=SampleFiles(str(tmp_path / "peer.npz"), tmp_path), measures=("fid_infinity",))
+    found = [measure(plan), measure(with_(plan, seed=1))]
+    assert found[0].values != found[1].values
+    assert found[0].key != found[1].key
+    assert "seed1" in found[1].key
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [({"_target_": "test_measuring.Lokos"}, "'Lokos'"), ({"_target_": "test_measuring.Looks", "size": 3}, "'size'")],
+)
+def test_an_extractor_that_cannot_be_made_is_named_with_the_reason(plan, network, why):
+    with pytest.raises(UserError, match=f"{network['_target_']} cannot be made: .*{why}"):
+        measure(with_(plan, extractor=plan.extractor | {"network": network}))
+
+
+def test_measures_that_give_nothing_are_refused(plan, monkeypatch):
+    for module in ("measuring", "plan"):
+        monkeypatch.setattr(f"gantry.{module}.can_classify", lambda data: False)
+    look = {"_target_": "torch.nn.Flatten"}
+    bare = with_(plan, extractor=plan.extractor | {"network": look}, measures=("inception_score", "classes"))
+    with pytest.raises(UserError, match=r"(?s)inception_score needs logits.*classes needs labels"):
+        measure(bare)
+
+
+def test_what_a_classifier_learns_may_be_all_that_is_asked_for(plan, monkeypatch):
+    monkeypatch.setattr(evaluate._Measuring, "_augmentation", lambda self: AUGMENTATION)
+    found = measure(with_(plan, n=40, measures=("augmentation",)))
+    assert not found.values
+    assert "accuracy on 9 real images" in found.text()
+
+
+def test_too_few_images_are_refused_by_the_number_there_is(plan, tmp_path):
+    np.savez(tmp_path / "few.npz", images_of(plan, 20).permute(0, 2, 3, 1).numpy())
+    with pytest.raises(UserError, match=f"20 images, fewer than n={N}; n=20 measures them"):
+        measure(with_(plan, subject=SampleFiles(str(tmp_path / "few.npz"), tmp_path)))
+
+
+def test_a_generator_of_other_images_is_refused(plan):
+    with pytest.raises(UserError, match=r"\(1, 8, 8\), but those of digits are \(1, 16, 16\)"):
+        measure(with_(plan, data=plan.data | {"image_size": 16}))
+
+
+def test_a_diverged_generator_is_refused(plan, run, tmp_path):
+    network = plan.subject.load()
+    network.state_dict()["layers.1.weight"][0] = torch.nan
+    config = json.loads((run / "generator/best/generator.json").read_text())
+    save_generator(tmp_path / "generator/best", network, config, 5)
+    with pytest.raises(UserError, match="training has diverged"):
+        measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.models.networks.",))))
+
+
+@pytest.fixture
+def replaced(plan, run, tmp_path, monkeypatch):
+    """A plan for a generator that its run replaces as soon as it is being measured."""
+    shutil.copytree(run / "generator/best", tmp_path / "training/generator/best")
+    original = evaluate.look_at
+
+    def meanwhile(*arguments):
+        shutil.copytree(run / "generator/last", tmp_path / "training/generator/best", dirs_exist_ok=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(evaluate, "look_at", meanwhile)
+    files = GeneratorFiles(tmp_path / "training", "best", False, ("gantry.models.networks.",))
+    return with_(plan, subject=files, repeats=2, measures=("fid",))
+
+
+def test_a_run_that_still_trains_is_measured_as_it_was(plan, replaced):
+    found = measure(replaced)
+    assert found.values == measure(with_(plan, repeats=2, measures=("fid",))).values
+    assert (found.step, found.subject["sha256"]) == (20, plan.subject.digest())
+
+
+@pytest.mark.slow
+def test_processes_that_may_have_seen_another_generator_are_no_evaluation(replaced):
+    with pytest.raises(UserError, match="replaced the generator"):
+        measure(with_(replaced, devices=2))
+
+
+def test_without_averaging_it_is_the_checkpoints_generator_and_step(plan, run, tmp_path):
+    shutil.copytree(run / "generator", tmp_path / "generator")
+    averaged = GeneratorFiles(tmp_path, "last", False, ("gantry.models.networks.",))
+    state = {f"generator.{name}": 2 * value for name, value in averaged.load().state_dict().items()}
+    content = io.BytesIO()
+    torch.save({"state_dict": state, "global_step": 37}, content)
+    checkpoints.write(tmp_path, 37, content.getvalue())  # stopped after step 30
+    raw = dataclasses.replace(averaged, raw=True)
+    found = [measure(with_(plan, subject=files, measures=("fid",))) for files in (averaged, raw)]
+    assert [result.step for result in found] == [30, 37]
+    assert found[0].values != found[1].values
+    assert "raw" in found[1].key
+
+
+def test_a_split_that_is_not_there_is_refused(plan):
+    with pytest.raises(UserError, match="split=test: digits has no splits; protocol=papers, or quick"):
+        measure(with_(plan, split="test"))
+
+
+def test_a_generator_from_elsewhere_runs_no_code_unasked(plan, tmp_path, run):
+    folder = tmp_path / "generator/best"
+    folder.mkdir(parents=True)
+    (folder / "generator.json").write_text(json.dumps({"_target_": "os.system", "command": "touch harm"}))
+    (folder / "generator.safetensors").write_bytes((run / "generator/best/generator.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"names the class os\.system; trusted are gantry\.networks\."):
+        measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.models.networks.",))))
+    assert not Path("harm").exists()
+
+
+def test_a_trusted_class_that_python_does_not_find_is_named(plan, tmp_path, run):
+    folder = tmp_path / "generator/best"
+    folder.mkdir(parents=True)
+    (folder / "generator.safetensors").write_bytes((run / "generator/best/generator.safetensors").read_bytes())
+    (folder / "generator.json").write_text(json.dumps({"_target_": "their_networks.G", "z_dim": 6}))
+    with pytest.raises(UserError, match=r"trusted=\[their_networks\.\] \(evaluate.py, sample.py\)"):
+        measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.models.networks.",))))
+    for target in ("their_networks.G", "gantry.models.networks.G"):
+        (folder / "generator.json").write_text(json.dumps({"_target_": target, "z_dim": 6}))
+        trusted = ("gantry.models.networks.", "their_networks.")
+        with pytest.raises(UserError, match=r"cannot be imported: .*PYTHONPATH="):
+            measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, trusted)))
+
+
+def test_a_damaged_run_is_named(tmp_path):
+    folder = tmp_path / "generator/best"
+    folder.mkdir(parents=True)
+    (folder / "generator.json").write_text("{")
+    with pytest.raises(UserError, match=r"generator\.json is damaged"):
+        GeneratorFiles(tmp_path, "best", False, ()).load()
+    for text, said in (("a: [", r"config\.yaml cannot be read"), ("a: 1", "names no data"), ("- 1", "names no data")):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=said):
+            _ = FoundRun(tmp_path).config

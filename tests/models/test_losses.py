@@ -1,0 +1,59 @@
+"""Closed-form values of every loss, by hand from its paper's equation."""
+
+import math
+
+import pytest
+import torch
+
+from gantry.models import losses
+
+REAL, FAKE = torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 1.0])
+
+
+def log_sigmoid(x):
+    return -math.log1p(math.exp(-x))
+
+
+D_MINIMAX = -(log_sigmoid(0) + log_sigmoid(2)) / 2 - (log_sigmoid(1) + log_sigmoid(-1)) / 2
+PAIRS = [(0.0, -1.0), (2.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "discriminator", "generator"),
+    [
+        (losses.minimax, D_MINIMAX, (log_sigmoid(1) + log_sigmoid(-1)) / 2),  # E log(1 - D(G(z)))
+        (losses.non_saturating, D_MINIMAX, -(log_sigmoid(-1) + log_sigmoid(1)) / 2),
+        (losses.least_squares, 0.5 * (1 + 1) / 2 + 0.5 * (1 + 1) / 2, 0.5 * (4 + 0) / 2),
+        (losses.wasserstein, 0.0 - 1.0, 0.0),
+        (losses.hinge, (1 + 0) / 2 + (0 + 2) / 2, 0.0),
+        (
+            losses.relativistic_pairing,
+            -sum(log_sigmoid(real - fake) for real, fake in PAIRS) / 2,
+            -sum(log_sigmoid(fake - real) for real, fake in PAIRS) / 2,
+        ),
+    ],
+)
+def test_closed_form(loss, discriminator, generator):
+    values = loss(REAL, FAKE)
+    assert values.discriminator.item() == pytest.approx(discriminator, rel=1e-6)
+    assert values.generator.item() == pytest.approx(generator, rel=1e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("loss", [losses.minimax, losses.non_saturating, losses.hinge, losses.relativistic_pairing])
+def test_extreme_logits_stay_finite(loss):
+    values = loss(torch.tensor([1e4, -1e4]), torch.tensor([-1e4, 1e4]))
+    assert all(value.isfinite() for value in values)
+
+
+def test_a_saturated_minimax_generator_has_no_gradient_and_a_non_saturating_one_has():
+    fake = torch.tensor([-20.0], requires_grad=True)  # the discriminator is certain
+    (minimax,) = torch.autograd.grad(losses.minimax(REAL[:1], fake).generator, fake)
+    (heuristic,) = torch.autograd.grad(losses.non_saturating(REAL[:1], fake).generator, fake)
+    assert abs(minimax.item()) < 1e-8
+    assert heuristic.item() == pytest.approx(-1, rel=1e-6)
+
+
+def test_only_relativistic_losses_need_the_real_logits_for_the_generator():
+    every = (losses.minimax, losses.non_saturating, losses.least_squares, losses.wasserstein, losses.hinge)
+    assert not any(losses.generator_sees_real(loss) for loss in every)
+    assert losses.generator_sees_real(losses.relativistic_pairing)

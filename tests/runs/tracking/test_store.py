@@ -1,0 +1,112 @@
+"""The store is created once and absolute; what cannot be a store is refused by name before training."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from gantry.core.errors import UserError
+from gantry.runs.tracking.store import check_store, prepare_store, ui_command
+
+
+def test_four_processes_create_one_store(tmp_path: Path) -> None:
+    script = """
+        import multiprocessing, sys
+        import mlflow
+        from gantry.runs.tracking.store import prepare_store
+
+        def create(barrier, results):
+            barrier.wait()
+            results.put(prepare_store(sys.argv[1], "gantry")[1])
+
+        fork = multiprocessing.get_context("fork")  # MLflow's import, seconds, is paid once
+        barrier, results = fork.Barrier(4), fork.Queue()
+        jobs = [fork.Process(target=create, args=(barrier, results)) for _ in range(4)]
+        for job in jobs:
+            job.start()
+        for job in jobs:
+            job.join()
+        assert [job.exitcode for job in jobs] == [0, 0, 0, 0]
+        assert len({results.get() for _ in jobs}) == 1
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "mlruns")]
+    subprocess.run(command, check=True, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"})
+
+
+def test_artifacts_have_an_absolute_place_beside_the_database(store: Path) -> None:
+    client, experiment_id = prepare_store(store, "places")
+    assert client.get_experiment(experiment_id).artifact_location == (store / "artifacts").as_uri()
+    assert (store / "mlflow.db").is_file()
+
+
+def test_a_sqlite_address_and_its_folder_are_the_same_store(store: Path) -> None:
+    prepare_store(store, "same")
+    client, experiment_id = prepare_store(f"sqlite:///{store}/mlflow.db", "same")
+    assert client.get_experiment_by_name("same").experiment_id == experiment_id
+    assert len([e for e in client.search_experiments() if e.name == "same"]) == 1
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://host:5000", "https://user:pass@host/mlflow", "postgresql://u:p@h/db", "mysql+pymysql://h/db"],
+)
+def test_servers_are_taken_at_their_word(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_store(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("file:///tmp/mlruns", "'file' is not a store"),
+        ("htp://user:secret@host", "Valid: a folder, sqlite"),
+        ("http://", "names no host"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_no_store_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        check_store(uri)
+    assert "secret" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Cannot write the tracking folder .*file/mlruns"):
+        check_store(tmp_path / "file" / "mlruns")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("run,fid\n1,2.0\n")
+    with pytest.raises(UserError, match="is not an SQLite database"):
+        check_store(tmp_path)
+
+
+def test_the_ui_command_opens_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ui_command("mlruns") == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert ui_command("a b").endswith(f"'sqlite:///{tmp_path}/a b/mlflow.db'")
+    assert ui_command("http://user:secret@host:5000") == "http://***@host:5000"
+
+
+def test_git_sees_nothing_of_a_store_in_the_mlruns_folder(tmp_path: Path) -> None:
+    ignore = Path(__file__).parents[3] / "mlruns" / ".gitignore"
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(ignore, tmp_path / "mlruns")
+    check_store(tmp_path / "mlruns")
+    for name in ("mlflow.db", ".mlflow.lock"):
+        (tmp_path / "mlruns" / name).touch()
+    listed = subprocess.run(
+        ["git", "-C", str(tmp_path), "status", "--porcelain", "-uall"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert listed.stdout.split() == ["??", "mlruns/.gitignore"]
