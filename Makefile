@@ -18,6 +18,7 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 smoke: install
 	$(VENV)/bin/python train.py -m experiment=smoke model=$(VARIANTS)
