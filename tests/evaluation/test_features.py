@@ -240,7 +240,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gantry.data.images import ImageSet
-from gantry.evaluation.metrics import scores
+from gantry.evaluation.metrics import fid_kid_is as scores
 from gantry.evaluation.features import ArraySource, look_at
 from gantry.evaluation.extractors.networks import NetworkExtractor
 
