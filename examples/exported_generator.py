@@ -10,7 +10,7 @@ import sys
 import torch
 
 sys.path.insert(0, sys.argv[1])
-from generator import load, save  # noqa: E402  the exported folder's own file
+from generator import load, save  # the exported folder's own file
 
 network = load()
 z_dim = 100  # of generator.json

@@ -1,4 +1,4 @@
-"""A folder of images, whose sub-folders are the labels. This file draws one; with yours, only the second line is needed.
+"""A folder of images, with sub-folders as labels. This file draws one; with yours, only the second command is needed.
 
 python examples/image_folder.py shapes
 python train.py data=image_folder data.folder=shapes data.image_size=16 data.channels=1 metrics=classifier \
