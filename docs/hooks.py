@@ -18,37 +18,6 @@ TABLES = re.compile(r"<!-- options: (?P<what>\S+) -->")
 HELP = re.compile(r"<!-- help: (?P<command>\w+) -->")
 SEPARATELY = ("defaults", "hydra")  # keys that are not options of a run
 
-# Where modules stand until they move to the places that the pages give. With the new tree nothing is replaced.
-MOVED = {
-    "gantry.models.losses": "gantry.losses",
-    "gantry.models.penalties": "gantry.penalties",
-    "gantry.models.networks": "gantry.networks",
-    "gantry.models.module": "gantry.gan",
-    "gantry.models.ema": "gantry.averaging",
-    "gantry.evaluation.extractors.networks": "gantry.metrics.extractors",
-    "gantry.evaluation.extractors.classifier": "gantry.metrics.classifier",
-    "gantry.evaluation.metrics.fid_kid_is": "gantry.metrics.scores",
-    "gantry.evaluation.metrics.precision_recall": "gantry.metrics.manifold",
-    "gantry.evaluation.metrics.memorization": "gantry.metrics.memorisation",
-    "gantry.evaluation.metrics.classification_accuracy": "gantry.metrics.augmentation",
-    "gantry.evaluation.metrics.class_shares": "gantry.metrics.classes",
-    "gantry.evaluation.metrics.uncertainty": "gantry.metrics.uncertainty",
-    "gantry.data.image_folder": "gantry.data.folder",
-    "gantry.data.sample_files": "gantry.data.samples",
-    "gantry.core.randomness": "gantry.randomness",
-    "gantry.core.errors": "gantry.errors",
-    "gantry.reports.run": "gantry.report.runs",
-}
-
-
-def as_installed(text: str) -> str:
-    """`text` with each module's name as it is in this checkout."""
-    for new, old in MOVED.items():
-        module = ROOT / "src" / new.replace(".", "/")
-        if not module.is_dir() and not module.with_suffix(".py").exists():
-            text = re.sub(rf"\b{re.escape(new)}\b", old, text)
-    return text
-
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pictures, figures and examples that stand elsewhere in the repository."""
@@ -67,8 +36,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return markdown
     markdown = TABLES.sub(lambda match: "\n".join(tables(match["what"])), markdown)
     markdown = HELP.sub(lambda match: f"```text\n{help_of(match['command'])}\n```", markdown)
-    markdown = LINK.sub(lambda match: link(source, match[1]), markdown)
-    return re.sub(r"(?m)^::: .*$", lambda match: as_installed(match[0]), markdown)
+    return LINK.sub(lambda match: link(source, match[1]), markdown)
 
 
 def site_path(path: Path | PurePosixPath) -> str:

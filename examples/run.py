@@ -13,9 +13,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
-from hooks import as_installed  # noqa: E402
-
 EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "run.py")
 
 
@@ -27,13 +24,8 @@ def commands(example: Path) -> list[str]:
 
 def prepare(folder: Path) -> None:
     """The scripts and the examples in a folder of their own."""
-    for script in ("train.py", "sample.py"):
-        (folder / script).symlink_to(ROOT / script)
-    for file in (ROOT / "examples").rglob("*.*"):
-        if file.suffix in (".py", ".yaml"):
-            copy = folder / file.relative_to(ROOT)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_text(as_installed(file.read_text()))
+    for name in ("train.py", "sample.py", "examples"):
+        (folder / name).symlink_to(ROOT / name)
 
 
 def run(command: str, folder: Path) -> None:

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep
 from project import ROOT
 
 sys.path.insert(0, str(ROOT / "docs"))
-from hooks import TABLES, as_installed, tables
+from hooks import TABLES, tables
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "examples" / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -144,7 +144,7 @@ def write_blocks(page, folder):
     for block in blocks(page, "(?:python|yaml)"):
         if match := re.match(r"(?:# @.*\n)?# ([\w/]+\.(?:py|yaml))", block):
             (folder / match[1]).parent.mkdir(parents=True, exist_ok=True)
-            (folder / match[1]).write_text(as_installed(block))
+            (folder / match[1]).write_text(block)
 
 
 def test_the_readme_can_be_typed(here, tmp_path):
@@ -176,7 +176,7 @@ def read_the_record(run):
 def run_code(guide):
     """Execute a guide's Python, here."""
     for block in blocks(GUIDES / guide, "python"):
-        exec(compile(as_installed(block), guide, "exec"), {})
+        exec(compile(block, guide, "exec"), {})
 
 
 def assert_files_are_described(run):
