@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # Files outside docs/ that pages lead to.
 COPIED = (".github/images/*", "benchmarks/*.md", "benchmarks/*.png", "examples/**/*.*", "CONTRIBUTING.md")
-LINK = re.compile(r"(?<=\]\()((?:\.\./)+[^)\s#]+)")
+LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)")
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?P<value>.*?)(?: # (?P<comment>.*))?$")
 TABLES = re.compile(r"<!-- options: (?P<what>\S+) -->")
 HELP = re.compile(r"<!-- help: (?P<command>\w+) -->")
@@ -25,31 +25,29 @@ def on_files(files: Any, config: Any) -> Any:
 
     for path in sorted({path for pattern in COPIED for path in ROOT.glob(pattern) if path.is_file()}):
         if "__pycache__" not in path.parts:
-            files.append(File.generated(config, site_path(path.relative_to(ROOT)), abs_src_path=str(path)))
+            files.append(
+                File.generated(config, site_path(PurePosixPath(path.relative_to(ROOT))), abs_src_path=str(path))
+            )
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill in the tables, and turn links out of docs/ into links to the copies."""
-    source = PurePosixPath(page.file.src_uri)
-    if source.parts[0] == "repository":
-        return markdown
+    """Fill in the tables, and have links lead to where the site has their targets."""
     markdown = TABLES.sub(lambda match: "\n".join(tables(match["what"])), markdown)
     markdown = HELP.sub(lambda match: f"```text\n{help_of(match['command'])}\n```", markdown)
-    return LINK.sub(lambda match: link(source, match[1]), markdown)
+    return LINK.sub(lambda match: link(page.file, match[1]), markdown)
 
 
-def site_path(path: Path | PurePosixPath) -> str:
+def site_path(path: PurePosixPath) -> str:
     """Where the site has a file of the repository; MkDocs leaves out names that begin with a dot."""
-    return "repository/" + path.as_posix().lstrip(".")
+    return path.relative_to("docs").as_posix() if path.parts[0] == "docs" else "repository/" + str(path).lstrip(".")
 
 
-def link(source: PurePosixPath, target: str) -> str:
-    """The link from a page to `target`, relative to it; as it is where it stays in docs/."""
-    path = posixpath.normpath(posixpath.join("docs", source.parent.as_posix(), target))
-    if path.startswith("docs/"):
-        return target
-    return posixpath.relpath(site_path(PurePosixPath(path)), source.parent.as_posix())
+def link(file: Any, target: str) -> str:
+    """The link from a page to `target`, which is relative to the page's place in the repository."""
+    folder = Path(file.abs_src_path).parent.relative_to(ROOT)
+    path = PurePosixPath(posixpath.normpath(posixpath.join(folder.as_posix(), target)))
+    return posixpath.relpath(site_path(path), posixpath.dirname(file.src_uri) or ".")
 
 
 def tables(what: str) -> Iterator[str]:
