@@ -89,10 +89,16 @@ def test_commands_compose():
                 scripts = [word for word in words if word in ("train.py", "evaluate.py", "sample.py", "compare.py")]
                 assert scripts, f"{name(page)}: {words}"
                 for overrides in jobs(words[words.index(scripts[0]) + 1 :], ends=(0, -1) if page == README else (-1,)):
-                    if (scripts[0], *overrides) not in checked:
-                        checked.add((scripts[0], *overrides))
+                    if (form := (scripts[0], *map(form_of, overrides))) not in checked:
+                        checked.add(form)
                         compose(scripts[0].removesuffix(".py"), list(overrides))
-    assert len(checked) > 30
+    assert len(checked) > 25
+
+
+def form_of(override):
+    """A choice of a group as it is, and of any other override the key, whose value matters little here."""
+    key = override.partition("=")[0]
+    return override if "@" in key or (ROOT / "conf" / key).is_dir() else key
 
 
 def jobs(words, ends):
