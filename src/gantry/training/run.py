@@ -97,7 +97,8 @@ def train(
         from gantry.training.callbacks.film import Film, film_logged
         from gantry.training.callbacks.logging import TrainingLog
         from gantry.training.callbacks.progress import Progress
-        from gantry.training.distributed.peers import AgreedStop, joined
+        from gantry.training.distributed.meeting import joined
+        from gantry.training.distributed.peers import AgreedStop
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
         from gantry.training.hardware.precision import settled

@@ -16,7 +16,7 @@ from project import ROOT
 from gantry.core.errors import RunFailed
 from gantry.runs import checkpoints
 from gantry.runs.tracking.store import prepare_store
-from gantry.training.distributed.peers import _Watch
+from gantry.training.distributed.watch import Watch
 from gantry.training.run import train
 
 # Without BatchNorm, on images that the batch does not divide, with penalties and flips drawn for the whole batch.
@@ -194,7 +194,7 @@ def test_what_a_rank_can_explain_is_told_whole_and_without_a_traceback():
     store = torch.distributed.HashStore()
     for rank in (0, 1):
         store.set(f"host/{rank}", "here")
-    cause = _Watch(store, 1, 2).cause_of(RunFailed("out of memory. What helps:\n  a smaller batch"))
+    cause = Watch(store, 1, 2).cause_of(RunFailed("out of memory. What helps:\n  a smaller batch"))
     failure = cause.failure()
     assert failure.reason == "rank 1 on here: out of memory. What helps:\n  a smaller batch"
     assert str(failure) == "rank 1 on here failed:\nout of memory. What helps:\n  a smaller batch"
