@@ -17,7 +17,7 @@ from gantry.commands import cli
 from gantry.core import errors
 from gantry.core.config.check import check
 from gantry.core.errors import RunFailed, UserError
-from gantry.core.files import ROOT
+from gantry.core.files import config_dir
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import did_you_mean, show
@@ -64,7 +64,7 @@ def main() -> None:
         print("sample.py takes one generator at a time: leave out -m", file=sys.stderr)
         sys.exit(errors.REFUSED)
     sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
-    cli.run(job, ROOT / "conf", "sample", around=stoppable())
+    cli.run(job, config_dir(), "sample", around=stoppable())
 
 
 def job(cfg: DictConfig) -> None:
