@@ -24,6 +24,7 @@ from gantry.core.moved import new_name
 from gantry.core.processes.ranks import AUTO, find_place, ranks
 from gantry.core.text import did_you_mean
 from gantry.runs.tracking.rules import wrong_store
+from gantry.training.extension_rules import wrong_extensions
 
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
 INPUT_GRADIENT = ("gantry.models.penalties.GradientPenalty", "gantry.models.penalties.R1", "gantry.models.penalties.R2")
@@ -210,6 +211,7 @@ RULES: tuple[Rule, ...] = (
     batch_norm_of_one,
     wrong_devices,
     wrong_trainer,
+    wrong_extensions,
     wrong_store,
 )
 

@@ -39,7 +39,7 @@ RESERVED = {
     "trainer": (
         *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
         *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-        *("logger", "callbacks", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
+        *("enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
         *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
     ),
 }
