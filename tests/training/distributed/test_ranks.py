@@ -299,3 +299,16 @@ def test_a_sweep_of_runs_of_two_ranks_outlives_the_death_of_one_rank(start, tmp_
     }
     assert len(runs) == 4
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in jobs.values())
+
+
+@pytest.mark.slow
+def test_loggers_of_ones_own_are_the_first_ranks(start, tmp_path):
+    monitor = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]"
+    logger = "+trainer.logger=[{_target_: pytorch_lightning.loggers.CSVLogger, save_dir: .}]"
+    process = start(*RUN, "tracking=none", "log_every=1", monitor, logger, f"hydra.run.dir={tmp_path}/run")
+    text = ended(process, 120)
+    assert process.returncode == 0, text
+    (file,) = tmp_path.rglob("metrics.csv")
+    assert file == tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv"
+    assert {"lr-Adam", "loss/generator", "final/fid_classifier"} <= set(file.read_text().splitlines()[0].split(","))
+    assert any("lr-Adam" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
