@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -62,9 +62,7 @@ def train(
         PeerFailed: another rank has failed.
     """
     start, place = start or Start(), place or Place()
-    if place.rank == 0:
-        _check_record(cfg, folder, start)
-    _check_cache(cache := Path(cfg.paths.cache).expanduser())
+    cache = _check_folders(cfg, folder, start, place)
     data = build_data(cfg, cache, ranks(cfg.trainer, place))
     if place.rank == 0:
         tags = _announce(cfg, folder, tags, data)
@@ -89,11 +87,8 @@ def train(
         peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
         evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
-        tracker: Tracker = Trackers()
-        if peers.first:
-            take_up_record(folder, start, data.digest)
-            tracker = open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
-        tracker = own.connect(trainer, tracker, params)
+        record = _begin_record(cfg, folder, tags, data, evaluator.protocol, start) if peers.first else Trackers()
+        tracker = own.connect(trainer, record, params)
         with recorded(tracker, folder, peers), advised(cfg, peers.world_size):
             parts = (network, io, evaluator, data, tracker, peers)
             callbacks = build_callbacks(cfg, folder, tags["variant"], *parts, watching, own.callbacks)
@@ -119,6 +114,18 @@ def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
         data = data.part(cfg.max_images)
     check_batch_size(len(data), cfg.batch_size, world_size, cfg.accumulate)
     return data
+
+
+def _begin_record(
+    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
+) -> Tracker:
+    """Begin the record of a run, or go on with that of an earlier attempt.
+
+    Raises:
+        UserError: the earlier attempt had other images.
+    """
+    take_up_record(folder, start, data.digest)
+    return open_tracker(cfg, folder, tags, data, protocol, start)
 
 
 def summarise(
@@ -165,19 +172,17 @@ def _save(summary: Summary, tracker: Tracker) -> None:
     tracker.log_artifact(summary.folder / "summary.json")
 
 
-def _check_record(cfg: DictConfig, folder: Path, start: Start) -> None:
-    """Refuse a store that cannot be written, and a folder that holds a run not to be gone on with."""
-    if cfg.tracking:
-        check_store(cfg.tracking.uri)
-    if (folder / METRICS_FILE).exists() and not start.goes_on:
-        raise UserError(
-            f"{folder} already holds a run; go on with it by resume={folder}, "
-            "or choose another with hydra.run.dir=/path"
-        )
-
-
-def _check_cache(cache: Path) -> None:
-    """Refuse a cache that cannot be written."""
+def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) -> Path:
+    """Refuse what cannot be written, and on rank 0 a folder with a run not to be gone on with; returns the cache."""
+    if place.rank == 0:
+        if cfg.tracking:
+            check_store(cfg.tracking.uri)
+        if (folder / METRICS_FILE).exists() and not start.goes_on:
+            raise UserError(
+                f"{folder} already holds a run; go on with it by resume={folder}, "
+                "or choose another with hydra.run.dir=/path"
+            )
+    cache = Path(cfg.paths.cache).expanduser()
     try:
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
@@ -185,6 +190,7 @@ def _check_cache(cache: Path) -> None:
         raise UserError(
             f"cannot write the cache {cache} ({error.strerror}); choose another with paths.cache=/path"
         ) from error
+    return cache
 
 
 def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet) -> dict[str, str]:
