@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, reduce
+from inspect import getdoc
 from operator import or_
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -100,8 +101,8 @@ def option(default: Any, sentence: str, **more: Any) -> Any:
     return field(default=default, metadata={"sentence": sentence, **more})
 
 
-def group(sentence: str, **more: Any) -> Any:
-    """The field of a group of options, whose annotation is their dataclass; `more` are attributes of `Option`."""
+def group(sentence: str = "", **more: Any) -> Any:
+    """The field of a group of options, whose annotation is their dataclass, which tells of it where this does not."""
     return option(None, sentence, **more)
 
 
@@ -114,7 +115,9 @@ def declared(command: type) -> dict[str, Option]:
 def _below(options: Any, prefix: str) -> Iterator[Option]:
     for one in fields(options):
         default = list(one.default) if isinstance(one.default, tuple) else one.default
-        made = Option(f"{prefix}{one.name}", one.type, default, **one.metadata)
+        told = str(getdoc(one.type)).partition("\n")[0].removesuffix(".")
+        sentence = one.metadata["sentence"] or told[0].lower() + told[1:]
+        made = Option(f"{prefix}{one.name}", one.type, default, **{**one.metadata, "sentence": sentence})
         yield made
         if made.is_group:
             yield from _below(one.type, f"{made.key}.")

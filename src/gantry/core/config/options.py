@@ -21,21 +21,21 @@ EXTRACTOR_GETS = ("data", "cache", "device")
 
 @dataclass
 class Root:
-    """Where a command looks for runs."""
+    """Where things are."""
 
     root: str = option("${hydra:runtime.cwd}", "where mlruns is")
 
 
 @dataclass
 class Paths(Root):
-    """Where a command keeps things."""
+    """Where things are."""
 
     cache: str = option(CACHE, "data sets, weights, features of real images")
 
 
 @dataclass
 class Store:
-    """The MLflow store that holds the runs."""
+    """The MLflow store that holds the runs and the registered models."""
 
     uri: Any = option(
         "${paths.root}/mlruns",
@@ -46,7 +46,7 @@ class Store:
 
 @dataclass
 class Tracking(Store):
-    """Tracking of a new run."""
+    """The MLflow store of the runs, and how a new one is tracked."""
 
     run_name: str = option(
         "${hydra:runtime.choices.model}-${hydra:runtime.choices.data}-${seed}", "the new run's name in MLflow"
@@ -58,7 +58,7 @@ class Tracking(Store):
 
 @dataclass
 class Data(Target):
-    """A data set."""
+    """The data set; for evaluate.py that of the run where none is given."""
 
     root: str = option("${paths.cache}/data", "the folder of downloaded data", resumable=True, place=True)
     folder: str = option("???", "the folder of images: data.folder=/path", place=True)
@@ -66,7 +66,7 @@ class Data(Target):
 
 @dataclass
 class Extractor(Target):
-    """A network whose features are compared."""
+    """The network whose features are compared."""
 
     weights: str | None = option(None, "file of the weights; null: the published ones, fetched once", place=True)
 
@@ -83,47 +83,42 @@ class Ema:
 
 @dataclass
 class Model(Target):
-    """A variant."""
+    """The variant."""
 
     generator: Target = group("the generator's network", reserved=("z_dim", "image_shape"))
     discriminator: Target = group("the discriminator's network", reserved=("image_shape",))
-    loss: Target = group("the loss of both", negative=True)  # its numbers may be labels
-    optimizer: Target = group("one for each network")
+    loss: Target = group("the loss of both networks", negative=True)  # its numbers may be labels
+    optimizer: Target = group("made for each network")
     max_grad_norm: float | None = option(
-        None,
-        "the longest a network's gradient may be, a longer one is scaled down to it; null: no clipping",
-        above=0,
+        None, "the longest a network's gradient may be, a longer one is scaled down to it; null: no clipping", above=0
     )
-    ema: Ema = group("the averaged generator", may_be_empty=True)
+    ema: Ema = group(may_be_empty=True)
 
 
 @dataclass
 class Metrics:
-    """What is measured while training."""
+    """The measurements while training."""
 
     every: int = option(500, "generator steps between evaluations")
     # At least an image for each split of the Inception Score.
     n_generated: int = option(2000, "generated images in each evaluation; 50000 in the papers", least=10)
     raw: bool = option(False, "measure the generator without averaging too, under raw/")
-    extractor: Extractor = group("the network whose features are compared", reserved=EXTRACTOR_GETS)
+    extractor: Extractor = group(reserved=EXTRACTOR_GETS)
 
 
 @dataclass
 class Trainer(Target):
-    """Lightning's Trainer: the devices and the precision."""
+    """The devices and the precision, options of Lightning's Trainer."""
 
     accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps", resumable=True)
     devices: Any = option(1, "on this machine: a number, a list of GPUs' numbers or auto", resumable=True)
     num_nodes: int = option(1, "machines; above 1 torchrun or srun starts the ranks", resumable=True)
     strategy: Any = option(None, "how the ranks share the batch", resumable=True)
     sync_batchnorm: bool | None = option(
-        False,
-        "BatchNorm over the whole batch: the same run on any number of devices; false: faster",
-        resumable=True,
+        False, "BatchNorm over the whole batch: the same run on any number of devices; false: faster", resumable=True
     )
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = option(
-        "auto",
-        "bf16-mixed where the device computes with it, else 32-true; or: 32-true, bf16-mixed, 16-mixed (GPU)",
+        "auto", "bf16-mixed where the device computes with it, else 32-true; or: 32-true, bf16-mixed, 16-mixed (GPU)"
     )
 
 
@@ -153,9 +148,7 @@ class Sweep:
 
     jobs: int | Literal["auto"] = option("auto", "at a time; auto: one on a CPU, one for each free group of GPUs")
     timeout: float | None = option(
-        None,
-        "seconds without a step or a measurement after which a job counts as hung; null: wait for ever",
-        least=1,
+        None, "seconds without a step or a measurement after which a job counts as hung; null: wait for ever", least=1
     )
     max_failures: int | None = option(None, "failed jobs after which no further one is started; null: go on")
     resume: str | None = option(None, "a sweep to take up: its folder, or its run's id or name")
@@ -177,28 +170,27 @@ class Train:
     max_images: int | None = option(
         None, "train on, and measure against, a random part of the data set; null: all of it"
     )
-    data: Data = group("the data set", reserved=("cache",))
-    model: Model = group("the variant", reserved=("seed", "batch_size", "accumulate", "compile"))
-    metrics: Metrics = group("what is measured while training")
-    checkpoint: Checkpoint = group("the checkpoints of a run", resumable=True)
-    guard: Guard = group("against losses and weights that are not finite", resumable=True)
+    data: Data = group(reserved=("cache",))
+    model: Model = group(reserved=("seed", "batch_size", "accumulate", "compile"))
+    metrics: Metrics = group()
+    checkpoint: Checkpoint = group(resumable=True)
+    guard: Guard = group(resumable=True)
     trainer: Trainer = group(
-        "devices and precision",
         reserved=(
             *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
             *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
             *("logger", "callbacks", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
             *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
-        ),
+        )
     )
-    paths: Paths = group("where things are", resumable=True, place=True, compared=False)
-    tracking: Tracking = group("MLflow", may_be_empty=True, resumable=True, place=True, compared=False)
-    sweep: Sweep = group("python train.py -m ...", compared=False)
+    paths: Paths = group(resumable=True, place=True, compared=False)
+    tracking: Tracking = group(may_be_empty=True, resumable=True, place=True, compared=False)
+    sweep: Sweep = group(compared=False)
 
 
 @dataclass
 class Protocol:
-    """A protocol of evaluation."""
+    """The protocol of an evaluation: how many images are compared with which."""
 
     name: str = option("papers", "names the results")
     n: int = option(50000, "generated images")
@@ -237,11 +229,11 @@ class Evaluate(Generator):
     accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps")
     devices: int | Literal["auto"] = option("auto", "on this machine; auto: all GPUs, one process on the processor")
     out: str | None = option(None, "folder of the results; null: the run's own, a new one in outputs for images")
-    protocol: Protocol = group("how many images are compared with which")
-    extractor: Extractor = group("the network whose features are compared", reserved=EXTRACTOR_GETS)
-    data: Data = group("of images; of a run, what it was trained on", optional=True, reserved=("cache",))
-    paths: Paths = group("where things are")
-    tracking: Store = group("where the runs are", may_be_empty=True)
+    protocol: Protocol = group()
+    extractor: Extractor = group(reserved=EXTRACTOR_GETS)
+    data: Data = group(optional=True, reserved=("cache",))
+    paths: Paths = group()
+    tracking: Store = group(may_be_empty=True)
 
 
 @dataclass
@@ -263,11 +255,7 @@ class Sample(Generator):
     ui: bool = option(False, "true: a page to look at it")
     n: int = option(64, "images; of a film, walks side by side", modes=("", "interpolate"))
     seed: int = option(
-        0,
-        "of the latents",
-        least=0,
-        most=2**63 - 1,
-        modes=("", "interpolate", "latent_grid", "project"),
+        0, "of the latents", least=0, most=2**63 - 1, modes=("", "interpolate", "latent_grid", "project")
     )
     truncation: float | None = option(
         None,
@@ -283,10 +271,7 @@ class Sample(Generator):
     batch_size: int = option(512, "images on the device at a time; changes no image", modes=("",))
     frames: int = option(16, "of a film between two latents", modes=("interpolate",))
     directions: list[int] = option(
-        (0, 1),
-        "of a latent_grid, by their effect on the images, the strongest first",
-        least=0,
-        modes=("latent_grid",),
+        (0, 1), "of a latent_grid, by their effect on the images, the strongest first", least=0, modes=("latent_grid",)
     )
     extent: float = option(
         3.0,
@@ -295,9 +280,7 @@ class Sample(Generator):
         modes=("latent_grid",),
     )
     mask: str | None = option(
-        None,
-        "for project: an image, white where the given one is damaged and to be filled in",
-        modes=("project",),
+        None, "for project: an image, white where the given one is damaged and to be filled in", modes=("project",)
     )
     formats: list[Literal["safetensors", "torch_export", "onnx"]] = option(
         ("safetensors", "torch_export", "onnx"), "of an export", modes=("export",)
@@ -315,12 +298,10 @@ class Sample(Generator):
         "auto", "auto, cpu, gpu, mps", modes=("", "interpolate", "latent_grid", "project")
     )
     devices: int | Literal["auto"] = option(
-        "auto",
-        "processes that share the images out; auto: all GPUs, one process on the processor",
-        modes=("",),
+        "auto", "processes that share the images out; auto: all GPUs, one process on the processor", modes=("",)
     )
-    paths: Paths = group("where things are")
-    tracking: Store = group("where the runs and models are", may_be_empty=True)
+    paths: Paths = group()
+    tracking: Store = group(may_be_empty=True)
 
 
 @dataclass
@@ -338,8 +319,8 @@ class Compare:
     )
     steps: Any = option(None, "[generator steps] to look at besides the end; null: at most four, evenly spread")
     out: str | None = option(None, "folder of report.html and its PNGs; null: comparison/ in the sweep's folder")
-    paths: Root = group("where things are")
-    tracking: Store = group("where the runs are", may_be_empty=True)
+    paths: Root = group()
+    tracking: Store = group(may_be_empty=True)
 
 
 COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "compare": Compare}
