@@ -64,7 +64,7 @@ class Plan:
         n: images in a draw.
         repeats: draws.
         seed: of the noise; of images, of the subsets behind FID_infinity and of the classifiers.
-        measures: of `gantry.commands.evaluate.MEASURES`.
+        measures: of those of `gantry.core.config.options.Evaluate`.
         subject: what is measured.
         cache: folder of everything that can be computed again.
         accelerator: "cpu", "cuda" or "mps".
