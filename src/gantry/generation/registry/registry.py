@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import logging
 import re
@@ -12,17 +11,18 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.core.errors import UserError
 from gantry.core.text import brief
 from gantry.generation.export.model_card import FILE as CARD
-from gantry.generation.export.portable import write_portable
+from gantry.generation.export.portable import OWN, copy_source, write_portable
 from gantry.generation.registry import champion
 from gantry.generation.registry.champion import Measured
 from gantry.generation.registry.names import NAME, check_name
+from gantry.models import latents
 from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, WEIGHTS, save_generator
 from gantry.runs.generators import ExportedFiles, GeneratorFiles
 
@@ -136,6 +136,7 @@ def log_model(
         UserError: one of `packages` is not installed as such.
     """
     requirements = _requirements(packages)
+    served = str(Path(champion.__file__).with_name("served.py"))
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
@@ -146,13 +147,13 @@ def log_model(
     status = LoggedModelStatus.FAILED
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            drawing, model = Path(temporary) / "drawing.py", Path(temporary) / "model"
-            drawing.write_text(drawing_source())
+            drawing, model = Path(temporary) / "drawing", Path(temporary) / "model"
+            copy_source(latents.__name__, {OWN}, drawing)
             with _quiet():
                 save_model(
                     model,
                     mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
-                    python_model=str(resources.files("gantry.generation.export") / "served.py"),
+                    python_model=served,
                     artifacts={"generator": str(portable), "drawing": str(drawing)},
                     input_example=[{"seed": 0, "n": 4, "format": "png"}],
                     pip_requirements=requirements,
@@ -167,18 +168,6 @@ def log_model(
     finally:
         client.finalize_logged_model(logged.model_id, status)
     return str(logged.model_id)
-
-
-def drawing_source() -> str:
-    """What draws latents and makes pixels of images, as one file that needs numpy, scipy and torch alone."""
-    from gantry.core import randomness
-    from gantry.data.images import quantise
-    from gantry.models import latents
-
-    imported = "from gantry.core.randomness import draws\n"
-    return "\n\n".join(
-        [inspect.getsource(randomness), inspect.getsource(latents).replace(imported, ""), inspect.getsource(quantise)]
-    )
 
 
 def settle(client: MlflowClient, name: str, version: str, measured: Measured | None) -> tuple[bool, str]:
