@@ -13,8 +13,7 @@ from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.text import did_you_mean
 from gantry.evaluation.metrics.direction import lower_is_better
-from gantry.generation.export.facts import mapping
-from gantry.generation.export.markdown import is_number
+from gantry.generation.export.facts import is_number, mapping
 from gantry.runs.folder import EVALUATIONS, SUMMARY_FILE
 
 METRIC, VALUE, PROTOCOL = "metric", "value", "protocol"  # tags of a version
