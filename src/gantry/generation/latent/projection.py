@@ -1,4 +1,4 @@
-"""Where in latent space a given image lies, and from there what stood where the image is damaged."""
+"""Projects images onto a generator's latent space, and fills in what is damaged in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Progress = Callable[[float], object]
 
 @dataclass(frozen=True)
 class Projection:
-    """What `project` found of N images.
+    """Latents of N images, and the images that the generator makes of them.
 
     Attributes:
         latents: float32 (N, z_dim), on the CPU like the rest.
@@ -88,44 +88,46 @@ def project(
     damaged = damaged.expand(len(target), 1, *target.shape[2:])
     pool = torch.from_numpy(draws(seed, 0, "projection").standard_normal((POOL, z_dim), dtype="float32")).to(device)
     short = max(1, round(SHORT * steps))
-    done, work = 0, len(target) * (starts * short + steps - short)
-
-    def advance(latents: int) -> None:
-        nonlocal done
-        done += latents
-        if progress is not None:
-            progress(done / work)
-
-    search = _Search(network, advance)
-    found = []
+    search = _Search(network, len(target) * (starts * short + steps - short), progress)
     together = max(1, AT_ONCE // (starts * target[0].numel()))
-    for images, holes in zip(target.split(together), damaged.split(together), strict=True):
-        wanted, hole = to_float(images.to(device)), holes.to(device)
-        weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
-        z = search.nearest(pool, wanted, weight * ~hole, starts)
-        z = search.descend(z, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
-        made = search.images(z).unflatten(0, (-1, starts))
-        # Of a whole image nothing of this is left but the choice of the start.
-        expected = torch.where(hole, made.mean(1), wanted)
-        weights = torch.where(hole, CONSENSUS * weight, weight)
-        errors = ((made - expected[:, None]).square() * weights[:, None]).flatten(2).sum(2)
-        best = z.unflatten(0, (-1, starts))[torch.arange(len(images), device=device), errors.argmin(1)]
-        found.append(search.descend(best, expected, weights, steps - short))
+    parts = zip(target.split(together), damaged.split(together), strict=True)
+    found = [search.project(one.to(device), hole.to(device), pool, starts, short, steps - short) for one, hole in parts]
     latents = torch.cat(found)
     return _projection(latents.cpu(), quantise(search.images(latents)).cpu(), target, damaged, mask is not None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Search:
-    """What moves latents towards images; each independently of the others beside it.
+    """Moves latents towards images, each independently of the others beside it.
 
-    Args:
+    Attributes:
         network: see `project`.
-        advance: called with the number of latents moved by a step.
+        work: steps that latents are moved by in all, counted for each latent.
+        progress: see `project`.
+        done: of `work`.
     """
 
     network: nn.Module
-    advance: Callable[[int], None]
+    work: int
+    progress: Progress | None
+    done: int = 0
+
+    def project(self, target: Tensor, hole: Tensor, pool: Tensor, starts: int, short: int, rest: int) -> Tensor:
+        """Latents (N, z_dim) of uint8 images (N, C, H, W), damaged in the holes (N, 1, H, W).
+
+        All starts are moved for `short` steps, the best of each image's for the `rest`.
+        """
+        wanted = to_float(target)
+        weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
+        z = self.nearest(pool, wanted, weight * ~hole, starts)
+        z = self.descend(z, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
+        made = self.images(z).unflatten(0, (-1, starts))
+        # Of a whole image nothing of this is left but the choice of the start.
+        expected = torch.where(hole, made.mean(1), wanted)
+        weights = torch.where(hole, CONSENSUS * weight, weight)
+        errors = ((made - expected[:, None]).square() * weights[:, None]).flatten(2).sum(2)
+        best = z.unflatten(0, (-1, starts))[torch.arange(len(target), device=z.device), errors.argmin(1)]
+        return self.descend(best, expected, weights, rest)
 
     def images(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) of latents (B, z_dim), so many at a time as memory is taken for."""
@@ -154,7 +156,9 @@ class _Search:
                 errors = ((self.network(z) - wanted).square() * weights).sum() + PRIOR * z.square().mean(1).sum()
             (z.grad,) = torch.autograd.grad(errors, z)
             optimizer.step()
-            self.advance(len(z))
+            self.done += len(z)
+            if self.progress is not None:
+                self.progress(self.done / self.work)
         return z.detach()
 
 
