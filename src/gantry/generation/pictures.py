@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from gantry.core.errors import UserError, reason
 from gantry.core.files import write_png
+from gantry.core.progress import progress
 from gantry.core.text import show
 from gantry.data.grid import enlarged_grid
 from gantry.data.image_folder import listing
@@ -101,15 +100,14 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
     shape = (channels, height, width)
     target = torch.from_numpy(_images(given, shape, cache))
     hole = None if mask is None else torch.from_numpy(_mask(mask, shape, given))
-    often = 0.5 if sys.stderr.isatty() else 10.0
-    with tqdm(total=100, desc="searching", unit="%", dynamic_ncols=True, delay=1, mininterval=often) as bar:
+    with progress("searching", 100, "%") as bar:
         found = project(
             made.network,
             made.z_dim,
             target,
             hole,
             seed=order.seed,
-            progress=lambda share: bar.update(round(100 * share) - bar.n),
+            progress=lambda share: bar.reach(round(100 * share)),
         )
     columns = [target, found.images]
     said = [f"nearest samples: {found.errors.mean():.1f} grey levels of 255 from the pixels that are known"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from gantry.core.errors import UserError
 from gantry.core.files import read_json, write_json
 from gantry.core.processes.devices import cores
 from gantry.core.processes.locks import LOCK_FILE, held
 from gantry.core.processes.workers import Crew
+from gantry.core.progress import progress
 from gantry.evaluation.features import POLL
 from gantry.generation.output_paths import SETTINGS, check_free
 from gantry.models.latents import TILE
@@ -226,19 +225,16 @@ def _draw(order: Order, target: Target, folder: Path) -> None:
 
     if not (left := missing()):
         return
-    often = 0.5 if sys.stderr.isatty() else 10.0
-    with tqdm(
-        total=order.n, initial=order.n - left, desc="images", unit="image", dynamic_ncols=True, mininterval=often
-    ) as bar:
+    with progress("images", order.n, "image", done=order.n - left, delay=0) as bar:
         crew = Crew(order.devices, partial(share_drawing, order, target))
         with crew.at_work(folder) as done:
             for count in _drawn(order, target, 0, order.devices):
-                bar.update(count)
+                bar.advance(count)
                 done()
             while not done():
                 time.sleep(POLL)
-                bar.update(order.n - missing() - bar.n)
-        bar.update(order.n - missing() - bar.n)
+                bar.reach(order.n - missing())
+        bar.reach(order.n - missing())
 
 
 def _drawn(order: Order, target: Target, rank: int, size: int) -> Iterator[int]:
