@@ -1,4 +1,4 @@
-"""Pictures of what a generator makes: grids, walks, planes, and the samples nearest to given images."""
+"""Writes pictures of generated images: grids, walks, planes, and the samples nearest to given images."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _check_few(given: Path, count: int) -> None:
 
 
 def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
-    """Where images are damaged, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
+    """A mask of damaged pixels, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
     if given.is_file() and given.suffix.lower() not in (".npz", ".npy"):
         (width, height), (wide, high) = (
             _opened(f"{key}={file}", partial(_size, file)) for key, file in (("mask", path), ("project", given))
@@ -182,7 +182,7 @@ def _difference(images: Tensor, given: Tensor, where: Tensor) -> float:
 
 
 def _columns(count: int) -> int:
-    """Of a grid that is as wide as it is high, or one wider."""
+    """The columns of a grid that is as wide as it is high, or one wider."""
     return math.ceil(math.sqrt(count))
 
 

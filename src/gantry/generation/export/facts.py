@@ -1,4 +1,4 @@
-"""Reads what a model card says of an exported generator: from its own files, and from its run's."""
+"""Gathers the facts of a generator's model card, from its own files and from its run's."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _evaluations(run: Path, digest: str) -> list[dict[str, Any]]:
 
 
 def _limits(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the measuring of a generator tells of its limits.
+    """The limits of a generator, and of what was measured of it.
 
     Returns:
         `most`, the largest number of images it was measured on; `by_classifier` and its `accuracy`;

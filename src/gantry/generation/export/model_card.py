@@ -52,12 +52,12 @@ class Written:
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Its path."""
         return self.folder / self.name
 
     @property
     def sha256(self) -> str:
-        """Of its content."""
+        """The sha256 of its content, in hexadecimal."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -108,7 +108,7 @@ def model_card(
 
 
 def _head(known: Mapping[str, Any], licence: str | None, files: Sequence[Written]) -> str:
-    """What the Hub reads. Its identifiers are lower-case words; what is none is left out, or told below."""
+    """The YAML head for the Hub. Its identifiers are lower-case words; what is none is left out, or told below."""
     stated = " ".join(redact(licence or "").lower().split())
     named = {"license": stated if SLUG.fullmatch(stated) else "other" if stated else "unknown"}
     if named["license"] == "other":
@@ -198,14 +198,14 @@ def spec(value: float, form: str) -> Markup:
 
 
 def call(node: object) -> Markup:
-    """What a config node makes, and of what."""
+    """The class or function that a config node calls, and its arguments."""
     has = mapping(node)
     options = {name: value for name, value in has.items() if name not in ("_target_", "_partial_")}
     return code(has.get("_target_")) + (" " + code(json.dumps(options, default=str)) if options else "")
 
 
 def calls(nodes: object) -> Markup:
-    """What the config nodes in a list make."""
+    """The calls of the config nodes in a list."""
     return (Markup(", ").join(map(call, nodes)) or Markup("none")) if isinstance(nodes, list) else UNKNOWN
 
 

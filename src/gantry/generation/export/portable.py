@@ -1,4 +1,4 @@
-"""A generator in a folder that works where only torch is installed: weights, source, and a file that loads them."""
+"""Writes a generator to a folder that works where only torch is installed: weights, source, and their loader."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _source(name: str) -> Path | None:
 
 
 def _imported(name: str, file: Path) -> Iterator[str]:
-    """What a module's import statements name, in functions too: modules, and names in them that may be modules.
+    """The names in a module's import statements, in functions too: modules, and names in them that may be modules.
 
     Those for type checkers alone are left out.
     """

@@ -137,7 +137,7 @@ class _Search:
             return torch.cat([self.network(part) for part in parts])
 
     def nearest(self, pool: Tensor, wanted: Tensor, weights: Tensor, count: int) -> Tensor:
-        """Of each image (N, C, H, W) the `count` latents of the pool with the least error, (N * count, z_dim)."""
+        """The `count` latents of the pool with the least error to each image (N, C, H, W): (N * count, z_dim)."""
         weighed = weights.expand_as(wanted).flatten(1)
         errors = []
         for part in pool.split(max(1, AT_ONCE // wanted[0].numel())):
@@ -189,13 +189,13 @@ def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, 
     if target.dtype != torch.uint8 or target.dim() != 4 or len(target) == 0 or target.shape[1:] != shape:
         raise UserError(
             f"the images to project must be uint8, (N, {', '.join(map(str, shape))}) as the generator makes them, "
-            f"not {_told(target)}"
+            f"not {_kind(target)}"
         )
     if mask is None:
         return
     if mask.dtype != torch.bool or mask.shape not in {(count, 1, *shape[1:]) for count in (1, len(target))}:
         raise UserError(
-            f"the mask must be bool, ({len(target)} or 1, 1, {shape[1]}, {shape[2]}) for the images, not {_told(mask)}"
+            f"the mask must be bool, ({len(target)} or 1, 1, {shape[1]}, {shape[2]}) for the images, not {_kind(mask)}"
         )
     shares = mask.float().mean((1, 2, 3))
     for wrong, what in ((0.0, "empty: it marks no pixel as damaged"), (1.0, "full: it leaves no pixel to go by")):
@@ -203,5 +203,5 @@ def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, 
             raise UserError(f"mask number {int((shares == wrong).int().argmax())} is {what}")
 
 
-def _told(tensor: Tensor) -> str:
+def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}, ({', '.join(map(str, tensor.shape))})"

@@ -23,7 +23,7 @@ def settle(client: MlflowClient, name: str, version: str, measured: Measured | N
     whichever writes last, the best stays. Only one that is killed between writing and looking leaves it wrong.
 
     Returns:
-        Whether the version is the champion now, and why.
+        True where the version is the champion now, and the reason.
     """
     holder = champion_of(client, name)
     if holder is not None and str(holder.version) == version:
@@ -59,7 +59,7 @@ def _best_meanwhile(client: MlflowClient, name: str, best: tuple[str, Measured])
 
 
 def _remedy(name: str, mine: Measured | None, holder: ModelVersion | None) -> str:
-    """What to type where two versions cannot be compared."""
+    """The commands that make two versions comparable; nothing where they are."""
     if mine is None or holder is None:
         return ""
     other = champion.from_tags(holder.tags)

@@ -58,7 +58,7 @@ class Request(BaseModel, extra="forbid"):
 
 
 class Answer(BaseModel):
-    """What a request is answered with: each image, or the grid of all, as a PNG file in base64."""
+    """The answer to a request: each image, or the grid of all, as a PNG file in base64."""
 
     seed: int
     n: int
