@@ -88,7 +88,7 @@ def _registered(
     otherwise: NoSuchRun | None = None,
 ) -> FoundGenerator:
     """A registered model's generator; `otherwise` is raised where the name may have meant something else."""
-    from gantry.generation.registry.registry import find_model, models, run_of
+    from gantry.generation.registry.find import find_model, models, run_of
 
     opened = store()
     known = [] if opened is None else models(opened.client)

@@ -273,8 +273,13 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
 
     Returns:
         The GAN, and what rebuilds its generator (`gantry.runs.generator_files`).
+
+    Raises:
+        UserError: the networks do not support the size of the images, or a normalisation.
     """
     import torch
+
+    from gantry.models.networks.blocks import UnsupportedError
 
     torch.manual_seed(cfg.seed)
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
@@ -282,8 +287,11 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         if "betas" in model.get(name, {}):
             model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
-    generator = maker(network)()
-    discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    try:
+        generator = maker(network)()
+        discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    except UnsupportedError as error:
+        raise UserError(str(error)) from error
     gan = maker(model)(
         generator=generator,
         discriminator=discriminator,
