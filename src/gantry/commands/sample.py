@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from gantry.commands import cli
 from gantry.core import errors
 from gantry.core.config.check import check
 from gantry.core.errors import RunFailed, UserError
-from gantry.core.files import ROOT
+from gantry.core.files import ROOT, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import did_you_mean, show
@@ -26,12 +25,11 @@ from gantry.generation.output_paths import check_free
 from gantry.generation.registry.names import check_name
 from gantry.generation.rules import SAMPLE_GROUPS, SAMPLE_RULES
 from gantry.generation.ui.server import check_port
+from gantry.runs.tracking.query import answering, configured_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
-
-    from gantry.runs.tracking.query import Store
 
 
 AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # plain text, where Hydra would see a grammar
@@ -79,7 +77,7 @@ def job(cfg: DictConfig) -> None:
         check_port(cfg.port)
     trusted = ("gantry.models.networks.", *cfg.trusted)
     cache = Path(cfg.paths.cache).expanduser()
-    found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: _store(cfg), cache)
+    found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: configured_store(cfg.tracking), cache)
     if mode == "export":
         _export(cfg, found, trusted)
     elif mode == "register":
@@ -252,7 +250,6 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
     from gantry.generation.export.model_card import FILE, model_card
     from gantry.generation.registry.champion import measured
     from gantry.generation.registry.registry import register
-    from gantry.runs.tracking.query import answering
 
     files, run = found.files, found.run
     quality = None
@@ -303,8 +300,7 @@ def _place(found: FoundGenerator, name: str) -> Path:
     if found.run is not None and not found.run.fetched:
         folder = found.run.folder / "generated"
     else:
-        now = datetime.now()
-        folder = Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_samples"
+        folder = new_output_folder("samples")
     _check_writable(folder / name)
     return folder / name
 
@@ -326,10 +322,3 @@ def _check_apart(path: Path, *read: Path | None) -> None:
         for one in read:
             if one is not None and written.exists() and written.samefile(one):
                 raise UserError(f"out={path} would write over {show(one)}; choose another out=...")
-
-
-def _store(cfg: DictConfig) -> Store | None:
-    """The MLflow store of the config; None where there is none."""
-    from gantry.runs.tracking.query import open_store
-
-    return open_store(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None

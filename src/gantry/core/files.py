@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 
 ROOT = Path(__file__).parents[3]
+
+
+def new_output_folder(kind: str) -> Path:
+    """A folder in `outputs`, named by the present time, for what no run owns; not made yet."""
+    now = datetime.now()
+    return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_{kind}"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ REFUSED = "refused.jsonl"  # what it will never take
 RUN_FILE = "mlflow_run.json"  # its MLflow run, by id once that exists (see `gantry.runs.tracking.identity`)
 METRICS_FILE, STATUS_FILE, PROGRESS_FILE = "metrics.jsonl", "status.json", "progress.json"
 PARAMS_FILE, TAGS_FILE = "params.json", "tags.json"
+OVERRIDES = ".hydra/overrides.yaml"  # the command line that began the run, as Hydra keeps it
 FILM = "film"  # folder of the frames of the film of training (see `gantry.training.callbacks.film`)
 
 
