@@ -272,7 +272,7 @@ def test_a_process_that_will_not_stop_is_killed_with_its_children(tmp_path, monk
     leash, ours = os.pipe()
     job.start({}, leash)
     wait_for(lambda: pids.exists() and pids.read_text().count("\n") == 2)
-    job.tell("the sweep was stopped", grace=0.5)
+    job.stop("the sweep was stopped", grace=0.5)
     wait_for(job.poll)
     assert (job.status, job.reason) == ("KILLED", "the sweep was stopped")
     assert job.process.returncode == -signal.SIGKILL
