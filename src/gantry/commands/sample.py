@@ -25,6 +25,7 @@ from gantry.generation.output_paths import check_free
 from gantry.generation.registry.names import check_name
 from gantry.generation.rules import SAMPLE_GROUPS, SAMPLE_RULES
 from gantry.generation.ui.server import check_port
+from gantry.runs.folder import GENERATED
 from gantry.runs.tracking.query import answering, configured_store
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def _cut(cfg: DictConfig) -> str:
 def _place(found: FoundGenerator, name: str) -> Path:
     """Where a picture goes of which nobody says where: beside its run's others, or into a new folder."""
     if found.run is not None and not found.run.fetched:
-        folder = found.run.folder / "generated"
+        folder = found.run.folder / GENERATED
     else:
         folder = new_output_folder("samples")
     _check_writable(folder / name)

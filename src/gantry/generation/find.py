@@ -10,7 +10,7 @@ from gantry.core.errors import UserError
 from gantry.core.text import show
 from gantry.runs.find import WORDS, NoSuchRun, Opener
 from gantry.runs.find_generators import FoundRun, find_generators, run_in
-from gantry.runs.folder import CONFIG_FILE, EXPORTED, GENERATOR
+from gantry.runs.folder import BEST, CONFIG_FILE, EXPORTED, GENERATOR, LAST
 from gantry.runs.generators import ExportedFiles, GeneratorFiles
 from gantry.runs.sweep_record import SWEEP_FILE
 
@@ -103,7 +103,7 @@ def _run_that_holds(files: ExportedFiles, run_id: str, store: Opener, cache: Pat
     """The run that is said to have trained a generator; None where it is gone or has other weights."""
     with suppress(UserError):
         (run,) = find_generators([run_id], store, cache, by_name=False)
-        own = (ExportedFiles(run.folder / GENERATOR / which, ()) for which in ("best", "last"))
+        own = (ExportedFiles(run.folder / GENERATOR / which, ()) for which in (BEST, LAST))
         return run if any(one.is_of(files.digest()) for one in own) else None
     return None
 
@@ -112,6 +112,6 @@ def _alone(found: FoundGenerator, which: str, raw: bool) -> FoundGenerator:
     """A generator that came without its run, of which there is nothing to choose."""
     if raw:
         raise UserError(f"raw: {found.title} holds the averaged generator alone; name its run for the other")
-    if which not in ("best", found.files.folder.name):
+    if which not in (BEST, found.files.folder.name):
         raise UserError(f"generator={which}: {found.title} holds one generator; name its run to choose")
     return found

@@ -15,7 +15,8 @@ from gantry.core.processes.locks import LOCK_FILE
 from gantry.core.text import redact
 from gantry.runs import checkpoints
 
-GENERATOR = "generator"  # folder of a run's exported generators
+GENERATOR = "generator"  # folder of a run's exported generators, each in a folder of its own:
+BEST, LAST = "best", "last"  # of the step with the best first metric, and of the last step
 LOG_FILE = "log.txt"
 RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
 RANK_FILES = "rank_*.*"  # in a run's folder, what its ranks but the first have left, see `rank_log`, `rank_ending`
@@ -36,7 +37,16 @@ RUN_FILE = "mlflow_run.json"  # its MLflow run, by id once that exists (see `gan
 METRICS_FILE, STATUS_FILE, PROGRESS_FILE = "metrics.jsonl", "status.json", "progress.json"
 PARAMS_FILE, TAGS_FILE = "params.json", "tags.json"
 OVERRIDES = ".hydra/overrides.yaml"  # the command line that began the run, as Hydra keeps it
+HYDRA_CONFIG = ".hydra/hydra.yaml"  # Hydra's own node of the config
+SAMPLES, REAL = "samples", "real"  # folders of the grids of generated and of real images, see `picture`
+FILM_FILE = "samples.gif"
+GENERATED = "generated"  # folder of what `python sample.py` draws
 FILM = "film"  # folder of the frames of the film of training (see `gantry.training.callbacks.film`)
+
+
+def picture(folder: Path, key: str, step: int) -> Path:
+    """The file of the image that was logged as `key` at `step`."""
+    return folder / key / f"{step:07d}.png"
 
 
 def rank_log(folder: Path, rank: int) -> Path:
@@ -76,7 +86,7 @@ def set_aside(folder: Path) -> None:
     left = [
         path
         for path in folder.iterdir()
-        if path.name not in (EARLIER, LOCK_FILE, RANK_PIDS, ".hydra") and not path.match(RANK_FILES)
+        if path.name not in (EARLIER, LOCK_FILE, RANK_PIDS, str(Path(OVERRIDES).parent)) and not path.match(RANK_FILES)
     ]
     if left:
         earlier = folder / EARLIER

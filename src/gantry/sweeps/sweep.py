@@ -27,7 +27,7 @@ from gantry.core.errors import REFUSED, JobFailed, UserError
 from gantry.core.processes.locks import held, is_held
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.text import here, show
-from gantry.runs.folder import LOG_FILE, Status, log_tail, read_status, write_status
+from gantry.runs.folder import HYDRA_CONFIG, LOG_FILE, OVERRIDES, Status, log_tail, read_status, write_status
 from gantry.runs.sweep_record import PARENT_RUN, SWEEP_FILE, JobRecord, SweepRecord, load_sweep
 from gantry.runs.tracking.status import last_word
 from gantry.runs.tracking.store import check_store
@@ -139,10 +139,10 @@ class Sweep:
     def _find_jobs(self) -> None:
         """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
         deadline, known = time.monotonic() + LEAVING, self.record.by_identity()
-        for file in sorted(self.record.folder.glob("*/.hydra/overrides.yaml")):
+        for file in sorted(self.record.folder.glob(f"*/{OVERRIDES}")):
             folder = file.parent.parent
             overrides = [str(text) for text in OmegaConf.load(file)]
-            hydra = OmegaConf.load(file.with_name("hydra.yaml"))
+            hydra = OmegaConf.load(folder / HYDRA_CONFIG)
             number = OmegaConf.select(hydra, "hydra.job.num", default=len(self.record.jobs))
             job = JobRecord(int(number), overrides, folder.name)
             if known.setdefault(identity(overrides), job) is job:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gantry.core.files import read_json
-from gantry.runs.folder import CONFIG_FILE, EVALUATIONS, GENERATOR, SUMMARY_FILE
+from gantry.runs.folder import BEST, CONFIG_FILE, ENVIRONMENT, EVALUATIONS, GENERATOR, LAST, SUMMARY_FILE, TAGS_FILE
 from gantry.runs.generator_files import GENERATOR_CONFIG, exported_step
 from gantry.runs.generators import ExportedFiles
 
@@ -55,7 +55,7 @@ def gather(source: Path, run: Path | None = None) -> Facts:
     if run is None:
         return Facts(network, step)
     digest = ExportedFiles(source, ()).digest()
-    which = next((name for name in ("best", "last") if ExportedFiles(run / GENERATOR / name, ()).is_of(digest)), None)
+    which = next((name for name in (BEST, LAST) if ExportedFiles(run / GENERATOR / name, ()).is_of(digest)), None)
     summary = mapping(read_json(run / SUMMARY_FILE))
     records = [mapping(read_json(path)) for path in sorted(run.glob(f"{EVALUATIONS}/*/*.json"))]
     own = [record for record in records if mapping(record.get("subject")).get("sha256") == digest]
@@ -65,8 +65,8 @@ def gather(source: Path, run: Path | None = None) -> Facts:
         which,
         config=_config(run / CONFIG_FILE),
         summary=summary,
-        tags=mapping(read_json(run / "tags.json")),
-        environment=mapping(read_json(run / "environment.json")),
+        tags=mapping(read_json(run / TAGS_FILE)),
+        environment=mapping(read_json(run / ENVIRONMENT)),
         values=_values(summary, which, step),
         evaluations=tuple(sorted(own, key=_images)),
     )
