@@ -16,6 +16,7 @@ from gantry.runs.find import find_run, find_sweep, on_this_machine
 from gantry.runs.folder import OVERRIDES
 from gantry.runs.sweep_record import load_sweep
 from gantry.runs.tracking.query import Store, configured_store
+from gantry.runs.tracking.tracker import log
 
 
 def sweep_arguments(given: Sequence[str]) -> list[str]:
@@ -80,7 +81,11 @@ def _store(given: Sequence[str]) -> Store | None:
     typed = dict(text.split("=", 1) for text in given if text.startswith("tracking.") and "=" in text)
     uri = typed.get("tracking.uri", str(Path("mlruns").absolute())).strip("'\"")
     experiment = typed.get("tracking.experiment", "gantry").strip("'\"")
-    return configured_store({"uri": uri, "experiment": experiment}, needed=False)
+    try:
+        return configured_store({"uri": uri, "experiment": experiment}, needed=False)
+    except UserError as error:  # one that was never used is no reason: the run may be found, or refused, without it
+        log.warning("%s", error)
+        return None
 
 
 def arguments(given: Sequence[str]) -> list[str]:

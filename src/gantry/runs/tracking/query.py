@@ -139,7 +139,7 @@ def configured_store(tracking: Mapping[str, Any] | DictConfig, needed: bool = Tr
 
     Args:
         tracking: with `uri` and `experiment`; empty for `tracking=none`.
-        needed: whether a store that cannot be used is an error; else it is a warning, and there is none.
+        needed: whether a store that does not answer is an error; else it is a warning, and there is none.
 
     Raises:
         UserError: see `open_store`.
@@ -148,7 +148,7 @@ def configured_store(tracking: Mapping[str, Any] | DictConfig, needed: bool = Tr
         return None
     try:
         return open_store(str(tracking["uri"]), str(tracking["experiment"]))
-    except UserError as error:
+    except Unanswered as error:
         if needed:
             raise
         log.warning("%s; looking in outputs instead", error)
