@@ -22,7 +22,7 @@ from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
 from gantry.core.processes.signals import deferred
-from gantry.runs.folder import METRICS_FILE, rewind
+from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE, rewind
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
 from gantry.runs.tracking.tracker import Tracker, Trackers
@@ -188,7 +188,7 @@ def train(
                         f"trained, and kept in its last checkpoint, but its summary cannot be written: {error}; "
                         f"resume={folder} does it"
                     ) from error
-                tracker.log_artifact(folder / "summary.json")
+                tracker.log_artifact(folder / SUMMARY_FILE)
     return summary
 
 

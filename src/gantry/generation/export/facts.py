@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gantry.core.files import read_json
-from gantry.runs.folder import CONFIG_FILE, EVALUATIONS, GENERATOR, SUMMARY_FILE
+from gantry.runs.folder import BEST, CONFIG_FILE, ENVIRONMENT, EVALUATIONS, GENERATOR, LAST, SUMMARY_FILE, TAGS_FILE
 from gantry.runs.generator_files import GENERATOR_CONFIG, exported_step
 from gantry.runs.generators import ExportedFiles
 
@@ -42,10 +42,10 @@ def gather(source: Path, run: Path | None = None) -> dict[str, Any]:
     measured: list[dict[str, Any]] = []
     if run is not None:
         digest = ExportedFiles(source, ()).digest()
-        of_run = (name for name in ("best", "last") if ExportedFiles(run / GENERATOR / name, ()).is_of(digest))
+        of_run = (name for name in (BEST, LAST) if ExportedFiles(run / GENERATOR / name, ()).is_of(digest))
         which = next(of_run, None)
         config, summary = _config(run / CONFIG_FILE), mapping(read_json(run / SUMMARY_FILE))
-        tags, environment = (mapping(read_json(run / f"{name}.json")) for name in ("tags", "environment"))
+        tags, environment = (mapping(read_json(run / name)) for name in (TAGS_FILE, ENVIRONMENT))
         if values := _values(summary, which, step):
             final = summary.get("classes") if step in (None, summary.get("steps")) else None
             measured.append({"values": values, "settings": mapping(summary.get("protocol")), "classes": final})
