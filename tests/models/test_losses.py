@@ -88,6 +88,20 @@ def test_a_loss_of_ones_own_whose_generator_looks_at_real_logits_in_any_way_is_g
     assert "real" in losses.seen_by_generator(lambda r, f: losses.Losses(r.mean() - f.mean(), generator(r, f)))
 
 
+def test_a_loss_with_a_memory_keeps_no_trial_in_it():
+    class Remembering:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, real, fake):
+            self.calls += 1
+            return losses.hinge(real, fake)
+
+    loss = Remembering()
+    assert losses.seen_by_generator(loss) == {"fake"}
+    assert loss.calls == 0
+
+
 def test_a_declaration_wins_and_is_found_through_hydras_partial():
     def loss(real, fake, weight):
         raise AssertionError("not tried out")
@@ -95,3 +109,8 @@ def test_a_declaration_wins_and_is_found_through_hydras_partial():
     declared = losses.generator_sees("fake")(loss)
     assert declared is loss
     assert losses.seen_by_generator(partial(partial(loss, weight=1.0))) == {"fake"}
+
+
+def test_a_misspelt_declaration_is_refused():
+    with pytest.raises(ValueError, match="real and fake, not reals"):
+        losses.generator_sees("reals", "fake")

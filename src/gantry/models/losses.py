@@ -2,9 +2,11 @@
 
 Each takes the logits of a batch of real and of generated images, two tensors of one shape with values in
 (-inf, inf), and returns what each player minimises, as scalars. No sigmoid stands before them: where a paper
-writes log sigmoid(x), the softplus here is the same number without its overflow.
+writes log sigmoid(x), the softplus here is the same number without its overflow. A loss of one's own is a function
+like these; `generator_sees` says whether the generator's step needs real images, and may be left out.
 """
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +17,7 @@ from torch.nn.functional import relu, softplus
 
 
 class Losses(NamedTuple):
-    """What the discriminator and the generator minimise: two scalar tensors."""
+    """The scalars that the discriminator and the generator minimise."""
 
     discriminator: Tensor
     generator: Tensor
@@ -26,7 +28,13 @@ DECLARED = "generator_sees"  # an attribute of a loss
 
 
 def generator_sees(*outputs: str) -> Callable[[Loss], Loss]:
-    """Declare which of the discriminator's outputs, "real" and "fake", a loss makes the generator's loss of."""
+    """Declare which of the discriminator's outputs, "real" and "fake", a loss makes the generator's loss of.
+
+    Raises:
+        ValueError: there are no such outputs.
+    """
+    if unknown := {*outputs} - {"real", "fake"}:
+        raise ValueError(f"generator_sees: must be of real and fake, not {', '.join(sorted(unknown))}")
 
     def declared(loss: Loss) -> Loss:
         setattr(loss, DECLARED, frozenset(outputs))
@@ -95,7 +103,8 @@ def seen_by_generator(loss: Loss) -> frozenset[str]:
         return declared
     fake = torch.tensor([0.1, 0.4], requires_grad=True)
     trials = [torch.tensor([0.3, -0.2]) * scale for scale in (1.0, -1.0, 0.01, 10.0, 1e4, -1e4)]
-    values = [loss(real.requires_grad_(), fake).generator for real in trials]
+    tried = copy.deepcopy(loss)  # one with a memory keeps no trial in it
+    values = [tried(real.requires_grad_(), fake).generator for real in trials]
     (gradient,) = torch.autograd.grad(values[0], trials[0], allow_unused=True)
     same = gradient is None and all(torch.equal(value, values[0]) for value in values)
     return frozenset({"fake"}) if same else frozenset({"real", "fake"})

@@ -41,7 +41,7 @@ class LightningEngine:
         """Add the gradient of a loss to the weights', scaled where losses are."""
         self.module.manual_backward(loss)
 
-    def apart(self) -> AbstractContextManager[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """A context in which gradients stay on their rank: Lightning's, which strategies of one device lack."""
         return getattr(self.module.trainer.strategy, "block_backward_sync", nullcontext)()
 
@@ -147,7 +147,7 @@ class GAN(LightningModule):
         return optimizers
 
     def on_train_start(self) -> None:
-        """Put in order what a checkpoint has brought, and make terms of the loss and the penalties."""
+        """Lay out what a checkpoint has brought as the weights are, and make terms of the loss and the penalties."""
         lay_out(self.trainer.optimizers)
         self.objective = objective(self.loss, self.penalties)
 
@@ -164,7 +164,7 @@ class GAN(LightningModule):
         return step(self.players, turns, optimizers, share, LightningEngine(self), self.accumulate)
 
     def turns(self, images: Tensor, index: int) -> list[Turn]:
-        """What generator step number `index` differs by from the others, on the device.
+        """Prepare all that differs from step to step, for generator step number `index`, on the device.
 
         Args:
             images: real ones, uint8 (n_critic, B, C, H, W).
@@ -200,11 +200,11 @@ class GAN(LightningModule):
         return self._latents.pop(wanted).to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the weights do not say."""
+        """Save `noise_stream`."""
         checkpoint["noise_stream"] = self.noise_stream
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up."""
+        """Restore `noise_stream`."""
         self.noise_stream = max(self.noise_stream, checkpoint.get("noise_stream", 0))
 
     def _draw(self, index: int, purpose: str, shape: tuple[int, ...], distribution: str) -> Tensor:

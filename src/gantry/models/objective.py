@@ -1,4 +1,4 @@
-"""What the players minimise: losses and penalties as terms on a play."""
+"""The objective: losses and penalties, which users write as plain functions, as terms on a play."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

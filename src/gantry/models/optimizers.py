@@ -1,4 +1,4 @@
-"""How the networks' optimizers are made."""
+"""Options of the networks' optimizers that follow from the precision."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial

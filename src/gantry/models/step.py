@@ -31,14 +31,14 @@ class Batch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the discriminator says of a batch: logits (B,), float32."""
+    """The discriminator's of a batch: logits (B,), float32."""
 
     logits: Tensor
 
 
 @dataclass(frozen=True)
 class Play:
-    """What a term may look at.
+    """The images of a turn and the discriminator's outputs of them: all that a term may look at.
 
     Attributes:
         shown: real images, uint8 (B, C, H, W).
@@ -138,12 +138,12 @@ class Turn:
 
 
 class Engine(Protocol):
-    """How gradients are taken and weights moved: where precision, loss scaling and ranks come in."""
+    """Takes gradients and moves weights: precision, loss scaling and ranks come in here."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss to the weights'."""
 
-    def apart(self) -> AbstractContextManager[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """A context in which gradients stay on their rank."""
 
     def update(self, optimizer: Optimizer) -> None:
@@ -164,7 +164,7 @@ class Plain:
         """Add the gradient of a loss to the weights'."""
         loss.backward()
 
-    def apart(self) -> AbstractContextManager[None]:
+    def no_sync(self) -> AbstractContextManager[None]:
         """One device has nothing to exchange."""
         return nullcontext()
 
@@ -211,7 +211,7 @@ def step(
                     loss, values = minimised(part, players)
                 records.append({name: value.detach() for name, value in values.items()})
                 # The sum over the parts is exchanged between ranks, once.
-                with nullcontext() if len(records) == accumulate else engine.apart():
+                with nullcontext() if len(records) == accumulate else engine.no_sync():
                     engine.backward(loss / accumulate)
         engine.update(optimizer)
         for constraint in turn.after:
@@ -222,7 +222,7 @@ def step(
 
 
 def minimised(turn: Turn, players: Players) -> tuple[Tensor, Record]:
-    """What the player of a turn minimises, a scalar, and what is recorded of it."""
+    """The scalar that the player of a turn minimises, and what is recorded of it."""
     play = played(turn, players)
     values = {term.name: term(play) for term in turn.terms}
     pairs = zip(turn.terms, values.values(), strict=True)
@@ -233,9 +233,9 @@ def minimised(turn: Turn, players: Players) -> tuple[Tensor, Record]:
 
 
 def played(turn: Turn, players: Players) -> Play:
-    """Generate images, and ask the discriminator what the terms of the turn need to know.
+    """Generate images, and run the discriminator on those batches whose outputs the terms of the turn need.
 
-    BatchNorm and spectral normalisation note the order of the batches: the generator's turn begins with its own.
+    The order of the batches is fixed, since it shows in BatchNorm's running statistics and in rounding.
     """
     generating = turn.player == "generator"
     with nullcontext() if generating else torch.no_grad():
