@@ -238,7 +238,7 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trai
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from gantry.training.hardware.precision import count_skipped_steps
-    from gantry.training.lightning_overrides import NoProfiler
+    from gantry.training.lightning_overrides import NoProfiler, leave_signals, note_hooks_quickly
 
     options: dict[str, Any] = {"plugins": [io]}
     if "strategy" in cfg.trainer:
@@ -264,7 +264,8 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trai
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
     count_skipped_steps(trainer)
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # see `deferred`
+    leave_signals(trainer)
+    note_hooks_quickly()
     return trainer
 
 
