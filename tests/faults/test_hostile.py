@@ -160,7 +160,7 @@ def test_a_sound_generator_is_rebuilt(exported):
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        ("os.system", r"names the class os\.system; trusted are gantry\.networks\."),
+        ("os.system", r"names the class os\.system; trusted are gantry\.models\.networks\."),
         ("gantry.networks_evil.G", "trusted are"),
         ("gantry.models.networks", "trusted are|no network"),
         ("gantry.models.networks.dcgan.pairwise", "no network"),  # imported into the module

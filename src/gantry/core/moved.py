@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -22,6 +23,7 @@ PREFIXES = {
     "gantry.data.samples": "gantry.data.sample_files",
     "gantry.metrics.extractors": "gantry.evaluation.extractors.networks",
     "gantry.metrics.classifier": "gantry.evaluation.extractors.classifier",
+    "gantry.metrics": "gantry.evaluation.metrics",
     "gantry.distributed": "gantry.training.distributed",
     "gantry.export": "gantry.runs.generator_files",
     "gantry.tracking": "gantry.runs.tracking",
@@ -34,6 +36,11 @@ def new_name(dotted: str) -> str:
         if dotted == old or dotted.startswith(f"{old}."):
             return new + dotted[len(old) :]
     return dotted
+
+
+def renamed(text: str) -> str:
+    """`text`, such as a list of nodes as JSON, with each old name in it as it is today."""
+    return re.sub(r"\bgantry(?:\.\w+)+", lambda match: new_name(match[0]), text)
 
 
 class OldNames(MetaPathFinder):

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantry.core.moved import new_name
+from gantry.core.moved import renamed
 from gantry.core.text import redact
 from gantry.evaluation import records
 from gantry.reports.run import Curve, Picture, Run, split_overrides
@@ -100,7 +100,7 @@ class _Reader:
             name=run.info.run_name or run_id,
             status=run.info.status if run.info.status != "SCHEDULED" else "RUNNING",
             reason=tags.get("gantry.reason"),
-            params={key: new_name(value) for key, value in run.data.params.items()} | _changed(run.data.tags),
+            params={key: renamed(value) for key, value in run.data.params.items()} | _changed(run.data.tags),
             tags=tags,
             overrides=split_overrides(tags.get("overrides", "")),
             curves=curves,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gantry.core.files import read_json, write_json
-from gantry.core.moved import new_name
+from gantry.core.moved import renamed
 from gantry.core.processes.locks import LOCK_FILE
 from gantry.core.text import redact
 from gantry.runs import checkpoints
@@ -135,7 +135,7 @@ def read_kind(folder: Path) -> str | None:
 
 def read_params(folder: Path) -> dict[str, str]:
     """The values of params.json, with the present names of moved modules; none where it is missing or damaged."""
-    return {key: new_name(value) for key, value in (read_json(folder / PARAMS_FILE) or {}).items()}
+    return {key: renamed(value) for key, value in (read_json(folder / PARAMS_FILE) or {}).items()}
 
 
 def read_values(path: Path) -> dict[str, str]:
