@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
-from gantry.evaluation.extractors.networks import inception
+from gantry.evaluation.extractors.inception import inception
 from gantry.evaluation.metrics import fid_kid_is
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

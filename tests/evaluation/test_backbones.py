@@ -108,7 +108,7 @@ def test_dinov2_says_whose_code_runs_before_it_runs_and_asks_nothing(
 
 
 def test_remote_code_runs_only_by_name() -> None:
-    users = [path.name for path in (ROOT / "conf").rglob("*.yaml") if "extractors.dinov2" in path.read_text()]
+    users = [path.name for path in (ROOT / "conf").rglob("*.yaml") if "extractors.networks.dinov2" in path.read_text()]
     assert users == ["dinov2.yaml"]
     chosen = [path.name for path in (ROOT / "conf").rglob("*.yaml") if "extractor: dinov2" in path.read_text()]
     assert chosen == []

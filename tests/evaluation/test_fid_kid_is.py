@@ -9,7 +9,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
-from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.extractors.extractor import NetworkExtractor
 from gantry.evaluation.metrics import fid_kid_is
 
 

@@ -19,7 +19,7 @@ from gantry.data.sources import digits
 from gantry.evaluation import evaluate
 from gantry.evaluation.evaluate import measure
 from gantry.evaluation.extractors.classifier import classifier
-from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.extractors.extractor import NetworkExtractor
 from gantry.evaluation.features import CHUNK
 from gantry.evaluation.metrics import fid_kid_is, memorization, uncertainty
 from gantry.evaluation.metrics.classification_accuracy import augmentation, held_out

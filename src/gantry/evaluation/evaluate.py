@@ -25,7 +25,7 @@ from gantry.core.errors import UserError
 from gantry.core.processes.devices import THREADS, cores
 from gantry.core.processes.workers import Crew
 from gantry.data.images import ImageSet
-from gantry.evaluation.extractors.networks import Features
+from gantry.evaluation.extractors.extractor import Features
 from gantry.evaluation.features import PIECE, ArraySource, look_at, look_at_share
 from gantry.evaluation.metrics import fid_kid_is, memorization, precision_recall, uncertainty
 from gantry.evaluation.metrics.class_shares import class_shares

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
-from gantry.evaluation.extractors.networks import Extractor, Features
+from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.metrics import fid_kid_is
 from gantry.evaluation.metrics.class_shares import class_shares
 from gantry.evaluation.real_statistics import real_features

@@ -21,7 +21,7 @@ from gantry.core.errors import UserError
 from gantry.core.files import write_json
 from gantry.core.processes.workers import ALONE, Crew
 from gantry.data.images import ImageSet
-from gantry.evaluation.extractors.networks import Extractor
+from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, look_at, mapped
 from gantry.evaluation.metrics import fid_kid_is
 

@@ -15,7 +15,7 @@ from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
 from gantry.data.sample_files import samples
-from gantry.evaluation.extractors.networks import Extractor
+from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.runs.generators import GeneratorFiles, GeneratorSource
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantry.evaluation.extractors.networks import Extractor
+from gantry.evaluation.extractors.extractor import Extractor
 
 STANDARD_COUNT = 50_000  # generated images behind the papers' numbers
 KID_SUBSETS = 100
