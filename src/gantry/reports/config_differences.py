@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from gantry.reports.run import Run
 
-NOT_COMPARED = ("paths.", "tracking.", "sweep.", "hydra.")  # options that do not change what a run learns
+# Options that do not change what a run learns.
+NOT_COMPARED = ("paths.", "tracking.", "sweep.", "hydra.", "metrics.measures")
 NOT_COMPARED_NAMES = ("log_every", "seed", "variant", "dataset")
 LABEL_KEYS = 3
 

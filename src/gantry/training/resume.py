@@ -15,6 +15,7 @@ from gantry.core.errors import UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
+from gantry.evaluation.metrics import WHILE_TRAINING
 from gantry.runs import checkpoints
 from gantry.runs.folder import (
     RUN_FILE,
@@ -147,6 +148,8 @@ def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
 def parameters(cfg: DictConfig) -> dict[str, str]:
     """The resolved config as flat text, as it stands in params.json and in MLflow, without how it was started."""
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:  # which runs begun before it could be said had
+        del tree["metrics"]["measures"]
     return flatten({key: value for key, value in tree.items() if key not in ("sweep", "resume")})
 
 

@@ -23,6 +23,7 @@ from gantry.core.config.schema import Config
 from gantry.core.moved import new_name
 from gantry.core.processes.ranks import AUTO, find_place, ranks
 from gantry.core.text import did_you_mean
+from gantry.evaluation.rules import wrong_measures
 from gantry.runs.tracking.rules import wrong_store
 
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
@@ -33,7 +34,7 @@ GROUPS = {
         *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep", "resume", "checkpoint", "guard"),
         *("steps", "batch_size", "accumulate", "compile", "seed", "log_every", "max_images"),
     ),
-    "metrics": ("every", "n_generated", "raw", "extractor"),
+    "metrics": ("every", "n_generated", "raw", "extractor", "measures"),
     "tracking": ("uri", "experiment", "run_name", "close_timeout"),
     "paths": ("root", "cache"),
     "checkpoint": ("every", "keep", "max_failures"),
@@ -41,6 +42,7 @@ GROUPS = {
     "sweep": ("jobs", "timeout", "max_failures", "resume"),
     "model.ema": ("half_life", "ramp_up"),
 }
+NEEDED = GROUPS | {"metrics": GROUPS["metrics"][:-1]}  # without measures the usual ones are measured
 LEAST = {"metrics.n_generated": 10, "sweep.timeout": 1}  # an image for each split of the Inception Score; seconds
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
@@ -194,7 +196,7 @@ def wrong_trainer(config: Config) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     unknown_options,
     unknown_keys,
-    absent_keys(GROUPS),
+    absent_keys(NEEDED),
     absent_arguments,
     empty_text,
     wrong_values,
@@ -211,6 +213,7 @@ RULES: tuple[Rule, ...] = (
     wrong_devices,
     wrong_trainer,
     wrong_store,
+    wrong_measures("metrics.measures"),
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gantry.evaluation.metrics.fid_kid_is import COVERED, STANDARD_COUNT
+from gantry.evaluation.metrics.class_shares import COVERED
+from gantry.evaluation.protocol import STANDARD_COUNT
 from gantry.generation.export.facts import Facts, at, mapping
 from gantry.generation.export.markdown import code, count, is_number, listed
 

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from gantry.core.text import redact
-from gantry.evaluation.metrics.fid_kid_is import STANDARD_COUNT
+from gantry.evaluation.protocol import STANDARD_COUNT
 from gantry.generation.export.facts import Facts, at, gather, mapping
 from gantry.generation.export.limits import limits
 from gantry.generation.export.markdown import UNKNOWN, code, count, listed, number

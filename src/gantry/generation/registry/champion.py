@@ -12,9 +12,9 @@ from typing import Any
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.text import did_you_mean
-from gantry.evaluation.metrics.direction import lower_is_better
 from gantry.generation.export.facts import mapping
 from gantry.generation.export.markdown import is_number
+from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import EVALUATIONS, SUMMARY_FILE
 
 METRIC, VALUE, PROTOCOL = "metric", "value", "protocol"  # tags of a version
@@ -30,16 +30,19 @@ class Measured:
         metric: what was measured, such as `fid`.
         value: NaN where it could not be.
         protocol: all that determines the value besides the generator.
+        higher_is_better: the metric's direction.
     """
 
     metric: str
     value: float
     protocol: Mapping[str, Any]
+    higher_is_better: bool = False
 
     @property
     def tags(self) -> dict[str, str]:
         """As a registered version keeps it."""
-        return {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
+        said = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
+        return said | {HIGHER: _text(self.higher_is_better)}
 
     @property
     def text(self) -> str:
@@ -49,7 +52,7 @@ class Measured:
         """Whether it is the better of two measured alike: by more than nothing; NaN beats nothing."""
         if math.isnan(self.value) or math.isnan(other.value):
             return not math.isnan(self.value)
-        return self.value < other.value if lower_is_better(self.metric) else self.value > other.value
+        return self.value > other.value if self.higher_is_better else self.value < other.value
 
     def apart(self, other: Measured) -> list[str]:
         """In what the measuring of two differs, `n_generated: 2000 and 50000`; nothing where they compare."""
@@ -61,9 +64,14 @@ class Measured:
 def from_tags(tags: Mapping[str, str]) -> Measured | None:
     """What `Measured.tags` made; None of a version that somebody registered by other means."""
     try:
-        return Measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])))
+        said = {tags[METRIC]: tags[HIGHER] == "true"} if HIGHER in tags else {}
+        return _measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])), said)
     except (KeyError, ValueError, TypeError):
         return None
+
+
+def _measured(name: str, value: float, protocol: Mapping[str, Any], said: Mapping[str, bool]) -> Measured:
+    return Measured(name, value, protocol, higher_is_better(name, said) is True)
 
 
 def _text(value: Any) -> str:
@@ -139,7 +147,7 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
     if name not in values:
         choices = [*values, *_choices(_records(folder, digest))]
         raise UserError(f"metric={name}: not measured{did_you_mean(name, choices)} (valid: {', '.join(choices)})")
-    return Measured(name, _number(values[name]), mapping(summary.get("protocol")))
+    return _measured(name, _number(values[name]), mapping(summary.get("protocol")), parse(summary.get(HIGHER)))
 
 
 def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
@@ -154,7 +162,8 @@ def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
             raise UserError(f"metric={wanted}: measured in {len(found)} ways; name one of {keys}")
         if found:
             drawn = {key: found[0]["subject"].get(key) for key in DRAWN}
-            return Measured(name, _number(found[0]["values"][name]), {**found[0]["settings"], **drawn})
+            settings = {**found[0]["settings"], **drawn}
+            return _measured(name, _number(found[0]["values"][name]), settings, parse(found[0].get(HIGHER)))
     choices = ", ".join(_choices(records)) or "none yet: python evaluate.py makes one"
     raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
 
