@@ -30,13 +30,17 @@ class Measured:
         metric: what was measured, such as `fid`.
         value: NaN where it could not be.
         protocol: all that determines the value besides the generator.
-        higher_is_better: the metric's direction.
+        higher_is_better: the metric's direction; None, where no record says it, stands for what its name says.
     """
 
     metric: str
     value: float
     protocol: Mapping[str, Any]
-    higher_is_better: bool = False
+    higher_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.higher_is_better is None:
+            object.__setattr__(self, "higher_is_better", higher_is_better(self.metric, {}) is True)
 
     @property
     def tags(self) -> dict[str, str]:
@@ -64,14 +68,10 @@ class Measured:
 def from_tags(tags: Mapping[str, str]) -> Measured | None:
     """What `Measured.tags` made; None of a version that somebody registered by other means."""
     try:
-        said = {tags[METRIC]: tags[HIGHER] == "true"} if HIGHER in tags else {}
-        return _measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])), said)
+        higher = json.loads(tags.get(HIGHER, "null"))
+        return Measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])), higher)
     except (KeyError, ValueError, TypeError):
         return None
-
-
-def _measured(name: str, value: float, protocol: Mapping[str, Any], said: Mapping[str, bool]) -> Measured:
-    return Measured(name, value, protocol, higher_is_better(name, said) is True)
 
 
 def _text(value: Any) -> str:
@@ -147,7 +147,8 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
     if name not in values:
         choices = [*values, *_choices(_records(folder, digest))]
         raise UserError(f"metric={name}: not measured{did_you_mean(name, choices)} (valid: {', '.join(choices)})")
-    return _measured(name, _number(values[name]), mapping(summary.get("protocol")), parse(summary.get(HIGHER)))
+    higher = parse(summary.get(HIGHER)).get(name)
+    return Measured(name, _number(values[name]), mapping(summary.get("protocol")), higher)
 
 
 def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
@@ -163,7 +164,8 @@ def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
         if found:
             drawn = {key: found[0]["subject"].get(key) for key in DRAWN}
             settings = {**found[0]["settings"], **drawn}
-            return _measured(name, _number(found[0]["values"][name]), settings, parse(found[0].get(HIGHER)))
+            higher = parse(found[0].get(HIGHER)).get(name)
+            return Measured(name, _number(found[0]["values"][name]), settings, higher)
     choices = ", ".join(_choices(records)) or "none yet: python evaluate.py makes one"
     raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
 
