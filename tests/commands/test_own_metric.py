@@ -110,7 +110,7 @@ def test_an_evaluation_says_it_too_and_is_ranked_so(folders, cache, typed, monke
         ("[psnr]", "metrics.measures: no psnr (valid: fid, kid"),
         ("[]", "metrics.measures: name at least one of fid, kid"),
         ("fid", "metrics.measures: takes a list, metrics.measures=[fid]"),
-        ("[{_target_: likeness.psnr, lvl: 1}]", "metrics.measures.0.lvl: no such option. Did you mean level?"),
+        ("[{_target_: likeness.psnr, lvl: 1}]", "metrics.measures.0.lvl: no such option; did you mean 'level'"),
         ("[memorisation]", "metrics.measures: memorisation: only python evaluate.py measures that"),
         ("[{_target_: likeness.count}]", "measures: likeness.count must return a"),
         ("[fid, fid]", "measures: fid would be measured twice"),

@@ -477,7 +477,7 @@ def test_a_generator_from_elsewhere_runs_no_code_unasked(plan, tmp_path, run):
     folder.mkdir(parents=True)
     (folder / "generator.json").write_text(json.dumps({"_target_": "os.system", "command": "touch harm"}))
     (folder / "generator.safetensors").write_bytes((run / "generator/best/generator.safetensors").read_bytes())
-    with pytest.raises(UserError, match=r"names the class os\.system; trusted are gantry\.networks\."):
+    with pytest.raises(UserError, match=r"names the class os\.system; trusted are gantry\.models\.networks\."):
         measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.models.networks.",))))
     assert not Path("harm").exists()
 

@@ -106,12 +106,10 @@ def augmentation(
         UserError: real images without labels or with fewer than two classes, sizes there are not, test images
             that are the training images, or images of different shapes.
     """
-    classes = _checked(generated, train, test)
+    classes = _checked(generated, train, test, seeds)
     chosen_sizes = default_sizes(len(train), classes, budget) if sizes is None else sorted(set(sizes))
     if not chosen_sizes or chosen_sizes[0] < 2 or chosen_sizes[-1] > len(train):
         raise UserError(f"augmentation sizes {list(sizes or ())}: each must be 2 to {len(train)}, the images there are")
-    if seeds < 1 or not len(generated):
-        raise UserError(f"augmentation needs one seed and one generated image at least, not {seeds}, {len(generated)}")
     given = labels_among(generated, train.classes or tuple(map(str, range(classes))))
     steps = -(-max(budget, chosen_sizes[-1]) // RECIPE.batch_size)
     total = seeds * steps * (2 * len(chosen_sizes) + (len(chosen_sizes) if given is None else 1))
@@ -135,7 +133,7 @@ def augmentation(
     )
 
 
-def _checked(generated: ImageSet, train: ImageSet, test: ImageSet) -> int:
+def _checked(generated: ImageSet, train: ImageSet, test: ImageSet, seeds: int) -> int:
     """How many classes the real images have.
 
     Raises:
@@ -150,6 +148,8 @@ def _checked(generated: ImageSet, train: ImageSet, test: ImageSet) -> int:
             f"augmentation needs images of one shape: generated {generated.shape}, training {train.shape}, "
             f"test {test.shape}"
         )
+    if seeds < 1 or not len(generated):
+        raise UserError(f"augmentation needs one seed and one generated image at least, not {seeds}, {len(generated)}")
     return max(int(train.labels.max()) + 1, int(test.labels.max()) + 1, len(train.classes or ()))
 
 

@@ -152,7 +152,7 @@ def log_model(
                 save_model(
                     model,
                     mlflow_model=Model(run_id=run_id, model_id=logged.model_id, model_uuid=logged.model_id),
-                    python_model=str(resources.files("gantry.generation.export") / "served.py"),
+                    python_model=str(resources.files("gantry.generation.registry") / "served.py"),
                     artifacts={"generator": str(portable), "drawing": str(drawing)},
                     input_example=[{"seed": 0, "n": 4, "format": "png"}],
                     pip_requirements=requirements,
