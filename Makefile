@@ -6,7 +6,7 @@ comma := ,
 empty :=
 VARIANTS := $(subst $(empty) $(empty),$(comma),$(filter-out base,$(basename $(notdir $(wildcard conf/model/*.yaml)))))
 
-.PHONY: install train test lint smoke speed clean
+.PHONY: install train test lint smoke examples speed docs clean
 
 train: install
 	$(VENV)/bin/python train.py
@@ -18,13 +18,26 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
-smoke: install
+smoke: install examples
 	$(VENV)/bin/python train.py -m experiment=smoke model=$(VARIANTS)
+
+# The commands at the head of each file of examples/, in a temporary folder.
+examples: install
+	$(VENV)/bin/python examples/run.py
 
 # A step against the same networks in a bare loop, in the same process: fails where it takes 1.3 times as long.
 speed: install
 	$(VENV)/bin/python benchmarks/step.py dcgan,sngan 16 5 bound=1.3 batch_size=32
+
+# The pages of docs/ as a site in site/; a broken link is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $(VENV)/.docs
 
 install: $(STAMP)
 
@@ -36,4 +49,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache site

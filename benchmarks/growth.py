@@ -148,10 +148,10 @@ if "GANTRY_LEASH" in os.environ:
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "status.json").write_text(json.dumps({"status": "FINISHED", "reason": None, "time": time.time()}))
 else:
-    from gantry import cli
+    from gantry.commands import cli
+    from gantry.commands.arguments import arguments
+    from gantry.core.files import ROOT
     from gantry.sweeps.sweep import leading
-    from gantry.training.resume import arguments
-    from gantry.training.run import ROOT
     def job(cfg):
         "Every job is a process."
     cli.run(job, ROOT / "conf", "train", leading(arguments))

@@ -12,9 +12,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
 from gantry.core.processes.devices import gpus_wanted, visible_gpus
-from gantry.evaluation.metrics import WHILE_TRAINING
 from gantry.sweeps.search import STUDY_FILE, Search, check_options
 from gantry.sweeps.search_space import read_space
 from gantry.training.rules import check_run

@@ -2,11 +2,15 @@
 
 import json
 import sys
+from typing import get_args
 
 import pytest
 from matplotlib.axes import Axes
 
 from gantry.commands import evaluate, train
+from gantry.core.config.options import Measure
+from gantry.evaluation.metrics import MEASURES
+from gantry.evaluation.metrics.metric import built
 from gantry.generation.registry.champion import from_tags, measured, verdict
 from gantry.reports import tables
 from gantry.reports.comparison import compare
@@ -104,11 +108,16 @@ def test_an_evaluation_says_it_too_and_is_ranked_so(folders, cache, typed, monke
     assert (ruler.metric, [row.label for row in ruler.rows]) == (NAME, ["lsgan", "dcgan"])
 
 
+def test_every_metric_that_the_options_name_has_its_file():
+    assert MEASURES.keys() == set(get_args(Measure))
+    assert [metric.name for metric in built(tuple(MEASURES))] == list(MEASURES)
+
+
 @pytest.mark.parametrize(
     ("measures", "said"),
     [
-        ("[psnr]", "metrics.measures: no psnr (valid: fid, kid"),
-        ("[]", "metrics.measures: name at least one of fid, kid"),
+        ("[psnr]", "metrics.measures: no psnr (valid: fid, fid_infinity, kid"),
+        ("[]", "metrics.measures: name at least one of fid, fid_infinity, kid"),
         ("fid", "metrics.measures: takes a list, metrics.measures=[fid]"),
         ("[{_target_: likeness.psnr, lvl: 1}]", "metrics.measures.0.lvl: no such option; did you mean 'level'"),
         ("[memorisation]", "metrics.measures: memorisation: only python evaluate.py measures that"),

@@ -14,7 +14,7 @@ from metrics_helpers import Means, random_images
 
 from gantry.core.errors import JobFailed, UserError
 from gantry.core.processes.workers import Crew
-from gantry.evaluation.extractors.extractor import NetworkExtractor
+from gantry.evaluation.extractors.networks import NetworkExtractor
 from gantry.evaluation.features import AHEAD, CHUNK, PIECE, ArraySource, look_at, look_at_share
 
 COUNT = 3 * CHUNK + 7
@@ -242,7 +242,7 @@ import torch
 from gantry.data.images import ImageSet
 from gantry.evaluation.moments import moments
 from gantry.evaluation.features import ArraySource, look_at
-from gantry.evaluation.extractors.extractor import NetworkExtractor
+from gantry.evaluation.extractors.networks import NetworkExtractor
 
 class Wide(torch.nn.Module):
     def forward(self, images):

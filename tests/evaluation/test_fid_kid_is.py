@@ -9,9 +9,9 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.evaluation.evaluator import UNLOGGED
 from gantry.evaluation.extractors.extractor import NetworkExtractor
-from gantry.evaluation.metrics import WHILE_TRAINING
 from gantry.evaluation.metrics.class_shares import classes_covered
 from gantry.evaluation.metrics.fid import fid, frechet
 from gantry.evaluation.metrics.inception_score import inception_score

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantry.commands import evaluate
 from gantry.commands.cli import explain
-from gantry.core.config.check import check
+from gantry.training.rules import check_run
 
 CONF = Path(__file__).parents[2] / "conf"
-CHECKS = {"train": check, "evaluate": evaluate._check}
+CHECKS = {"train": check_run, "evaluate": evaluate._check}
 NEEDED: dict[str, tuple[str, ...]] = {"train": (), "evaluate": ("run=latest",)}
 GROUPS = {
     "train": ("data", "model", "metrics", "trainer", "tracking", "experiment", "model/network", "model/optimizer"),

@@ -7,6 +7,7 @@ from mlflow.entities import Metric
 
 from gantry.reports import mlflow_store
 from gantry.reports.mlflow_store import read_runs
+from gantry.runs.tracking.query import open_store
 from gantry.runs.tracking.store import prepare_store
 
 

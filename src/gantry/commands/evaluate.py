@@ -16,17 +16,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
 from gantry.core import errors
-from gantry.core.config.check import check
+from gantry.core.config.check import check, refuse_absent
+from gantry.core.config.options import Evaluate
 from gantry.core.errors import JobFailed, UserError
 from gantry.core.files import ROOT
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import HIDDEN, here, redact, show
-from gantry.evaluation.rules import EVALUATION_GROUPS, EVALUATION_RULES
 from gantry.runs.find import FoundRun, find_runs
 from gantry.runs.folder import write_status
 from gantry.runs.generators import GeneratorFiles
 from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ class Subject:
 
 def _check(cfg: DictConfig) -> None:
     """Refuse what cannot work, with every problem at once."""
-    if lacking := [key for key in EVALUATION_GROUPS[""] if key not in cfg]:
-        raise UserError("\n".join(f"{key}: missing" for key in lacking))
+    refuse_absent(cfg, Evaluate)
     problems = []
     if (cfg.run is None) == (cfg.images is None):
         problems.append(
@@ -110,16 +110,8 @@ def _check(cfg: DictConfig) -> None:
         problems.append(f"images: {cfg.images} does not exist; it must be a folder with images, an .npz or an .npy")
     if cfg.images is not None and cfg.repeats != 1:
         problems.append("repeats: images are one draw; 1 is all there is")
-    if not OmegaConf.is_list(cfg.trusted):  # whose letters would be taken for a list
-        problems.append(f"trusted: takes a list, trusted=[{cfg.trusted}]")
-    names = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()
-    problems += [f"trusted: takes names, not {name}" for name in names if not isinstance(name, str)]
-    # A data set's choice of metrics for training, and the name of a run to be made, are train.py's.
-    mine = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "metrics"])
-    if OmegaConf.is_dict(mine.tracking) and "run_name" in mine.tracking:
-        del mine.tracking.run_name
     try:
-        check(mine, EVALUATION_RULES)
+        check(cfg, Evaluate, (wrong_store,))
     except UserError as error:
         problems += str(error).splitlines()
     if problems:

@@ -15,17 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
 from gantry.core import errors
-from gantry.core.config.check import check
+from gantry.core.config.check import check, refuse_absent
+from gantry.core.config.declaration import declared
+from gantry.core.config.options import Sample
 from gantry.core.errors import RunFailed, UserError
 from gantry.core.files import ROOT
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
-from gantry.core.text import did_you_mean, show
+from gantry.core.text import show
 from gantry.generation.find import GENERATORS, FoundGenerator, find_generator
-from gantry.generation.output_paths import check_free
+from gantry.generation.output_paths import check_free, check_port
 from gantry.generation.registry.names import check_name
-from gantry.generation.rules import SAMPLE_GROUPS, SAMPLE_RULES
-from gantry.generation.ui.server import check_port
+from gantry.runs.tracking.rules import wrong_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,26 +37,7 @@ if TYPE_CHECKING:
 
 AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # plain text, where Hydra would see a grammar
 MODES = ("interpolate", "latent_grid", "project", "export", "register", "ui")
-FORMATS = ("safetensors", "torch_export", "onnx")
 MOST_SHOWN = 1024  # images in a grid
-# Options that only some of the modes read; "" is none of them.
-READ_BY = {
-    "n": ("", "interpolate"),
-    "seed": ("", "interpolate", "latent_grid", "project"),
-    "truncation": ("", "interpolate", "latent_grid"),
-    "out": ("", "interpolate", "latent_grid", "project"),
-    "batch_size": ("",),
-    "devices": ("",),
-    "accelerator": ("", "interpolate", "latent_grid", "project"),
-    "frames": ("interpolate",),
-    "directions": ("latent_grid",),
-    "extent": ("latent_grid",),
-    "mask": ("project",),
-    "formats": ("export",),
-    "licence": ("export", "register"),
-    "metric": ("register",),
-    "port": ("ui",),
-}
 
 
 def main() -> None:
@@ -94,15 +76,11 @@ def job(cfg: DictConfig) -> None:
 
 def _check(cfg: DictConfig) -> None:
     """Refuse what cannot work, with every problem at once."""
-    if lacking := [key for key in SAMPLE_GROUPS[""] if key not in cfg]:
-        raise UserError("\n".join(f"{key}: missing" for key in lacking))
+    refuse_absent(cfg, Sample)
     problems = [] if cfg.run is not None else [f"run: say which generator: {GENERATORS}"]
     problems += _problems(cfg)
-    mine = cfg.copy()
-    if OmegaConf.is_dict(mine.tracking) and "run_name" in mine.tracking:  # of a run to be made
-        del mine.tracking.run_name
     try:
-        check(mine, SAMPLE_RULES)
+        check(cfg, Sample, (wrong_store,))
     except UserError as error:
         problems += str(error).splitlines()
     if problems:
@@ -116,33 +94,17 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
         return
     mode = asked[0] if asked else ""
     typed = [text.lstrip("+~").partition("=")[0] for text in HydraConfig.get().overrides.task]
-    for name, modes in READ_BY.items():
-        if name in typed and mode not in modes:
-            belongs = " or ".join(one or "images" for one in modes)
+    for name, option in declared(Sample).items():
+        if name in typed and option.modes and mode not in option.modes:
+            belongs = " or ".join(one or "images" for one in option.modes)
             yield f"{name}: belongs to {belongs}" + (f", not to {mode}" if mode else "")
     if cfg.raw is True and mode in ("export", "register", "ui"):
         yield f"raw: what {mode} hands on is the averaged generator"
-    for key in ("trusted", "formats", "directions"):
-        if not OmegaConf.is_list(cfg[key]):
-            yield f"{key}: takes a list, {key}=[{cfg[key]}]"
-            return
-    yield from (f"trusted: takes names, not {name}" for name in cfg.trusted if not isinstance(name, str))
-    for one in cfg.formats:
-        if one not in FORMATS:
-            yield f"formats: no {one}{did_you_mean(str(one), FORMATS)} (valid: {', '.join(FORMATS)})"
-    if not cfg.formats:
-        yield f"formats: name at least one of {', '.join(FORMATS)}"
-    numbers = list(cfg.directions)
+    numbers = list(cfg.directions) if OmegaConf.is_list(cfg.directions) else [0, 1]  # which is refused elsewhere
     if len(set(numbers)) != 2 or len(numbers) != 2 or not all(type(one) is int and one >= 0 for one in numbers):
         yield f"directions: takes two different numbers from 0, such as [0,1], not {numbers}"
     if mode == "register":
         yield from _unregistrable(cfg)
-    if cfg.extent == 0:
-        yield "extent: must be above 0"
-    if cfg.truncation == 0:
-        yield "truncation: must be above 0; null leaves the latents as they are"
-    if mode in ("interpolate", "latent_grid") and cfg[mode] == 1:
-        yield f"{mode}: must be at least 2"
     for key in ("project", "mask"):
         if cfg[key] is not None and not Path(str(cfg[key])).expanduser().exists():
             yield f"{key}: {cfg[key]} does not exist"

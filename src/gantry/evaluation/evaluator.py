@@ -10,10 +10,11 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor, Features
-from gantry.evaluation.metrics import WHILE_TRAINING, inception_score, kid
+from gantry.evaluation.metrics import inception_score, kid
 from gantry.evaluation.metrics.metric import SETS, Inputs, Metric, built
 from gantry.evaluation.protocol import protocol, suffix
 from gantry.evaluation.real_statistics import real_features
@@ -87,7 +88,7 @@ class Evaluator:
         cache: folder of everything that can be computed again; the features go to `cache`/features.
         peers: the ranks that share the generated images out; rank 0 has their features and scores them.
         metrics: what is measured, the primary one first; what needs logits or labels is left out where the extractor
-            has none. None: those of `gantry.evaluation.metrics.WHILE_TRAINING`.
+            has none. None: those of `gantry.core.config.options.WHILE_TRAINING`.
 
     Attributes:
         names: what each value is called.

@@ -66,7 +66,7 @@ class Plan:
         n: images in a draw.
         repeats: draws.
         seed: of the noise; of images, of the subsets behind FID_infinity and of the classifiers.
-        measures: of `gantry.evaluation.metrics.MEASURES`, or with a `_target_`, of one's own.
+        measures: of `gantry.core.config.options.Measure`, or with a `_target_`, of one's own.
         subject: what is measured.
         cache: folder of everything that can be computed again.
         accelerator: "cpu", "cuda" or "mps".

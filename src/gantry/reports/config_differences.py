@@ -6,20 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from gantry.core.config.declaration import within
+from gantry.core.config.options import NOT_COMPARED
 from gantry.reports.run import Run
 
-# Options that do not change what a run learns.
-NOT_COMPARED = ("paths.", "tracking.", "sweep.", "hydra.", "metrics.measures")
-NOT_COMPARED_NAMES = ("log_every", "seed", "variant", "dataset")
+IGNORED = [*NOT_COMPARED, "hydra", "variant", "dataset"]  # of the options and tags of a run
 LABEL_KEYS = 3
 
 
 def config(run: Run) -> dict[str, str]:
     """The options of a run that shape what it learns, the seed left out."""
     return {
-        key: value
-        for key, value in run.params.items()
-        if not key.startswith(NOT_COMPARED) and key not in NOT_COMPARED_NAMES and not key.endswith("._partial_")
+        key: value for key, value in run.params.items() if not within(key, IGNORED) and not key.endswith("._partial_")
     }
 
 
@@ -81,5 +79,4 @@ def _short(keys: Sequence[str]) -> list[str]:
 def typed(run: Run) -> dict[str, str]:
     """The overrides that could tell a run from others of its variant."""
     pairs = [override.lstrip("+~").partition("=")[::2] for override in run.overrides]
-    ignored = ("model", "data", *NOT_COMPARED_NAMES)
-    return {key: value for key, value in pairs if key not in ignored and not key.startswith(NOT_COMPARED)}
+    return {key: value for key, value in pairs if key not in ("model", "data") and not within(key, IGNORED)}

@@ -11,11 +11,12 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from gantry.core.config.declaration import within
+from gantry.core.config.options import FREE, PLACES, WHILE_TRAINING
 from gantry.core.errors import UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
-from gantry.evaluation.metrics import WHILE_TRAINING
 from gantry.runs import checkpoints
 from gantry.runs.folder import (
     RUN_FILE,
@@ -31,11 +32,6 @@ from gantry.runs.folder import (
     write_status,
 )
 from gantry.runs.tracking.params import flatten
-
-# What a run may go on with when it differs: its budget, where it runs, what is logged and kept, where things are.
-DEVICES = tuple(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm"))
-PLACES = ("paths.", "tracking.", "data.root")
-FREE = ("steps", "log_every", "checkpoint.", "guard.", *DEVICES, *PLACES)
 
 log = logging.getLogger(__name__)
 
@@ -114,12 +110,11 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
     if not before:
         return ()
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if refused := [key for key in keys if not key.startswith(FREE)]:
+    if refused := [key for key in keys if not within(key, FREE)]:
         lines = [f"{key}: was {before.get(key, 'absent')}, is {now.get(key, 'absent')}" for key in refused]
-        may = ", ".join(key.rstrip(".") for key in FREE)
-        head = f"{folder} holds a run of another config, which cannot go on (what may change: {may}):"
+        head = f"{folder} holds a run of another config, which cannot go on (what may change: {', '.join(FREE)}):"
         raise UserError("\n".join([head, *lines]))
-    mine = [key for key in keys if not key.startswith(PLACES)]
+    mine = [key for key in keys if not within(key, PLACES)]
     return tuple(f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in mine)
 
 

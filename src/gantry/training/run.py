@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.config.instantiate import called_often, maker
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
 from gantry.core.processes.signals import deferred
-from gantry.evaluation.metrics import WHILE_TRAINING
 from gantry.runs.directions import DIRECTIONS, PRIMARY
 from gantry.runs.folder import METRICS_FILE, rewind
 from gantry.runs.summary import Summary

@@ -172,7 +172,7 @@ def test_follows_reexports_stars_aliases_and_bases(package):
     ("dotted", "said"),
     [
         ("gantry.models.losses.hing", ["'hing'", "gantry.models.losses", "did you mean 'hinge'", "non_saturating"]),
-        ("gantry.nets.dcgan.Generator", ["'nets'", "did you mean 'networks'", "penalties"]),
+        ("gantry.models.nets.dcgan.Generator", ["'nets'", "did you mean 'networks'", "penalties"]),
         ("gantry.models.networks.dcgan.Generater", ["did you mean 'Generator'", "Discriminator"]),
         ("gantry.models.losses", ["is a module", "hinge"]),
         ("torch.optim.RMSProp", ["did you mean 'RMSprop'", "Adam"]),

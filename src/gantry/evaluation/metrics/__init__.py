@@ -1,6 +1,6 @@
 """The metrics: a file each, whose function `metric` returns it."""
 
-# What `measures` may name, and the module of each; a metric of one's own is named by its function's `_target_`.
+# The module of each `gantry.core.config.options.Measure`.
 MEASURES = {
     "fid": "fid",
     "kid": "kid",
@@ -11,4 +11,3 @@ MEASURES = {
     "memorisation": "memorization",
     "augmentation": "classification_accuracy",
 }
-WHILE_TRAINING = ("fid", "kid", "inception_score", "classes")  # where a config names none

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gantry.core.config.declaration import within
+from gantry.core.config.options import PLACES
 from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.processes.ranks import Place, find_place
 from gantry.core.processes.signals import Stop, Stopped, Stopping, stopped_by
@@ -35,8 +37,6 @@ SILENCE = 10.0  # seconds without one after which a rank counts as gone
 LEAVING = 5.0  # seconds the main thread has to leave, once a rank has failed, before the process is ended
 LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"  # of a run on one machine nobody else hears
 CAUSE, READY, ABSENT = "cause", "ready", "absent"  # keys in stores
-# Where a machine has its files; that the data are the same is told by their digest.
-PLACES = ("paths.", "tracking.", "data.root", "data.folder", "metrics.extractor.weights")
 COMMUNICATION = ("gloo", "nccl", "connection", "socket", "timed out")  # in the message of a lost peer's neighbour
 
 log = logging.getLogger("gantry.training.distributed")
@@ -110,7 +110,7 @@ class Peers:
             UserError: naming those that differ.
         """
         theirs = self.tell(settings)
-        keys = sorted(key for key in settings.keys() | theirs.keys() if not key.startswith(PLACES))
+        keys = sorted(key for key in settings.keys() | theirs.keys() if not within(key, PLACES))
         differ = [key for key in keys if settings.get(key) != theirs.get(key)]
         if differ:
             lines = [f"{k}: {settings.get(k, 'absent')}, at rank 0 {theirs.get(k, 'absent')}" for k in differ]
