@@ -70,7 +70,7 @@ class GantryOptuna(Sweeper):
                     search.tell(trial, value)
                 else:
                     failures += 1
-                    search.tell(trial, None, str(value))
+                    search.tell(trial, None, str(value), getattr(value, "kind", None))
         search.save()
         print(search.report(), flush=True)
 

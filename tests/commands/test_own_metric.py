@@ -18,7 +18,7 @@ from gantry.reports.curves import draw, palette
 from gantry.reports.evaluations import rulers
 from gantry.reports.ranking import comparable_sets
 from gantry.reports.run import from_folder
-from gantry.runs.find import find_runs
+from gantry.runs.find_generators import find_generators
 
 SOURCE = '''
 from itertools import count
@@ -81,7 +81,7 @@ def test_the_comparison_ranks_the_highest_first_and_its_curves_say_which_way_is_
 
 def test_run_best_is_the_highest(folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(folders[0].parents[2])
-    (found,) = find_runs(["best"], lambda: None, tmp_path)
+    (found,) = find_generators(["best"], lambda: None, tmp_path)
     assert found.folder.name == "lsgan"
     assert f"the highest best/{NAME}, 32" in capsys.readouterr().out
 

@@ -34,9 +34,9 @@ from gantry.evaluation.records import read_folder
 from gantry.evaluation.request import Plan, SampleFiles
 from gantry.models.networks.dcgan import Generator
 from gantry.runs import checkpoints
-from gantry.runs.find import FoundRun
 from gantry.runs.generator_files import save_generator
 from gantry.runs.generators import GeneratorFiles, GeneratorSource
+from gantry.runs.run_config import run_config
 
 CHEAP = ("fid", "kid", "inception_score", "precision_recall")
 N = CHUNK + 100
@@ -505,4 +505,4 @@ def test_a_damaged_run_is_named(tmp_path):
     for text, said in (("a: [", r"config\.yaml cannot be read"), ("a: 1", "names no data"), ("- 1", "names no data")):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(UserError, match=said):
-            _ = FoundRun(tmp_path).config
+            run_config(tmp_path)

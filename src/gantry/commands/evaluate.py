@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +18,23 @@ from gantry.core import errors
 from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.options import Evaluate
 from gantry.core.errors import JobFailed, UserError
-from gantry.core.files import ROOT
+from gantry.core.files import ROOT, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import HIDDEN, here, redact, show
-from gantry.runs.find import FoundRun, find_runs
+from gantry.runs.find import WORDS
+from gantry.runs.find_generators import FoundRun, find_generators
 from gantry.runs.folder import write_status
 from gantry.runs.generators import GeneratorFiles
+from gantry.runs.run_config import data_config, run_config
 from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.query import configured_store, open_store
 from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
     from gantry.evaluation.request import Plan
     from gantry.evaluation.result import Result
-    from gantry.runs.tracking.query import Store
 
 
 AS_TYPED = ("run", "images", "out")  # plain text, where Hydra would see a grammar of its own
@@ -99,7 +100,7 @@ def _check(cfg: DictConfig) -> None:
     problems = []
     if (cfg.run is None) == (cfg.images is None):
         problems.append(
-            "run: say what to measure, run=<folder, MLflow id, latest or best>, or images=<folder or .npz> data=..."
+            f"run: say what to measure, run=<{WORDS}>, or images=<folder or .npz> data=..."
             if cfg.run is None
             else "run, images: give one of them"
         )
@@ -122,17 +123,18 @@ def _subjects(cfg: DictConfig) -> Iterator[Subject]:
     out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
     own: Any = OmegaConf.to_container(cfg.data, resolve=True) if "data" in cfg else None
     if cfg.images is not None:
-        yield Subject(str(cfg.images), out or _new_folder(), None, own, None)
+        yield Subject(str(cfg.images), out or new_output_folder("evaluation"), None, own, None)
         return
     names = [str(name) for name in cfg.run] if OmegaConf.is_list(cfg.run) else [str(cfg.run)]
-    runs = find_runs(names, lambda: _open(cfg), Path(cfg.paths.cache).expanduser())
+    runs = find_generators(names, lambda: configured_store(cfg.tracking), Path(cfg.paths.cache).expanduser())
     called = Counter(run.folder.name for run in runs)
     for run in runs:
         folder = out or run.folder
         if out and len(runs) > 1:
             folder = out / run.folder.parent.name / run.folder.name  # jobs of two sweeps may have one name
-        data: Any = own or run.data(cfg.trusted)
-        part = run.config.get("max_images") if data["_target_"] == run.config.data.get("_target_") else None
+        data: Any = own or data_config(run.folder, cfg.trusted)
+        config = run_config(run.folder)
+        part = config.get("max_images") if data["_target_"] == config.data.get("_target_") else None
         whole = show(run.folder) if called[run.folder.name] > 1 else run.folder.name
         yield Subject(whole, folder, run, data, part)
 
@@ -208,27 +210,13 @@ def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) 
 
     assert run.run_id is not None
     try:
-        for uri in dict.fromkeys((str(cfg.tracking.uri), str(run.config.get("tracking", {}).get("uri", "")))):
-            store = _open_at(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
+        for uri in dict.fromkeys(
+            (str(cfg.tracking.uri), str(run_config(run.folder).get("tracking", {}).get("uri", "")))
+        ):
+            store = open_store(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
             if store is not None and store.get(run.run_id) is not None:
                 log_result(store.client, run.run_id, result, files)
                 return
         log.warning("The evaluation is not in MLflow: no run %s in %s", run.run_id, redact(str(cfg.tracking.uri)))
     except Exception as error:  # whatever MLflow, the network or a server's answer raises
         log.warning("The evaluation is not in MLflow, only in the run's folder: %s", redact(str(error)))
-
-
-def _open(cfg: DictConfig) -> Store | None:
-    """The MLflow store of the config; None where there is none."""
-    return _open_at(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None
-
-
-def _open_at(uri: str, experiment: str) -> Store | None:
-    from gantry.runs.tracking.query import open_store
-
-    return open_store(uri, experiment)
-
-
-def _new_folder() -> Path:
-    now = datetime.now()
-    return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_evaluation"

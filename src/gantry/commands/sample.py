@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,20 +18,20 @@ from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.declaration import declared
 from gantry.core.config.options import Sample
 from gantry.core.errors import RunFailed, UserError
-from gantry.core.files import ROOT
+from gantry.core.files import ROOT, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import show
 from gantry.generation.find import GENERATORS, FoundGenerator, find_generator
 from gantry.generation.output_paths import check_free, check_port
 from gantry.generation.registry.names import check_name
+from gantry.runs.folder import GENERATED
+from gantry.runs.tracking.query import answering, configured_store
 from gantry.runs.tracking.rules import wrong_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
-
-    from gantry.runs.tracking.query import Store
 
 
 AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # plain text, where Hydra would see a grammar
@@ -61,7 +60,7 @@ def job(cfg: DictConfig) -> None:
         check_port(cfg.port)
     trusted = ("gantry.models.networks.", *cfg.trusted)
     cache = Path(cfg.paths.cache).expanduser()
-    found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: _store(cfg), cache)
+    found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: configured_store(cfg.tracking), cache)
     if mode == "export":
         _export(cfg, found, trusted)
     elif mode == "register":
@@ -214,7 +213,6 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
     from gantry.generation.export.model_card import FILE, model_card
     from gantry.generation.registry.champion import measured
     from gantry.generation.registry.registry import register
-    from gantry.runs.tracking.query import answering
 
     files, run = found.files, found.run
     quality = None
@@ -263,10 +261,9 @@ def _cut(cfg: DictConfig) -> str:
 def _place(found: FoundGenerator, name: str) -> Path:
     """Where a picture goes of which nobody says where: beside its run's others, or into a new folder."""
     if found.run is not None and not found.run.fetched:
-        folder = found.run.folder / "generated"
+        folder = found.run.folder / GENERATED
     else:
-        now = datetime.now()
-        folder = Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_samples"
+        folder = new_output_folder("samples")
     _check_writable(folder / name)
     return folder / name
 
@@ -288,10 +285,3 @@ def _check_apart(path: Path, *read: Path | None) -> None:
         for one in read:
             if one is not None and written.exists() and written.samefile(one):
                 raise UserError(f"out={path} would write over {show(one)}; choose another out=...")
-
-
-def _store(cfg: DictConfig) -> Store | None:
-    """The MLflow store of the config; None where there is none."""
-    from gantry.runs.tracking.query import open_store
-
-    return open_store(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None

@@ -69,7 +69,8 @@ def job(cfg: DictConfig) -> float:
         "overrides": " ".join(of_the_run(hydra.overrides.task)),
     }
     if place.rank > 0:
-        train(cfg, folder, tags, place=place)
+        with spawn.ending_left(folder, place.rank):
+            train(cfg, folder, tags, place=place)
         return math.nan
     with held(folder, "the run in"):
         before = read_status(folder)

@@ -10,8 +10,19 @@ class UserError(Exception):
     """
 
 
+DIVERGED, OUT_OF_MEMORY = "diverged", "out_of_memory"  # kinds of failure that somebody tells apart
+
+
 class JobFailed(Exception):
-    """A job of a sweep that did not finish; the user has been told already."""
+    """A job of a sweep that did not finish; the user has been told already.
+
+    Attributes:
+        kind: `DIVERGED` or `OUT_OF_MEMORY`; None: any other failure.
+    """
+
+    def __init__(self, *said: object, kind: str | None = None) -> None:
+        super().__init__(*said)
+        self.kind = kind
 
 
 class RunFailed(JobFailed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,12 @@ if TYPE_CHECKING:
 
 
 ROOT = Path(__file__).parents[3]
+
+
+def new_output_folder(kind: str) -> Path:
+    """A folder in `outputs`, named by the present time, for what no run owns; not made yet."""
+    now = datetime.now()
+    return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_{kind}"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -45,14 +52,22 @@ def _last_byte(file: Any) -> bytes:
     return file.read(1)
 
 
-def write_png(image: np.ndarray, path: Path) -> None:
-    """Write a uint8 (height, width, 1 or 3) image as PNG, atomically."""
-    from PIL import Image
+def write_png(image: np.ndarray, path: Path, zoom: int | None = None) -> None:
+    """Write a uint8 (height, width, 1 or 3) image as PNG, atomically.
+
+    Args:
+        zoom: how many times each of its pixels was repeated; kept in the file's text `zoom`.
+    """
+    from PIL import Image, PngImagePlugin
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    said = PngImagePlugin.PngInfo()
+    if zoom is not None:
+        said.add_text("zoom", str(zoom))
     try:
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format="PNG", compress_level=1)
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        picture.save(part, format="PNG", compress_level=1, pnginfo=said)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)  # of a full disk

@@ -17,7 +17,7 @@ from gantry.core.moved import new_name
 from gantry.core.text import redact
 from gantry.evaluation import records
 from gantry.reports.run import Curve, Picture, Run, split_overrides
-from gantry.runs.folder import EVALUATIONS
+from gantry.runs.folder import EVALUATIONS, REAL, SAMPLES, SUMMARY_FILE
 from gantry.runs.tracking.params import CHANGED
 from gantry.runs.tracking.query import Store
 from gantry.runs.tracking.store import locate
@@ -104,8 +104,8 @@ class _Reader:
             tags=tags,
             overrides=split_overrides(tags.get("overrides", "")),
             curves=curves,
-            samples=pictures.get("samples", {}),
-            real=next(iter(pictures.get("real", {}).values()), None),
+            samples=pictures.get(SAMPLES, {}),
+            real=next(iter(pictures.get(REAL, {}).values()), None),
             classes=artifacts.summary.get("classes") or {},
             log=tags.get("gantry.log_tail", ""),
             started=run.info.start_time / 1000,
@@ -136,8 +136,8 @@ class _Reader:
                 files = {item.path for item in place.list_artifacts()}
                 if "images" in files:
                     found[run_id].pictures.update(self._pictures(run_id))
-                if "summary.json" in files:
-                    found[run_id].summary.update(json.loads(self._file(run_id, "summary.json")))
+                if SUMMARY_FILE in files:
+                    found[run_id].summary.update(json.loads(self._file(run_id, SUMMARY_FILE)))
                 if EVALUATIONS in files:
                     for key, known in evaluations.items():
                         found[run_id].evaluations[key] = self._record(run_id, known) or known

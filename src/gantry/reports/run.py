@@ -15,7 +15,18 @@ from gantry.core.processes.locks import is_dead
 from gantry.evaluation import records
 from gantry.evaluation.result import PREFIX
 from gantry.runs.directions import DIRECTIONS, PRIMARY, higher_is_better, parse
-from gantry.runs.folder import METRICS_FILE, RUN_FILE, SUMMARY_FILE, TAGS_FILE, log_tail, read_params, read_status
+from gantry.runs.folder import (
+    METRICS_FILE,
+    REAL,
+    RUN_FILE,
+    SAMPLES,
+    SUMMARY_FILE,
+    TAGS_FILE,
+    log_tail,
+    picture,
+    read_params,
+    read_status,
+)
 from gantry.runs.tracking.status import WORDLESS
 
 NOT_STARTED = "NOT STARTED"
@@ -134,8 +145,8 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
     """
     tags, summary = (_json(folder / file) for file in (TAGS_FILE, SUMMARY_FILE))
     curves, started = _curves(folder / METRICS_FILE)
-    samples = {int(file.stem): file.read_bytes for file in sorted((folder / "samples").glob("[0-9]*.png"))}
-    real = folder / "real" / "0000000.png"
+    samples = {int(file.stem): file.read_bytes for file in sorted((folder / SAMPLES).glob("[0-9]*.png"))}
+    real = picture(folder, REAL, 0)
     status, reason = _ending(folder, begun=bool(tags or curves))
     evaluations = records.read_folder(folder)
     return Run(

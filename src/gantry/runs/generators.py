@@ -14,7 +14,7 @@ from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.models.latents import stream
 from gantry.runs import checkpoints
-from gantry.runs.folder import GENERATOR, SUMMARY_FILE
+from gantry.runs.folder import BEST, GENERATOR, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -126,7 +126,7 @@ class GeneratorFiles:
         step = self.exported.step()
         if step is None:  # exported before the step was noted there
             summary = read_json(self.run / SUMMARY_FILE) or {}
-            step = summary.get("best_step" if self.which == "best" else "steps")
+            step = summary.get("best_step" if self.which == BEST else "steps")
         return self._checkpoint_step() if step is None else step
 
     def digest(self) -> str:
@@ -136,7 +136,7 @@ class GeneratorFiles:
         return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS, *([self._path()] if self.raw else []))
 
     def _path(self) -> Path:
-        kind = checkpoints.BEST if self.which == "best" else None
+        kind = checkpoints.BEST if self.which == BEST else None
         found = checkpoints.newest(self.run, kind)
         if found is None:
             raise UserError(f"{self.run / checkpoints.FOLDER} holds no whole checkpoint of the {self.which} step")

@@ -10,7 +10,7 @@ from typing import Any
 
 from gantry.core.files import write_json
 from gantry.core.text import here, redact, show
-from gantry.runs.folder import REFUSED, SUMMARY_FILE, UNDELIVERED
+from gantry.runs.folder import BEST, FILM_FILE, GENERATOR, REFUSED, SAMPLES, SUMMARY_FILE, UNDELIVERED
 from gantry.runs.tracking.store import ui_command
 
 
@@ -90,9 +90,9 @@ class Summary:
             f"  {protocol['n_generated']} generated against {protocol['n_real']} real images "
             f"({protocol['split']}), extractor {protocol['extractor']} {protocol['extractor_sha256'][:8]}",
             "",
-            f"samples    {show(self.folder / 'samples')}",
-            *([f"film       {show(film)}"] if (film := self.folder / "samples.gif").exists() else []),
-            f"generator  {show(self.folder / 'generator' / 'best')}",
+            f"samples    {show(self.folder / SAMPLES)}",
+            *([f"film       {show(film)}"] if (film := self.folder / FILM_FILE).exists() else []),
+            f"generator  {show(self.folder / GENERATOR / BEST)}",
         ]
         if self.tracking_uri is not None:
             command = ui_command(self.tracking_uri)  # a server's is its address

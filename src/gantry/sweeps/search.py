@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.config.overrides import identity
-from gantry.core.errors import UserError
+from gantry.core.errors import DIVERGED, UserError
 from gantry.core.text import did_you_mean, show
 from gantry.sweeps.search_space import Space
 
@@ -32,7 +32,7 @@ SAMPLERS = ("tpe", "gp", "random")
 EARLY = 10  # proposals that cannot work, before any that can, after which the search itself is at fault
 
 JOB, OUTCOME = "job", "outcome"  # user attributes of a trial: the number of its job, and why it has no value
-DIVERGED, FAILED, REFUSED, REPEATS = "diverged", "failed", "refused", "repeats"  # first words of OUTCOME
+FAILED, REFUSED, REPEATS = "failed", "refused", "repeats"  # first words of OUTCOME, as `DIVERGED` is
 SPACE, AGAIN = "space", "again"  # user attributes of the study: what it searches, and the trials begun again
 
 
@@ -166,19 +166,17 @@ class Search:
             raise UserError(f"no trial can work; the last one was {refused[-1].user_attrs[OUTCOME]}")
         return batch
 
-    def tell(self, trial: Trial, value: float | None, failure: str | None = None) -> None:
+    def tell(self, trial: Trial, value: float | None, failure: str | None = None, kind: str | None = None) -> None:
         """What became of a trial.
 
         Args:
             value: the best of its first metric; None or NaN where it diverged.
             failure: why its job did not finish; None where it did.
+            kind: of the failure, see `gantry.core.errors.JobFailed`.
         """
-        diverged = (
-            failure is not None and f" {DIVERGED} " in f" {failure} "
-        )  # as `gantry.training.callbacks.divergence.Diverged` says it
-        if failure is not None and not diverged:
+        if failure is not None and kind != DIVERGED:
             self._fail(self._live(trial.number), FAILED, failure)
-        elif diverged or value is None or not math.isfinite(value):
+        elif value is None or not math.isfinite(value):
             self._diverged(self._live(trial.number))
         else:
             self.study.tell(trial.number, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.config.declaration import within
 from gantry.core.config.options import FREE, PLACES, WHILE_TRAINING
-from gantry.core.errors import UserError, reason
+from gantry.core.errors import JobFailed, UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
@@ -24,6 +24,7 @@ from gantry.runs.folder import (
     SUMMARY_FILE,
     TAGS_FILE,
     Status,
+    note_kind,
     read_metrics,
     read_params,
     read_values,
@@ -170,4 +171,7 @@ def ending_on_record(folder: Path, before: tuple[Status | None, str | None] | No
                     write_status(folder, "FAILED", reason(error))
             except OSError as full:  # must not take the place of what has ended the run, nor of its exit code
                 log.warning("%s cannot be written: %s", folder / STATUS_FILE, full)
+        if isinstance(error, JobFailed) and error.kind is not None:
+            with suppress(OSError):  # of a full disk the run has spoken
+                note_kind(folder, error.kind)
         raise

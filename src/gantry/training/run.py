@@ -25,7 +25,7 @@ from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
 from gantry.core.processes.signals import deferred
 from gantry.runs.directions import DIRECTIONS, PRIMARY
-from gantry.runs.folder import METRICS_FILE, rewind
+from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE, rewind
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
 from gantry.runs.tracking.tracker import Tracker, Trackers
@@ -196,7 +196,7 @@ def train(
                         f"trained, and kept in its last checkpoint, but its summary cannot be written: {error}; "
                         f"resume={folder} does it"
                     ) from error
-                tracker.log_artifact(folder / "summary.json")
+                tracker.log_artifact(folder / SUMMARY_FILE)
     return summary
 
 
@@ -246,7 +246,7 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trai
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     from gantry.training.hardware.precision import count_skipped_steps
-    from gantry.training.lightning_overrides import NoProfiler
+    from gantry.training.lightning_overrides import NoProfiler, leave_signals, note_hooks_quickly
 
     options: dict[str, Any] = {"plugins": [io]}
     if "strategy" in cfg.trainer:
@@ -272,7 +272,8 @@ def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trai
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
     count_skipped_steps(trainer)
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # see `deferred`
+    leave_signals(trainer)
+    note_hooks_quickly()
     return trainer
 
 
@@ -281,8 +282,13 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
 
     Returns:
         The GAN, and what rebuilds its generator (`gantry.runs.generator_files`).
+
+    Raises:
+        UserError: the networks do not support the size of the images, or a normalisation.
     """
     import torch
+
+    from gantry.models.networks.blocks import UnsupportedError
 
     torch.manual_seed(cfg.seed)
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
@@ -290,8 +296,11 @@ def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         if "betas" in model.get(name, {}):
             model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
-    generator = maker(network)()
-    discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    try:
+        generator = maker(network)()
+        discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    except UnsupportedError as error:
+        raise UserError(str(error)) from error
     gan = maker(model)(
         generator=generator,
         discriminator=discriminator,

@@ -211,6 +211,16 @@ def test_a_failed_trial_runs_again_when_the_search_is_taken_up(tmp_path):
     assert search(tmp_path, [RATE], 2).next(1, works) == []
 
 
+def test_a_trial_diverged_where_its_failure_is_of_that_kind_whatever_words_it_has(tmp_path):
+    study = search(tmp_path, [RATE], 3)
+    measured, diverged, failed = study.next(3, works)
+    study.tell(measured, 3.0)
+    study.tell(diverged, None, "job 1: no longer finite", "diverged")
+    study.tell(failed, None, "job 2: the folder diverged is full", "out_of_memory")
+    assert [(trial.number, trial.value) for trial in study.others("diverged")] == [(diverged.number, 3.0)]
+    assert [trial.number for trial in study.others("failed")] == [failed.number]
+
+
 def test_a_diverged_trial_is_the_worst_and_never_the_best(tmp_path):
     study = search(tmp_path, [RATE], 4)
     first, second, third, fourth = study.next(4, works)

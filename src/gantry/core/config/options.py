@@ -157,7 +157,7 @@ class Sweep:
         None, "seconds without a step or a measurement after which a job counts as hung; null: wait for ever", least=1
     )
     max_failures: int | None = option(None, "failed jobs after which no further one is started; null: go on")
-    resume: str | None = option(None, "a sweep to take up: its folder, or its run's id or name")
+    resume: str | None = option(None, "a sweep to take up: its folder, id or name in MLflow, latest, best")
 
 
 @dataclass
@@ -172,7 +172,7 @@ class Train:
     compile: bool = option(False, "run the networks through torch.compile")
     seed: int = option(0, "of every draw; seed=0,1,2 repeats", least=0, most=2**63 - 1, compared=False)
     log_every: int = option(50, "generator steps between logged losses", resumable=True, compared=False)
-    resume: str | None = option(None, "a run to go on with: its folder, its id in MLflow, or auto")
+    resume: str | None = option(None, "a run to go on with: its folder, id or name in MLflow, latest, best, or auto")
     max_images: int | None = option(
         None, "train on, and measure against, a random part of the data set; null: all of it"
     )
@@ -210,7 +210,7 @@ class Protocol:
 class Generator:
     """The options that evaluate.py and sample.py share."""
 
-    run: Any = option(None, "a run's folder or MLflow id, latest, best")
+    run: Any = option(None, "a run's folder, id or name in MLflow, latest, best")
     generator: Literal["best", "last"] = option("best", "best: at the step with the best first metric; last")
     raw: bool = option(False, "true: the generator without averaging")
     trusted: list[str] = option(
@@ -222,7 +222,7 @@ class Generator:
 class Evaluate(Generator):
     """python evaluate.py run=... or images=... [key=value ...]: numbers one can publish, and what FID does not show."""
 
-    run: Any = option(None, "a run's folder or MLflow id, latest, best, or a sweep's folder; [.., ..] for several")
+    run: Any = option(None, "a run's folder, id or name in MLflow, latest, best, or a sweep's; [.., ..] for several")
     images: str | None = option(None, "a folder of images, or a .npz or .npy, in place of a run")
     # At least two images for each point of FID_infinity.
     n: int = option("${protocol.n}", "generated images", least=30)
@@ -252,7 +252,7 @@ class Sample(Generator):
     """
 
     run: Any = option(
-        None, "a run's folder or MLflow id, latest, best, an exported generator's folder, a registered model"
+        None, "a run's folder, id or name in MLflow, latest, best, an exported folder, a registered model"
     )
     interpolate: int | None = option(None, "latents to walk through, such as 8: a film, or a strip", least=2)
     latent_grid: int | None = option(None, "points along a side, such as 9: the plane of two directions", least=2)
@@ -318,7 +318,7 @@ class Compare:
     At most one of sweep, runs and filter says which.
     """
 
-    sweep: str | None = option(None, "a sweep's folder, or its run's id or name; null: the latest")
+    sweep: str | None = option(None, "a sweep's folder, id or name in MLflow, latest, best; null: the latest")
     runs: Any = option(None, "[run ids and folders]")
     filter: str | None = option(None, "MLflow's, such as \"tags.variant = 'wgan' and params.batch_size = '64'\"")
     metric: str | None = option(

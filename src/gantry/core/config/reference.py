@@ -71,19 +71,21 @@ def _entry(name: str, text: str) -> str:
 
 def page() -> str:
     """The reference page, in Markdown: for each command its groups and its options."""
-    lines = ["# Options", ""]
-    for command, options in COMMANDS.items():
-        usage, _, more = str(getdoc(options)).partition("\n")
-        lines += [f"## {command}.py", "", f"`{usage}`", more, "", "| group | choice | |", "| --- | --- | --- |"]
-        for group in groups(command):
-            lines += [f"| `{group}` | `{name}` | {_cell(text)} |" for name, text in choices(group).items()]
-        lines += ["", "| option | default | values | |", "| --- | --- | --- | --- |"]
-        for key, option in declared(options).items():
-            default = "" if option.is_group or option.has_target else f"`{_cell(_plain(option.default))}`"
-            values = "its group's, or a `_target_`'s" if option.has_target else option.values
-            lines.append(f"| `{key}` | {default} | {values} | {_cell(option.sentence)} |")
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(["# Options", "", *(line for command in COMMANDS for line in section(command))])
+
+
+def section(command: str) -> list[str]:
+    """The lines of the reference page on one command."""
+    usage, _, more = str(getdoc(COMMANDS[command])).partition("\n")
+    lines = [f"## {command}.py", "", f"`{usage}`", more, "", "| group | choice | |", "| --- | --- | --- |"]
+    for group in groups(command):
+        lines += [f"| `{group}` | `{name}` | {_cell(text)} |" for name, text in choices(group).items()]
+    lines += ["", "| option | default | values | |", "| --- | --- | --- | --- |"]
+    for key, option in declared(COMMANDS[command]).items():
+        default = "" if option.is_group or option.has_target else f"`{_cell(_plain(option.default))}`"
+        values = "its group's, or a `_target_`'s" if option.has_target else option.values
+        lines.append(f"| `{key}` | {default} | {values} | {_cell(option.sentence)} |")
+    return [*lines, ""]
 
 
 def _cell(text: str) -> str:

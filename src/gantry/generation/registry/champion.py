@@ -1,4 +1,4 @@
-"""Which version of a registered model is its champion: the best by one metric, among those measured alike."""
+"""Chooses the champion of a registered model: the best version by one metric, among those measured alike."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.text import did_you_mean
-from gantry.generation.export.facts import mapping
-from gantry.generation.export.markdown import is_number
+from gantry.generation.export.facts import is_number, mapping
 from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import EVALUATIONS, SUMMARY_FILE
 
@@ -44,7 +43,7 @@ class Measured:
 
     @property
     def tags(self) -> dict[str, str]:
-        """As a registered version keeps it."""
+        """The tags in which a registered version keeps it."""
         said = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
         return said | {HIGHER: _text(self.higher_is_better)}
 
@@ -53,20 +52,20 @@ class Measured:
         return f"{self.metric} {self.value:.5g}"
 
     def beats(self, other: Measured) -> bool:
-        """Whether it is the better of two measured alike: by more than nothing; NaN beats nothing."""
+        """Tell whether it is better, and not equal, of two measured alike; NaN beats nothing."""
         if math.isnan(self.value) or math.isnan(other.value):
             return not math.isnan(self.value)
         return self.value > other.value if self.higher_is_better else self.value < other.value
 
     def apart(self, other: Measured) -> list[str]:
-        """In what the measuring of two differs, `n_generated: 2000 and 50000`; nothing where they compare."""
+        """The settings in which two protocols differ, `n_generated: 2000 and 50000`; empty where they compare."""
         named = {"metric": self.metric, **self.protocol}, {"metric": other.metric, **other.protocol}
         keys = [key for key in {**named[0], **named[1]} if _text(named[0].get(key)) != _text(named[1].get(key))]
         return [f"{key}: {' and '.join(str(one.get(key, 'not said'))[:20] for one in named)}" for key in keys]
 
 
 def from_tags(tags: Mapping[str, str]) -> Measured | None:
-    """What `Measured.tags` made; None of a version that somebody registered by other means."""
+    """The inverse of `Measured.tags`; None of a version that somebody registered by other means."""
     try:
         higher = json.loads(tags.get(HIGHER, "null"))
         return Measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])), higher)
@@ -80,14 +79,14 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a version becomes the champion, and the sentence that says why."""
+    """A decision: the new version `wins` the alias or not, and the sentence that says why."""
 
     wins: bool
     why: str
 
 
 def verdict(mine: Measured | None, champion: Measured | None, holder: str | None) -> Verdict:
-    """Whether a new version takes the place of the champion.
+    """Decide whether a new version takes the place of the champion.
 
     Args:
         mine: how good the new version is; None where it was not measured.
@@ -112,7 +111,7 @@ def verdict(mine: Measured | None, champion: Measured | None, holder: str | None
 
 
 def measured(folder: Path, step: int | None, digest: str, raw: bool = False, metric: str | None = None) -> Measured:
-    """How good a run's generator is.
+    """Read the quality of a run's generator.
 
     Args:
         folder: the run's.
@@ -189,7 +188,7 @@ def _choices(records: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _is_quality(name: str) -> bool:
-    """Whether it is a value, and not how far one scatters, of which neither much nor little is good."""
+    """Tell a metric's value from its standard deviation, of which neither much nor little is good."""
     return "_std" not in name
 
 

@@ -1,4 +1,4 @@
-"""A page to look at a generator with: sliders for the noise it is given, on this machine only."""
+"""Serves a page that shows a generator's images, with sliders for its latents, on this machine only."""
 
 from __future__ import annotations
 

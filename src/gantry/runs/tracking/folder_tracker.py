@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantry.core.files import append_lines, write_json, write_png
 from gantry.core.text import redact
-from gantry.runs.folder import METRICS_FILE, PARAMS_FILE, TAGS_FILE, Status, read_values, write_status
+from gantry.runs.folder import METRICS_FILE, PARAMS_FILE, TAGS_FILE, Status, picture, read_values, write_status
 from gantry.runs.tracking.tracker import never_raises
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class FolderTracker:
         self._write(partial(append_lines, self._folder / METRICS_FILE, [line]))
 
     @never_raises
-    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
-        self._write(partial(write_png, image.copy(), self._folder / key / f"{step:07d}.png"))
+    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
+        self._write(partial(write_png, image.copy(), picture(self._folder, key, step), zoom))
 
     @never_raises
     def log_artifact(self, path: Path, folder: str | None = None) -> None:

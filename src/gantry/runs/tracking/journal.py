@@ -86,10 +86,10 @@ class Journal:
         except OSError:
             return path
 
-    def hold_image(self, image: np.ndarray, key: str, step: int) -> Path:
+    def hold_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> Path:
         """The image as a PNG file."""
         path = self._place() / f"{key.replace('/', '~')}-{step:07d}.png"
-        write_png(image, path)
+        write_png(image, path, zoom)
         return path
 
     def take(self) -> list[Event]:

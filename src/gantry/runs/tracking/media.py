@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
     from mlflow import MlflowClient
+    from PIL.PngImagePlugin import PngInfo
 
 
 DIGEST_LENGTH = 36
@@ -44,11 +45,21 @@ def send_image(client: MlflowClient, run_id: str, image: np.ndarray | Path, key:
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder) / f"{name}.png", Path(folder) / f"{name}+compressed.webp"
         with _opened(image) as opened:
-            opened.save(whole)
+            opened.save(whole, pnginfo=_text(opened))
             compress_image_size(opened).save(small)
         for file in (whole, small):
             client.log_artifact(run_id, str(file), "images")
     client.set_tag(run_id, SHOWN, "True", synchronous=True)
+
+
+def _text(image: PIL.Image.Image) -> PngInfo:
+    """The text of a PNG file, which PIL reads and does not write again."""
+    from PIL.PngImagePlugin import PngInfo
+
+    said = PngInfo()
+    for key, value in getattr(image, "text", {}).items():
+        said.add_text(key, value)
+    return said
 
 
 def _opened(image: np.ndarray | Path) -> PIL.Image.Image:

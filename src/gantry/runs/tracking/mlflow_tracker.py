@@ -139,9 +139,9 @@ class MLflowTracker:
             self._put(Tags({"gantry.infinite": "; ".join(self._infinite.values())}))
 
     @never_raises
-    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
+    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
         try:
-            held: np.ndarray | Path = self._journal.hold_image(image, key, step)
+            held: np.ndarray | Path = self._journal.hold_image(image, key, step, zoom)
         except OSError:
             held = image.copy()
         self._put(Image(_now(), step, key, held))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gantry.core.errors import UserError
 from gantry.core.text import redact
 from gantry.runs.tracking.status import SUPERSEDED, close_left
-from gantry.runs.tracking.store import check_store, each_run, locate, prepare_store
+from gantry.runs.tracking.store import check_store, each_run, locate, prepare_store, tagged
+from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
+    from omegaconf import DictConfig
 
 
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
@@ -55,6 +57,15 @@ class Store:
             if wanted in (None, run.info.run_id, run.info.run_name, folder, folder.rpartition("/")[2]):
                 return run
         return None
+
+    def named(self, name: str) -> MLflowRun | None:
+        """The latest run or sweep of this name; a sweep's may be its folder's. None where there is none."""
+        for run in each_run(
+            self.client, self.experiment_id, tagged("mlflow.runName", name), "attributes.start_time DESC"
+        ):
+            if run.info.run_name == name and run.data.tags.get(SUPERSEDED) != "true":
+                return run
+        return self.sweep(name)
 
     def children(self, parent: str) -> list[MLflowRun]:
         """The jobs of a sweep in the order they began, attempts that were replaced left out."""
@@ -121,6 +132,27 @@ def open_store(uri: str, experiment: str) -> Store | None:
         raise UserError(f"tracking.experiment={experiment}: not in {redact(uri)}, which has {', '.join(names)}")
     close_left(client, found.experiment_id)
     return Store(client, uri, found.experiment_id)
+
+
+def configured_store(tracking: Mapping[str, Any] | DictConfig, needed: bool = True) -> Store | None:
+    """The store that a config's `tracking` names; None where there is none.
+
+    Args:
+        tracking: with `uri` and `experiment`; empty for `tracking=none`.
+        needed: whether a store that does not answer is an error; else it is a warning, and there is none.
+
+    Raises:
+        UserError: see `open_store`.
+    """
+    if not tracking:
+        return None
+    try:
+        return open_store(str(tracking["uri"]), str(tracking["experiment"]))
+    except Unanswered as error:
+        if needed:
+            raise
+        log.warning("%s; looking in outputs instead", error)
+        return None
 
 
 def answering(uri: str, experiment: str = "Default") -> tuple[MlflowClient, str]:

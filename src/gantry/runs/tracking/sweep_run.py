@@ -32,7 +32,7 @@ from gantry.runs.tracking.status import (
     reopen,
     supersede,
 )
-from gantry.runs.tracking.store import each_run, locate, prepare_store, tagged
+from gantry.runs.tracking.store import each_run, prepare_store, tagged
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
@@ -132,31 +132,6 @@ def close_children(uri: str | Path, experiment: str, parent: str) -> None:
             folder = Path(run.data.tags.get(FOLDER, os.devnull))
             if not lives(run):
                 end_run(client, run.info.run_id, *last_word(folder))
-
-
-def folder_of_sweep(uri: str | Path, experiment: str, name: str) -> Path | None:
-    """The folder of the sweep whose run has this id or name, as its tag says; None where the store knows none."""
-    location = locate(uri)
-    if location.database is not None and not location.database.exists():
-        return None
-    with _warns(f"cannot look for {name} in MLflow"):
-        client, experiment_id = prepare_store(uri, experiment)
-        for run in each_run(client, experiment_id, tagged(KIND, "sweep")):
-            if name in (run.info.run_id, run.info.run_name):
-                return Path(run.data.tags[FOLDER])
-    return None
-
-
-def folder_of_run(uri: str | Path, experiment: str, run_id: str) -> Path | None:
-    """The folder of the run with this id, as its tag says; None where the store knows none."""
-    location = locate(uri)
-    if location.database is not None and not location.database.exists():
-        return None
-    with _warns(f"cannot look for {run_id} in MLflow"):
-        client, _ = prepare_store(uri, experiment)
-        folder = client.get_run(run_id).data.tags.get(FOLDER)
-        return None if folder is None else Path(folder)
-    return None
 
 
 def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path) -> Run | None:

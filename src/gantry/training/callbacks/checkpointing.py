@@ -20,6 +20,7 @@ from gantry.core.processes.signals import Stop, Stopped
 from gantry.core.safe_load import load_plain
 from gantry.models.module import GAN
 from gantry.runs import checkpoints
+from gantry.runs.folder import BEST, GENERATOR, LAST
 from gantry.runs.generator_files import save_generator
 from gantry.training.callbacks.divergence import Diverged, Guard
 from gantry.training.callbacks.evaluation import Evaluation
@@ -177,7 +178,7 @@ class Checkpointing(Callback):
             self.unsaved = None
         try:
             if self.unsaved is not None:
-                save_generator(self.io.run / "generator" / "best", self.unsaved[1], self.network, self.unsaved[0])
+                save_generator(self.io.run / GENERATOR / BEST, self.unsaved[1], self.network, self.unsaved[0])
                 self.unsaved = None
             if self.io.error is not None:
                 raise self.io.error
@@ -186,8 +187,8 @@ class Checkpointing(Callback):
                 checkpoints.mark_best(self.io.run, self.io.written)
             checkpoints.keep(self.io.run, self.keep)
             if new and step > 0:
-                exported = self.io.run / "generator"
-                for which in ("last", "best") if best else ("last",):
+                exported = self.io.run / GENERATOR
+                for which in (LAST, BEST) if best else (LAST,):
                     save_generator(exported / which, gan.averaged.module, self.network, step)
         except (OSError, SafetensorError) as error:
             self.io.error = error

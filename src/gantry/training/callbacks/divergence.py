@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from gantry.core.errors import RunFailed
+from gantry.core.errors import DIVERGED, RunFailed
 from gantry.models.module import GAN
 from gantry.training.distributed.peers import Peers
 from gantry.training.hardware.async_copy import Fetched
@@ -32,7 +32,7 @@ class Diverged(RunFailed):
 
     def __init__(self, since: int, step: int, what: list[str]) -> None:
         when = f"between steps {since} and {step}" if since < step else f"at step {step}"
-        super().__init__(f"diverged {when}, no longer finite: {'; '.join(what)}")
+        super().__init__(f"diverged {when}, no longer finite: {'; '.join(what)}", kind=DIVERGED)
         self.step, self.what = step, what
 
 

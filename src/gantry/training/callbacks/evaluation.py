@@ -10,10 +10,11 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from gantry.core.processes.signals import Stop
-from gantry.data.grid import GRID, enlarged_grid
+from gantry.data.grid import GRID, enlarged_grid, zoom
 from gantry.evaluation.evaluator import Evaluator
 from gantry.models.module import GAN
 from gantry.models.sampling import generate, normal
+from gantry.runs.folder import REAL, SAMPLES
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.stopwatch import Clock
@@ -63,7 +64,7 @@ class Evaluation(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Show the real images, and where the untrained generator stands, or measure what a stop cut short."""
         if self.last is None:
-            self.tracker.log_image(enlarged_grid(self.real), "real", 0)
+            self.tracker.log_image(enlarged_grid(self.real), REAL, 0, zoom(self.real))
             self.evaluate(trainer, pl_module)
             self.first = dict(self.final)
         elif self._due(trainer) and self.last != trainer.global_step:
@@ -114,7 +115,7 @@ class Evaluation(Callback):
                 logged |= {f"final/{name}": value for name, value in values.items()}
             cost = {"evaluation_seconds": seconds} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
-            self.tracker.log_image(enlarged_grid(self.drawn), "samples", step)
+            self.tracker.log_image(enlarged_grid(self.drawn), SAMPLES, step, zoom(self.drawn))
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary

@@ -21,13 +21,12 @@ from gantry.data.grid import GRID
 from gantry.generation.animation import save_animation
 from gantry.models.module import GAN
 from gantry.models.sampling import generate
-from gantry.runs.folder import FILM
+from gantry.runs.folder import FILM, FILM_FILE, picture
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.evaluation import Evaluation, grid_noise
 from gantry.training.stopwatch import Clock
 
-FILM_FILE = "samples.gif"
 FRAMES = 48  # of a run
 FPS, HOLD = 8, 2.0  # frames a second, seconds that the last one stays
 LARGEST = 104  # pixels of an image's longer side; a larger one is shown smaller
@@ -60,7 +59,7 @@ class Film(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Take the first frame, or what a stop cut short."""
-        if not (self.folder / FILM / f"{trainer.global_step:07d}.png").exists():
+        if not picture(self.folder, FILM, trainer.global_step).exists():
             self.take(trainer, pl_module)
 
     def on_train_batch_end(  # type: ignore[override]

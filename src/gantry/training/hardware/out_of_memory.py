@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from omegaconf import DictConfig
 
-from gantry.core.errors import RunFailed
+from gantry.core.errors import OUT_OF_MEMORY, RunFailed
 
 OF_THE_DEVICE = ("out of memory", "alloc_failed")  # in messages of CUDA, MPS, cuBLAS and cuDNN
 OF_THE_HOST = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # of torch's allocator and of C++
@@ -52,5 +52,6 @@ def advised(cfg: DictConfig, world_size: int) -> Iterator[None]:
         if (said := advice(error, cfg.batch_size, cfg.accumulate, cfg.trainer.precision, world_size)) is None:
             raise
         raise RunFailed(
-            f"{said}\n({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{said}\n({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            kind=OUT_OF_MEMORY,
         ) from error
