@@ -10,8 +10,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
 from gantry.core.processes.devices import gpus_wanted, visible_gpus
 from gantry.sweeps.search import STUDY_FILE, Search, check_options
@@ -56,7 +57,8 @@ class GantryOptuna(Sweeper):
             raise UserError(f"{folder} holds a search; go on with it by sweep.resume={folder}")
         written = [f"{key!s}={value}" for key, value in self.params.items()]
         space = read_space([*written, *arguments], self.hydra_context.config_loader)
-        search = Search(space, self.n_trials, self.sampler, self.seed, folder)
+        higher = _higher_is_better(self.config)
+        search = Search(space, self.n_trials, self.sampler, self.seed, folder, higher)
         at_once, most = _at_once(self.config), self.config.sweep.max_failures
         failures = 0
         while (most is None or failures < most) and (trials := search.next(at_once, self._refusal)):
@@ -84,6 +86,17 @@ class GantryOptuna(Sweeper):
         except UserError as error:
             return str(error)
         return None
+
+
+def _higher_is_better(config: DictConfig) -> bool:
+    """The direction of the first metric, whose best value a job returns."""
+    measures = OmegaConf.select(config, "metrics.measures") or [*WHILE_TRAINING]
+    if measures[0] == WHILE_TRAINING[0]:
+        return False
+    from gantry.evaluation.metrics.metric import built  # which imports torch
+
+    first = OmegaConf.to_container(OmegaConf.create([measures[0]]), resolve=True)
+    return next(iter(built(first)[0].directions.values()), False)  # type: ignore[arg-type]
 
 
 def _at_once(config: DictConfig) -> int:

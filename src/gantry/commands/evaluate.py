@@ -190,7 +190,7 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
         n=cfg.n,
         repeats=cfg.repeats,
         seed=cfg.seed,
-        measures=tuple(cfg.measures),
+        measures=tuple(OmegaConf.to_container(cfg.measures, resolve=True)),  # type: ignore[arg-type]
         subject=what,
         cache=cache,
         accelerator=accelerator,

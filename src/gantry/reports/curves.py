@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantry.evaluation.metrics.direction import lower_is_better
 from gantry.reports.ranking import ComparableSet, Group
-from gantry.reports.run import Run
+from gantry.reports.run import Run, direction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,9 +165,9 @@ def _panel(axes: Axes, metric: str, found: list[tuple[Group, Band]], styles: dic
         if not finite.all() and finite.any():
             last = np.flatnonzero(finite)[-1]
             axes.plot(x[last], curve.mean[last], "x", color=style.colour, markersize=6, markeredgewidth=1.6, zorder=4)
-    _scale(axes, metric, [curve for _, curve in found])
-    quality = metric.removeprefix("raw/").startswith(("fid", "kid")) or not lower_is_better(metric)
-    arrow = ("  (lower is better)" if lower_is_better(metric) else "  (higher is better)") if quality else ""
+    higher = direction(metric, [run for group, _ in found for run in group.shown])
+    _scale(axes, metric, higher is False, [curve for _, curve in found])
+    arrow = {True: "  (higher is better)", False: "  (lower is better)", None: ""}[higher]
     axes.set_title(metric + arrow, fontsize=8.5, loc="left", color="#222222", parse_math=False)
     axes.grid(color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -206,13 +205,13 @@ def _marker(curve: Band) -> str | None:
     return "o" if len(curve.x) <= FEW else None
 
 
-def _scale(axes: Axes, metric: str, curves: list[Band]) -> None:
+def _scale(axes: Axes, metric: str, distance: bool, curves: list[Band]) -> None:
     """Logarithmic where a distance falls far, nearly so where losses of different variants differ by orders."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     sizes = [np.abs(curve.mean[np.isfinite(curve.mean)]) for curve in curves]
     largest = [float(size.max()) for size in sizes if len(size)]
-    if metric.removeprefix("raw/").startswith(("fid", "kid")):
+    if distance:
         values = np.concatenate([curve.mean[np.isfinite(curve.mean)] for curve in curves])
         if len(values) and values.min() > 0 and values.max() > LOG_SPAN * values.min():
             axes.set_yscale("log")

@@ -8,12 +8,12 @@ from typing import TypeGuard
 
 from gantry.core.errors import UserError
 from gantry.evaluation import records
-from gantry.evaluation.metrics.direction import in_order, lower_is_better
 from gantry.evaluation.result import PREFIX
 from gantry.reports.ranking import IMPLIED, PROTOCOL, alike, one_a_seed, several
-from gantry.reports.run import Run
+from gantry.reports.run import Run, in_order
 from gantry.reports.significance import Score, score, told_apart
 from gantry.reports.tables import ABSENT, Table, shown
+from gantry.runs.directions import higher_is_better
 
 PROTOCOLS = ("papers", "test10k", "quick")  # in this order, then others
 WORDS = {key.removeprefix("metrics."): word for key, word in PROTOCOL.items()}
@@ -55,6 +55,7 @@ class Ruler:
         rows: the best first, then the diverged, then those without a value.
         others: the labels of finished runs that were not measured so.
         repeats: how many runs were left out because a later one has the same config and seed.
+        higher: whether a higher value of `metric` is the better one.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Ruler:
     rows: tuple[Row, ...]
     others: tuple[str, ...]
     repeats: int
+    higher: bool
 
     @property
     def names(self) -> list[str]:
@@ -117,15 +119,17 @@ def _ruler(
     if not names:
         return None
     metric = chosen[1] if chosen is not None and chosen[0] == key else names[0]
-    rows.sort(key=lambda row: _standing(row.score(key, metric), metric))
-    return Ruler(key, record.protocol, record.settings, title, metric, tuple(rows), tuple(others), repeats)
+    stated = [run.evaluations[key].higher_is_better for row in rows for run in row.runs]
+    higher = higher_is_better(metric, {name: way for one in stated for name, way in one.items()}) is True
+    rows.sort(key=lambda row: _standing(row.score(key, metric), higher))
+    return Ruler(key, record.protocol, record.settings, title, metric, tuple(rows), tuple(others), repeats, higher)
 
 
-def _standing(found: Score | None, metric: str) -> tuple[int, float]:
+def _standing(found: Score | None, higher: bool) -> tuple[int, float]:
     """Finite means first, the better the earlier; then diverged, then unmeasured."""
     if not _finite(found):
         return (2 if found is None else 1), 0.0
-    return 0, found.shown.mean if lower_is_better(metric) else -found.shown.mean
+    return 0, -found.shown.mean if higher else found.shown.mean
 
 
 def _names(key: str, runs: Iterable[Run]) -> set[str]:
@@ -232,7 +236,7 @@ def _finite(found: Score | None) -> TypeGuard[Score]:
 
 def basis(ruler: Ruler) -> str:
     """How to read a ruler's table."""
-    better = "lower" if lower_is_better(ruler.metric) else "higher"
+    better = "higher" if ruler.higher else "lower"
     return (
         f"Ranked by {ruler.metric}, the {better} the better, mean over seeds. ± is the standard deviation over seeds "
         "(n - 1), of a single seed that over repeated draws of its images, where it was measured."

@@ -7,9 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gantry.evaluation.metrics.direction import lower_is_better
 from gantry.reports.config_differences import config, labels, typed
-from gantry.reports.run import Run
+from gantry.reports.run import Run, direction
 
 # Runs are ranked together where all of these agree: the run's tags, and what each is called in a sentence.
 PROTOCOL = {
@@ -130,9 +129,14 @@ class ComparableSet:
         )
 
     @property
+    def runs(self) -> list[Run]:
+        """The runs of its groups that are shown."""
+        return [run for group in self.groups for run in group.shown]
+
+    @property
     def quality(self) -> list[str]:
         """The quality metrics of its runs."""
-        return list(dict.fromkeys(name for group in self.groups for run in group.shown for name in run.quality))
+        return list(dict.fromkeys(name for run in self.runs for name in run.quality))
 
     @property
     def standings(self) -> list[Standing]:
@@ -247,10 +251,13 @@ def _set(protocol: dict[str, str], runs: Sequence[Run], metric: str | None) -> C
         others = [run for run in group if run.status != "FINISHED"]
         repeats += [run for run in group if run.status == "FINISHED" and run not in finished]
         groups.append(Group(label, tuple(finished), tuple(others)))
-    return ComparableSet(protocol, by, tuple(sorted(groups, key=lambda group: _order(group, by))), tuple(repeats))
+    higher = direction(by, runs) is True
+    return ComparableSet(
+        protocol, by, tuple(sorted(groups, key=lambda group: _order(group, by, higher))), tuple(repeats)
+    )
 
 
-def _order(group: Group, metric: str) -> tuple[int, float]:
+def _order(group: Group, metric: str, higher: bool) -> tuple[int, float]:
     """Finite means first, the better the earlier; then diverged, then unmeasured, then unfinished."""
     if not group.finished:
         return 3, 0.0
@@ -259,4 +266,4 @@ def _order(group: Group, metric: str) -> tuple[int, float]:
         return 2, 0.0
     if math.isnan(final.mean):
         return 1, 0.0
-    return 0, final.mean if lower_is_better(metric) else -final.mean
+    return 0, -final.mean if higher else final.mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 from gantry.core.files import read_json
 from gantry.core.processes.locks import is_dead
 from gantry.evaluation import records
-from gantry.evaluation.metrics.direction import ORDER, in_order
 from gantry.evaluation.result import PREFIX
+from gantry.runs.directions import DIRECTIONS, PRIMARY, higher_is_better, parse
 from gantry.runs.folder import (
     METRICS_FILE,
     REAL,
@@ -30,6 +30,11 @@ from gantry.runs.folder import (
 from gantry.runs.tracking.status import WORDLESS
 
 NOT_STARTED = "NOT STARTED"
+# Of the quality metrics in tables and figures; others follow.
+ORDER = (
+    *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage", "modes"),
+    *("distance_ratio", "copy_rate"),
+)
 BOOKKEEPING = (
     *("images_seen", "images_per_second", "training_seconds", "evaluation_seconds"),
     *("peak_memory_mib", "peak_gpu_memory_mib"),
@@ -86,13 +91,18 @@ class Run:
     def quality(self) -> list[str]:
         """Its quality metrics, those that are only spreads left out."""
         logged = [name.partition("/")[2] for name in self.curves if name.startswith(("best/", "final/"))]
-        known = logged or [name for name in self.curves if name.startswith(ORDER)]
+        known = logged or [name for name in self.curves if name in self.directions or name.startswith(ORDER)]
         return in_order(name for name in known if "_std" not in name)
 
     @property
     def primary(self) -> str | None:
-        """The metric that picked its best step."""
-        return next((name for name in self.quality if name.startswith("fid")), None)
+        """The metric that picked its best step; where no tag says it, as of older runs, the first of FID's family."""
+        return self.tags.get(PRIMARY) or next((name for name in self.quality if name.startswith("fid")), None)
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """By name, whether a higher value of a metric is the better one, as its record says."""
+        return parse(self.tags.get(DIRECTIONS))
 
     @property
     def drawn(self) -> list[str]:
@@ -109,6 +119,22 @@ class Run:
         """The last value of a metric; NaN where it was not finite, None where there is none."""
         curve = self.curves.get(name)
         return curve[max(curve)] if curve else None
+
+
+def direction(metric: str, runs: Iterable[Run]) -> bool | None:
+    """Whether a higher value of `metric` is the better one, as the records of `runs` say; None of no quality metric."""
+    return higher_is_better(metric, {name: higher for run in runs for name, higher in run.directions.items()})
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Metrics as tables show them: by `ORDER`, those of the generator without averaging last."""
+    return sorted(set(metrics), key=_place)
+
+
+def _place(metric: str) -> tuple[bool, int, str]:
+    statistic = metric.removeprefix("raw/")
+    prefix = max((prefix for prefix in ORDER if statistic.startswith(prefix)), key=len, default=None)
+    return metric.startswith("raw/"), len(ORDER) if prefix is None else ORDER.index(prefix), metric
 
 
 def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:

@@ -16,6 +16,7 @@ from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.processes.locks import is_held
 from gantry.core.text import show
+from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import (
     CONFIG_FILE,
     GENERATOR,
@@ -231,7 +232,7 @@ def _own(overrides: Iterable[str]) -> list[str]:
 
 
 def _best(known: Sequence[Path], option: str) -> Path:
-    """The run with the lowest best value among those measured as the newest finished one was."""
+    """The run with the best value of the first metric among those measured as the newest finished one was."""
     summaries = {folder: read_json(folder / SUMMARY_FILE) for folder in known}
     finished = {folder: summary for folder, summary in summaries.items() if summary}
     if not finished:
@@ -242,9 +243,12 @@ def _best(known: Sequence[Path], option: str) -> Path:
         for folder, summary in finished.items()
         if (summary["primary"], summary["protocol"]) == (newest["primary"], newest["protocol"])
     }
-    values = {folder: math.inf if value is None else value for folder, value in alike.items()}
-    best = min(values, key=lambda folder: values[folder])
-    said = f"the lowest best/{newest['primary']}, {values[best]:.4g}, of {len(values)} runs measured alike"
+    higher = higher_is_better(newest["primary"], parse(newest.get(HIGHER)))
+    worst = -math.inf if higher else math.inf
+    values = {folder: worst if value is None else value for folder, value in alike.items()}
+    best = (max if higher else min)(values, key=lambda folder: values[folder])
+    which = "highest" if higher else "lowest"
+    said = f"the {which} best/{newest['primary']}, {values[best]:.4g}, of {len(values)} runs measured alike"
     print(f"{option}={show(best)}: {said}", flush=True)
     return best
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class Summary:
         steps: generator steps.
         images: real images seen.
         seconds, evaluation_seconds: spent training and measuring.
-        primary: the metric by which the best step was chosen, lower is better.
+        primary: the metric by which the best step was chosen.
+        higher_is_better: by name, whether a higher value of a metric is the better one.
         first, best, final: metrics before training, at `best_step`, at the end.
         protocol: how the metrics were made.
         folder: the run's files.
@@ -49,6 +50,7 @@ class Summary:
     classes: dict[str, tuple[float, float]] | None = None
     peak_memory_mib: float = 0.0
     peak_gpu_memory_mib: float | None = None
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
 
     def save(self) -> None:
         """Write `summary.json` in the run's folder.

@@ -1,7 +1,7 @@
 """A search: where a sweep runs every combination, Optuna proposes each trial from what the earlier ones reached.
 
-It knows nothing of Hydra or of training: trials come out as overrides, values are told back, lower is better. The
-study lies in the sweep's folder, so that a search that was killed goes on where it was.
+It knows nothing of Hydra or of training: trials come out as overrides, values are told back. The study
+lies in the sweep's folder, so that a search that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -79,19 +79,25 @@ class Search:
         sampler: one of `SAMPLERS`.
         seed: of the proposals: the same seed and the same values told give the same proposals.
         folder: where the study is, or will be.
+        higher_is_better: whether what is told back is the better the higher; a study that goes on keeps its own.
 
     Raises:
         UserError: the study there is of another space.
     """
 
-    def __init__(self, space: Space, n_trials: int, sampler: str, seed: int, folder: Path) -> None:
+    def __init__(
+        self, space: Space, n_trials: int, sampler: str, seed: int, folder: Path, higher_is_better: bool = False
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
         self.space, self.n_trials, self.file = space, n_trials, folder.absolute() / STUDY_FILE
         self.study = optuna.create_study(
-            storage=f"sqlite:///{self.file}", study_name=STUDY, direction="minimize", load_if_exists=True
+            storage=f"sqlite:///{self.file}",
+            study_name=STUDY,
+            direction="maximize" if higher_is_better else "minimize",
+            load_if_exists=True,
         )
         self._check_space()
         self._distributions = {key: axis.distribution() for key, axis in space.axes.items()}
@@ -182,8 +188,10 @@ class Search:
 
     def measured(self) -> list[FrozenTrial]:
         """The trials that reached a value of their own, the best first."""
-        own = (trial for trial in self.counted() if trial.value is not None and OUTCOME not in trial.user_attrs)
-        return sorted(own, key=lambda trial: (trial.value, trial.number))
+        sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
+        own = (trial for trial in self.counted() if OUTCOME not in trial.user_attrs)
+        found = ((sign * trial.value, trial.number, trial) for trial in own if trial.value is not None)
+        return [trial for _, _, trial in sorted(found)]
 
     def others(self, kind: str) -> list[FrozenTrial]:
         """The trials that reached none of their own, by why: `DIVERGED`, `FAILED`, `REFUSED` or `REPEATS`."""

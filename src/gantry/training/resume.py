@@ -12,7 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.config.declaration import within
-from gantry.core.config.options import FREE, PLACES
+from gantry.core.config.options import FREE, PLACES, WHILE_TRAINING
 from gantry.core.errors import JobFailed, UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
@@ -144,6 +144,8 @@ def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
 def parameters(cfg: DictConfig) -> dict[str, str]:
     """The resolved config as flat text, as it stands in params.json and in MLflow, without how it was started."""
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:  # which runs begun before it could be said had
+        del tree["metrics"]["measures"]
     return flatten({key: value for key, value in tree.items() if key not in ("sweep", "resume")})
 
 

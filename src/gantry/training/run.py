@@ -5,6 +5,7 @@ What is slow to import (torch, Lightning) is imported only once the config and t
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import tempfile
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.config.instantiate import called_often, maker
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
 from gantry.core.processes.signals import deferred
+from gantry.runs.directions import DIRECTIONS, PRIMARY
 from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE, rewind
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
@@ -89,6 +92,7 @@ def train(
 
         from gantry.data.grid import GRID
         from gantry.evaluation.evaluator import Evaluator
+        from gantry.evaluation.metrics.metric import built
         from gantry.models.compilation import check_compiler
         from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
         from gantry.training.callbacks.diagnostics import Health
@@ -118,7 +122,9 @@ def train(
         start = peers.tell(start)
         extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
         peers.check_same({"metrics.extractor's sha256": extractor.digest})  # each machine may have trained its own
-        evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers)
+        metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
+        measured = built(metrics.get("measures", WHILE_TRAINING))
+        evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measured)
         if not peers.first:
             tracker: Tracker = Trackers()
         else:
@@ -127,6 +133,7 @@ def train(
             if start.goes_on:
                 print(f"continues at step {start.step}", *start.changes, sep=", ", flush=True)
                 rewind(folder, start.step if start.checkpoint else -1)
+            tags |= {PRIMARY: evaluator.primary, DIRECTIONS: json.dumps(evaluator.higher_is_better)}
             tracker = open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
 
         def give_up(failure: PeerFailed) -> None:
@@ -170,6 +177,7 @@ def train(
                 seconds=clock.read(),
                 evaluation_seconds=evaluation.seconds,
                 primary=evaluator.primary,
+                higher_is_better=evaluator.higher_is_better,
                 first=evaluation.first,
                 best=evaluation.best,
                 best_step=evaluation.best_step,

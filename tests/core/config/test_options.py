@@ -78,11 +78,14 @@ def test_kinds_of_annotations():
 
 
 def test_what_may_differ_on_resuming_between_machines_and_in_a_comparison():
-    """As it was before the options were declared in one place: old runs are resumed and compared as ever."""
+    """As it was before the options were declared in one place: old runs are resumed and compared as ever.
+
+    `metrics.measures`, which they had not, does not change what a run learns.
+    """
     devices = [f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm")]
     assert {*FREE} == {"steps", "log_every", "checkpoint", "guard", *devices, "paths", "tracking", "data.root"}
     assert {*PLACES} == {"paths", "tracking", "data.root", "data.folder", "metrics.extractor.weights"}
-    assert {*NOT_COMPARED} == {"paths", "tracking", "sweep", "log_every", "seed"}
+    assert {*NOT_COMPARED} == {"paths", "tracking", "sweep", "log_every", "seed", "metrics.measures"}
     assert within("guard.every", FREE)
     assert not within("guards.every", FREE)
     assert declared(Train)["seed"].most == 2**63 - 1

@@ -33,6 +33,18 @@ def search(folder, overrides, n_trials=10, sampler="tpe", seed=0):
     return Search(read_space(overrides), n_trials, sampler, seed, folder)
 
 
+def test_where_higher_is_better_the_best_trial_is_the_highest_and_the_search_goes_that_way(tmp_path):
+    pytest.importorskip("optuna")
+    for _ in range(2):  # as the search that goes on, too
+        found = Search(read_space(["lr=interval(0.1,1)"]), 8, "tpe", 0, tmp_path, higher_is_better=True)
+        for trial in found.next(4, works):
+            found.tell(trial, numbers([trial], "lr")[0])
+    values = [trial.value for trial in found.measured()]
+    assert found.study.direction.name == "MAXIMIZE"
+    assert values == sorted(values, reverse=True)
+    assert found.study.best_value == values[0]
+
+
 def numbers(trials, key):
     return [float(dict(text.split("=") for text in trial.overrides)[key]) for trial in trials]
 

@@ -196,8 +196,7 @@ def wrong_values(config: Config) -> Iterator[str]:
 def wrong_lists(config: Config) -> Iterator[str]:
     """Declared lists that are none, or with members that may not be in them."""
     for key, option in config.options.items():
-        items = option.declared.items if option.declared else None
-        if items is None:
+        if option.declared is None or (items := option.declared.items) is None:
             continue
         valid = ", ".join(map(str, items.choices))
         if not isinstance(option.value, list):  # whose letters would be taken for a list
@@ -205,9 +204,14 @@ def wrong_lists(config: Config) -> Iterator[str]:
         elif valid and not option.value:
             yield f"{key}: name at least one of {valid}"
         else:
-            wrong = [item for item in option.value if not items.accepts(item)]
+            named = [item for item in option.value if not (option.declared.built and _has_target(item))]
+            wrong = [item for item in named if not items.accepts(item)]
             said = f"(valid: {valid})" if valid else f"(it takes {items} at each place)"
             yield from (f"{key}: no {item}{did_you_mean(str(item), map(str, items.choices))} {said}" for item in wrong)
+
+
+def _has_target(item: object) -> bool:
+    return isinstance(item, dict) and "_target_" in item
 
 
 def not_finite(config: Config) -> Iterator[str]:

@@ -35,6 +35,7 @@ class Option:
         resumable: a run goes on though the value is another than it began with.
         place: says where things are, which may differ between the machines of one run.
         compared: shapes what a run learns, so that a comparison names it where runs differ.
+        built: members of the list may be made by a `_target_` instead.
         modes: of `sample.py`, those that read it, "" for images; empty: all.
         reserved: parameters of the `_target_` that its caller passes, or that would change what a step is.
     """
@@ -52,6 +53,7 @@ class Option:
     resumable: bool = False
     place: bool = False
     compared: bool = True
+    built: bool = False
     modes: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()
 

@@ -13,8 +13,9 @@ from gantry.core.config.declaration import Target, declared, group, option
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Measure = Literal[
-    "fid", "kid", "inception_score", "precision_recall", "fid_infinity", "classes", "memorisation", "augmentation"
+    "fid", "fid_infinity", "kid", "inception_score", "precision_recall", "classes", "memorisation", "augmentation"
 ]
+WHILE_TRAINING: tuple[Measure, ...] = ("fid", "kid", "inception_score", "classes")
 CACHE = "${oc.env:GANTRY_CACHE,${oc.env:HOME}/.cache/gantry}"
 EXTRACTOR_GETS = ("data", "cache", "device")
 
@@ -102,6 +103,11 @@ class Metrics:
     every: int = option(500, "generator steps between evaluations")
     # At least an image for each split of the Inception Score.
     n_generated: int = option(2000, "generated images in each evaluation; 50000 in the papers", least=10)
+    measures: list[Measure] = option(
+        WHILE_TRAINING,
+        "the first one picks the best step; {_target_: my_metrics.contrast} is one of yours",
+        **{"optional": True, "compared": False, "built": True},
+    )
     raw: bool = option(False, "measure the generator without averaging too, under raw/")
     extractor: Extractor = group(reserved=EXTRACTOR_GETS)
 
@@ -224,7 +230,8 @@ class Evaluate(Generator):
     seed: int = option(0, "of the noise", least=0, most=2**63 - 1)
     measures: list[Measure] = option(
         tuple(measure for measure in get_args(Measure) if measure != "augmentation"),
-        "and augmentation, which takes minutes",
+        "and augmentation, which takes minutes; {_target_: my_metrics.contrast} is one of yours",
+        built=True,
     )
     accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps")
     devices: int | Literal["auto"] = option("auto", "on this machine; auto: all GPUs, one process on the processor")

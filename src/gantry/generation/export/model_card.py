@@ -20,7 +20,8 @@ from jinja2.runtime import LoopContext
 from markupsafe import Markup
 
 from gantry.core.text import redact
-from gantry.evaluation.metrics.fid_kid_is import COVERED, STANDARD_COUNT
+from gantry.evaluation.metrics.class_shares import COVERED
+from gantry.evaluation.protocol import STANDARD_COUNT
 from gantry.generation.export.facts import gather, is_number, mapping
 
 FILE, PICTURE, TEMPLATE = "README.md", "samples.png", "model_card.md.j2"

@@ -1,6 +1,5 @@
 """What is measured while training: metrics and sample grids."""
 
-import math
 import resource
 import sys
 import time
@@ -120,7 +119,7 @@ class Evaluation(Callback):
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary
-        return math.isfinite(values[primary]) and (not self.best or values[primary] < self.best[primary])
+        return self.evaluator.improves(values[primary], self.best.get(primary))
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
