@@ -1,4 +1,4 @@
-"""A run as a comparison sees it, and its reading from the run's own folder."""
+"""Holds the data of a run that a comparison uses, and reads it from the run's folder."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ BOOKKEEPING = (
     *("peak_memory_mib", "peak_gpu_memory_mib"),
 )
 Curve = dict[int, float]  # value by generator step, NaN where it was not finite
-Picture = Callable[[], bytes]  # the content of an image file, read when asked for
+Picture = Callable[[], bytes]  # reads the content of an image file
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run.
+    """A run in a comparison.
 
     Attributes:
-        name: what it is called in the report.
-        status: FINISHED, FAILED, KILLED, RUNNING (no ending recorded) or NOT STARTED.
+        name: its name in the report.
+        status: FINISHED, FAILED, KILLED, RUNNING (no final status recorded) or NOT STARTED.
         reason: why it failed or was stopped.
         params: its whole config, flat.
-        tags: variant, dataset, seed, `metrics.*` (how the metrics were made), git.*.
+        tags: variant, dataset, seed, `metrics.*` (the protocol of its metrics), git.*.
         overrides: its command line.
         curves: every metric by step.
         samples: sample grids by step; eight images a row, see `gantry.training.callbacks.evaluation`.
         real: the grid of real images.
-        classes: of each class its share of the real and of the generated images, 0 to 1.
-        log: the last lines of its output, of a run that did not finish.
+        classes: each class's share of the real and of the generated images, 0 to 1.
+        log: the last lines of its output, where it did not finish.
         started: seconds since 1970, 0 where unknown.
         run_id: of its MLflow run.
-        evaluations: by key the latest record that `python evaluate.py` left; their values are curves too.
+        evaluations: the latest record of `python evaluate.py` by key; their values are curves too.
     """
 
     name: str
@@ -73,20 +73,20 @@ class Run:
 
     @property
     def quality(self) -> list[str]:
-        """Its quality metrics, those that are only spreads left out."""
+        """Return the names of its quality metrics, without those of spreads."""
         logged = [name.partition("/")[2] for name in self.curves if name.startswith(("best/", "final/"))]
-        known = logged or [name for name in self.curves if name.startswith(ORDER)]
-        return in_order(name for name in known if "_std" not in name)
+        names = logged or [name for name in self.curves if name.startswith(ORDER)]
+        return in_order(name for name in names if "_std" not in name)
 
     @property
     def primary(self) -> str | None:
-        """The metric that picked its best step."""
+        """Return the metric that picked its best step; None where it has none."""
         return next((name for name in self.quality if name.startswith("fid")), None)
 
     @property
     def drawn(self) -> list[str]:
-        """The metrics worth a curve: quality first, then losses, scores and whatever else was logged."""
-        points = ("best/", "final/", PREFIX)  # of one step or a few: in tables
+        """Return the metrics to draw as curves: quality first, then losses, scores and all others logged."""
+        points = ("best/", "final/", PREFIX)  # values at few steps, shown in tables
         others = (
             name
             for name in self.curves
@@ -95,13 +95,13 @@ class Run:
         return list(dict.fromkeys([*self.quality, *sorted(others)]))
 
     def last(self, name: str) -> float | None:
-        """The last value of a metric; NaN where it was not finite, None where there is none."""
+        """Return the last value of a metric; NaN where it was not finite, None where there is none."""
         curve = self.curves.get(name)
         return curve[max(curve)] if curve else None
 
 
 def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
-    """The run whose record is in `folder`, as far as it got.
+    """Read the run whose record is in `folder`, finished or not.
 
     Args:
         overrides: its command line, where the caller knows it exactly.
@@ -131,7 +131,7 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
 
 
 def _ending(folder: Path, begun: bool) -> tuple[str, str | None]:
-    """How a run ended, and why it did not finish."""
+    """Return a run's status, and the reason where it did not finish."""
     status, reason = read_status(folder)
     if status is not None:
         return status, reason
@@ -141,12 +141,12 @@ def _ending(folder: Path, begun: bool) -> tuple[str, str | None]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file's values; none where it is missing, or was half written when its run was killed."""
+    """Read a file's values; empty where it is missing, or was half written when its run was killed."""
     return read_json(path) or {}
 
 
 def _curves(path: Path) -> tuple[dict[str, Curve], float]:
-    """The curves of a metrics.jsonl and the time of its first line; what a resumed run repeated counts once."""
+    """Read the curves of a metrics.jsonl and the time of its first line; a resumed run's repetitions count once."""
     curves: dict[str, Curve] = {}
     started = 0.0
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -162,5 +162,5 @@ def _curves(path: Path) -> tuple[dict[str, Curve], float]:
 
 
 def split_overrides(text: str) -> list[str]:
-    """The words of a command line that were joined by blanks: one begins where a `key=` does."""
+    """Split a command line that was joined by blanks into its overrides, each of which begins with a `key=`."""
     return re.split(r"\s+(?=(?:\+\+?|~)?[A-Za-z_][\w./@-]*=)", text) if text else []
