@@ -60,7 +60,7 @@ class RunSession:
         self._asked = False  # whether this session has requested the creation of a run
         self._tried = plan.uncertain
         self._experiment_id = ""
-        self._known: Known | None = None
+        self._logged: Known | None = None
 
     @property
     def run_id(self) -> str | None:
@@ -109,7 +109,7 @@ class RunSession:
         from mlflow.entities import Metric, Param, RunTag
 
         assert self.run_id is not None, "connect first"
-        run_id, client, known = self.run_id, self.client, self._known
+        run_id, client, logged = self.run_id, self.client, self._logged
         match events[0]:
             case Metrics():
                 metrics = [
@@ -117,7 +117,7 @@ class RunSession:
                     for event in events
                     if isinstance(event, Metrics)
                     for key, value in event.values.items()
-                    if known is None or known.is_new(key, event.step)
+                    if logged is None or logged.is_new(key, event.step)
                 ]
                 for part in parts(metrics, METRICS_PER_REQUEST):
                     client.log_batch(run_id, metrics=part, synchronous=True)
@@ -129,9 +129,9 @@ class RunSession:
                 for names in parts(values, PARAMS_PER_REQUEST):
                     tags = [RunTag(name, values[name]) for name in names]
                     client.log_batch(run_id, tags=tags, synchronous=True)
-                if ROLLED_BACK in values and known is not None:
-                    self._known = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
-            case Image(_, step, key, _) if known is not None and known.has_image(key, step):
+                if ROLLED_BACK in values and logged is not None:
+                    self._logged = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
+            case Image(_, step, key, _) if logged is not None and logged.has_image(key, step):
                 pass
             case Image(time, step, key, image):
                 send_image(client, run_id, image, key, step, time)
@@ -144,7 +144,7 @@ class RunSession:
                 if self._lives:
                     reopen(client, run_id)
                     replenish(client, run_id, self._folder)
-                self._known = Known(client, run_id, since)
+                self._logged = Known(client, run_id, since)
             case Ended(time, status, reason):
                 self._remove_twins()
                 end_run(client, run_id, status, reason, time)
