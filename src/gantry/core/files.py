@@ -1,4 +1,4 @@
-"""Reads and writes small files atomically: JSON, JSON lines, PNG."""
+"""Reads and writes small files: JSON, JSON lines, PNG."""
 
 from __future__ import annotations
 
