@@ -1,4 +1,4 @@
-"""Makes Gantry's search known to Hydra: `python train.py -m hydra/sweeper=gantry_optuna key=interval(...) ...`."""
+"""Registers Gantry's search with Hydra: `python train.py -m hydra/sweeper=gantry_optuna key=interval(...) ...`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,13 @@ from gantry.training.rules import check_run
 
 
 class GantryOptuna(Sweeper):
-    """Runs trials in batches of as many as run at once, whichever launcher runs them.
+    """Runs the trials of a search in batches, of as many as the launcher runs at once.
 
     Args:
-        n_trials: of the whole search.
-        sampler: of `gantry.sweeps.search.SAMPLERS`.
+        n_trials: number of trials of the whole search.
+        sampler: one of `gantry.sweeps.search.SAMPLERS`.
         seed: of the proposals.
-        params: a space kept in YAML, key by key as on the command line, which wins.
+        params: a search space in YAML, with keys as on the command line, which takes precedence.
     """
 
     config: DictConfig
@@ -37,7 +37,7 @@ class GantryOptuna(Sweeper):
         self.n_trials, self.sampler, self.seed, self.params = n_trials, sampler, seed, params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's hook: keep what `sweep` needs."""
+        """Store what `sweep` needs; called by Hydra."""
         self.hydra_context, self.config = hydra_context, config
         self.launch = (
             Plugins.instance()
@@ -46,7 +46,7 @@ class GantryOptuna(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search until there have been `n_trials`, or `sweep.max_failures` jobs have failed.
+        """Search until `n_trials` trials have run, or `sweep.max_failures` jobs have failed.
 
         Raises:
             UserError: the search cannot work; no job has been started.
@@ -100,7 +100,7 @@ def _higher_is_better(config: DictConfig) -> bool:
 
 
 def _at_once(config: DictConfig) -> int:
-    """How many jobs run at once: `sweep.jobs`, or with auto one on a processor, one for each group of GPUs."""
+    """Return how many jobs run at once: `sweep.jobs`, or with auto one on a CPU, one per group of GPUs."""
     if config.sweep.jobs != "auto":
         return int(config.sweep.jobs)
     gpus = len(visible_gpus())

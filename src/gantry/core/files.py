@@ -1,4 +1,4 @@
-"""Reads and writes small files whole: JSON, JSON lines, PNG."""
+"""Reads and writes small files: JSON, JSON lines, PNG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_output_folder(kind: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's values; None where it is missing or half written."""
+    """Return the file's values; None where it is missing or not valid JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -31,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write `values` so that a reader sees the old file or the new one, never half of one."""
+    """Write `values` atomically: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(json.dumps(values, indent=2) + "\n")
@@ -39,7 +39,7 @@ def write_json(values: Mapping[str, Any], path: Path) -> None:
 
 
 def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Append one JSON line a record; a line that a killed run left half written stays a line of its own."""
+    """Append one JSON line per record; a partial line that a killed run left is terminated first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         torn = file.tell() > 0 and _last_byte(file) != b"\n"
@@ -70,4 +70,4 @@ def write_png(image: np.ndarray, path: Path, zoom: int | None = None) -> None:
         picture.save(part, format="PNG", compress_level=1, pnginfo=said)
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)  # of a full disk
+        part.unlink(missing_ok=True)  # still there where the disk was full

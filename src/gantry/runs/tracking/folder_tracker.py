@@ -1,4 +1,4 @@
-"""The record every run keeps in its own folder, with or without MLflow."""
+"""Writes the record that every run keeps in its own folder, with or without MLflow."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MOST_WAITING = 10_000  # calls
 
 
 class FolderTracker:
-    """Writes plain files that outlive any server.
+    """Writes a run's record as plain files, independent of any server.
 
-    `metrics.jsonl` has a line a call, `{"step": 50, "time": <seconds since 1970>, "loss/generator": 0.7}`,
-    with null for what is not finite; images are `<key>/<step, 7 digits>.png`; `params.json` and `tags.json`
-    hold the latest values; `status.json` appears when the run ends: `{"status", "reason", "time"}`. What a full
-    disk does not take is written, in order, as soon as a later call finds that it does.
+    `metrics.jsonl` has a line per call, `{"step": 50, "time": <seconds since 1970>, "loss/generator": 0.7}`,
+    with null for values that are not finite; images are `<key>/<step, 7 digits>.png`; `params.json` and `tags.json`
+    hold the latest values; `status.json` appears when the run ends: `{"status", "reason", "time"}`. Writes that fail
+    on a full disk are retried, in order, at every later call.
     """
 
     def __init__(self, folder: Path) -> None:

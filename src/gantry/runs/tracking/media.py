@@ -1,4 +1,4 @@
-"""Images and data sets as MLflow's pages show them."""
+"""Sends images and data sets in the form that MLflow's pages display."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 DIGEST_LENGTH = 36
-SHOWN = "mlflow.loggedImages"  # tag by which MLflow's page offers its image charts
+SHOWN = "mlflow.loggedImages"  # tag that makes MLflow's page offer image charts
 KEY = re.compile(r"[\w\-./ ]+", re.ASCII)
 
 
 def send_image(client: MlflowClient, run_id: str, image: np.ndarray | Path, key: str, step: int, time: int) -> None:
-    """Log an image as `MlflowClient.log_image` does, but so that a second time writes the same two files.
+    """Log an image like `MlflowClient.log_image`, but idempotently: a second call writes the same two files.
 
-    MLflow draws a new name each time, and an image whose answer was lost would stand twice; this name is a function
-    of what it names.
+    MLflow draws a random name each time, so that an image would appear twice where an answer was lost; here the name
+    is a function of run, key, step and time.
 
     Args:
         image: a PNG file, or uint8 (height, width, 1 or 3).
         time: when it was logged, in ms since 1970.
 
     Raises:
-        ValueError: MLflow takes no such key.
+        ValueError: MLflow does not accept the key.
     """
     from mlflow.tracking.multimedia import compress_image_size
 
@@ -71,7 +71,7 @@ def _opened(image: np.ndarray | Path) -> PIL.Image.Image:
 
 
 def send_dataset(client: MlflowClient, run_id: str, info: DatasetInfo) -> None:
-    """Show a data set as the run's input; MLflow knows it again by name and digest."""
+    """Log a data set as the run's input; MLflow identifies it by name and digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     height, width, channels = info.shape
@@ -80,7 +80,7 @@ def send_dataset(client: MlflowClient, run_id: str, info: DatasetInfo) -> None:
         {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, height, width, channels]}},
     ]
     profile = {
-        "num_rows": info.images,  # the two the UI shows
+        "num_rows": info.images,  # the UI shows num_rows and num_elements
         "num_elements": info.images * height * width * channels,
         "split": info.split,
         "classes": info.classes,
