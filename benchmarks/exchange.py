@@ -45,8 +45,8 @@ from gantry.core.processes.ranks import Place
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
 from gantry.models.module import GAN
+from gantry.training.build import build_model
 from gantry.training.distributed.strategy import NetworkwiseDDP, plugins
-from gantry.training.run import build
 
 CONF = Path(__file__).parents[1] / "conf"
 WARM_UP, TIMED = 2, 6  # steps of a run
@@ -103,7 +103,7 @@ def sent() -> int:
 
 def fit(cfg: DictConfig, data: ImageSet, strategy: str, sync: bool, place: Place, hooks: bool = False) -> Watch:
     """Train a new GAN for some steps."""
-    gan, _ = build(cfg, data)
+    gan, _ = build_model(cfg, data)
     watch = Watch(hooks)
     trainer = Trainer(
         accelerator="cpu",
@@ -146,7 +146,7 @@ def compare(variant: str, size: int, batch_size: int, rounds: int, place: Place)
         for setting in settings[number % len(settings) :] + settings[: number % len(settings)]:
             steps = fit(cfg, data, *setting, place).steps
             rounds_of[setting].append([statistics.median(values) for values in zip(*steps, strict=True)])
-    least, rows = theory(build(cfg, data)[0], place.world_size), []
+    least, rows = theory(build_model(cfg, data)[0], place.world_size), []
     for strategy, sync in settings:
         seconds, processor, sent = zip(*rounds_of[strategy, sync], strict=True)
         others = zip(*rounds_of[LIGHTNINGS, sync], strict=True)

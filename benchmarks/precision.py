@@ -25,8 +25,8 @@ from pytorch_lightning import Callback, Trainer
 from gantry.core.config.instantiate import maker
 from gantry.data.batches import Batches
 from gantry.models.module import GAN
+from gantry.training.build import build_model
 from gantry.training.hardware.precision import LossScaling, count_skipped_steps
-from gantry.training.run import build
 
 CONF = Path(__file__).parents[1] / "conf"
 WARM_UP, TIMED = 3, 10  # steps of a timed run
@@ -89,7 +89,7 @@ def compare(variant: str, size: int, steps: int, rounds: int, cache: Path) -> li
             options = [f"model={variant}", f"data.image_size={size}", f"compile={setting.compile}"]
             cfg = compose("train", ["tracking=none", "paths.root=.", *options])
         data = maker(cfg.data)(cache=cache)
-        gan, _ = build(cfg, data)
+        gan, _ = build_model(cfg, data)
         gans[setting] = gan, Batches(data, cfg.batch_size, gan.n_critic, cfg.seed)
         watch, trainer = fit(*gans[setting], setting.precision, steps)
         losses[setting] = torch.stack(watch.losses).cpu()

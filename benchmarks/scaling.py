@@ -32,10 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
+from gantry.training.build import build_model
 from gantry.training.hardware.allocator import keep_freed_memory
 from gantry.training.hardware.precision import settled
 from gantry.training.lightning_overrides import NoProfiler
-from gantry.training.run import build, train
+from gantry.training.run import train
 
 MANY, TENTHS = 3000, 10
 PAGE = resource.getpagesize()
@@ -83,7 +84,7 @@ def steps() -> None:
 
 def fitted(cfg: DictConfig, data: ImageSet, count: int) -> list[float]:
     """Milliseconds of each of so many steps, after three."""
-    gan, _ = build(cfg, data)
+    gan, _ = build_model(cfg, data)
     watch = Watch()
     trainer = Trainer(
         max_steps=count + 4,

@@ -96,9 +96,9 @@ def start(report: str) -> None:
         return FirstStep()
 
     whole, program.train = program.train, train
-    program.whole_batch = after("the data", program.whole_batch)
+    program.build_data = after("the data", program.build_data)
     program._quiet = after("importing the rest", program._quiet)
-    program.build = after("building the networks", program.build)
+    program.parameters = after("building the networks", program.parameters)
     program.open_tracker = after("the extractor, the real images' features, the run's record", program.open_tracker)
     program.main()
 

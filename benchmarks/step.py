@@ -39,9 +39,10 @@ from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrize
 
 from gantry.core.config.instantiate import maker
+from gantry.training.build import build_model
 from gantry.training.hardware.allocator import keep_freed_memory
 from gantry.training.hardware.precision import settled
-from gantry.training.run import build, train
+from gantry.training.run import train
 
 ROOT = Path(__file__).parents[1]
 WARM_UP = 10  # steps
@@ -200,7 +201,7 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
 
     cfg = composed()
     data = maker(cfg.data)(cache=cache)
-    gan, _ = build(cfg, data)
+    gan, _ = build_model(cfg, data)
     images = torch.from_numpy(data.images[:].copy())
     loops = {
         name: Loop(cfg, images, gan.generator, gan.discriminator, fast)

@@ -353,10 +353,10 @@ def test_a_new_variant_is_one_file_and_one_function(cli, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["images"] == 4 * 2 * 16
 
 
-def test_the_readmes_data_set_trains(cli, tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text()
-    code = readme.split("```python\n# my_data.py")[1].split("```")[0]
-    yaml = readme.split("```yaml\n# conf/data/stripes.yaml\n")[1].split("```")[0]
+def test_the_guides_data_set_trains(cli, tmp_path, monkeypatch):
+    guide = (ROOT / "docs" / "guides" / "add-a-dataset.md").read_text()
+    code = guide.split("```python\n# my_data.py")[1].split("```")[0]
+    yaml = guide.split("```yaml\n# conf/data/stripes.yaml\n")[1].split("```")[0]
     (tmp_path / "my_data.py").write_text("#" + code)
     (tmp_path / "mine" / "data").mkdir(parents=True)
     (tmp_path / "mine" / "data" / "stripes.yaml").write_text(yaml)

@@ -17,10 +17,10 @@ from gantry.data.sources import digits
 from gantry.models.losses import non_saturating
 from gantry.models.module import GAN
 from gantry.models.networks import dcgan
+from gantry.training.build import build_model
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Diverged, Guard
 from gantry.training.distributed.peers import Peers
-from gantry.training.run import build
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def fit(config, tmp_path):
         small = [text for text in SMALL if variant != "vanilla" or "width" not in text]
         cfg = config(f"model={variant}", *small, *overrides)
         data = digits(cache=tmp_path)
-        gan, _ = build(cfg, data)
+        gan, _ = build_model(cfg, data)
         tags = Tags()
         health = Health(tags, EVERY, torch.from_numpy(data.images[:64].copy()))
         trainer = bare_trainer(steps, callbacks=[*callbacks, Guard(EVERY), health])

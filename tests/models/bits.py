@@ -32,7 +32,7 @@ from small import bare_trainer
 
 from gantry.core.config.instantiate import maker
 from gantry.data.batches import Batches
-from gantry.training.run import build
+from gantry.training.build import build_model
 
 WIDTHS = ["model.generator.width=8", "model.discriminator.width=8"]
 COMMON = ["data=digits", "tracking=none", "paths.root=/none", "paths.cache=/none", "batch_size=16", "steps=4"]
@@ -91,7 +91,7 @@ def trained(overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [*COMMON, *overrides])
     data = maker(cfg.data)(cache=Path("/none"))
-    gan, _ = build(cfg, data)
+    gan, _ = build_model(cfg, data)
     initial, records, step = digest([state(gan.generator), state(gan.discriminator)]), [], gan.training_step
     gan.training_step = lambda *batch: (records.append(step(*batch)), records[-1])[1]
     trainer = bare_trainer(cfg.steps, precision="32-true", devices=1)

@@ -11,7 +11,7 @@ from gantry.core.errors import UserError
 from gantry.data.batches import Batches
 from gantry.models.step import frozen
 from gantry.training import run
-from gantry.training.run import build
+from gantry.training.build import build_model
 
 NO_BATCH_NORM = ["model.generator.norm=layer", "model.discriminator.norm=none"]
 SGD = ["model.optimizer._target_=torch.optim.SGD", "~model.optimizer.betas", "model.optimizer.lr=1.0"]
@@ -24,7 +24,7 @@ def gan_in(config):
 
     def made(parts, variant, *overrides):
         size = [f"batch_size={12 // parts}", f"accumulate={parts}"]
-        return build(config(f"model={variant}", *SMALL, *NO_BATCH_NORM, *size, *overrides), NOISE)[0]
+        return build_model(config(f"model={variant}", *SMALL, *NO_BATCH_NORM, *size, *overrides), NOISE)[0]
 
     return made
 

@@ -13,7 +13,7 @@ from gantry.models.losses import least_squares
 from gantry.models.module import GAN
 from gantry.models.penalties import GradientPenalty
 from gantry.training import run
-from gantry.training.run import build
+from gantry.training.build import build_model
 
 SMALL = ["batch_size=6", "data.image_size=8"]
 WIDTHS = ["model.generator.width=4", "model.discriminator.width=4"]
@@ -107,7 +107,7 @@ def test_every_variant_compiles_and_trains_as_it_does_without(variant, precision
     gans = []
     for compile in (False, True):
         cfg = config(f"model={variant}", *SMALL, *([] if variant == "vanilla" else WIDTHS), f"compile={compile}")
-        gan, _ = build(cfg, NOISE)
+        gan, _ = build_model(cfg, NOISE)
         trainer = bare_trainer(3, precision=precision)
         initial = vector(gan).detach().clone()
         trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))

@@ -17,7 +17,7 @@ from gantry.data.images import ImageSet
 from gantry.models.module import GAN
 from gantry.models.networks import dcgan
 from gantry.models.penalties import GradientPenalty
-from gantry.training.run import build
+from gantry.training.build import build_model
 
 SMALL = ["batch_size=6", "data.image_size=8"]
 WIDTHS = ["model.generator.width=4", "model.discriminator.width=4"]
@@ -32,7 +32,7 @@ def small(config):
         cfg = config(f"model={variant}", *SMALL, *widths, *overrides)
         pixels = draws(0, 0, "test images").integers(0, 256, (50, 1, 8, 8), dtype="uint8")
         data = ImageSet("noise", pixels, None, None, "all", "drawn", "0" * 64, flip=False)
-        gan, _ = build(cfg, data)
+        gan, _ = build_model(cfg, data)
         return gan, lambda start=0: Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, start=start)
 
     return made

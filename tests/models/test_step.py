@@ -16,7 +16,7 @@ from gantry.models.losses import non_saturating, relativistic_pairing
 from gantry.models.objective import objective
 from gantry.models.penalties import R1
 from gantry.models.step import Plain, Players, Turn, due, step
-from gantry.training.run import build
+from gantry.training.build import build_model
 
 STEPS = 3
 SMALL = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]
@@ -57,7 +57,7 @@ def test_a_plain_loop_of_the_step_is_lightnings_training_to_the_bit(variant, set
     widths = SMALL if variant != "vanilla" else SMALL[:2]
     gans, ends = [], []
     for train in (lightning, plain):
-        gan, _ = build(config(f"model={variant}", *widths, *settings), NOISE)
+        gan, _ = build_model(config(f"model={variant}", *widths, *settings), NOISE)
         ends.append(train(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed)))
         gans.append(gan)
     (records, optimizers), (plain_records, plain_optimizers) = ends

@@ -7,7 +7,7 @@ import pytest
 from small import NOISE
 
 from gantry.core.errors import UserError
-from gantry.training.run import build
+from gantry.training.build import build_model
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from gantry.training.run import build
 def test_what_the_networks_do_not_support_is_the_users_to_change(config, size, overrides, message):
     images = replace(NOISE, images=np.zeros((50, 1, size, size), np.uint8))
     with pytest.raises(UserError, match=message):
-        build(config("model=dcgan", *overrides), images)
+        build_model(config("model=dcgan", *overrides), images)

@@ -15,11 +15,11 @@ from gantry.core.processes.signals import Stop, Stopped
 from gantry.runs import checkpoints
 from gantry.runs.folder import read_kind, read_status, write_status
 from gantry.runs.generator_files import exported_step
-from gantry.training import resume
+from gantry.training import build, resume
 from gantry.training import run as training
 from gantry.training.callbacks.divergence import Diverged
 from gantry.training.callbacks.evaluation import Evaluation
-from gantry.training.distributed import peers, spawn
+from gantry.training.distributed import spawn
 from gantry.training.resume import check_same_data, check_unchanged, is_done, parameters, take_up
 
 SLOW = pytest.mark.slow
@@ -56,7 +56,7 @@ def overrides():
 @pytest.fixture
 def run(config, overrides, tmp_path, monkeypatch):
     def run(name, stop=None, start=None):
-        monkeypatch.setattr(peers, "AgreedStop", lambda _: Stop() if stop is None else StopAt(stop))
+        monkeypatch.setattr(build, "AgreedStop", lambda _: Stop() if stop is None else StopAt(stop))
         return training.train(config(*overrides), tmp_path / name, TAGS, start)
 
     (tmp_path / "stopped").mkdir()

@@ -97,10 +97,10 @@ def test_a_run_that_was_rolled_back_resumes_with_the_noise_it_had(step, config, 
             if steps(tmp_path / "run")[-1:] == [step] and (tmp_path / "run" / "earlier").exists():
                 raise Stopped(15)
 
-    monkeypatch.setattr("gantry.training.distributed.peers.AgreedStop", lambda _: Once())
+    monkeypatch.setattr("gantry.training.build.AgreedStop", lambda _: Once())
     with pytest.raises(Stopped):
         run.train(config(*SMALL, *BACK), tmp_path / "run", TAGS)
-    monkeypatch.setattr("gantry.training.distributed.peers.AgreedStop", lambda _: Stop())
+    monkeypatch.setattr("gantry.training.build.AgreedStop", lambda _: Stop())
     start = take_up(tmp_path / "run", config(*SMALL, *BACK))
     assert start.step == step
     run.train(config(*SMALL, *BACK), tmp_path / "run", TAGS, start)
@@ -120,7 +120,7 @@ def test_stopped_after_it_has_diverged_a_run_keeps_no_checkpoint_of_that(
                 raise Stopped(15)
 
     diverging(1)
-    monkeypatch.setattr("gantry.training.distributed.peers.AgreedStop", lambda _: Once())
+    monkeypatch.setattr("gantry.training.build.AgreedStop", lambda _: Once())
     late = [*SMALL, "log_every=1", "guard.every=50", "checkpoint.every=5", "metrics.every=8"]
     with pytest.raises(Stopped):
         run.train(config(*late), tmp_path / "run", TAGS)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from gantry.commands import cli
 from gantry.core import errors
 from gantry.core.errors import UserError
-from gantry.core.files import ROOT, new_output_folder
+from gantry.core.files import config_dir, new_output_folder
 from gantry.reports.build import REPORT, _publish, compare_sweep
 from gantry.reports.comparison import Comparison, compare
 from gantry.reports.find import find_compared_runs, find_compared_sweep
@@ -38,7 +38,7 @@ def main() -> None:
         sys.exit(errors.REFUSED)
     sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
     gc.set_threshold(LITTLE_TO_COLLECT)
-    cli.run(job, ROOT / "conf", "compare")
+    cli.run(job, config_dir(), "compare")
 
 
 def job(cfg: DictConfig) -> None:

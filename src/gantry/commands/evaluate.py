@@ -18,10 +18,10 @@ from gantry.core import errors
 from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.options import Evaluate
 from gantry.core.errors import JobFailed, UserError
-from gantry.core.files import ROOT, new_output_folder
+from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
-from gantry.core.text import HIDDEN, here, redact, show
+from gantry.core.text import HIDDEN, redact, show, typed_command
 from gantry.runs.find import WORDS
 from gantry.runs.find_generators import FoundRun, find_generators
 from gantry.runs.folder import write_status
@@ -47,7 +47,7 @@ def main() -> None:
         sys.exit(errors.REFUSED)
     lists = ("run=[",)
     sys.argv[1:] = [a if a.startswith(lists) else cli.as_typed(a, AS_TYPED) for a in sys.argv[1:]]
-    cli.run(job, ROOT / "conf", "evaluate", around=stoppable())
+    cli.run(job, config_dir(), "evaluate", around=stoppable())
 
 
 def job(cfg: DictConfig) -> None:
@@ -105,7 +105,7 @@ def _check(cfg: DictConfig) -> None:
             else "run, images: give one of them"
         )
     if cfg.images is not None and "data" not in cfg:
-        known = sorted(path.stem for path in (ROOT / "conf" / "data").glob("*.yaml"))
+        known = sorted(path.stem for path in (config_dir() / "data").glob("*.yaml"))
         problems.append(f"data: images are measured against a data set: data= one of {', '.join(known)}")
     if cfg.images is not None and not Path(str(cfg.images)).expanduser().exists():
         problems.append(f"images: {cfg.images} does not exist; it must be a folder with images, an .npz or an .npy")
@@ -166,7 +166,7 @@ def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
     mine = replace(comparison, rulers=[ruler for ruler in comparison.rulers if ruler.key == first.key])
     print(mine.evaluations_text(), flush=True)
     named = ",".join(show(folder) for folder in folders)
-    print(f"\nreport  {here('python')} compare.py 'runs=[{named}]' metric={metric}", flush=True)
+    print(f"\nreport  {typed_command('compare')} 'runs=[{named}]' metric={metric}", flush=True)
 
 
 def _plan(cfg: DictConfig, subject: Subject) -> Plan:

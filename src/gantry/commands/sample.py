@@ -18,7 +18,7 @@ from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.declaration import declared
 from gantry.core.config.options import Sample
 from gantry.core.errors import RunFailed, UserError
-from gantry.core.files import ROOT, new_output_folder
+from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import show
@@ -45,7 +45,7 @@ def main() -> None:
         print("sample.py takes one generator at a time: leave out -m", file=sys.stderr)
         sys.exit(errors.REFUSED)
     sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
-    cli.run(job, ROOT / "conf", "sample", around=stoppable())
+    cli.run(job, config_dir(), "sample", around=stoppable())
 
 
 def job(cfg: DictConfig) -> None:

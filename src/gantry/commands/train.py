@@ -12,7 +12,7 @@ from gantry.commands import cli
 from gantry.commands.arguments import arguments
 from gantry.core.config.overrides import of_the_run
 from gantry.core.errors import UserError
-from gantry.core.files import ROOT
+from gantry.core.files import config_dir
 from gantry.core.processes import parent_watch
 from gantry.core.processes.locks import held, is_held
 from gantry.core.processes.ranks import find_place, fixed_devices, ranks
@@ -31,52 +31,72 @@ from gantry.training.run_record import deliver_rest
 def main() -> None:
     """The command line of train.py."""
     with rank_of_another_launcher(find_place()):
-        cli.run(job, ROOT / "conf", "train", leading(arguments))
+        cli.run(job, config_dir(), "train", leading(arguments))
 
 
 def job(cfg: DictConfig) -> float:
-    """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric.
+    """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric, or nan.
 
-    With several devices this process only starts the ranks and watches them. What an earlier attempt left in the
-    folder is kept, gone on with or set aside where the command line takes it up.
+    A worker of another launcher hands the job to a process of its own. With several devices this process only starts
+    the ranks and watches them. What an earlier attempt left in the folder is kept, gone on with or set aside where the
+    command line takes it up.
     """
     if worker.asked():
         return worker.run(cfg)
     in_sweep = parent_watch.follow()
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    place = find_place()
+    folder, place = Path(HydraConfig.get().runtime.output_dir), find_place()
     check_run(cfg)
     cfg.trainer.devices = fixed_devices(cfg.trainer, place)
-    resumed = cfg.sweep.resume is not None or cfg.resume is not None
-    if resumed:
+    taken_up = cfg.sweep.resume is not None or cfg.resume is not None
+    if taken_up:
         cfg = as_begun(folder, cfg)
         if place.rank == 0 and is_done(folder, cfg):
-            check_unchanged(folder, cfg)
-            print(f"{folder} is finished and kept", flush=True)
-            deliver_rest(cfg, folder)
-            return math.nan if (best := best_value(folder)) is None else best
-    if place.by == "nobody" and (count := ranks(cfg.trainer, place)) > 1:
-        if is_held(folder):
-            raise UserError(f"the run in {folder} is still running; stop it first, or wait for it")
-        if resumed and continues(folder, cfg):
-            check_unchanged(folder, cfg)
-        return spawn.run(cfg, folder, count, in_sweep)
+            return _keep(folder, cfg)
+    if place.by == "nobody" and ranks(cfg.trainer, place) > 1:
+        return _start_ranks(cfg, folder, taken_up, in_sweep)
+    if place.rank > 0:
+        with spawn.ending_left(folder, place.rank):
+            train(cfg, folder, _tags(), place=place)
+        return math.nan
+    return _train(cfg, folder, taken_up, in_sweep)
+
+
+def _keep(folder: Path, cfg: DictConfig) -> float:
+    """Leave a run that has finished as it is, but for telling MLflow what it has not been told."""
+    check_unchanged(folder, cfg)
+    print(f"{folder} is finished and kept", flush=True)
+    deliver_rest(cfg, folder)
+    return math.nan if (best := best_value(folder)) is None else best
+
+
+def _start_ranks(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> float:
+    """Refuse what all ranks would refuse, then start them and wait for them."""
+    if is_held(folder):
+        raise UserError(f"the run in {folder} is still running; stop it first, or wait for it")
+    if taken_up and continues(folder, cfg):
+        check_unchanged(folder, cfg)
+    return spawn.run(cfg, folder, ranks(cfg.trainer, find_place()), in_sweep)
+
+
+def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> float:
+    """Train as the only rank or the first one, which holds the folder, and print what was reached."""
+    place = find_place()
+    with held(folder, "the run in"):
+        before = read_status(folder)
+        start = take_up(folder, cfg) if taken_up else Start()
+        recorded = ending_on_record(folder, before if start.goes_on else None)
+        with recorded, advised(cfg, ranks(cfg.trainer, place)):
+            summary = train(cfg, folder, _tags(), start, place)
+    print(summary.text(in_sweep), flush=True)
+    return summary.best.get(summary.primary, math.nan)
+
+
+def _tags() -> dict[str, str]:
+    """Name the variant, the data set and the overrides of the job, by which runs are told apart."""
+    hydra = HydraConfig.get()
     choices = hydra.runtime.choices
-    tags = {
+    return {
         "variant": choices["model"],
         "dataset": choices["data"],
         "overrides": " ".join(of_the_run(hydra.overrides.task)),
     }
-    if place.rank > 0:
-        with spawn.ending_left(folder, place.rank):
-            train(cfg, folder, tags, place=place)
-        return math.nan
-    with held(folder, "the run in"):
-        before = read_status(folder)
-        start = take_up(folder, cfg) if resumed else Start()
-        recorded = ending_on_record(folder, before if start.goes_on else None)
-        with recorded, advised(cfg, ranks(cfg.trainer, place)):
-            summary = train(cfg, folder, tags, start, place)
-    print(summary.text(in_sweep), flush=True)
-    return summary.best.get(summary.primary, math.nan)

@@ -1,4 +1,4 @@
-"""Reads and writes small files: JSON, JSON lines, PNG."""
+"""Finds Gantry's own configs; reads and writes small files: JSON, JSON lines, PNG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-ROOT = Path(__file__).parents[3]
+PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel has them
+ROOT = Path(__file__).parents[3]  # of a checkout
+
+
+def config_dir() -> Path:
+    """Return the folder of train.yaml and its groups: of the installed wheel, or else of the checkout."""
+    return PACKAGED if PACKAGED.is_dir() else ROOT / "conf"
 
 
 def new_output_folder(kind: str) -> Path:

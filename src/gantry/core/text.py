@@ -40,6 +40,18 @@ def here(command: str) -> str:
     return show(beside)
 
 
+def typed_command(name: str | None = None) -> str:
+    """Say how to type a command of Gantry the way that this process was started: as a script, or an installed command.
+
+    Args:
+        name: `train`, `evaluate`, `sample` or `compare`; None: the one that runs.
+    """
+    started = Path(sys.argv[0]).absolute()
+    if started.name.startswith("gantry-"):
+        return here(f"gantry-{name}" if name else started.name)
+    return f"{here('python')} {show(started.with_name(f'{name}.py') if name else started)}"
+
+
 def redact(text: str) -> str:
     """Return `text` with its secrets replaced by ***.
 

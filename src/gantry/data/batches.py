@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def check_batch_size(n_images: int, batch_size: int, world_size: int = 1) -> None:
-    """Refuse a global batch size that does not fit the data set or the ranks.
+def check_batch_size(n_images: int, batch_size: int, world_size: int = 1, accumulate: int = 1) -> None:
+    """Refuse a global batch, or `accumulate` of them in a step, that the data set or the ranks cannot fill.
 
     Raises:
-        UserError: `batch_size` is above `n_images`, below `world_size` or not a multiple of `world_size`.
+        UserError: `batch_size` is below `world_size` or not a multiple of it, or what a step takes is above `n_images`.
     """
     largest = n_images - n_images % world_size
     if batch_size > n_images:
@@ -31,6 +31,11 @@ def check_batch_size(n_images: int, batch_size: int, world_size: int = 1) -> Non
         raise UserError(
             f"batch_size={batch_size} cannot be shared by {world_size} processes: it counts the images "
             f"of all of them and must be a positive multiple of {world_size}, such as {nearest}"
+        )
+    if batch_size * accumulate > n_images:
+        raise UserError(
+            f"batch_size={batch_size} times accumulate={accumulate} is larger than the data set, which has "
+            f"{n_images} images; the largest valid value of accumulate is {n_images // batch_size}"
         )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gantry.core.files import write_json
-from gantry.core.text import here, redact, show
+from gantry.core.text import here, redact, show, typed_command
 from gantry.runs.folder import BEST, FILM_FILE, GENERATOR, REFUSED, SAMPLES, SUMMARY_FILE, UNDELIVERED
 from gantry.runs.tracking.store import ui_command
 
@@ -105,8 +104,7 @@ class Summary:
             lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
         if in_sweep:
             return "\n".join(lines)
-        script = show(Path(sys.argv[0]).absolute())
-        lines.append(f"sweep      {here('python')} {script} -m model=vanilla,dcgan,wgan")
+        lines.append(f"sweep      {typed_command()} -m model=vanilla,dcgan,wgan")
         return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ from gantry.core.config.overrides import command, identity, of_the_run, quoted
 from gantry.core.errors import REFUSED, JobFailed, UserError
 from gantry.core.processes.locks import held, is_held
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
-from gantry.core.text import here, show
+from gantry.core.text import show, typed_command
 from gantry.runs.folder import HYDRA_CONFIG, LOG_FILE, OVERRIDES, Status, log_tail, read_status, write_status
 from gantry.runs.sweep_record import PARENT_RUN, SWEEP_FILE, JobRecord, SweepRecord, load_sweep
 from gantry.runs.tracking.status import last_word
@@ -129,10 +129,10 @@ class Sweep:
             if number is None:
                 self._compare()
             elif any(state == "FINISHED" for state in states):
-                print(f"compare what has finished: {typing('compare.py')} sweep={shlex.quote(show(record.folder))}")
+                print(f"compare what has finished: {typed_command('compare')} sweep={shlex.quote(show(record.folder))}")
             if not finished:
                 again = shlex.quote(f"sweep.resume={show(record.folder)}")
-                print(f"take it up again: {typing(sys.argv[0])} -m {again}", flush=True)
+                print(f"take it up again: {typed_command()} -m {again}", flush=True)
         self._open.close()
         return finished
 
@@ -200,12 +200,6 @@ def lead(config: DictConfig, job: DictConfig, resumed: SweepRecord | None = None
 def resumed_sweep(config: DictConfig) -> SweepRecord | None:
     """The sweep that `sweep.resume` names, in whose folder `config` runs; None where it names none."""
     return load_sweep(Path(config.hydra.sweep.dir)) if config.sweep.resume is not None else None
-
-
-def typing(script: str) -> str:
-    """How to type a script of the project here."""
-    path = Path(sys.argv[0]).absolute().parent / Path(script).name
-    return f"{here('python')} {show(path)}"
 
 
 def typed(config: DictConfig) -> list[str]:

@@ -28,6 +28,7 @@ from gantry.runs.folder import (
     read_metrics,
     read_params,
     read_values,
+    rewind,
     set_aside,
     state_of,
     write_status,
@@ -131,6 +132,22 @@ def check_same_data(folder: Path, digest: str) -> None:
             f"{folder} holds a run that began with other images, which have changed since (their digest was "
             f"{before}, is {digest}): it cannot go on with these"
         )
+
+
+def take_up_record(folder: Path, start: Start, digest: str) -> None:
+    """Cut the record in `folder` back to the step at which the run goes on, and say so.
+
+    Args:
+        digest: of the images it goes on with.
+
+    Raises:
+        UserError: see `check_same_data`.
+    """
+    if start.checkpoint:
+        check_same_data(folder, digest)
+    if start.goes_on:
+        print(f"continues at step {start.step}", *start.changes, sep=", ", flush=True)
+        rewind(folder, start.step if start.checkpoint else -1)
 
 
 def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:

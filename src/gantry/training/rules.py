@@ -10,6 +10,7 @@ from gantry.core.config.schema import Config
 from gantry.core.moved import new_name
 from gantry.core.processes.ranks import AUTO, find_place, ranks
 from gantry.runs.tracking.rules import wrong_store
+from gantry.training.extension_rules import wrong_extensions
 
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
 INPUT_GRADIENT = ("gantry.models.penalties.GradientPenalty", "gantry.models.penalties.R1", "gantry.models.penalties.R2")
@@ -141,7 +142,7 @@ def wrong_devices(config: Config) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     *(wrong_image_size, wrong_optimizer, part_without_target, penalty_under_batch_norm, sigmoid_at_the_critic),
-    *(batch_norm_of_one, wrong_devices, wrong_store),
+    *(batch_norm_of_one, wrong_devices, wrong_extensions, wrong_store),
 )
 
 

@@ -11,38 +11,33 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from gantry.core.config.instantiate import called_often, maker
-from gantry.core.config.options import WHILE_TRAINING
-from gantry.core.errors import PeerFailed, RunFailed, UserError
+from gantry.core.config.instantiate import maker
+from gantry.core.errors import RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
-from gantry.core.processes.signals import deferred
 from gantry.runs.directions import DIRECTIONS, PRIMARY
-from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE, rewind
+from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
 from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
-from gantry.training.resume import Start, check_same_data, parameters
-from gantry.training.rules import check_run
-from gantry.training.run_record import closed_truthfully, generators_logged, open_tracker
+from gantry.training.resume import Start, parameters, take_up_record
+from gantry.training.run_record import open_tracker, recorded
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, Trainer
 
     from gantry.data.images import ImageSet
     from gantry.models.module import GAN
-    from gantry.training.callbacks.checkpointing import DurableIO
+    from gantry.training.build import Callbacks
 
 
-HEALTH_CHECKS = 5  # looks of the guard between two of the health's, which take five times as long
 MOST_CLASSES = 64  # of which the summary says how often each is drawn
 
 
@@ -57,7 +52,7 @@ def train(
     """Train one GAN and leave its record in `folder` and, unless `tracking=none`, in MLflow.
 
     Args:
-        cfg: the composed config of conf/train.yaml.
+        cfg: the composed config of conf/train.yaml, which `gantry.training.rules.check_run` has passed.
         folder: where samples, checkpoints, the exported generator, metrics.jsonl and summary.json go.
         tags: `variant` and `dataset`, by which runs are told apart, and whatever else is worth a tag.
         start: where it begins; None: from nothing. Rank 0's counts.
@@ -68,162 +63,116 @@ def train(
         UserError: the config or the data cannot work; nothing has been tracked yet.
         PeerFailed: another rank has failed.
     """
-    check_run(cfg)
     start, place = start or Start(), place or Place()
-    from gantry.data.batches import Batches
-
     if place.rank == 0:
-        if cfg.tracking:
-            check_store(cfg.tracking.uri)
-        _check_new(folder, start)
+        _check_record(cfg, folder, start)
     _check_cache(cache := Path(cfg.paths.cache).expanduser())
-    data: ImageSet = maker(cfg.data)(cache=cache)
-    if cfg.max_images is not None:
-        data = data.part(cfg.max_images)
-    batch_size = whole_batch(cfg, len(data), ranks(cfg.trainer, place))
+    data = build_data(cfg, cache, ranks(cfg.trainer, place))
     if place.rank == 0:
-        if data.skipped:
-            tags = tags | {"data.skipped": str(data.skipped)}
-            print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
-        print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
-
+        tags = _announce(cfg, folder, tags, data)
     with lean_imports():
-        import torch
-
-        from gantry.data.grid import GRID
-        from gantry.evaluation.evaluator import Evaluator
-        from gantry.evaluation.metrics.metric import built
-        from gantry.models.compilation import check_compiler
-        from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
-        from gantry.training.callbacks.diagnostics import Health
-        from gantry.training.callbacks.divergence import Guard
-        from gantry.training.callbacks.evaluation import Evaluation, peak_memory
-        from gantry.training.callbacks.film import Film, film_logged
-        from gantry.training.callbacks.logging import TrainingLog
-        from gantry.training.callbacks.progress import Progress
-        from gantry.training.distributed.peers import AgreedStop, joined
+        from gantry.data.batches import Batches
+        from gantry.training.build import build_callbacks, build_evaluator, build_model, build_trainer
+        from gantry.training.callbacks.checkpointing import DurableIO
+        from gantry.training.distributed.meeting import joined
+        from gantry.training.extensions import build_extensions
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
         from gantry.training.hardware.precision import settled
-        from gantry.training.lightning_overrides import gpus_not_looked_for, leave_out_empty_hooks
         from gantry.training.rollback import Rollback
-        from gantry.training.stopwatch import Clock
-
     _quiet()
     keep_freed_memory()
     cfg = settled(cfg, quiet=place.rank > 0)
-    io = DurableIO(folder)
-    trainer = _trainer(cfg, folder, place, io)
-    if cfg.compile:
-        check_compiler(trainer.strategy.root_device)
-    gan, network = build(cfg, data)
+    trainer = build_trainer(cfg, folder, place, io := DurableIO(folder))
+    own = build_extensions(cfg.trainer, folder, first=place.rank == 0)
+    gan, network = build_model(cfg, data)
     with joined(trainer.strategy) as peers:
-        peers.check_same(parameters(cfg) | {"data": data.digest})
+        params = parameters(cfg)
+        peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
-        extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=trainer.strategy.root_device)
-        peers.check_same({"metrics.extractor's sha256": extractor.digest})  # each machine may have trained its own
-        metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
-        measured = built(metrics.get("measures", WHILE_TRAINING))
-        evaluator = Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measured)
-        if not peers.first:
-            tracker: Tracker = Trackers()
-        else:
-            if start.checkpoint:
-                check_same_data(folder, data.digest)
-            if start.goes_on:
-                print(f"continues at step {start.step}", *start.changes, sep=", ", flush=True)
-                rewind(folder, start.step if start.checkpoint else -1)
+        evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
+        tracker: Tracker = Trackers()
+        if peers.first:
+            take_up_record(folder, start, data.digest)
             tags |= {PRIMARY: evaluator.primary, DIRECTIONS: json.dumps(evaluator.higher_is_better)}
             tracker = open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
-
-        def give_up(failure: PeerFailed) -> None:
-            print(failure, file=sys.stderr, flush=True)
-            tracker.close("FAILED", failure.reason)
-
-        with (
-            closed_truthfully(tracker),
-            generators_logged(tracker, folder),
-            film_logged(tracker, folder) if peers.first else nullcontext(),
-            peers.blame(give_up),
-            advised(cfg, peers.world_size),
-        ):
-            stop = AgreedStop(peers)
-            clock = Clock()
-            log = TrainingLog(tracker, clock, cfg.log_every, peers)
-            real = torch.from_numpy(data.images[: GRID**2].copy())
-            guard = Guard(cfg.guard.every, peers)
-            evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
-            keeping = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
-            health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
-            film = [Film(folder, evaluation, clock)] if peers.first else []
-            bar = [Progress(evaluation, tags["variant"], folder)] if peers.first else []
-            trainer.callbacks += [*watching, guard, log, *health, evaluation, *film, keeping, *bar]  # type: ignore[attr-defined]
-            leave_out_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
-            rollback = Rollback(cfg.guard, gan, folder, tracker, peers)
-            batches = partial(Batches, data, batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
-            with deferred(stop), gpus_not_looked_for():
-                fit(trainer, gan, batches, start, rollback)
-                if evaluation.last != trainer.global_step:  # stopped while it measured for the last time
-                    evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
-                    for taken in film:
-                        taken.take(trainer, gan)
-                keeping.finish(trainer, gan)
-            images = trainer.global_step * batch_size * gan.n_critic
-            summary = Summary(
-                variant=tags["variant"],
-                dataset=tags["dataset"],
-                steps=trainer.global_step,
-                images=images,
-                seconds=clock.read(),
-                evaluation_seconds=evaluation.seconds,
-                primary=evaluator.primary,
-                higher_is_better=evaluator.higher_is_better,
-                first=evaluation.first,
-                best=evaluation.best,
-                best_step=evaluation.best_step,
-                final=evaluation.final,
-                classes=_few(evaluation.classes),
-                **peak_memory(),
-                protocol=dict(evaluator.protocol),
-                folder=folder,
-                tracking_uri=cfg.tracking.get("uri"),
-            )
+        tracker = own.connect(trainer, tracker, params)
+        with recorded(tracker, folder, peers), advised(cfg, peers.world_size):
+            parts = (network, io, evaluator, data, tracker, peers)
+            callbacks = build_callbacks(cfg, folder, tags["variant"], *parts, watching, own.callbacks)
+            trainer.callbacks += callbacks.ordered  # type: ignore[attr-defined]
+            batches = partial(Batches, data, gan.batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
+            fit(trainer, gan, batches, start, Rollback(cfg.guard, gan, folder, tracker, peers), callbacks)
+            summary = summarise(cfg, folder, tags, trainer, gan, callbacks)
             if peers.first:
-                try:
-                    summary.save()
-                except OSError as error:
-                    raise RunFailed(
-                        f"trained, and kept in its last checkpoint, but its summary cannot be written: {error}; "
-                        f"resume={folder} does it"
-                    ) from error
-                tracker.log_artifact(folder / SUMMARY_FILE)
+                _save(summary, tracker)
     return summary
 
 
-def whole_batch(cfg: DictConfig, n_images: int, world_size: int) -> int:
-    """The images of one discriminator step, in all its parts.
+def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
+    """Load the images of `cfg.data`, `cfg.max_images` of them.
 
     Raises:
-        UserError: the data set has fewer.
+        UserError: they cannot be read, or are fewer than a batch, or the ranks cannot share a batch.
     """
     from gantry.data.batches import check_batch_size
 
-    check_batch_size(n_images, cfg.batch_size, world_size)
-    whole: int = cfg.batch_size * cfg.accumulate
-    if whole > n_images:
-        raise UserError(
-            f"batch_size={cfg.batch_size} times accumulate={cfg.accumulate} is larger than the data set, which has "
-            f"{n_images} images; the largest valid value of accumulate is {n_images // cfg.batch_size}"
-        )
-    return whole
+    data: ImageSet = maker(cfg.data)(cache=cache)
+    if cfg.max_images is not None:
+        data = data.part(cfg.max_images)
+    check_batch_size(len(data), cfg.batch_size, world_size, cfg.accumulate)
+    return data
 
 
-def _few(classes: dict[str, tuple[float, float]] | None) -> dict[str, tuple[float, float]] | None:
-    return classes if classes is not None and len(classes) <= MOST_CLASSES else None
+def summarise(
+    cfg: DictConfig, folder: Path, tags: dict[str, str], trainer: Trainer, gan: GAN, callbacks: Callbacks
+) -> Summary:
+    """Sum up a run that has trained to its end."""
+    from gantry.training.callbacks.evaluation import peak_memory
+
+    evaluation = callbacks.evaluation
+    classes = evaluation.classes
+    return Summary(
+        variant=tags["variant"],
+        dataset=tags["dataset"],
+        steps=trainer.global_step,
+        images=trainer.global_step * gan.batch_size * gan.n_critic,
+        seconds=callbacks.clock.read(),
+        evaluation_seconds=evaluation.seconds,
+        primary=evaluation.evaluator.primary,
+        higher_is_better=evaluation.evaluator.higher_is_better,
+        first=evaluation.first,
+        best=evaluation.best,
+        best_step=evaluation.best_step,
+        final=evaluation.final,
+        classes=classes if classes is not None and len(classes) <= MOST_CLASSES else None,
+        **peak_memory(),
+        protocol=dict(evaluation.evaluator.protocol),
+        folder=folder,
+        tracking_uri=cfg.tracking.get("uri"),
+    )
 
 
-def _check_new(folder: Path, start: Start) -> None:
-    """Refuse a run folder that holds a run not to be gone on with."""
+def _save(summary: Summary, tracker: Tracker) -> None:
+    """Write and log the summary.
+
+    Raises:
+        RunFailed: it cannot be written.
+    """
+    try:
+        summary.save()
+    except OSError as error:
+        raise RunFailed(
+            f"trained, and kept in its last checkpoint, but its summary cannot be written: {error}; "
+            f"resume={summary.folder} does it"
+        ) from error
+    tracker.log_artifact(summary.folder / SUMMARY_FILE)
+
+
+def _check_record(cfg: DictConfig, folder: Path, start: Start) -> None:
+    """Refuse a store that cannot be written, and a folder that holds a run not to be gone on with."""
+    if cfg.tracking:
+        check_store(cfg.tracking.uri)
     if (folder / METRICS_FILE).exists() and not start.goes_on:
         raise UserError(
             f"{folder} already holds a run; go on with it by resume={folder}, "
@@ -242,75 +191,13 @@ def _check_cache(cache: Path) -> None:
         ) from error
 
 
-def _trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trainer:
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    from gantry.training.hardware.precision import count_skipped_steps
-    from gantry.training.lightning_overrides import NoProfiler, leave_signals, note_hooks_quickly
-
-    options: dict[str, Any] = {"plugins": [io]}
-    if "strategy" in cfg.trainer:
-        from gantry.training.distributed.strategy import plugins
-
-        mine = [io, *plugins(place, cfg.trainer.get("sync_batchnorm", False))]
-        options = {"plugins": mine, "sync_batchnorm": False}
-    if "profiler" not in cfg.trainer:
-        options["profiler"] = NoProfiler()
-    try:
-        trainer: Trainer = maker(cfg.trainer)(
-            max_steps=cfg.steps,
-            max_epochs=-1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            **options,
-        )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
-    if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
-        raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
-    count_skipped_steps(trainer)
-    leave_signals(trainer)
-    note_hooks_quickly()
-    return trainer
-
-
-def build(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
-    """The GAN of `cfg.model` for the images of `data`, its weights drawn from the seed.
-
-    Returns:
-        The GAN, and what rebuilds its generator (`gantry.runs.generator_files`).
-
-    Raises:
-        UserError: the networks do not support the size of the images, or a normalisation.
-    """
-    import torch
-
-    from gantry.models.networks.blocks import UnsupportedError
-
-    torch.manual_seed(cfg.seed)
-    model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
-    for name in ("optimizer", "discriminator_optimizer"):
-        if "betas" in model.get(name, {}):
-            model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
-    network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
-    try:
-        generator = maker(network)()
-        discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
-    except UnsupportedError as error:
-        raise UserError(str(error)) from error
-    gan = maker(model)(
-        generator=generator,
-        discriminator=discriminator,
-        seed=cfg.seed,
-        batch_size=cfg.batch_size * cfg.accumulate,
-        accumulate=cfg.accumulate,
-        compile=cfg.compile,
-    )
-    gan.loss = called_often(gan.loss)
-    return gan, network
+def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet) -> dict[str, str]:
+    """Print what is about to be trained; returns the tags, with the number of images left out."""
+    if data.skipped:
+        tags = tags | {"data.skipped": str(data.skipped)}
+        print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
+    print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
+    return tags
 
 
 def _quiet() -> None:

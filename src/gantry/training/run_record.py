@@ -6,16 +6,17 @@ import json
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from gantry.core.config.redaction import as_yaml
-from gantry.core.errors import reason
-from gantry.core.files import ROOT
+from gantry.core.errors import PeerFailed, reason
+from gantry.core.files import PACKAGED, ROOT
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.text import brief, redact
@@ -31,6 +32,7 @@ from gantry.training.resume import Start, parameters
 
 if TYPE_CHECKING:
     from gantry.data.images import ImageSet
+    from gantry.training.distributed.peers import Peers
 
 
 log = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def open_tracker(
     tags = (
         tags
         | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
-        | git_state(ROOT)
+        | ({} if PACKAGED.is_dir() else git_state(ROOT))  # around a wheel may lie anyone's checkout
         | {f"metrics.{name}": str(value) for name, value in protocol.items()}
     )
     local = FolderTracker(folder)
@@ -108,6 +110,23 @@ def deliver_rest(cfg: DictConfig, folder: Path) -> None:
         deliver(folder, cfg.tracking.uri)
     except Exception as error:
         log.warning("MLflow has not been told the rest of %s: %s", folder, brief(error))
+
+
+@contextmanager
+def recorded(tracker: Tracker, folder: Path, peers: Peers) -> Iterator[None]:
+    """Keep the record of a run true however it ends: its exports and its film logged, its status what it was.
+
+    One rank's failure ends all of them; where this one waits for it in vain, its record is closed from a thread.
+    """
+    from gantry.training.callbacks.film import film_logged
+
+    def give_up(failure: PeerFailed) -> None:
+        print(failure, file=sys.stderr, flush=True)
+        tracker.close("FAILED", failure.reason)
+
+    film = film_logged(tracker, folder) if peers.first else nullcontext()
+    with closed_truthfully(tracker), generators_logged(tracker, folder), film, peers.blame(give_up):
+        yield
 
 
 @contextmanager

@@ -83,7 +83,17 @@ def test_what_may_differ_on_resuming_between_machines_and_in_a_comparison():
     `metrics.measures`, which they had not, does not change what a run learns.
     """
     devices = [f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm")]
-    assert {*FREE} == {"steps", "log_every", "checkpoint", "guard", *devices, "paths", "tracking", "data.root"}
+    assert {*FREE} == {
+        "steps",
+        "log_every",
+        "checkpoint",
+        "guard",
+        *devices,
+        "paths",
+        "tracking",
+        "data.root",
+        "trainer.logger",
+    }
     assert {*PLACES} == {"paths", "tracking", "data.root", "data.folder", "metrics.extractor.weights"}
     assert {*NOT_COMPARED} == {"paths", "tracking", "sweep", "log_every", "seed", "metrics.measures"}
     assert within("guard.every", FREE)

@@ -16,10 +16,10 @@ from gantry.core.processes.signals import Stop, Stopped
 from gantry.runs import checkpoints
 from gantry.runs.folder import rewind
 from gantry.runs.tracking.tracker import Trackers
+from gantry.training import build
 from gantry.training import run as training
 from gantry.training.callbacks import film
 from gantry.training.callbacks.film import FRAMES, develop, film_logged, frame, moments
-from gantry.training.distributed import peers
 from gantry.training.resume import take_up
 
 TAGS = {"variant": "dcgan", "dataset": "digits"}
@@ -43,7 +43,7 @@ class StopAt(Stop):
 def train(config, tmp_path, monkeypatch):
     def train(name, stop=0, start=None, *overrides):
         (tmp_path / name).mkdir(exist_ok=True)
-        monkeypatch.setattr(peers, "AgreedStop", lambda _: StopAt(stop))
+        monkeypatch.setattr(build, "AgreedStop", lambda _: StopAt(stop))
         training.train(config(*SMALL, *overrides), tmp_path / name, TAGS, start)
 
     return train

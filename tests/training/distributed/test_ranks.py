@@ -16,7 +16,7 @@ from project import ROOT
 from gantry.core.errors import RunFailed
 from gantry.runs import checkpoints
 from gantry.runs.tracking.store import prepare_store
-from gantry.training.distributed.peers import _Watch
+from gantry.training.distributed.watch import Watch
 from gantry.training.run import train
 
 # Without BatchNorm, on images that the batch does not divide, with penalties and flips drawn for the whole batch.
@@ -194,7 +194,7 @@ def test_what_a_rank_can_explain_is_told_whole_and_without_a_traceback():
     store = torch.distributed.HashStore()
     for rank in (0, 1):
         store.set(f"host/{rank}", "here")
-    cause = _Watch(store, 1, 2).cause_of(RunFailed("out of memory. What helps:\n  a smaller batch"))
+    cause = Watch(store, 1, 2).cause_of(RunFailed("out of memory. What helps:\n  a smaller batch"))
     failure = cause.failure()
     assert failure.reason == "rank 1 on here: out of memory. What helps:\n  a smaller batch"
     assert str(failure) == "rank 1 on here failed:\nout of memory. What helps:\n  a smaller batch"
@@ -299,3 +299,16 @@ def test_a_sweep_of_runs_of_two_ranks_outlives_the_death_of_one_rank(start, tmp_
     }
     assert len(runs) == 4
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in jobs.values())
+
+
+@pytest.mark.slow
+def test_loggers_of_ones_own_are_the_first_ranks(start, tmp_path):
+    monitor = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]"
+    logger = "+trainer.logger=[{_target_: pytorch_lightning.loggers.CSVLogger, save_dir: .}]"
+    process = start(*RUN, "tracking=none", "log_every=1", monitor, logger, f"hydra.run.dir={tmp_path}/run")
+    text = ended(process, 120)
+    assert process.returncode == 0, text
+    (file,) = tmp_path.rglob("metrics.csv")
+    assert file == tmp_path / "run" / "lightning_logs" / "version_0" / "metrics.csv"
+    assert {"lr-Adam", "loss/generator", "final/fid_classifier"} <= set(file.read_text().splitlines()[0].split(","))
+    assert any("lr-Adam" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())

@@ -29,7 +29,7 @@ RUN += ["steps=200", "metrics.every=10", "log_every=10", "hydra.run.dir=run"]
 BOTH = ["trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2"]
 TORCHRUN = "torch.distributed.run"
 TROUBLE = "model.loss={_target_: trouble.loss}"
-# Silence and leaving (gantry.training.distributed.peers) are 15 s together; torchrun and a busy machine have the rest.
+# Silence and leaving (gantry.training.distributed.watch) are 15 s together; torchrun and a busy machine have the rest.
 SOON = 60
 
 

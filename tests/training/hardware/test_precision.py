@@ -12,10 +12,10 @@ from gantry.core.errors import UserError
 from gantry.data.batches import Batches
 from gantry.models.penalties import R1, GradientPenalty
 from gantry.training import run as entry
+from gantry.training.build import build_model
 from gantry.training.callbacks.logging import TrainingLog
 from gantry.training.hardware.precision import LossScaling, choose, count_skipped_steps
 from gantry.training.resume import as_begun, check_unchanged
-from gantry.training.run import build
 from gantry.training.stopwatch import Clock
 
 SGD = ["model.optimizer._target_=torch.optim.SGD", "~model.optimizer.betas", "model.optimizer.lr=1.0"]
@@ -25,7 +25,7 @@ TAGS = {"variant": "dcgan", "dataset": "digits"}
 
 @pytest.fixture
 def gan_of(config):
-    return lambda variant, *overrides: build(config(f"model={variant}", *SMALL, *overrides), NOISE)[0]
+    return lambda variant, *overrides: build_model(config(f"model={variant}", *SMALL, *overrides), NOISE)[0]
 
 
 def scaling(scale=1024.0, **options):

@@ -126,6 +126,10 @@ class Trainer(Target):
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = option(
         "auto", "bf16-mixed where the device computes with it, else 32-true; or: 32-true, bf16-mixed, 16-mixed (GPU)"
     )
+    callbacks: Any = option(None, "a list of Lightning's callbacks or your own, each a _target_", optional=True)
+    logger: Any = option(
+        None, "a list of Lightning's loggers or your own, each a _target_", optional=True, resumable=True
+    )
 
 
 @dataclass
@@ -185,7 +189,7 @@ class Train:
         reserved=(
             *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
             *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-            *("logger", "callbacks", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
+            *("enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
             *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
         )
     )

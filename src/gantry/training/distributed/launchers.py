@@ -22,7 +22,7 @@ def rank_of_another_launcher(place: Place) -> Iterator[None]:
             yield
     finally:
         if place.by == "torchrun":
-            from gantry.training.distributed.peers import excuse
+            from gantry.training.distributed.meeting import excuse
 
             with suppress(Exception):  # the first machine may be gone
                 excuse(place)

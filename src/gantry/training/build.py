@@ -1,0 +1,208 @@
+"""Builds the parts of a run from its config: trainer, networks, evaluator, callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+
+from gantry.core.config.instantiate import called_often, maker
+from gantry.core.config.options import WHILE_TRAINING
+from gantry.core.errors import UserError
+from gantry.core.processes.ranks import Place
+from gantry.data.grid import GRID
+from gantry.data.images import ImageSet
+from gantry.evaluation.evaluator import Evaluator
+from gantry.evaluation.metrics.metric import built
+from gantry.models.compilation import check_compiler
+from gantry.models.module import GAN
+from gantry.models.networks.blocks import UnsupportedError
+from gantry.runs.tracking.tracker import Tracker
+from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
+from gantry.training.callbacks.diagnostics import Health
+from gantry.training.callbacks.divergence import Guard
+from gantry.training.callbacks.evaluation import Evaluation
+from gantry.training.callbacks.film import Film
+from gantry.training.callbacks.logging import TrainingLog
+from gantry.training.callbacks.progress import Progress
+from gantry.training.distributed.peers import AgreedStop, Peers
+from gantry.training.distributed.strategy import plugins
+from gantry.training.extension_rules import OPTIONS
+from gantry.training.hardware.precision import count_skipped_steps
+from gantry.training.lightning_overrides import NoProfiler, leave_out_empty_hooks, leave_signals, note_hooks_quickly
+from gantry.training.stopwatch import Clock
+
+HEALTH_CHECKS = 5  # looks of the guard between two of the health's, which take five times as long
+
+
+def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trainer:
+    """Build Lightning's trainer, without callbacks and loggers.
+
+    Args:
+        cfg: the run's config, its precision settled.
+        folder: the run's.
+        place: this process among the run's ranks.
+        io: reads and writes its checkpoints.
+
+    Raises:
+        UserError: the device, the precision or the compiler asked for is not there.
+    """
+    settings = OmegaConf.masked_copy(cfg.trainer, [str(key) for key in cfg.trainer if key not in OPTIONS])
+    options: dict[str, Any] = {"plugins": [io]}
+    if "strategy" in settings:
+        mine = [io, *plugins(place, settings.get("sync_batchnorm", False))]
+        options = {"plugins": mine, "sync_batchnorm": False}
+    if "profiler" not in settings:
+        options["profiler"] = NoProfiler()
+    if any(key in cfg.trainer for key in OPTIONS) and "log_every_n_steps" not in settings:
+        options["log_every_n_steps"] = cfg.log_every
+    try:
+        trainer: Trainer = maker(settings)(
+            max_steps=cfg.steps,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            **options,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
+    if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
+        raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
+    count_skipped_steps(trainer)
+    leave_signals(trainer)
+    note_hooks_quickly()
+    if cfg.compile:
+        check_compiler(trainer.strategy.root_device)
+    return trainer
+
+
+def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
+    """Build the GAN of `cfg.model` for the images of `data`, its weights drawn from the seed.
+
+    Returns:
+        The GAN, and what rebuilds its generator (`gantry.runs.generator_files`).
+
+    Raises:
+        UserError: the networks do not support the size of the images, or a normalisation.
+    """
+    torch.manual_seed(cfg.seed)
+    model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
+    for name in ("optimizer", "discriminator_optimizer"):
+        if "betas" in model.get(name, {}):
+            model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
+    network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
+    try:
+        generator = maker(network)()
+        discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    except UnsupportedError as error:
+        raise UserError(str(error)) from error
+    gan = maker(model)(
+        generator=generator,
+        discriminator=discriminator,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size * cfg.accumulate,
+        accumulate=cfg.accumulate,
+        compile=cfg.compile,
+    )
+    gan.loss = called_often(gan.loss)
+    return gan, network
+
+
+def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers) -> Evaluator:
+    """Build what measures the generator; this takes longest of all where the cache lacks something.
+
+    A classifier as extractor is trained on `data` first, and the real images' features are computed.
+
+    Raises:
+        UserError: the ranks have different extractors; each machine may have trained its own.
+    """
+    extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=device)
+    peers.check_same({"metrics.extractor's sha256": extractor.digest})
+    metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
+    measured = built(metrics.get("measures", WHILE_TRAINING))
+    return Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measured)
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """A run's callbacks, and what they share.
+
+    Attributes:
+        ordered: all of them, as Lightning calls them.
+        stop: the request to stop that the ranks agree on.
+        clock: the time spent training.
+        film: of rank 0; None elsewhere.
+    """
+
+    ordered: list[Callback]
+    stop: AgreedStop
+    clock: Clock
+    evaluation: Evaluation
+    checkpointing: Checkpointing
+    film: Film | None
+
+
+def build_callbacks(
+    cfg: DictConfig,
+    folder: Path,
+    label: str,
+    network: dict[str, Any],
+    io: DurableIO,
+    evaluator: Evaluator,
+    data: ImageSet,
+    tracker: Tracker,
+    peers: Peers,
+    watching: Sequence[Callback] = (),
+    users: Sequence[Callback] = (),
+) -> Callbacks:
+    """Build the callbacks of a run.
+
+    The order is that of a step's consequences. `Guard` finds numbers that are not finite before anyone logs, measures
+    or saves them. The users' own come before `Evaluation`, which may be stopped while it measures: so the checkpoint of
+    a step has their state after that step, always. `Film` takes over what `Evaluation` has drawn. `Checkpointing` comes
+    after all that has a state, and stops the run where it is asked to; the progress bar shows a step that is done.
+
+    Args:
+        cfg: the run's config.
+        folder: the run's.
+        label: stands beside the progress bar.
+        network: the generator's config, from which its export is rebuilt.
+        io: writes checkpoints.
+        evaluator: measures the generator.
+        data: the real images, of which the first are shown beside the samples.
+        tracker: receives what is logged.
+        peers: the run's ranks; logs, health, film and bar are rank 0's.
+        watching: come before all others.
+        users: of `trainer.callbacks`.
+
+    Raises:
+        UserError: two of them would overwrite one another's state in a checkpoint.
+    """
+    stop, clock = AgreedStop(peers), Clock()
+    real = torch.from_numpy(data.images[: GRID**2].copy())
+    guard = Guard(cfg.guard.every, peers)
+    log = TrainingLog(tracker, clock, cfg.log_every, peers)
+    evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
+    checkpointing = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
+    health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
+    film = Film(folder, evaluation, clock) if peers.first else None
+    bar = [Progress(evaluation, label, folder)] if peers.first else []
+    observing = [*watching, guard, log, *health]
+    keeping = [evaluation, *([film] if film else []), checkpointing, *bar]
+    leave_out_empty_hooks([*observing, *keeping])
+    ordered = [*observing, *users, *keeping]
+    keys = [callback.state_key for callback in ordered if type(callback).state_dict is not Callback.state_dict]
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        raise UserError(
+            f"trainer.callbacks: more than one has the state_key {', '.join(sorted(twice))}; rename a class"
+        )
+    return Callbacks(ordered, stop, clock, evaluation, checkpointing, film)

@@ -1,0 +1,161 @@
+"""Callbacks and loggers of the user's own, which `trainer.callbacks` and `trainer.logger` name."""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers.logger import DummyLogger
+
+from gantry.core.config.instantiate import maker
+from gantry.core.errors import RunFailed, UserError, reason
+from gantry.runs.folder import Status
+from gantry.runs.tracking.tracker import Tracker, Trackers, never_raises
+from gantry.training.extension_rules import LIGHTNING, REFUSED
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """The callbacks of one rank, and the loggers, one for each node; those of other ranks than the first do nothing."""
+
+    callbacks: list[Callback]
+    loggers: list[Logger]
+
+    def connect(self, trainer: Trainer, record: Tracker, params: Mapping[str, Any]) -> Tracker:
+        """Let the loggers have what Gantry logs, and Gantry's `record` what callbacks log through Lightning.
+
+        Returns:
+            What the run logs to: `record` and the loggers.
+        """
+        if not self.callbacks and not self.loggers:
+            return record
+        trainer.loggers = [*self.loggers, RecordLogger(record, trainer)]
+        loggers = [LoggerTracker(logger) for logger in self.loggers]
+        for logger in loggers:
+            logger.log_params(params)
+        return Trackers(record, *loggers)
+
+
+def build_extensions(trainer: DictConfig, folder: Path, first: bool) -> Extensions:
+    """Make the callbacks and, on the first rank, the loggers that the config's `trainer` names.
+
+    Args:
+        trainer: the config's `trainer`.
+        folder: the run's, from which a logger's relative `save_dir` counts.
+        first: this is rank 0.
+
+    Raises:
+        UserError: one cannot be made, is neither a callback nor a logger, or is derived from a `REFUSED` one.
+    """
+    settings: Any = OmegaConf.to_container(trainer, resolve=True)
+    callbacks = [
+        _made(f"trainer.callbacks.{n}", node, Callback) for n, node in enumerate(settings.get("callbacks", ()))
+    ]
+    loggers = []
+    for number, node in enumerate(settings.get("logger", ())):
+        if "save_dir" in node:
+            node["save_dir"] = str(folder / node["save_dir"])
+        loggers.append(_guarded(_made(f"trainer.logger.{number}", node, Logger)) if first else DummyLogger())
+    return Extensions([_with_plain_state(callback) for callback in callbacks], loggers)
+
+
+def _made(key: str, node: dict[str, Any], kind: type) -> Any:
+    """Make a node's object, of class `kind`."""
+    try:
+        made = maker(node)()
+    except (ImportError, InstantiationException, MisconfigurationException, TypeError, ValueError) as error:
+        raise UserError(f"{key}: {node['_target_']} cannot be made: {reason(error)}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{key}: {node['_target_']} is no {kind.__module__.partition('.')[0]} {kind.__name__}")
+    for base in type(made).__mro__:
+        if base.__module__.partition(".")[0] in LIGHTNING and base.__name__ in REFUSED:
+            raise UserError(f"{key}: {base.__name__}, which {node['_target_']} is, {REFUSED[base.__name__]}")
+    return made
+
+
+def _with_plain_state(callback: Callback) -> Callback:
+    """Refuse a state that could be saved and not be read again: checkpoints are read as tensors and plain values."""
+    if type(callback).state_dict is Callback.state_dict:
+        return callback
+    state_dict = callback.state_dict
+
+    @functools.wraps(state_dict)
+    def checked() -> dict[str, Any]:
+        state = state_dict()
+        torch.save(state, content := io.BytesIO())
+        content.seek(0)
+        try:
+            torch.load(content, weights_only=True)
+        except pickle.UnpicklingError as error:
+            name = type(callback).__name__
+            raise RunFailed(f"{name}.state_dict() must hold tensors and plain values only: {reason(error)}") from error
+        return state
+
+    callback.state_dict = checked  # type: ignore[method-assign]
+    return callback
+
+
+def _guarded(logger: Logger) -> Logger:
+    """Let no call of the logger raise into training, Lightning's own calls included."""
+    for name in ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize"):
+        setattr(logger, name, MethodType(never_raises(getattr(type(logger), name)), logger))
+    return logger
+
+
+class LoggerTracker:
+    """Passes a run's params and metrics on to a logger of Lightning, at generator steps.
+
+    Tags, images and files, for which its loggers have no common call, are left out.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger = logger
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self.logger.log_hyperparams(dict(params))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        pass
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        self.logger.log_metrics(dict(metrics), step)
+        self.logger.save()
+
+    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
+        pass
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        pass
+
+    def close(self, status: Status, reason: str | None = None) -> None:
+        self.logger.finalize("success" if status == "FINISHED" else "failed")
+
+
+class RecordLogger(DummyLogger):
+    """Puts into a run's record what callbacks log through Lightning, such as learning rates.
+
+    At the generator step that is done by then: Lightning's own count for what `self.log` logs is one behind.
+    """
+
+    def __init__(self, record: Tracker, trainer: Trainer) -> None:
+        super().__init__()
+        self.record, self.trainer = record, trainer
+
+    @never_raises
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log all but Lightning's epoch, of which a run has one."""
+        if values := {name: float(value) for name, value in metrics.items() if name != "epoch"}:
+            self.record.log_metrics(values, self.trainer.global_step)
