@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
-from gantry.evaluation.extractors.networks import inception
-from gantry.evaluation.metrics import fid_kid_is
+from gantry.evaluation.extractors.inception import inception
+from gantry.evaluation.metrics.fid import fid
+from gantry.evaluation.moments import moments
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 THEIR_BATCH = 64  # torch-fidelity's default
@@ -80,9 +81,7 @@ def compare(count: int, size: int, rounds: int, weights: Path) -> list[str]:
             began = time.perf_counter()
             features[way] = ways[way](images)
             seconds[way].append(time.perf_counter() - began)
-    distances = {
-        way: fid_kid_is.fid(fid_kid_is.moments(f[: count // 2]), f[count // 2 :]) for way, f in features.items()
-    }
+    distances = {way: fid(moments(f[: count // 2]), f[count // 2 :]) for way, f in features.items()}
     exact, distance = features["torch-fidelity"], distances["torch-fidelity"]
     rows = []
     for way, taken in seconds.items():

@@ -16,8 +16,8 @@ from typing import Any
 
 import step
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.loops import fetchers
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.trainer import call
 
 from gantry.models.ema import AveragedGenerator
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
     clocked(GAN, "_draw", "draw")
     clocked(GAN, "manual_backward", "manual_backward")
     clocked(torch.Tensor, "backward", "backward")
-    clocked(LightningOptimizer, "step", "lightning step")
+    clocked(Strategy, "optimizer_step", "lightning step")
     clocked(torch.optim.Adam, "step", "optimizer step")
     clocked(AveragedGenerator, "update", "average")
     clocked(fetchers._PrefetchDataFetcher, "__next__", "batch")

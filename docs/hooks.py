@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gantry.core.config.reference import section
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # Files outside docs/ that pages lead to.
@@ -15,7 +17,7 @@ COPIED = (".github/images/*", "benchmarks/*.md", "benchmarks/*.png", "examples/*
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)")
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?P<value>.*?)(?: # (?P<comment>.*))?$")
 TABLES = re.compile(r"<!-- options: (?P<what>\S+) -->")
-HELP = re.compile(r"<!-- help: (?P<command>\w+) -->")
+DECLARED = re.compile(r"<!-- declared: (?P<command>\w+) -->")
 SEPARATELY = ("defaults", "hydra")  # keys that are not options of a run
 
 
@@ -34,7 +36,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in the tables, and have links lead to where the site has their targets."""
     markdown = TABLES.sub(lambda match: "\n".join(tables(match["what"])), markdown)
-    markdown = HELP.sub(lambda match: f"```text\n{help_of(match['command'])}\n```", markdown)
+    markdown = DECLARED.sub(lambda match: "\n".join(section(match["command"])), markdown)
     return LINK.sub(lambda match: link(page.file, match[1]), markdown)
 
 
@@ -95,10 +97,3 @@ def cell(text: str) -> str:
 def code(text: str) -> str:
     """A cell of code; empty for a key that only groups others."""
     return f"`{cell(text)}`" if text else ""
-
-
-def help_of(command: str) -> str:
-    """What `--help` prints of a command, as it stands in its file."""
-    text = (CONF / f"{command}.yaml").read_text().partition("template: |\n")[2]
-    lines = [line.removeprefix("      ") for line in text.splitlines()]
-    return "\n".join(lines).strip()

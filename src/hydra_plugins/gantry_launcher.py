@@ -1,4 +1,4 @@
-"""Makes Gantry's launcher known to Hydra, which looks for plugins in this namespace package."""
+"""Registers Gantry's launcher with Hydra, which finds plugins in this namespace package."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from gantry.sweeps.launcher import ProcessLauncher
 
 
 class GantryLauncher(ProcessLauncher):
-    """Hydra instantiates only classes that live here."""
+    """`ProcessLauncher` under a name in this package, since Hydra instantiates only plugins defined here."""
 
 
 @dataclass

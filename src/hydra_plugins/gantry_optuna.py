@@ -1,4 +1,4 @@
-"""Makes Gantry's search known to Hydra: `python train.py -m hydra/sweeper=gantry_optuna key=interval(...) ...`."""
+"""Registers Gantry's search with Hydra: `python train.py -m hydra/sweeper=gantry_optuna key=interval(...) ...`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +10,9 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
 from gantry.core.processes.devices import gpus_wanted, visible_gpus
 from gantry.sweeps.search import STUDY_FILE, Search, check_options
@@ -20,13 +21,13 @@ from gantry.training.rules import check_run
 
 
 class GantryOptuna(Sweeper):
-    """Runs trials in batches of as many as run at once, whichever launcher runs them.
+    """Runs the trials of a search in batches, of as many as the launcher runs at once.
 
     Args:
-        n_trials: of the whole search.
-        sampler: of `gantry.sweeps.search.SAMPLERS`.
+        n_trials: number of trials of the whole search.
+        sampler: one of `gantry.sweeps.search.SAMPLERS`.
         seed: of the proposals.
-        params: a space kept in YAML, key by key as on the command line, which wins.
+        params: a search space in YAML, with keys as on the command line, which takes precedence.
     """
 
     config: DictConfig
@@ -36,7 +37,7 @@ class GantryOptuna(Sweeper):
         self.n_trials, self.sampler, self.seed, self.params = n_trials, sampler, seed, params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's hook: keep what `sweep` needs."""
+        """Store what `sweep` needs; called by Hydra."""
         self.hydra_context, self.config = hydra_context, config
         self.launch = (
             Plugins.instance()
@@ -45,7 +46,7 @@ class GantryOptuna(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search until there have been `n_trials`, or `sweep.max_failures` jobs have failed.
+        """Search until `n_trials` trials have run, or `sweep.max_failures` jobs have failed.
 
         Raises:
             UserError: the search cannot work; no job has been started.
@@ -56,7 +57,8 @@ class GantryOptuna(Sweeper):
             raise UserError(f"{folder} holds a search; go on with it by sweep.resume={folder}")
         written = [f"{key!s}={value}" for key, value in self.params.items()]
         space = read_space([*written, *arguments], self.hydra_context.config_loader)
-        search = Search(space, self.n_trials, self.sampler, self.seed, folder)
+        higher = _higher_is_better(self.config)
+        search = Search(space, self.n_trials, self.sampler, self.seed, folder, higher)
         at_once, most = _at_once(self.config), self.config.sweep.max_failures
         failures = 0
         while (most is None or failures < most) and (trials := search.next(at_once, self._refusal)):
@@ -68,7 +70,7 @@ class GantryOptuna(Sweeper):
                     search.tell(trial, value)
                 else:
                     failures += 1
-                    search.tell(trial, None, str(value))
+                    search.tell(trial, None, str(value), getattr(value, "kind", None))
         search.save()
         print(search.report(), flush=True)
 
@@ -86,8 +88,19 @@ class GantryOptuna(Sweeper):
         return None
 
 
+def _higher_is_better(config: DictConfig) -> bool:
+    """The direction of the first metric, whose best value a job returns."""
+    measures = OmegaConf.select(config, "metrics.measures") or [*WHILE_TRAINING]
+    if measures[0] == WHILE_TRAINING[0]:
+        return False
+    from gantry.evaluation.metrics.metric import built  # which imports torch
+
+    first = OmegaConf.to_container(OmegaConf.create([measures[0]]), resolve=True)
+    return next(iter(built(first)[0].directions.values()), False)  # type: ignore[arg-type]
+
+
 def _at_once(config: DictConfig) -> int:
-    """How many jobs run at once: `sweep.jobs`, or with auto one on a processor, one for each group of GPUs."""
+    """Return how many jobs run at once: `sweep.jobs`, or with auto one on a CPU, one per group of GPUs."""
     if config.sweep.jobs != "auto":
         return int(config.sweep.jobs)
     gpus = len(visible_gpus())

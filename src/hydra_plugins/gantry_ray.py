@@ -1,7 +1,7 @@
 """Runs the jobs of a sweep on a Ray cluster: `python train.py -m hydra/launcher=ray ...`.
 
-Options as those of hydra-ray-launcher, whose pins (cloudpickle<3, where joblib needs 3) cannot be installed beside
-scikit-learn, and which ends the sweep when Ray loses one worker.
+The options are those of hydra-ray-launcher, which is not used because its pins (cloudpickle<3, where joblib needs 3)
+conflict with scikit-learn, and because it ends the sweep when Ray loses one worker.
 """
 
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from gantry.core.errors import JobFailed, UserError
 from gantry.core.processes.signals import Stop, deferred, undisturbed
 from gantry.sweeps.job import GRACE
 
-TICK = 0.5  # seconds between two looks at the signals
+TICK = 0.5  # seconds between two checks for signals
 
 
 class GantryRay(Launcher):
-    """Gives Ray all jobs at once, and waits for each.
+    """Submits all jobs to Ray at once, and waits for them.
 
     Args:
-        ray: `init`, the options of ray.init (address: auto is a cluster that runs, null one for this sweep), and
-            `remote`, what a job needs (num_cpus, num_gpus, resources, ...).
+        ray: `init`, the options of ray.init (address: auto is a running cluster, null a new one for this sweep), and
+            `remote`, the resources of a job (num_cpus, num_gpus, resources, ...).
     """
 
     def __init__(self, ray: DictConfig) -> None:
         self.options: dict[str, Any] = OmegaConf.to_container(ray, resolve=True)  # type: ignore[assignment]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's hook: keep what `launch` needs."""
+        """Store what `launch` needs; called by Hydra."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -50,12 +50,12 @@ class GantryRay(Launcher):
         except ImportError as error:
             raise UserError("Ray is not installed: pip install 'gantry-gan[ray]'") from error
         setup_globals()
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # resolved here, for all jobs alike
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # resolved once for all jobs
         stop = Stop()
         if not ray.is_initialized():
             ray.init(**self.options["init"])
-        gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}  # without, Ray hides them
-        # A job that is lost is taken up by the sweep, not run again by Ray in a folder that holds its first half.
+        gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}  # without it Ray hides the GPUs
+        # The sweep resumes a lost job; Ray must not restart it in a folder that holds its first half.
         remote = ray.remote(max_retries=0, **gpus | self.options["remote"])(_run)
         state = Singleton.get_state()
         waiting = []
@@ -64,7 +64,7 @@ class GantryRay(Launcher):
             with open_dict(config):
                 config.hydra.job.num, config.hydra.job.id = number, str(number)
             waiting.append((overrides, remote.remote(self.hydra_context, self.task_function, config, state)))
-        # Ray's own handler of SIGTERM aborts the process, and what ours would raise is lost in Ray's calls.
+        # Ray's own handler of SIGTERM aborts the process, and an exception raised in ours is lost in Ray's calls.
         left = [reference for _, reference in waiting]
         try:
             with deferred(stop):
@@ -72,7 +72,7 @@ class GantryRay(Launcher):
                     _, left = ray.wait(left, num_returns=len(left), timeout=TICK)
                     stop.check()
         except BaseException:
-            with undisturbed():  # Ray's own end would kill the jobs before they have written their checkpoints
+            with undisturbed():  # Ray's shutdown would kill the jobs before they have written their checkpoints
                 for reference in left:
                     ray.cancel(reference)
                 ray.wait(left, num_returns=len(left), timeout=GRACE)
@@ -102,7 +102,7 @@ def _run(context: HydraContext, task: TaskFunction, config: DictConfig, state: d
 
 @dataclass
 class RayOptions:
-    """Passed on to Ray."""
+    """Options that are passed to Ray."""
 
     init: dict[str, Any] = field(default_factory=lambda: {"address": None})
     remote: dict[str, Any] = field(default_factory=dict)

@@ -327,7 +327,7 @@ def test_skipping_unreadable_images_is_counted_and_trains(cli, tmp_path, store, 
 
 
 def tiny_extractor(*, device, **options):
-    from gantry.evaluation.extractors.networks import NetworkExtractor
+    from gantry.evaluation.extractors.extractor import NetworkExtractor
 
     class Mean(torch.nn.Module):
         def forward(self, images):

@@ -17,7 +17,7 @@ from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.evaluation.extractors import networks
 from gantry.evaluation.extractors.networks import clip, dinov2, own, vgg16
-from gantry.evaluation.metrics import fid_kid_is
+from gantry.evaluation.protocol import suffix
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_vgg16_is_torch_fidelitys(tmp_path: Path) -> None:
     features, logits = extractor(images)
     torch.testing.assert_close(features, theirs(images)[0], rtol=1e-6, atol=1e-6)
     assert logits.shape == (2, 0)
-    assert fid_kid_is.names(extractor, 50_000, "train")["fid"] == f"fid_vgg16-{extractor.digest[:8]}"
+    assert "fid" + suffix(extractor, 50_000, "train") == f"fid_vgg16-{extractor.digest[:8]}"
 
 
 class TinyViT(torch.nn.Module):
@@ -108,7 +108,7 @@ def test_dinov2_says_whose_code_runs_before_it_runs_and_asks_nothing(
 
 
 def test_remote_code_runs_only_by_name() -> None:
-    users = [path.name for path in (ROOT / "conf").rglob("*.yaml") if "extractors.dinov2" in path.read_text()]
+    users = [path.name for path in (ROOT / "conf").rglob("*.yaml") if "extractors.networks.dinov2" in path.read_text()]
     assert users == ["dinov2.yaml"]
     chosen = [path.name for path in (ROOT / "conf").rglob("*.yaml") if "extractor: dinov2" in path.read_text()]
     assert chosen == []
@@ -146,7 +146,7 @@ def test_ones_own_network_is_a_few_lines_of_yaml(tmp_path: Path) -> None:
     assert np.allclose(features.numpy(), 2 * images.mean((2, 3)), rtol=1e-6)
     assert logits.shape == (5, 0)
     assert not extractor.has_logits
-    assert fid_kid_is.names(extractor, 5000, "train")["fid"] == f"fid_brightness-{extractor.digest[:8]}_5k"
+    assert "fid" + suffix(extractor, 5000, "train") == f"fid_brightness-{extractor.digest[:8]}_5k"
 
 
 def test_its_digest_is_that_of_its_weights_and_attributes(tmp_path: Path) -> None:

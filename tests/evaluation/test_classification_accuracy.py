@@ -13,14 +13,8 @@ from metrics_helpers import image_set
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet
-from gantry.evaluation.metrics.classification_accuracy import (
-    Gain,
-    _gain,
-    augmentation,
-    default_sizes,
-    held_out,
-    labels_among,
-)
+from gantry.evaluation.metrics.classification_accuracy import augmentation, default_sizes, held_out, labels_among
+from gantry.evaluation.metrics.classification_results import Gain, gain_of
 
 QUICK = dict(budget=30 * 128)
 
@@ -145,7 +139,7 @@ def test_the_interval_counts_the_draw_of_seeds_and_of_test_images():
     without = np.zeros((2, 1000), bool)
     with_them = without.copy()
     with_them[0, :100] = with_them[1, :300] = True
-    gain = _gain(10, without, with_them)
+    gain = gain_of(10, without, with_them)
     of_images = np.repeat([1.0, 0.5, 0.0], [100, 200, 700]).std(ddof=1) / math.sqrt(1000)
     of_seeds = math.sqrt(2) * 0.1 / math.sqrt(2)
     assert gain.mean == pytest.approx(0.2)

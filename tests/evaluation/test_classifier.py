@@ -14,7 +14,7 @@ from gantry.data.images import ImageSet
 from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.extractors import classifier as module
 from gantry.evaluation.extractors.classifier import classifier
-from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.extractors.extractor import NetworkExtractor
 
 
 @pytest.fixture

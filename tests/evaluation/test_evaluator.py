@@ -12,7 +12,7 @@ from metrics_helpers import Means, image_set, random_images, served
 
 from gantry.core.errors import UserError
 from gantry.evaluation.evaluator import Evaluator
-from gantry.evaluation.extractors.networks import Features, NetworkExtractor
+from gantry.evaluation.extractors.extractor import Features, NetworkExtractor
 from gantry.evaluation.real_statistics import real_features
 
 
@@ -141,7 +141,7 @@ import sys, time
 from pathlib import Path
 import torch
 from gantry.evaluation.evaluator import Evaluator
-from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.extractors.extractor import NetworkExtractor
 from metrics_helpers import Means, image_set, random_images
 
 class Slow(Means):

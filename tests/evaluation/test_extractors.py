@@ -12,10 +12,10 @@ from metrics_helpers import image_set, random_images
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.errors import UserError
-from gantry.evaluation.extractors import networks
+from gantry.evaluation.extractors import inception as inception_module
 from gantry.evaluation.extractors import weights as weights_files
 from gantry.evaluation.extractors.networks import NetworkExtractor, inception
-from gantry.evaluation.metrics import fid_kid_is
+from gantry.evaluation.protocol import suffix
 
 
 def test_greyscale_is_the_same_as_three_equal_channels(random_inception: NetworkExtractor) -> None:
@@ -58,7 +58,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
-    monkeypatch.setattr(networks, "INCEPTION", replace(networks.INCEPTION, **changes))
+    monkeypatch.setattr(inception_module, "INCEPTION", replace(inception_module.INCEPTION, **changes))
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, weights: Path, sha256: str) -> None:
@@ -83,7 +83,7 @@ def test_the_official_weights_are_fetched_once_and_give_the_papers_names(
 def test_a_download_with_another_hash_is_not_kept(
     hub: Path, random_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offer(monkeypatch, random_weights, networks.INCEPTION.sha256)
+    offer(monkeypatch, random_weights, inception_module.INCEPTION.sha256)
     with pytest.raises(UserError, match="invalid hash value"):
         inception()
     assert not hub.exists()
@@ -164,7 +164,7 @@ def test_an_earlier_layer_has_a_name_of_its_own_and_no_logits(layer: int, random
     assert features.shape == (2, layer)
     assert logits.shape == (2, 0)
     assert not extractor.has_logits
-    assert fid_kid_is.names(extractor, 50_000, "train")["fid"] == f"fid_inception-{layer}-{digest[:8]}"
+    assert "fid" + suffix(extractor, 50_000, "train") == f"fid_inception-{layer}-{digest[:8]}"
 
 
 def test_an_earlier_layer_of_the_official_weights_does_not_bear_the_papers_names(

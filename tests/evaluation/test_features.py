@@ -240,7 +240,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gantry.data.images import ImageSet
-from gantry.evaluation.metrics import fid_kid_is as scores
+from gantry.evaluation.moments import moments
 from gantry.evaluation.features import ArraySource, look_at
 from gantry.evaluation.extractors.networks import NetworkExtractor
 
@@ -260,11 +260,11 @@ def watch():
 count = int(sys.argv[2])
 images = np.lib.format.open_memmap(sys.argv[1] + "/images.npy", "w+", np.uint8, (count, 1, 8, 8))
 extractor = NetworkExtractor(Wide(), "wide", "0" * 64, "none", torch.device("cpu"), has_logits=False)
-scores.moments(look_at(ArraySource(images[:600]), {"a": extractor}, Path(sys.argv[1], "first"), "test")["a"].features)
+moments(look_at(ArraySource(images[:600]), {"a": extractor}, Path(sys.argv[1], "first"), "test")["a"].features)
 before = held()
 threading.Thread(target=watch, daemon=True).start()
 features = look_at(ArraySource(images), {"a": extractor}, Path(sys.argv[1], "all"), "test")["a"].features
-scores.moments(features)
+moments(features)
 print(most[0] - before, features.nbytes / 2**20)
 """
 

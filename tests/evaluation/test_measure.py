@@ -19,17 +19,24 @@ from gantry.data.sources import digits
 from gantry.evaluation import evaluate
 from gantry.evaluation.evaluate import measure
 from gantry.evaluation.extractors.classifier import classifier
-from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.extractors.extractor import NetworkExtractor
 from gantry.evaluation.features import CHUNK
-from gantry.evaluation.metrics import fid_kid_is, memorization, uncertainty
+from gantry.evaluation.metrics import classification_accuracy, memorization
+from gantry.evaluation.metrics import fid as fid_file
 from gantry.evaluation.metrics.classification_accuracy import augmentation, held_out
+from gantry.evaluation.metrics.fid import fid
+from gantry.evaluation.metrics.fid_infinity import fid_infinity
+from gantry.evaluation.metrics.inception_score import inception_score
+from gantry.evaluation.metrics.kid import kid
+from gantry.evaluation.metrics.metric import Found
+from gantry.evaluation.moments import moments, reference
 from gantry.evaluation.records import read_folder
 from gantry.evaluation.request import Plan, SampleFiles
 from gantry.models.networks.dcgan import Generator
 from gantry.runs import checkpoints
-from gantry.runs.find import FoundRun
 from gantry.runs.generator_files import save_generator
 from gantry.runs.generators import GeneratorFiles, GeneratorSource
+from gantry.runs.run_config import run_config
 
 CHEAP = ("fid", "kid", "inception_score", "precision_recall")
 N = CHUNK + 100
@@ -73,7 +80,7 @@ def plan(run, tmp_path):
         max_real=None,
         extractor={
             "_target_": "gantry.evaluation.extractors.networks.own",
-            "network": {"_target_": "test_measuring.Looks"},
+            "network": {"_target_": "test_measure.Looks"},
             "name": "looks",
         },
         n=N,
@@ -101,9 +108,9 @@ def test_the_values_are_those_of_the_images_drawn(plan):
     features, logits = Looks()(images_of(plan))
     real, _ = Looks()(torch.from_numpy(digits(cache=plan.cache).images))
     values = {name.split("_looks-")[0]: value for name, value in found.values.items()}
-    assert values["fid"] == pytest.approx(fid_kid_is.fid(fid_kid_is.moments(real), features), rel=1e-6)
-    assert (values["kid"], values["kid_std"]) == pytest.approx(fid_kid_is.kid(real, features), rel=1e-6)
-    assert values["inception_score"] == pytest.approx(fid_kid_is.inception_score(logits)[0], rel=1e-6)
+    assert values["fid"] == pytest.approx(fid(moments(real), features), rel=1e-6)
+    assert (values["kid"], values["kid_std"]) == pytest.approx(kid(real, features), rel=1e-6)
+    assert values["inception_score"] == pytest.approx(inception_score(logits)[0], rel=1e-6)
     assert 0 <= values["coverage"] <= 1
     assert all(name.endswith(f"_{N}_all") or name.endswith(f"_{N}") for name in found.values)
     assert (found.step, found.settings["n_generated"], found.settings["n_real"]) == (20, N, 1797)
@@ -118,7 +125,7 @@ def test_two_processes_measure_what_one_measures(plan):
 
 @pytest.mark.slow
 def test_what_one_process_computes_has_all_threads(plan, monkeypatch):
-    before, seen, compute = torch.get_num_threads(), [], fid_kid_is.fid
+    before, seen, compute = torch.get_num_threads(), [], fid
 
     def noting(*arguments):
         seen.append(torch.get_num_threads())
@@ -126,7 +133,7 @@ def test_what_one_process_computes_has_all_threads(plan, monkeypatch):
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(evaluate, "cores", lambda: 4)
-    monkeypatch.setattr(fid_kid_is, "fid", noting)
+    monkeypatch.setattr(fid_file, "fid", noting)
     torch.set_num_threads(4)
     try:
         measure(with_(plan, devices=2, measures=("fid",)))
@@ -160,7 +167,7 @@ def test_only_what_was_stopped_long_ago_is_forgotten(plan):
         (work / "0").mkdir(parents=True)
         for path in (work / "0", work):
             os.utime(path, (time.time() - age * 24 * 3600,) * 2)
-    with evaluate._alone(works[1]):
+    with evaluate.alone(works[1]):
         measure(with_(plan, measures=("fid",)))
     assert [work.exists() for work in works] == [False, True, True]
 
@@ -181,7 +188,7 @@ def test_another_layer_of_the_same_weights_is_not_taken_for_what_was_seen_before
     class Stop(Exception):
         pass
 
-    def scored(self, looked):
+    def scored(self, metrics, draw, looked):
         raise Stop
 
     class Deeper(Looks):
@@ -196,7 +203,7 @@ def test_another_layer_of_the_same_weights_is_not_taken_for_what_was_seen_before
     plan = with_(plan, measures=("precision_recall",))
     with monkeypatch.context() as patch:
         patch.setattr(Plan, "extractors", extractors(Looks(), "looks-64"))
-        patch.setattr(evaluate._Measuring, "_scores", scored)
+        patch.setattr(evaluate._Measuring, "_scored", scored)
         with pytest.raises(Stop):
             measure(plan)
     monkeypatch.setattr(Plan, "extractors", extractors(Deeper(), "looks-192"))
@@ -214,7 +221,7 @@ def test_the_same_evaluation_twice_at_once_is_refused(plan, monkeypatch):
     monkeypatch.setattr(evaluate, "look_at", meanwhile)
     monkeypatch.setattr(
         evaluate._Measuring,
-        "_reals",
+        "reals",
         lambda self, which: evaluate.real_features(self.main, self.plan.real(which), self.plan.cache),
     )
     measure(plan)
@@ -227,7 +234,7 @@ def test_draws_are_independent_and_their_spread_is_that_of_the_values(plan):
     other = 2 * both.values[name] - first[name]
     second = Looks()(images_of(plan, first=N))[0]
     real = Looks()(torch.from_numpy(digits(cache=plan.cache).images))[0]
-    assert other == pytest.approx(fid_kid_is.fid(fid_kid_is.moments(real), second), rel=1e-5)
+    assert other == pytest.approx(fid(moments(real), second), rel=1e-5)
     assert both.spread[name] == pytest.approx(np.std([first[name], other], ddof=1), rel=1e-5)
     assert "draws2" in both.key
 
@@ -294,13 +301,13 @@ def test_a_record_is_json_whatever_could_not_be_computed(plan, tmp_path):
 
 
 def test_what_fid_does_not_show_is_that_of_the_images_drawn(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "augmentation", partial(augmentation, sizes=[40], seeds=1, budget=256))
+    monkeypatch.setattr(classification_accuracy, "augmentation", partial(augmentation, sizes=[40], seeds=1, budget=256))
     found = measure(with_(plan, measures=("fid", "fid_infinity", "classes", "memorisation", "augmentation")))
     data, made = digits(cache=plan.cache), images_of(plan)
     real, features = (Looks()(images)[0] for images in (torch.from_numpy(data.images), made))
-    root = fid_kid_is.reference(fid_kid_is.moments(real))
+    root = reference(moments(real))
     values = {name.split("_looks-")[0]: value for name, value in found.values.items()}
-    assert values["fid_infinity"] == pytest.approx(uncertainty.fid_infinity(root, features, plan.seed), rel=1e-6)
+    assert values["fid_infinity"] == pytest.approx(fid_infinity(root, features, plan.seed), rel=1e-6)
     expected = memorization.memorisation(features, real)  # digits have no test split
     assert (values["copy_rate"], values["distance_ratio"]) == (expected.copy_rate, expected.distance_ratio)
     assert found.memorisation["reference"] == "training, left out"
@@ -376,7 +383,7 @@ def test_another_seed_never_overwrites_a_record_of_images(plan, tmp_path):
 
 @pytest.mark.parametrize(
     ("network", "why"),
-    [({"_target_": "test_measuring.Lokos"}, "'Lokos'"), ({"_target_": "test_measuring.Looks", "size": 3}, "'size'")],
+    [({"_target_": "test_measure.Lokos"}, "'Lokos'"), ({"_target_": "test_measure.Looks", "size": 3}, "'size'")],
 )
 def test_an_extractor_that_cannot_be_made_is_named_with_the_reason(plan, network, why):
     with pytest.raises(UserError, match=f"{network['_target_']} cannot be made: .*{why}"):
@@ -384,8 +391,8 @@ def test_an_extractor_that_cannot_be_made_is_named_with_the_reason(plan, network
 
 
 def test_measures_that_give_nothing_are_refused(plan, monkeypatch):
-    for module in ("measuring", "plan"):
-        monkeypatch.setattr(f"gantry.{module}.can_classify", lambda data: False)
+    for module in ("evaluate", "request"):
+        monkeypatch.setattr(f"gantry.evaluation.{module}.can_classify", lambda data: False)
     look = {"_target_": "torch.nn.Flatten"}
     bare = with_(plan, extractor=plan.extractor | {"network": look}, measures=("inception_score", "classes"))
     with pytest.raises(UserError, match=r"(?s)inception_score needs logits.*classes needs labels"):
@@ -393,7 +400,7 @@ def test_measures_that_give_nothing_are_refused(plan, monkeypatch):
 
 
 def test_what_a_classifier_learns_may_be_all_that_is_asked_for(plan, monkeypatch):
-    monkeypatch.setattr(evaluate._Measuring, "_augmentation", lambda self: AUGMENTATION)
+    monkeypatch.setattr(classification_accuracy, "_compute", lambda inputs: Found({}, AUGMENTATION))
     found = measure(with_(plan, n=40, measures=("augmentation",)))
     assert not found.values
     assert "accuracy on 9 real images" in found.text()
@@ -470,7 +477,7 @@ def test_a_generator_from_elsewhere_runs_no_code_unasked(plan, tmp_path, run):
     folder.mkdir(parents=True)
     (folder / "generator.json").write_text(json.dumps({"_target_": "os.system", "command": "touch harm"}))
     (folder / "generator.safetensors").write_bytes((run / "generator/best/generator.safetensors").read_bytes())
-    with pytest.raises(UserError, match=r"names the class os\.system; trusted are gantry\.networks\."):
+    with pytest.raises(UserError, match=r"names the class os\.system; trusted are gantry\.models\.networks\."):
         measure(with_(plan, subject=GeneratorFiles(tmp_path, "best", False, ("gantry.models.networks.",))))
     assert not Path("harm").exists()
 
@@ -498,4 +505,4 @@ def test_a_damaged_run_is_named(tmp_path):
     for text, said in (("a: [", r"config\.yaml cannot be read"), ("a: 1", "names no data"), ("- 1", "names no data")):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(UserError, match=said):
-            _ = FoundRun(tmp_path).config
+            run_config(tmp_path)

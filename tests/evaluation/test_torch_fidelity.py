@@ -14,8 +14,11 @@ from threadpoolctl import threadpool_limits
 from gantry.data.sources import cifar10
 from gantry.evaluation.extractors.networks import NetworkExtractor, inception
 from gantry.evaluation.extractors.tf1_resize import resize_like_tensorflow1
-from gantry.evaluation.metrics import fid_kid_is
+from gantry.evaluation.metrics.fid import fid
+from gantry.evaluation.metrics.inception_score import inception_score
+from gantry.evaluation.metrics.kid import kid, subset_size
 from gantry.evaluation.metrics.precision_recall import manifold
+from gantry.evaluation.moments import moments
 
 DATA = Path(os.environ.get("GANTRY_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 PLAIN, FAST = 1e-6, 1e-5  # relative
@@ -56,7 +59,7 @@ def theirs(generated: np.ndarray, real: np.ndarray, weights: Path, layer: int = 
             feature_layer_prc=str(layer),
             feature_layer_fid=str(layer),
             feature_layer_kid=str(layer),
-            kid_subset_size=fid_kid_is.kid_subset_size(len(real), len(generated)),
+            kid_subset_size=subset_size(len(real), len(generated)),
             feature_extractor_weights_path=str(weights),
             cuda=False,
             save_cpu_ram=True,
@@ -71,11 +74,11 @@ def ours(generated: np.ndarray, real: np.ndarray, extractor: NetworkExtractor) -
         features, logits = extractor(torch.from_numpy(generated))
         known = extractor(torch.from_numpy(real)).features
         values = {
-            "fid": fid_kid_is.fid(fid_kid_is.moments(known), features),
-            "kid": fid_kid_is.kid(known, features)[0],
+            "fid": fid(moments(known), features),
+            "kid": kid(known, features)[0],
         }
         values |= {name: getattr(manifold(known, features)[0], name) for name in ("precision", "recall")}
-        return values | ({"inception_score": fid_kid_is.inception_score(logits)[0]} if extractor.has_logits else {})
+        return values | ({"inception_score": inception_score(logits)[0]} if extractor.has_logits else {})
 
 
 def assert_same(ours: Mapping[str, float], theirs: Mapping[str, float], within: float) -> None:
@@ -214,6 +217,6 @@ def test_the_values_known_for_all_of_cifar10(official: NetworkExtractor, tmp_pat
     # The score by torch-fidelity's README; the distance by the port of TensorFlow's that w86763777 publishes.
     train, test = (torch.from_numpy(cifar10_images(split, tmp_path)) for split in ("train", "test"))
     features, logits = official(train)
-    assert fid_kid_is.inception_score(logits)[0] == pytest.approx(11.23678, rel=1e-3)
-    known = fid_kid_is.moments(official(test).features)
-    assert fid_kid_is.fid(known, features) == pytest.approx(3.15, abs=0.02)
+    assert inception_score(logits)[0] == pytest.approx(11.23678, rel=1e-3)
+    known = moments(official(test).features)
+    assert fid(known, features) == pytest.approx(3.15, abs=0.02)

@@ -25,10 +25,11 @@ from gantry.data.image_folder import image_folder
 from gantry.data.sample_files import samples
 from gantry.models.networks.dcgan import Generator
 from gantry.runs import checkpoints
-from gantry.runs.find import FoundRun, _fetched, find_runs
+from gantry.runs.find_generators import _fetched, find_generators
 from gantry.runs.folder import RUN_FILE
 from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS, exported_step, load_generator, save_generator
 from gantry.runs.generators import GeneratorFiles
+from gantry.runs.run_config import data_config
 from gantry.training.callbacks.checkpointing import DurableIO
 
 DCGAN = {"_target_": "gantry.models.networks.dcgan.Generator", "z_dim": 4, "image_shape": [1, 8, 8], "width": 2}
@@ -159,7 +160,7 @@ def test_a_sound_generator_is_rebuilt(exported):
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        ("os.system", r"names the class os\.system; trusted are gantry\.networks\."),
+        ("os.system", r"names the class os\.system; trusted are gantry\.models\.networks\."),
         ("gantry.networks_evil.G", "trusted are"),
         ("gantry.models.networks", "trusted are|no network"),
         ("gantry.models.networks.dcgan.pairwise", "no network"),  # imported into the module
@@ -316,9 +317,9 @@ def test_a_runs_config_chooses_among_our_own_data(tmp_path, monkeypatch, data, w
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "config.yaml").write_text(json.dumps({"data": data}))
     with pytest.raises(UserError, match=why):
-        FoundRun(tmp_path).data(["their_data."])
+        data_config(tmp_path, ["their_data."])
     (tmp_path / "config.yaml").write_text(json.dumps({"data": {"_target_": "their_data.stripes", "flip": True}}))
-    assert FoundRun(tmp_path).data(["their_data"]) == {"_target_": "their_data.stripes", "flip": True}
+    assert data_config(tmp_path, ["their_data"]) == {"_target_": "their_data.stripes", "flip": True}
 
 
 @pytest.mark.parametrize(
@@ -367,10 +368,13 @@ def test_a_stores_word_for_where_a_run_is_is_checked(tmp_path, exported):
     (other / RUN_FILE).write_text(json.dumps({"run_id": "mine"}))
     tags = {"gantry.folder": str(other)}
     client = SimpleNamespace(list_artifacts=lambda run: [])
-    store = SimpleNamespace(get=lambda name: SimpleNamespace(data=SimpleNamespace(tags=tags)), client=client)
+    data = SimpleNamespace(tags=tags)
+    store = SimpleNamespace(
+        get=lambda name: SimpleNamespace(info=SimpleNamespace(run_id=name), data=data), client=client
+    )
     with pytest.raises(UserError, match="has logged no generator"):
-        find_runs(["theirs"], lambda: store, tmp_path / "cache")
-    assert find_runs(["mine"], lambda: store, tmp_path / "cache")[0].folder == other
+        find_generators(["theirs"], lambda: store, tmp_path / "cache")
+    assert find_generators(["mine"], lambda: store, tmp_path / "cache")[0].folder == other
 
 
 def test_a_raw_generator_of_another_checkpoint_is_named(exported):

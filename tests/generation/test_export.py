@@ -47,8 +47,8 @@ def test_the_card_lists_what_is_there_and_an_export_is_a_generator(source, tmp_p
     assert names(folder) == SAFETENSORS
     card = (folder / "README.md").read_text()
     assert {file.name for file in made.files if file.name.startswith("network/")} >= {
-        "network/gantry/networks/dcgan.py",
-        "network/gantry/errors.py",
+        "network/gantry/models/networks/dcgan.py",
+        "network/gantry/models/networks/blocks.py",
     }
     for file in made.files[:-1]:
         assert f"| `{file.name}` |" in card

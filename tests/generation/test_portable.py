@@ -1,6 +1,7 @@
 """A portable generator works where only torch is installed, and makes the very same images."""
 
 import hashlib
+import json
 import struct
 import sys
 import textwrap
@@ -118,6 +119,18 @@ def test_packages_that_the_users_network_needs_are_named(tmp_path, monkeypatch):
 
     exported(tmp_path / "source", needy.Generator, z_dim=Z_DIM, image_shape=[1, 8, 8])
     assert write_portable(tmp_path / "source", tmp_path / "out", ["gantry.models.networks.", "needy."]) == ("scipy",)
+
+
+@pytest.mark.parametrize("target", ["gantry.networks.dcgan.Generator", "aged.Generator"])
+def test_names_of_before_a_move_are_copied_under_them(tmp_path, monkeypatch, target):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "aged.py").write_text("from gantry.networks.dcgan import Generator as G\nclass Generator(G): pass\n")
+    network = small(tmp_path / "source")
+    config = tmp_path / "source" / "generator.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_target_": target}))
+    assert write_portable(tmp_path / "source", tmp_path / "out", ["gantry.networks.", "aged."]) == ()
+    assert [path.name for path in (tmp_path / "out" / "network" / "gantry").iterdir()] == ["networks"]
+    assert torch.equal(images_of(standalone.load(tmp_path / "out")), images_of(network))
 
 
 @pytest.mark.parametrize(

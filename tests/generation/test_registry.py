@@ -9,9 +9,12 @@ import pytest
 from registry_helpers import RULER, TRUSTED, Registry, drawn, fid, generator, pixels
 
 from gantry.core.errors import UserError
+from gantry.generation.registry.alias import settle
 from gantry.generation.registry.champion import Measured, from_tags, measured, verdict
+from gantry.generation.registry.find import find_model, models
+from gantry.generation.registry.logged_model import log_model
 from gantry.generation.registry.names import check_name
-from gantry.generation.registry.registry import find_model, log_model, models, register, settle
+from gantry.generation.registry.registry import register
 from gantry.runs.generator_files import WEIGHTS
 from gantry.runs.generators import ExportedFiles
 from gantry.runs.tracking.store import prepare_store

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from registry_helpers import TRUSTED, drawn, fid, generator, pixels, process
 
-from gantry.generation.registry.registry import find_model, register
+from gantry.generation.registry.find import find_model
+from gantry.generation.registry.registry import register
 from gantry.runs.generators import ExportedFiles
 from gantry.runs.tracking.store import prepare_store
 

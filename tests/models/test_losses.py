@@ -1,6 +1,7 @@
 """Closed-form values of every loss, by hand from its paper's equation."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -55,5 +56,61 @@ def test_a_saturated_minimax_generator_has_no_gradient_and_a_non_saturating_one_
 
 def test_only_relativistic_losses_need_the_real_logits_for_the_generator():
     every = (losses.minimax, losses.non_saturating, losses.least_squares, losses.wasserstein, losses.hinge)
-    assert not any(losses.generator_sees_real(loss) for loss in every)
-    assert losses.generator_sees_real(losses.relativistic_pairing)
+    assert not any("real" in losses.seen_by_generator(loss) for loss in every)
+    assert "real" in losses.seen_by_generator(losses.relativistic_pairing)
+
+
+def undeclared(loss):
+    """A user's own loss, which declares nothing."""
+    return lambda real, fake: loss(real, fake)
+
+
+OURS = ["minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic_pairing"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_a_loss_declares_is_what_trying_it_out_finds(name):
+    loss = getattr(losses, name)
+    assert losses.seen_by_generator(loss) == losses.seen_by_generator(undeclared(loss))
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        lambda real, fake: (real - fake).mean(),
+        lambda real, fake: (real.detach().mean() - fake).square().mean(),  # no gradient reaches the real logits
+        lambda real, fake: (fake - (real > 5).float()).mean(),
+        lambda real, fake: -fake.mean() if real.mean() > -3 else fake.mean(),
+        lambda real, fake: -fake.mean() + real.detach().clamp(2, 3).mean(),
+    ],
+)
+def test_a_loss_of_ones_own_whose_generator_looks_at_real_logits_in_any_way_is_given_them(generator):
+    assert "real" in losses.seen_by_generator(lambda r, f: losses.Losses(r.mean() - f.mean(), generator(r, f)))
+
+
+def test_a_loss_with_a_memory_keeps_no_trial_in_it():
+    class Remembering:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, real, fake):
+            self.calls += 1
+            return losses.hinge(real, fake)
+
+    loss = Remembering()
+    assert losses.seen_by_generator(loss) == {"fake"}
+    assert loss.calls == 0
+
+
+def test_a_declaration_wins_and_is_found_through_hydras_partial():
+    def loss(real, fake, weight):
+        raise AssertionError("not tried out")
+
+    declared = losses.generator_sees("fake")(loss)
+    assert declared is loss
+    assert losses.seen_by_generator(partial(partial(loss, weight=1.0))) == {"fake"}
+
+
+def test_a_misspelt_declaration_is_refused():
+    with pytest.raises(ValueError, match="real and fake, not reals"):
+        losses.generator_sees("reals", "fake")

@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from gantry.core.errors import UserError
 from gantry.models.networks import dcgan, mlp, resnet
-from gantry.models.networks.blocks import DiscriminatorNorm, FromVector, GeneratorNorm, ToVector, doublings
+from gantry.models.networks.blocks import (
+    DiscriminatorNorm,
+    FromVector,
+    GeneratorNorm,
+    ToVector,
+    UnsupportedError,
+    doublings,
+)
 
 PAIRS = {"dcgan": (dcgan, {"width": 4}), "mlp": (mlp, {}), "resnet": (resnet, {"width": 4})}
 
@@ -39,7 +45,7 @@ def test_every_multiple_of_four_up_to_128_has_a_start_to_double():
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("size", [4, 30, 132])
 def test_impossible_sizes_are_refused(pair, size):
-    with pytest.raises(UserError, match="multiple of 4"):
+    with pytest.raises(UnsupportedError, match="multiple of 4"):
         PAIRS[pair][0].Generator(10, (1, size, size))
 
 

@@ -309,9 +309,9 @@ def test_runs_by_id_and_folder(
     [
         (
             ["sweep=unheard of"],
-            r"sweep=unheard of: no such folder, run id or name of a sweep\nthe latest:\n  \w{32}  sweep",
+            r"sweep=unheard of: no such sweep \(a folder, .*\); the newest:\n  \w{32}  sweep",
         ),
-        (["runs=[nowhere]"], "runs: nowhere: neither a run's folder nor the id of a run in the store"),
+        (["runs=[nowhere]"], r"runs=nowhere: no such run \(a folder, an id or a name in MLflow"),
         (["runs=[]"], "name at least one"),
         (["filter=x", "runs=[a]"], "runs and filter exclude one another"),
         (["filter='tags.variant = \"none\"'"], "filter: no run of the experiment gantry matches"),
@@ -328,7 +328,7 @@ def test_what_is_not_there_is_refused(overrides: list[str], said: str, tracked: 
     [
         (["metrik=fid"], "did you mean 'metric'?"),
         (["-m", "metric=a,b"], "leave out -m"),
-        (["sweep=none (of it)"], "sweep=none (of it): no such folder, run id or name of a sweep"),
+        (["sweep=none (of it)"], "sweep=none (of it): no such sweep (a folder, an id or a name in MLflow"),
         (["tracking=none"], "no sweep yet"),
     ],
 )

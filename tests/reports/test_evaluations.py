@@ -10,7 +10,6 @@ from report_helpers import PROTOCOL, SETTINGS, evaluated, make_job, make_sweep
 from scipy.stats import t
 
 from gantry.core.errors import UserError
-from gantry.evaluation.metrics.direction import in_order, lower_is_better
 from gantry.evaluation.records import Record
 from gantry.evaluation.result import curve_name
 from gantry.reports.build import compare_sweep
@@ -18,8 +17,9 @@ from gantry.reports.comparison import Comparison, compare
 from gantry.reports.evaluations import cautions, rulers, separation, table
 from gantry.reports.find import find_compared_runs
 from gantry.reports.html import write
-from gantry.reports.run import Run, from_folder
+from gantry.reports.run import Run, from_folder, in_order
 from gantry.reports.significance import score, told_apart
+from gantry.runs.directions import higher_is_better
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.params import flatten
 
@@ -142,7 +142,7 @@ def test_many_places_that_are_alike_are_a_span() -> None:
 def test_a_higher_score_is_better_where_it_is() -> None:
     higher = {"coverage", "density", "distance_ratio", "inception_score", "precision", "recall"}
     names = [*higher, "copy_rate", "fid", "fid_infinity", "kid"]
-    assert {name for name in names if not lower_is_better(name)} == higher
+    assert {name for name in names if higher_is_better(name, {})} == higher
     runs = [run("dcgan", {"coverage": 0.5}), run("wgan", {"coverage": 0.9})]
     (ruler,) = rulers(runs)
     assert [row[1] for row in table(ruler).rows] == ["wgan", "dcgan"]

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from report_helpers import CLASSES, grid, make_job
 
 from gantry.core.files import write_png
+from gantry.data.grid import enlarged_grid, zoom
 from gantry.reports import curves, pictures
 from gantry.reports.ranking import ComparableSet, comparable_sets
 from gantry.reports.run import Run, from_folder
+from gantry.runs.tracking.folder_tracker import FolderTracker
 
 FID = "fid_classifier"
 
@@ -128,6 +131,16 @@ def test_samples_stand_side_by_side_with_the_real_images(one: ComparableSet) -> 
     shown = opened(found.tiles["dcgan"][300].content)  # 4 groups: all 64 images
     assert np.array_equal(shown, grid(300)[::6, ::6])
     assert opened(found.whole).shape[1] > 3 * shown.shape[1]
+
+
+@pytest.mark.parametrize("side", [3, 4, 28, 64])
+def test_a_grid_is_cropped_to_its_own_pixels_whatever_it_was_enlarged(tmp_path: Path, side: int) -> None:
+    """Of 4 pixels a side it is enlarged 12 times, which its width does not tell."""
+    images = torch.randint(0, 256, (64, 3, side, side), dtype=torch.uint8)
+    FolderTracker(tmp_path).log_image(enlarged_grid(images), "samples", 1, zoom(images))
+    cropped = pictures.crop((tmp_path / "samples" / "0000001.png").read_bytes(), 2)
+    assert cropped.size == (2 * (side + 1) + 1,) * 2
+    assert np.array_equal(np.asarray(cropped)[1 : 1 + side, 1 : 1 + side], images[0].permute(1, 2, 0))
 
 
 def test_many_large_photographs_stay_small(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from mlflow.entities import Metric
 
 from gantry.reports import mlflow_store
 from gantry.reports.mlflow_store import read_runs
+from gantry.runs.tracking.query import open_store
 from gantry.runs.tracking.store import prepare_store
 
 
@@ -21,7 +22,7 @@ def test_every_run_is_read_back_as_it_was_logged(mlruns: str, monkeypatch: pytes
         points = ((1.0 + number, 20, 0), (math.nan, 30, 100), (9.0, 41, 50), (4.0, 40, 50))
         logged = [Metric("fid", value, when, step) for value, when, step in points]
         client.log_batch(run_id, [*logged, Metric("final/fid", 0.5, 40, 100)])
-    opened = mlflow_store.open_store(mlruns, "read back")
+    opened = open_store(mlruns, "read back")
     assert opened is not None
     runs = read_runs(opened, opened.search(""))
     assert [run.name for run in runs] == ["0", "1", "2"]

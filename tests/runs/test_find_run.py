@@ -35,12 +35,19 @@ def run(tmp_path, monkeypatch):
 WGAN = ["model=wgan", "steps=100"]
 
 
+def resumed(word, arguments=()):
+    return find_run(word, arguments, lambda: None)
+
+
 def test_a_folder_or_an_id(run):
     folder = run("one", WGAN, run_id="0123abc")
-    assert find_run(str(folder), []) == find_run("0123abc", []) == find_run("outputs/2026-01-01/one", []) == folder
+    for word in (str(folder), "0123abc", "outputs/2026-01-01/one", "latest"):
+        assert resumed(word) == folder
     for unknown in ("0123abd", "outputs/nowhere", ""):
+        with pytest.raises(UserError, match=f"resume={unknown}: no such run .*; the newest:\n  outputs/.*one"):
+            resumed(unknown)
         with pytest.raises(UserError, match="no such run"):
-            find_run(unknown, ["tracking.uri=nowhere"])
+            run_arguments([f"resume={unknown or '.'}", "tracking.uri=nowhere"])
 
 
 @pytest.mark.parametrize(("status", "goes_on"), [(None, True), ("KILLED", True), ("FAILED", True), ("FINISHED", False)])
@@ -48,7 +55,7 @@ def test_auto_is_an_unfinished_run_of_the_same_command(status, goes_on, run):
     folder = run("one", [*WGAN, "resume=auto"], status)
     run("other", ["model=wgan", "steps=200"])
     given = ["steps=100", "resume=auto", "model=wgan", "tracking.uri=http://elsewhere"]
-    assert find_run("auto", given) == (folder if goes_on else None)
+    assert resumed("auto", given) == (folder if goes_on else None)
     words = run_arguments(given)
     assert (f"resume='{folder}'" in words) == goes_on
     assert "resume=auto" not in words
@@ -57,15 +64,15 @@ def test_auto_is_an_unfinished_run_of_the_same_command(status, goes_on, run):
 def test_auto_leaves_a_run_alone_that_is_running(run):
     folder = run("one", WGAN)
     with held(folder, "the run in"):
-        assert find_run("auto", WGAN) is None
-    assert find_run("auto", WGAN) == folder
+        assert resumed("auto", WGAN) is None
+    assert resumed("auto", WGAN) == folder
 
 
 def test_auto_in_a_folder_given_is_that_folder(run, tmp_path):
     folder = run("one", [*WGAN, "resume=auto"], "FINISHED")
     run("two", WGAN)
-    assert find_run("auto", [*WGAN, f"hydra.run.dir={folder}"]) == folder  # finished, and kept
-    assert find_run("auto", [*WGAN, f"hydra.run.dir={tmp_path}/new"]) is None
+    assert resumed("auto", [*WGAN, f"hydra.run.dir={folder}"]) == folder  # finished, and kept
+    assert resumed("auto", [*WGAN, f"hydra.run.dir={tmp_path}/new"]) is None
 
 
 def test_what_a_run_was_asked_is_asked_again_but_for_what_is_typed_beside(run):

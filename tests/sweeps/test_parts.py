@@ -1,5 +1,6 @@
 """The parts of a sweep by themselves: who gets which GPU, what a command line means, how a job's end is judged."""
 
+import io
 import json
 import os
 import pty
@@ -8,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from processes import alive, wait_for
+from rich.console import Console
+from rich.live import Live
 
 from gantry.commands import arguments
 from gantry.core.config.overrides import identity, labels, of_the_run, quoted
@@ -23,7 +27,7 @@ from gantry.runs.folder import log_tail, set_aside, state_of, write_status
 from gantry.runs.sweep_record import JobRecord, SweepRecord, load_sweep
 from gantry.sweeps import launcher
 from gantry.sweeps.job import Job, verdict
-from gantry.sweeps.progress import duration
+from gantry.sweeps.progress import TerminalView, duration
 
 TINY = Path(__file__).with_name("tiny_train.py")
 
@@ -272,7 +276,7 @@ def test_a_process_that_will_not_stop_is_killed_with_its_children(tmp_path, monk
     leash, ours = os.pipe()
     job.start({}, leash)
     wait_for(lambda: pids.exists() and pids.read_text().count("\n") == 2)
-    job.tell("the sweep was stopped", grace=0.5)
+    job.stop("the sweep was stopped", grace=0.5)
     wait_for(job.poll)
     assert (job.status, job.reason) == ("KILLED", "the sweep was stopped")
     assert job.process.returncode == -signal.SIGKILL
@@ -299,3 +303,18 @@ def test_what_a_sweeper_has_composed_is_not_composed_again() -> None:
     assert [config.overrides for config in composed] == [["seed=0"], ["seed=1"]] * 2 + [["seed=0"]]
     assert made == [["seed=0"], ["seed=1"], ["seed=0"]]  # a config that was given may have been changed
     assert composed[4] is not composed[0]
+
+
+@pytest.mark.parametrize("width", [20, 200])
+def test_the_terminal_shows_names_as_they_are_in_any_width(tmp_path, width):
+    """Rich would take brackets for its markup and :words: for pictures."""
+    job = Job(JobRecord(0, [], "0"), [], OmegaConf.create(), tmp_path, label="a=[red] b=:bug:")
+    job.process, job.started = SimpleNamespace(), 1.0
+    record = {"step": 1, "steps": 2, "metric": "fid[bold]:bug:", "value": 1.5, "seconds_left": 61.0}
+    (tmp_path / "progress.json").write_text(json.dumps(record))
+    shown = io.StringIO()
+    console = Console(file=shown, width=width, force_terminal=True, color_system=None)
+    view = TerminalView([job], Live(console=console))
+    console.print(view._table())
+    whole = ("a=[red] b=:bug:", "fid[bold]:bug:", "running", "1/2", "1:01 left", "1.5")
+    assert [text for text in whole if text not in shown.getvalue()] == [] or width == 20

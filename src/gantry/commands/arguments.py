@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
@@ -11,8 +12,11 @@ from gantry.core.config.overrides import quoted, without_passwords
 from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
-from gantry.runs.find import OVERRIDES, find_run, find_sweep
+from gantry.runs.find import find_run, find_sweep, on_this_machine
+from gantry.runs.folder import OVERRIDES
 from gantry.runs.sweep_record import load_sweep
+from gantry.runs.tracking.query import Store, configured_store
+from gantry.runs.tracking.tracker import log
 
 
 def sweep_arguments(given: Sequence[str]) -> list[str]:
@@ -26,7 +30,8 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
     asked = [text.partition("=")[2] for text in given if text.startswith("sweep.resume=")]
     if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a job's is its sweep's
         return list(given)
-    folder = find_sweep(asked[-1], given)
+    word = asked[-1].strip("'\"")
+    folder = on_this_machine(find_sweep(word, "sweep.resume", lambda: _store(given)), f"sweep.resume={word}")
     words = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     flags = [text for text in given if text not in words]
     words = [text for text in words if not text.startswith("sweep.resume=")]
@@ -54,7 +59,7 @@ def run_arguments(given: Sequence[str]) -> list[str]:
     if {"-m", "--multirun"} & set(given):
         raise UserError("resume= goes on with one run; a sweep is taken up with sweep.resume=")
     try:
-        folder = find_run(asked[-1], given)
+        folder = find_run(asked[-1], given, lambda: _store(given))
     except UserError:
         if find_place().rank > 0:
             return list(given)  # on another machine; `Peers.check_same` sees to the rest
@@ -69,12 +74,24 @@ def run_arguments(given: Sequence[str]) -> list[str]:
     return [*flags, *own, *others, *here]
 
 
+def _store(given: Sequence[str]) -> Store | None:
+    """The tracking store that a command line names; None, with a warning, where it cannot be used."""
+    if "tracking=none" in given:
+        return None
+    typed = dict(text.split("=", 1) for text in given if text.startswith("tracking.") and "=" in text)
+    uri = typed.get("tracking.uri", str(Path("mlruns").absolute())).strip("'\"")
+    experiment = typed.get("tracking.experiment", "gantry").strip("'\"")
+    try:
+        return configured_store({"uri": uri, "experiment": experiment}, needed=False)
+    except UserError as error:  # one that was never used is no reason: the run may be found, or refused, without it
+        log.warning("%s", error)
+        return None
+
+
 def arguments(given: Sequence[str]) -> list[str]:
     """The command line, with what `resume=...` and `sweep.resume=...` imply.
 
     Raises:
         UserError: there is no such run or sweep.
     """
-    from gantry.commands.arguments import sweep_arguments
-
     return run_arguments(sweep_arguments(given))

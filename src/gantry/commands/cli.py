@@ -26,6 +26,7 @@ from yaml import YAMLError
 
 from gantry.core.config import redaction
 from gantry.core.config.overrides import quoted
+from gantry.core.config.reference import help_text
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
 from gantry.core.text import did_you_mean, redact
 
@@ -50,6 +51,7 @@ def run(
         SystemExit: with a code above, unless all went well. One raised by the task passes through.
     """
     atexit.register(gc.freeze)  # or Python would look for garbage once more before it ends: 0.3 s
+    OmegaConf.register_new_resolver("gantry.help", help_text, replace=True)
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:

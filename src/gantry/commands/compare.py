@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +14,17 @@ from omegaconf import DictConfig, OmegaConf
 from gantry.commands import cli
 from gantry.core import errors
 from gantry.core.errors import UserError
-from gantry.core.files import config_dir
+from gantry.core.files import config_dir, new_output_folder
 from gantry.reports.build import REPORT, _publish, compare_sweep
 from gantry.reports.comparison import Comparison, compare
 from gantry.reports.find import find_compared_runs, find_compared_sweep
 from gantry.reports.html import write
 from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import Run, split_overrides
-from gantry.runs.tracking.tracker import log
+from gantry.runs.tracking.query import configured_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
-
-    from gantry.runs.tracking.query import Store
 
 
 LITTLE_TO_COLLECT = 100_000  # objects between two searches for cycles: a comparison makes millions, few in cycles
@@ -55,16 +52,17 @@ def job(cfg: DictConfig) -> None:
         comparison = _compare_runs(_filtered(cfg), f"Runs with {cfg.filter}", metric, steps, out)
     elif cfg.runs is not None:
         names = cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs]
-        runs = find_compared_runs([str(name) for name in names], lambda: _open(cfg))
+        runs = find_compared_runs([str(name) for name in names], lambda: configured_store(cfg.tracking))
         comparison = _compare_runs(runs, "Chosen runs", metric, steps, out)
     else:
-        found = find_compared_sweep(cfg.sweep, lambda: _open(cfg, needed=cfg.sweep is not None))
-        if isinstance(found, Path):
+        found = find_compared_sweep(cfg.sweep, lambda: configured_store(cfg.tracking, needed=cfg.sweep is not None))
+        if found.folder is not None:
             comparison = compare_sweep(
-                found, metric, steps, out, track=bool(cfg.tracking), store=cfg.tracking.get("uri")
+                found.folder, metric, steps, out, track=bool(cfg.tracking), store=cfg.tracking.get("uri")
             )
         else:
-            comparison = _compare_parent(found, cfg, metric, steps, out)
+            assert found.tracked is not None  # what has no folder here was found in MLflow
+            comparison = _compare_parent(found.tracked, cfg, metric, steps, out)
     print(comparison.text(), flush=True)
 
 
@@ -72,14 +70,14 @@ def _compare_parent(
     parent: MLflowRun, cfg: DictConfig, metric: str | None, steps: Sequence[int] | None, out: Path | None
 ) -> Comparison:
     """Compare the jobs of a sweep whose folder is on another machine, as MLflow has them."""
-    store = _open(cfg)
+    store = configured_store(cfg.tracking)
     assert store is not None  # the parent was found in it
     runs = read_runs(store, store.children(parent.info.run_id))
     typed = split_overrides(parent.data.tags.get("overrides", ""))
     comparison = compare(
         runs,
         str(parent.info.run_name),
-        (out or _new_folder()) / REPORT,
+        (out or new_output_folder("comparison")) / REPORT,
         metric=metric,
         steps=steps,
         store=store.uri,
@@ -92,34 +90,19 @@ def _compare_parent(
 def _compare_runs(
     runs: Sequence[Run], title: str, metric: str | None, steps: Sequence[int] | None, out: Path | None
 ) -> Comparison:
-    comparison = compare(runs, title, (out or _new_folder()) / REPORT, metric=metric, steps=steps)
+    comparison = compare(runs, title, (out or new_output_folder("comparison")) / REPORT, metric=metric, steps=steps)
     write(comparison)
     return comparison
 
 
 def _filtered(cfg: DictConfig) -> list[Run]:
-    store = _open(cfg)
+    store = configured_store(cfg.tracking)
     if store is None:
         raise UserError("filter: there is no MLflow store here; tracking.uri=... names one, runs=[...] takes folders")
     found = store.search(str(cfg.filter))
     if not found:
         raise UserError(f"filter: no run of the experiment {cfg.tracking.experiment} matches {cfg.filter}")
     return read_runs(store, found)
-
-
-def _open(cfg: DictConfig, needed: bool = True) -> Store | None:
-    """The store of the config; None where there is none, or where it is not needed and does not answer."""
-    if not cfg.tracking:
-        return None
-    from gantry.runs.tracking.query import Unanswered, open_store
-
-    try:
-        return open_store(str(cfg.tracking.uri), str(cfg.tracking.experiment))
-    except Unanswered as error:
-        if needed:
-            raise
-        log.warning("%s; looking in outputs instead", error)
-        return None
 
 
 def _steps(given: Any) -> list[int] | None:
@@ -129,8 +112,3 @@ def _steps(given: Any) -> list[int] | None:
     if not isinstance(steps, list) or not steps or not all(type(step) is int and step >= 0 for step in steps):
         raise UserError(f"steps: must be a list of generator steps, such as [1000,3000], not {steps}")
     return sorted(set(steps))
-
-
-def _new_folder() -> Path:
-    now = datetime.now()
-    return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_comparison"

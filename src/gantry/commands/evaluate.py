@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,29 +15,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
 from gantry.core import errors
-from gantry.core.config.check import check
+from gantry.core.config.check import check, refuse_absent
+from gantry.core.config.options import Evaluate
 from gantry.core.errors import JobFailed, UserError
-from gantry.core.files import config_dir
+from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
-from gantry.core.text import HIDDEN, did_you_mean, redact, show, typed_command
-from gantry.evaluation.rules import EVALUATION_GROUPS, EVALUATION_RULES
-from gantry.runs.find import FoundRun, find_runs
+from gantry.core.text import HIDDEN, redact, show, typed_command
+from gantry.runs.find import WORDS
+from gantry.runs.find_generators import FoundRun, find_generators
 from gantry.runs.folder import write_status
 from gantry.runs.generators import GeneratorFiles
+from gantry.runs.run_config import data_config, run_config
 from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.query import configured_store, open_store
+from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
     from gantry.evaluation.request import Plan
     from gantry.evaluation.result import Result
-    from gantry.runs.tracking.query import Store
 
 
-MEASURES = (
-    *("fid", "kid", "inception_score", "precision_recall", "fid_infinity", "classes", "memorisation"),
-    "augmentation",
-)
 AS_TYPED = ("run", "images", "out")  # plain text, where Hydra would see a grammar of its own
 
 
@@ -98,12 +96,11 @@ class Subject:
 
 def _check(cfg: DictConfig) -> None:
     """Refuse what cannot work, with every problem at once."""
-    if lacking := [key for key in EVALUATION_GROUPS[""] if key not in cfg]:
-        raise UserError("\n".join(f"{key}: missing" for key in lacking))
+    refuse_absent(cfg, Evaluate)
     problems = []
     if (cfg.run is None) == (cfg.images is None):
         problems.append(
-            "run: say what to measure, run=<folder, MLflow id, latest or best>, or images=<folder or .npz> data=..."
+            f"run: say what to measure, run=<{WORDS}>, or images=<folder or .npz> data=..."
             if cfg.run is None
             else "run, images: give one of them"
         )
@@ -114,24 +111,8 @@ def _check(cfg: DictConfig) -> None:
         problems.append(f"images: {cfg.images} does not exist; it must be a folder with images, an .npz or an .npy")
     if cfg.images is not None and cfg.repeats != 1:
         problems.append("repeats: images are one draw; 1 is all there is")
-    for key in ("measures", "trusted"):
-        if not OmegaConf.is_list(cfg[key]):  # whose letters would be taken for a list
-            problems.append(f"{key}: takes a list, {key}=[{cfg[key]}]")
-    names = cfg.trusted if OmegaConf.is_list(cfg.trusted) else ()
-    problems += [f"trusted: takes names, not {name}" for name in names if not isinstance(name, str)]
-    for measure in cfg.measures if OmegaConf.is_list(cfg.measures) else ():
-        if measure not in MEASURES:
-            problems.append(
-                f"measures: no {measure}{did_you_mean(str(measure), MEASURES)} (valid: {', '.join(MEASURES)})"
-            )
-    if not cfg.measures:
-        problems.append(f"measures: name at least one of {', '.join(MEASURES)}")
-    # A data set's choice of metrics for training, and the name of a run to be made, are train.py's.
-    mine = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "metrics"])
-    if OmegaConf.is_dict(mine.tracking) and "run_name" in mine.tracking:
-        del mine.tracking.run_name
     try:
-        check(mine, EVALUATION_RULES)
+        check(cfg, Evaluate, (wrong_store,))
     except UserError as error:
         problems += str(error).splitlines()
     if problems:
@@ -142,17 +123,18 @@ def _subjects(cfg: DictConfig) -> Iterator[Subject]:
     out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
     own: Any = OmegaConf.to_container(cfg.data, resolve=True) if "data" in cfg else None
     if cfg.images is not None:
-        yield Subject(str(cfg.images), out or _new_folder(), None, own, None)
+        yield Subject(str(cfg.images), out or new_output_folder("evaluation"), None, own, None)
         return
     names = [str(name) for name in cfg.run] if OmegaConf.is_list(cfg.run) else [str(cfg.run)]
-    runs = find_runs(names, lambda: _open(cfg), Path(cfg.paths.cache).expanduser())
+    runs = find_generators(names, lambda: configured_store(cfg.tracking), Path(cfg.paths.cache).expanduser())
     called = Counter(run.folder.name for run in runs)
     for run in runs:
         folder = out or run.folder
         if out and len(runs) > 1:
             folder = out / run.folder.parent.name / run.folder.name  # jobs of two sweeps may have one name
-        data: Any = own or run.data(cfg.trusted)
-        part = run.config.get("max_images") if data["_target_"] == run.config.data.get("_target_") else None
+        data: Any = own or data_config(run.folder, cfg.trusted)
+        config = run_config(run.folder)
+        part = config.get("max_images") if data["_target_"] == config.data.get("_target_") else None
         whole = show(run.folder) if called[run.folder.name] > 1 else run.folder.name
         yield Subject(whole, folder, run, data, part)
 
@@ -208,7 +190,7 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
         n=cfg.n,
         repeats=cfg.repeats,
         seed=cfg.seed,
-        measures=tuple(cfg.measures),
+        measures=tuple(OmegaConf.to_container(cfg.measures, resolve=True)),  # type: ignore[arg-type]
         subject=what,
         cache=cache,
         accelerator=accelerator,
@@ -228,27 +210,13 @@ def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) 
 
     assert run.run_id is not None
     try:
-        for uri in dict.fromkeys((str(cfg.tracking.uri), str(run.config.get("tracking", {}).get("uri", "")))):
-            store = _open_at(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
+        for uri in dict.fromkeys(
+            (str(cfg.tracking.uri), str(run_config(run.folder).get("tracking", {}).get("uri", "")))
+        ):
+            store = open_store(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
             if store is not None and store.get(run.run_id) is not None:
                 log_result(store.client, run.run_id, result, files)
                 return
         log.warning("The evaluation is not in MLflow: no run %s in %s", run.run_id, redact(str(cfg.tracking.uri)))
     except Exception as error:  # whatever MLflow, the network or a server's answer raises
         log.warning("The evaluation is not in MLflow, only in the run's folder: %s", redact(str(error)))
-
-
-def _open(cfg: DictConfig) -> Store | None:
-    """The MLflow store of the config; None where there is none."""
-    return _open_at(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None
-
-
-def _open_at(uri: str, experiment: str) -> Store | None:
-    from gantry.runs.tracking.query import open_store
-
-    return open_store(uri, experiment)
-
-
-def _new_folder() -> Path:
-    now = datetime.now()
-    return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_evaluation"

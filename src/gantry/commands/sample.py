@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,47 +14,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
 from gantry.core import errors
-from gantry.core.config.check import check
+from gantry.core.config.check import check, refuse_absent
+from gantry.core.config.declaration import declared
+from gantry.core.config.options import Sample
 from gantry.core.errors import RunFailed, UserError
-from gantry.core.files import config_dir
+from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
-from gantry.core.text import did_you_mean, show
+from gantry.core.text import show
 from gantry.generation.find import GENERATORS, FoundGenerator, find_generator
-from gantry.generation.output_paths import check_free
+from gantry.generation.output_paths import check_free, check_port
 from gantry.generation.registry.names import check_name
-from gantry.generation.rules import SAMPLE_GROUPS, SAMPLE_RULES
-from gantry.generation.ui.server import check_port
+from gantry.runs.folder import GENERATED
+from gantry.runs.tracking.query import answering, configured_store
+from gantry.runs.tracking.rules import wrong_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
 
-    from gantry.runs.tracking.query import Store
-
 
 AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # plain text, where Hydra would see a grammar
 MODES = ("interpolate", "latent_grid", "project", "export", "register", "ui")
-FORMATS = ("safetensors", "torch_export", "onnx")
 MOST_SHOWN = 1024  # images in a grid
-# Options that only some of the modes read; "" is none of them.
-READ_BY = {
-    "n": ("", "interpolate"),
-    "seed": ("", "interpolate", "latent_grid", "project"),
-    "truncation": ("", "interpolate", "latent_grid"),
-    "out": ("", "interpolate", "latent_grid", "project"),
-    "batch_size": ("",),
-    "devices": ("",),
-    "accelerator": ("", "interpolate", "latent_grid", "project"),
-    "frames": ("interpolate",),
-    "directions": ("latent_grid",),
-    "extent": ("latent_grid",),
-    "mask": ("project",),
-    "formats": ("export",),
-    "licence": ("export", "register"),
-    "metric": ("register",),
-    "port": ("ui",),
-}
 
 
 def main() -> None:
@@ -79,7 +60,7 @@ def job(cfg: DictConfig) -> None:
         check_port(cfg.port)
     trusted = ("gantry.models.networks.", *cfg.trusted)
     cache = Path(cfg.paths.cache).expanduser()
-    found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: _store(cfg), cache)
+    found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: configured_store(cfg.tracking), cache)
     if mode == "export":
         _export(cfg, found, trusted)
     elif mode == "register":
@@ -94,15 +75,11 @@ def job(cfg: DictConfig) -> None:
 
 def _check(cfg: DictConfig) -> None:
     """Refuse what cannot work, with every problem at once."""
-    if lacking := [key for key in SAMPLE_GROUPS[""] if key not in cfg]:
-        raise UserError("\n".join(f"{key}: missing" for key in lacking))
+    refuse_absent(cfg, Sample)
     problems = [] if cfg.run is not None else [f"run: say which generator: {GENERATORS}"]
     problems += _problems(cfg)
-    mine = cfg.copy()
-    if OmegaConf.is_dict(mine.tracking) and "run_name" in mine.tracking:  # of a run to be made
-        del mine.tracking.run_name
     try:
-        check(mine, SAMPLE_RULES)
+        check(cfg, Sample, (wrong_store,))
     except UserError as error:
         problems += str(error).splitlines()
     if problems:
@@ -116,33 +93,17 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
         return
     mode = asked[0] if asked else ""
     typed = [text.lstrip("+~").partition("=")[0] for text in HydraConfig.get().overrides.task]
-    for name, modes in READ_BY.items():
-        if name in typed and mode not in modes:
-            belongs = " or ".join(one or "images" for one in modes)
+    for name, option in declared(Sample).items():
+        if name in typed and option.modes and mode not in option.modes:
+            belongs = " or ".join(one or "images" for one in option.modes)
             yield f"{name}: belongs to {belongs}" + (f", not to {mode}" if mode else "")
     if cfg.raw is True and mode in ("export", "register", "ui"):
         yield f"raw: what {mode} hands on is the averaged generator"
-    for key in ("trusted", "formats", "directions"):
-        if not OmegaConf.is_list(cfg[key]):
-            yield f"{key}: takes a list, {key}=[{cfg[key]}]"
-            return
-    yield from (f"trusted: takes names, not {name}" for name in cfg.trusted if not isinstance(name, str))
-    for one in cfg.formats:
-        if one not in FORMATS:
-            yield f"formats: no {one}{did_you_mean(str(one), FORMATS)} (valid: {', '.join(FORMATS)})"
-    if not cfg.formats:
-        yield f"formats: name at least one of {', '.join(FORMATS)}"
-    numbers = list(cfg.directions)
+    numbers = list(cfg.directions) if OmegaConf.is_list(cfg.directions) else [0, 1]  # which is refused elsewhere
     if len(set(numbers)) != 2 or len(numbers) != 2 or not all(type(one) is int and one >= 0 for one in numbers):
         yield f"directions: takes two different numbers from 0, such as [0,1], not {numbers}"
     if mode == "register":
         yield from _unregistrable(cfg)
-    if cfg.extent == 0:
-        yield "extent: must be above 0"
-    if cfg.truncation == 0:
-        yield "truncation: must be above 0; null leaves the latents as they are"
-    if mode in ("interpolate", "latent_grid") and cfg[mode] == 1:
-        yield f"{mode}: must be at least 2"
     for key in ("project", "mask"):
         if cfg[key] is not None and not Path(str(cfg[key])).expanduser().exists():
             yield f"{key}: {cfg[key]} does not exist"
@@ -252,7 +213,6 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
     from gantry.generation.export.model_card import FILE, model_card
     from gantry.generation.registry.champion import measured
     from gantry.generation.registry.registry import register
-    from gantry.runs.tracking.query import answering
 
     files, run = found.files, found.run
     quality = None
@@ -301,10 +261,9 @@ def _cut(cfg: DictConfig) -> str:
 def _place(found: FoundGenerator, name: str) -> Path:
     """Where a picture goes of which nobody says where: beside its run's others, or into a new folder."""
     if found.run is not None and not found.run.fetched:
-        folder = found.run.folder / "generated"
+        folder = found.run.folder / GENERATED
     else:
-        now = datetime.now()
-        folder = Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_samples"
+        folder = new_output_folder("samples")
     _check_writable(folder / name)
     return folder / name
 
@@ -326,10 +285,3 @@ def _check_apart(path: Path, *read: Path | None) -> None:
         for one in read:
             if one is not None and written.exists() and written.samefile(one):
                 raise UserError(f"out={path} would write over {show(one)}; choose another out=...")
-
-
-def _store(cfg: DictConfig) -> Store | None:
-    """The MLflow store of the config; None where there is none."""
-    from gantry.runs.tracking.query import open_store
-
-    return open_store(str(cfg.tracking.uri), str(cfg.tracking.experiment)) if cfg.tracking else None

@@ -55,7 +55,8 @@ def job(cfg: DictConfig) -> float:
     if place.by == "nobody" and ranks(cfg.trainer, place) > 1:
         return _start_ranks(cfg, folder, taken_up, in_sweep)
     if place.rank > 0:
-        train(cfg, folder, _tags(), place=place)
+        with spawn.ending_left(folder, place.rank):
+            train(cfg, folder, _tags(), place=place)
         return math.nan
     return _train(cfg, folder, taken_up, in_sweep)
 

@@ -1,1 +1,1 @@
-"""What every package needs: errors, randomness, files, the config's checks and processes."""
+"""Provides what every other package uses: errors, randomness, files, config checks and process handling."""

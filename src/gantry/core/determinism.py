@@ -1,4 +1,4 @@
-"""Arithmetic that gives the same numbers wherever and however often it is done on one kind of device."""
+"""Makes floating-point results repeatable on one kind of device: no reduced precision, deterministic algorithms."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ import torch
 
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """No shortened mantissas: TF32 in CUDA's convolutions, bfloat16 in a CPU's products, where a user allowed them."""
+    """Compute in full float32: disable TF32 (CUDA) and bfloat16 products (CPU), even where the user allowed them."""
     backends: Any = torch.backends
     switches: list[tuple[Any, str, Any]] = [(backends.cuda.matmul, "allow_tf32", False)]
     switches.append((backends.cudnn, "allow_tf32", False))
-    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and up, whose switches must not be mixed with the former
+    if hasattr(backends.cudnn, "conv"):  # torch 2.9 and later; its switches must not be mixed with the older ones
         kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
         switches = [(kind, "fp32_precision", "ieee") for kind in kinds]
     before = [getattr(where, name) for where, name, _ in switches]
@@ -28,7 +28,7 @@ def whole_float32() -> Iterator[None]:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """CUDA's transposed convolutions add up in the same order every time."""
+    """Use cuDNN's deterministic algorithms, so that transposed convolutions sum in the same order every time."""
     before = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True
     try:

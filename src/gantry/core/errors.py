@@ -1,28 +1,39 @@
-"""The one exception that is the user's to mend, not ours."""
+"""Exceptions and exit codes that all packages share."""
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
 class UserError(Exception):
-    """Something the user asked for cannot work; the message says what, and names the valid choices.
+    """A mistake in the command or the data; the message describes it and names the valid choices.
 
     Entry points print the message without a traceback and exit with status 2.
     """
 
 
+DIVERGED, OUT_OF_MEMORY = "diverged", "out_of_memory"  # kinds of failure that somebody tells apart
+
+
 class JobFailed(Exception):
-    """A job of a sweep that did not finish; the user has been told already."""
+    """A job of a sweep did not finish; the reason has been printed already.
+
+    Attributes:
+        kind: `DIVERGED` or `OUT_OF_MEMORY`; None: any other failure.
+    """
+
+    def __init__(self, *said: object, kind: str | None = None) -> None:
+        super().__init__(*said)
+        self.kind = kind
 
 
 class RunFailed(JobFailed):
-    """A run that cannot go on, for a reason that its message explains: no traceback would add to it."""
+    """A run cannot continue; the message explains the reason fully, so that no traceback is printed."""
 
 
 class PeerFailed(JobFailed):
-    """Another rank of this run has failed, which ends this one too.
+    """Another rank of this run has failed, which ends this rank too.
 
     Attributes:
-        reason: which rank and why; the message holds that rank's traceback too, unless it was a `RunFailed`.
+        reason: the rank and its error; the message also holds that rank's traceback, unless it was a `RunFailed`.
     """
 
     def __init__(self, reason: str, message: str) -> None:
@@ -31,7 +42,7 @@ class PeerFailed(JobFailed):
 
 
 def reason(error: BaseException) -> str:
-    """Why a run failed, as its record says it."""
+    """Return why a run failed, in the words of its record."""
     if isinstance(error, PeerFailed):
         return error.reason
     return str(error) if isinstance(error, RunFailed) else f"{type(error).__name__}: {error}"

@@ -1,8 +1,8 @@
-"""What a run imports, and how: it was most of the time from typing a command to its first step.
+"""Speeds up the import of torch and Lightning, which took most of the time from typing a command to its first step.
 
-Python's garbage collector looks again and again through all that an import makes, none of which is garbage. And
-Lightning wants two base classes of torchmetrics, whose package imports all its metrics, and with them torchvision,
-matplotlib and scipy's statistics and signal processing.
+Python's garbage collector repeatedly scans all objects that an import makes, none of which is garbage. And Lightning
+needs two base classes of torchmetrics, whose package imports all its metrics, and with them torchvision, matplotlib
+and scipy's statistics and signal processing.
 """
 
 import gc
@@ -24,10 +24,10 @@ HOMES = {"Metric": "metric", "MetricCollection": "collections", "__version__": "
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Import torch and Lightning inside: without the garbage collector, and without torchmetrics' metrics.
+    """Import torch and Lightning in this context: without the garbage collector and without torchmetrics' metrics.
 
-    What the first such import has made is kept from the collector for good, which would otherwise walk through a
-    million objects now and then while training.
+    The objects that the first such import made are exempt from collection from then on; the collector would otherwise
+    scan a million objects now and then while training.
     """
     first, collects = "pytorch_lightning" not in sys.modules, gc.isenabled()
     gc.disable()
@@ -43,16 +43,16 @@ def lean_imports() -> Iterator[None]:
 
 
 def _put_off_torchmetrics() -> None:
-    """Have torchmetrics execute only when more of it is asked for than Lightning does.
+    """Make torchmetrics' import lazy: it executes only when a name is requested that Lightning does not use.
 
-    Nothing is taken away: a name that is not found executes the module it is missing from, as its import would have
-    done. Does nothing where torchmetrics is imported already, or is not there.
+    No name is lost: the first missing name executes its module, as an import would have done. Does nothing where
+    torchmetrics is imported already or is not installed.
     """
     if PACKAGE in sys.modules or (package := importlib.util.find_spec(PACKAGE)) is None:
         return
 
     def base(name: str) -> Any:
-        importlib.import_module(UTILITIES)  # which imports the others in an order that closes no circle
+        importlib.import_module(UTILITIES)  # imports the other modules in an order without a circular import
         return getattr(importlib.import_module(f"{PACKAGE}.{HOMES[name]}"), name)
 
     def plot(*args: Any, **kwargs: Any) -> Any:
@@ -66,10 +66,10 @@ def _put_off_torchmetrics() -> None:
 
 
 def _put_off(spec: ModuleSpec, early: Mapping[str, Callable[[], Any]]) -> Callable[[], ModuleType]:
-    """Put a module into `sys.modules` that executes for the first name which `early` does not give.
+    """Put a module into `sys.modules` that executes at the first request for a name that is not in `early`.
 
     Returns:
-        What executes it, where that has not been done, and gives it.
+        A function that executes the module if that has not been done, and returns it.
     """
     assert spec.loader is not None
     module, loader = importlib.util.module_from_spec(spec), spec.loader
@@ -82,7 +82,7 @@ def _put_off(spec: ModuleSpec, early: Mapping[str, Callable[[], Any]]) -> Callab
     def find(name: str) -> Any:
         if name in early:
             return early[name]()
-        if name.startswith("__"):  # what Python itself asks of any module
+        if name.startswith("__"):  # Python itself requests these of any module
             raise AttributeError(f"module {spec.name!r} has no attribute {name!r}")
         return getattr(execute(), name)
 

@@ -1,10 +1,11 @@
-"""Finds Gantry's own configs; reads and writes small files whole: JSON, JSON lines, PNG."""
+"""Finds Gantry's own configs; reads and writes small files: JSON, JSON lines, PNG."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,14 @@ def config_dir() -> Path:
     return PACKAGED if PACKAGED.is_dir() else ROOT / "conf"
 
 
+def new_output_folder(kind: str) -> Path:
+    """A folder in `outputs`, named by the present time, for what no run owns; not made yet."""
+    now = datetime.now()
+    return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_{kind}"
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's values; None where it is missing or half written."""
+    """Return the file's values; None where it is missing or not valid JSON."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -30,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write `values` so that a reader sees the old file or the new one, never half of one."""
+    """Write `values` atomically: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(json.dumps(values, indent=2) + "\n")
@@ -38,7 +45,7 @@ def write_json(values: Mapping[str, Any], path: Path) -> None:
 
 
 def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    """Append one JSON line a record; a line that a killed run left half written stays a line of its own."""
+    """Append one JSON line per record; a partial line that a killed run left is terminated first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         torn = file.tell() > 0 and _last_byte(file) != b"\n"
@@ -51,14 +58,22 @@ def _last_byte(file: Any) -> bytes:
     return file.read(1)
 
 
-def write_png(image: np.ndarray, path: Path) -> None:
-    """Write a uint8 (height, width, 1 or 3) image as PNG, atomically."""
-    from PIL import Image
+def write_png(image: np.ndarray, path: Path, zoom: int | None = None) -> None:
+    """Write a uint8 (height, width, 1 or 3) image as PNG, atomically.
+
+    Args:
+        zoom: how many times each of its pixels was repeated; kept in the file's text `zoom`.
+    """
+    from PIL import Image, PngImagePlugin
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
+    said = PngImagePlugin.PngInfo()
+    if zoom is not None:
+        said.add_text("zoom", str(zoom))
     try:
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format="PNG", compress_level=1)
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        picture.save(part, format="PNG", compress_level=1, pnginfo=said)
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)  # of a full disk
+        part.unlink(missing_ok=True)  # still there where the disk was full

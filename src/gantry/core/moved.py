@@ -1,9 +1,10 @@
-"""Names that modules had before they were moved: old configs, exported generators and users' code still say them."""
+"""Maps old module names to new ones, since old configs, exported generators and users' code use the old names."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -22,6 +23,7 @@ PREFIXES = {
     "gantry.data.samples": "gantry.data.sample_files",
     "gantry.metrics.extractors": "gantry.evaluation.extractors.networks",
     "gantry.metrics.classifier": "gantry.evaluation.extractors.classifier",
+    "gantry.metrics": "gantry.evaluation.metrics",
     "gantry.distributed": "gantry.training.distributed",
     "gantry.export": "gantry.runs.generator_files",
     "gantry.tracking": "gantry.runs.tracking",
@@ -29,15 +31,20 @@ PREFIXES = {
 
 
 def new_name(dotted: str) -> str:
-    """The present name of what `dotted`, such as `gantry.losses.hinge`, named once; any other name as it is."""
+    """Return the current name of an old dotted name, such as `gantry.losses.hinge`; any other name unchanged."""
     for old, new in PREFIXES.items():
         if dotted == old or dotted.startswith(f"{old}."):
             return new + dotted[len(old) :]
     return dotted
 
 
+def renamed(text: str) -> str:
+    """`text`, such as a list of nodes as JSON, with each old name in it as it is today."""
+    return re.sub(r"\bgantry(?:\.\w+)+", lambda match: new_name(match[0]), text)
+
+
 class OldNames(MetaPathFinder):
-    """Lets `import gantry.losses` and the like give the module of today, the same object under both names."""
+    """Resolves imports of old names, such as `gantry.losses`, to the moved module: one object under both names."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -49,7 +56,7 @@ class OldNames(MetaPathFinder):
 
 
 class _Present(Loader):
-    """Gives the module of a spec, unchanged."""
+    """Loads the module of a spec, unchanged."""
 
     def __init__(self, spec: ModuleSpec) -> None:
         self.spec = spec
@@ -58,14 +65,14 @@ class _Present(Loader):
         return importlib.import_module(self.spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.spec  # the import system has put the old name's there
+        module.__spec__ = self.spec  # the import system had set the old name's spec
 
     def get_code(self, name: str) -> CodeType | None:
-        """For `python -m`."""
+        """Return the module's code, which `python -m` needs."""
         return self.spec.loader.get_code(self.spec.name)  # type: ignore[union-attr]
 
 
 def accept_old_names() -> None:
-    """Install `OldNames`, once; before Python's own finders, which would load a moved package's modules twice."""
+    """Install `OldNames` once, before Python's own finders, which would load a moved package's modules twice."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, OldNames())

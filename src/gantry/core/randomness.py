@@ -13,23 +13,23 @@ from numpy.random.bit_generator import ISeedSequence
 
 
 class Key(ISeedSequence):
-    """Hands Philox its key; given as `key`, it would ask the operating system for a seed as well, and drop it."""
+    """Passes Philox its key; with the argument `key`, Philox would also request an unused seed of the system."""
 
     def __init__(self, *words: int) -> None:
         self.words = np.array(words, dtype=np.uint64)
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-        """The key: the two words of 64 bits that Philox asks for."""
+        """Return the key: the two 64-bit words that Philox requests."""
         return self.words
 
 
 def draws(seed: int, step: int, purpose: str) -> np.random.Generator:
-    """The random numbers that `purpose` uses at `step` of the run seeded with `seed`.
+    """Return the random generator that `purpose` uses at `step` of the run seeded with `seed`.
 
     Args:
         seed: the run's seed, 0 to 2**63 - 1.
         step: the unit the purpose counts in (generator steps, batches, epochs), at least 0.
-        purpose: a name of your own, one for each use: draws for different purposes are independent.
+        purpose: a unique name for each use; draws for different purposes are independent.
     """
     key = Key(seed, zlib.crc32(purpose.encode()))
     return np.random.Generator(np.random.Philox(key, counter=[0, 0, 0, step]))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Files of tensors, read as data: whatever else they hold is refused, and none of it runs."""
+"""Reads files of tensors without executing code: a file with anything but tensors and plain values is refused."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ CODE = "which can run code when read; only tensors and plain values are taken"
 
 
 def load_plain(source: Path | IO[bytes], what: str) -> Any:
-    """The tensors, numbers, text, lists and dicts that `torch.save` wrote, on the processor.
+    """Load the tensors, numbers, text, lists and dicts that `torch.save` wrote, onto the CPU.
 
-    Unpickling runs what the file names; torch's own unpickler (`weights_only`) builds tensors and plain values alone.
+    Unpickling runs code that the file names; torch's restricted unpickler (`weights_only`) builds only tensors and
+    plain values.
 
     Args:
-        source: the file, or one opened for reading.
-        what: what it is to the user, with its path, for the message.
+        source: the file's path, or the file opened for reading.
+        what: a description of the file with its path, for the message.
 
     Raises:
-        UserError: it is missing, cut short, of another kind, or holds more than plain values.
+        UserError: the file is missing, truncated, of another kind, or holds more than plain values.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # on what is refused here
+        with warnings.catch_warnings(action="ignore"):  # about files that are refused below
             return torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a missing file, or from whatever depth of torch a damaged one reaches
+    except Exception as error:  # a damaged file raises from anywhere in torch
         raise UserError(f"{what} cannot be read: {reason(error)}") from error
 
 
 def reason(error: Exception) -> str:
-    """Why a file of tensors could not be read, or its tensors not be used, in one line.
+    """Return in one line why a file of tensors could not be read, or its tensors not be used.
 
-    Torch's own words on a file with code in it advise reading it with `weights_only=False`, which runs the code.
+    Torch's own message for a file with code advises `weights_only=False`, which runs the code, so it is replaced.
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:

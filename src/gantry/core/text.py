@@ -1,4 +1,4 @@
-"""Text for people: passwords hidden, paths short, close matches named."""
+"""Formats text for users: hides passwords, shortens paths, suggests close matches."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-# Passwords may hold / and @ unescaped: after a colon, all up to the last @ is hidden, rather than too little.
+# Passwords may contain / and @ unescaped: after a colon, everything up to the last @ is hidden.
 _USERINFO = re.compile(r"://(?:[^\s/:@]*:\S*|[^\s/?#]*)@")
 _QUERY = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)[^&\s\"']*")
-# Names of environment variables that hold secrets; values shorter than this are too common to be looked for in text.
+# Names of environment variables that hold secrets; values shorter than `_LEAST` occur in text by chance.
 _SECRET = re.compile(r"(?i)(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|APIKEY|_KEY|_PWD)(?:_|$)")
 _LEAST = 8
 
@@ -21,21 +21,21 @@ HIDDEN = "***"
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest of `names`, or nothing where none is close."""
+    """Return `; did you mean 'x'?` for the closest of `names`, or an empty string where none is close."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def show(path: Path) -> str:
-    """A path as short as it can be typed from here."""
+    """Return a path relative to the working directory where it lies below it, else as it is."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def here(command: str) -> str:
-    """How to type a command of this Python's environment, which need not be the activated one."""
+    """Return what to type for a command of this Python's environment, which may not be the activated one."""
     beside = Path(sys.executable).parent / command
-    found = shutil.which(command)
-    if not beside.exists() or (found is not None and beside.samefile(found)):
+    on_path = shutil.which(command)
+    if not beside.exists() or (on_path is not None and beside.samefile(on_path)):
         return command
     return show(beside)
 
@@ -53,10 +53,10 @@ def typed_command(name: str | None = None) -> str:
 
 
 def redact(text: str) -> str:
-    """`text` with what is secret in it written as ***.
+    """Return `text` with its secrets replaced by ***.
 
-    That is the user and password and the secret parameters of every address, and the values of environment
-    variables whose names say that they hold a token, a password, a secret or a key.
+    Secrets are the user, the password and the secret parameters of every address, and the values of environment
+    variables whose names contain words such as TOKEN, PASSWORD, SECRET or KEY.
     """
     for value in _secrets():
         text = text.replace(value, HIDDEN)
@@ -64,13 +64,13 @@ def redact(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    """The longest first, since one may hold another; a file's path is none."""
+    """Return the secret values of the environment, longest first, since one may contain another; no file paths."""
     values = {value for name, value in os.environ.items() if len(value) >= _LEAST and _SECRET.search(name)}
     return sorted((value for value in values if not (value[0] in "/~" and Path(value).exists())), key=len, reverse=True)
 
 
 def brief(error: BaseException, limit: int = 200) -> str:
-    """An error in a line without passwords; what lies under a network library's is said first."""
+    """Return an error in one line without passwords, root cause first, since network libraries wrap theirs."""
     root = error
     while (under := root.__cause__ or root.__context__) is not None:
         root = under

@@ -1,1 +1,1 @@
-"""Real images: loads and caches them, orders their batches and shows them as a grid."""
+"""Loads and caches real images, orders their batches and arranges images as a grid."""

@@ -1,4 +1,4 @@
-"""The real batches of a run, as a function of (seed, step): no worker processes, no state to save."""
+"""Makes the real batches of a run as a function of (seed, step), without worker processes or state to save."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -40,13 +40,13 @@ def check_batch_size(n_images: int, batch_size: int, world_size: int = 1, accumu
 
 
 class Batches:
-    """An endless iterable over generator steps, one item a step: a Lightning train dataloader as it stands.
+    """An endless iterable over generator steps, one item per step, which Lightning accepts as a train dataloader.
 
     The run sees one endless stream of images: every image once in a random order, then again in another.
     Critic batch b = step * n_critic + k takes positions [b * batch_size, (b + 1) * batch_size) of it, so no
-    image is left out or repeated within an epoch, whatever the batch size. Order and mirroring follow from
-    (seed, step) alone: a run started at step k sees what it would have seen, and the ranks' slices make up
-    the same global batch for any number of ranks.
+    image is left out or repeated within an epoch, whatever the batch size. Order and mirroring depend on
+    (seed, step) alone: a run resumed at step k sees the same images as one never stopped, and the ranks' slices
+    make up the same global batch for any number of ranks.
 
     Each item is {"images": uint8 (n_critic, batch_size / world_size, C, H, W), 0 to 255} and, where the data
     set has labels, "labels": int64 (n_critic, batch_size / world_size).
@@ -57,7 +57,7 @@ class Batches:
         n_critic: critic batches in one generator step.
         seed: the run's seed.
         rank: this process, 0 to world_size - 1.
-        world_size: how many processes share the batch.
+        world_size: the number of processes that share the batch.
         start: the first generator step, counted from 0.
 
     Raises:
@@ -94,13 +94,13 @@ class Batches:
             yield batch
 
     def _chosen(self, step: int) -> np.ndarray:
-        """This rank's images of the step, (n_critic, batch_size / world_size), which are asked for from the disk."""
+        """Return this rank's image indices of the step, (n_critic, batch_size / world_size), and prefetch them."""
         chosen = np.stack([self._indices(number) for number in self._numbers(step)])
         self._ahead.ask(chosen.flat)
         return chosen
 
     def _numbers(self, step: int) -> range:
-        """The critic batches of a step."""
+        """Return the numbers of a step's critic batches."""
         return range(step * self.n_critic, (step + 1) * self.n_critic)
 
     def _step(self, step: int, chosen: np.ndarray) -> dict[str, "torch.Tensor"]:
@@ -116,7 +116,7 @@ class Batches:
         return batch
 
     def _indices(self, number: int) -> np.ndarray:
-        """This rank's images of critic batch `number`: indices into the data set."""
+        """Return this rank's images of critic batch `number` as indices into the data set."""
         epoch, begin = divmod(number * self.batch_size, len(self.data))
         end = begin + self.batch_size
         chosen = self._order(epoch)[begin:end]
@@ -131,5 +131,5 @@ class Batches:
         return self._orders[epoch]
 
     def _mirrored(self, number: int) -> np.ndarray:
-        """Which of this rank's images of critic batch `number` to mirror: bool (batch_size / world_size,)."""
+        """Return the mirroring mask of this rank's images of critic batch `number`: bool (batch_size / world_size,)."""
         return draws(self.seed, number, "flip").random(self.batch_size)[self._mine] < 0.5

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk: written once, streaming and atomically, and mapped into memory from then on."""
+"""Caches decoded images on disk: writes them once, as a stream and atomically, then maps them into memory."""
 
 import hashlib
 import json
@@ -13,18 +13,18 @@ from filelock import FileLock
 from gantry.core.errors import UserError
 from gantry.data.images import digest_of
 
-VERSION = 1  # of the cached pixels: raise it whenever a decoder comes to give others
+VERSION = 1  # of the cached pixels: raise it when a decoder's output changes
 
-Found = tuple[np.ndarray, dict[str, Any]]  # the mapped images, and what is known of them
+CachedImages = tuple[np.ndarray, dict[str, Any]]  # the memory-mapped images, and their metadata
 
 
-def kept(cache: Path, identity: list, make: Callable[[Path], Found]) -> Found:
-    """The images kept under `cache` as `identity`; made first where there are none, or damaged ones.
+def kept(cache: Path, identity: list, make: Callable[[Path], CachedImages]) -> CachedImages:
+    """Return the images cached under `cache` for `identity`; make them first where they are missing or damaged.
 
     Args:
-        cache: the folder that decoded images are kept under.
-        identity: all that determines them, as JSON can write it.
-        make: fills the entry at the path it is given, by `write`. Jobs that start together make it once.
+        cache: the folder of decoded images.
+        identity: everything that determines the images, JSON-serialisable.
+        make: fills the entry at the given path, by `write`. Jobs that start together call it once.
 
     Raises:
         UserError: the cache cannot be used.
@@ -32,14 +32,14 @@ def kept(cache: Path, identity: list, make: Callable[[Path], Found]) -> Found:
     key = json.dumps([VERSION, *identity])
     entry = cache / "images" / hashlib.sha256(key.encode()).hexdigest()[:32]
     try:
-        found = _load(entry)
-        if found is None:
+        cached = _load(entry)
+        if cached is None:
             entry.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{entry}.lock"):
-                found = _load(entry) or make(entry)
+                cached = _load(entry) or make(entry)
     except OSError as error:
         raise UserError(f"cannot use the cache of decoded images in {entry.parent}: {error}") from error
-    return found
+    return cached
 
 
 def write(
@@ -48,17 +48,18 @@ def write(
     shape: tuple[int, int, int],
     parts: Iterable[np.ndarray],
     describe: Callable[[], dict[str, Any]],
-) -> Found:
-    """Write images into an entry as they come: memory holds one part, whatever their number.
+) -> CachedImages:
+    """Write images into an entry as a stream: memory holds one part, whatever their number.
 
     Args:
         entry: see `kept`.
-        most: how many images there may be.
-        shape: (C, H, W) of each.
+        most: the largest possible number of images.
+        shape: (C, H, W) of each image.
         parts: uint8 arrays of (C, H, W) or (n, C, H, W).
-        describe: called when all are written; what else to keep, with `labels` and `classes`, lists or None.
+        describe: called after all are written; returns the metadata to store, with `labels` and `classes`, lists or
+            None.
 
-    Raises whatever `parts` and `describe` raise, and leaves nothing behind.
+    Raises whatever `parts` and `describe` raise, and leaves no partial file.
     """
     pixels, partial = entry.with_suffix(".npy"), entry.with_suffix(".tmp")
     sha, written = hashlib.sha256(), 0
@@ -72,7 +73,7 @@ def write(
                 written += len(content)
             whole = (written // math.prod(shape), *shape)
             file.seek(0)
-            _header(file, whole)  # of the same length: numpy pads it so that the first axis may change
+            _header(file, whole)  # has the same length: numpy pads it so that the first axis may change
         about = describe()
         partial.replace(pixels)
         labels = None if about["labels"] is None else np.array(about["labels"])
@@ -84,8 +85,8 @@ def write(
     return np.load(pixels, mmap_mode="r"), about
 
 
-def _load(entry: Path) -> Found | None:
-    """What `write` wrote; None when it is missing, or damaged and to be made again."""
+def _load(entry: Path) -> CachedImages | None:
+    """Load the entry that `write` wrote; None where it is missing or damaged."""
     try:
         about = json.loads(entry.with_suffix(".json").read_text())
         images = np.load(entry.with_suffix(".npy"), mmap_mode="r")

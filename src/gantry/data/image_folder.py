@@ -1,4 +1,4 @@
-"""Any tree of image files: decoded once on all cores, cached, and mapped into memory from then on."""
+"""Loads any tree of image files: decodes it once on all cores, caches it, then maps it into memory."""
 
 import os
 import warnings
@@ -12,14 +12,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from gantry.core.errors import UserError
-from gantry.data.decoded_cache import Found, kept, write
+from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.images import ImageSet, decode
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-CHUNK = 1024  # files handed to the thread pool at once, which bounds the decoded images waiting to be written
+CHUNK = 1024  # files given to the thread pool at once, which bounds the decoded images waiting to be written
 NAMED = 5  # unreadable files named in the message
 
-Failures = Sequence[tuple[str, str | Exception]]  # files, and why they cannot be read
+Failures = Sequence[tuple[str, str | Exception]]  # unreadable files with their errors
 
 
 def image_folder(
@@ -31,14 +31,14 @@ def image_folder(
     skip_unreadable: bool = False,
     flip: bool = True,
 ) -> ImageSet:
-    """Every image of a tree of folders, in the order of their paths.
+    """Load every image of a tree of folders, in the order of their paths.
 
-    Each is decoded as `gantry.data.images.decode` says. Labels are the first-level sub-folders when all sit
-    in two or more of them. Hidden files and folders are left out; links are followed.
+    `gantry.data.images.decode` decodes each. Labels are the first-level sub-folders when all images lie in two or
+    more of them. Hidden files and folders are left out; links are followed.
 
     Args:
         folder: the tree, relative to the working directory or absolute.
-        cache: the folder that decoded images are kept under.
+        cache: the folder of decoded images.
         image_size: side of the images, pixels.
         channels: 3 for colour, 1 for greyscale (ITU-R 601 luma).
         skip_unreadable: leave out and count files that cannot be decoded, instead of refusing the folder.
@@ -76,12 +76,12 @@ def cached_images(
     split: str,
     flip: bool,
 ) -> ImageSet:
-    """The images `names()` under `base`, from the cache, or decoded into it first.
+    """Return the images `names()` under `base` from the cache, after decoding them into it where needed.
 
     Args:
         base: the folder that the names are relative to.
-        names: gives the files to decode, in order; called only when they are not cached.
-        identity: what the files' contents depend on (names, sizes, times), to be written as JSON.
+        names: returns the files to decode, in order; called only when they are not cached.
+        identity: what the files' contents depend on (names, sizes, times), JSON-serialisable.
         cache, image_size, channels, skip_unreadable, flip: see `image_folder`.
         name, split: see `ImageSet`.
 
@@ -109,16 +109,16 @@ def decoded(
     read: Callable[[Path], np.ndarray],
     refusal: Callable[[Path, Failures, int], UserError],
     skip_unreadable: bool = False,
-) -> Found:
+) -> CachedImages:
     """Decode the files `names` under `base` into a cache entry, on all cores.
 
     Args:
         entry: see `gantry.data.decoded_cache.kept`.
         base, names: the files, in order.
         shape: (C, H, W) of every image.
-        read: gives one file's pixels, uint8 of that shape; raises where it has none.
-        refusal: the error for the files that `read` raised for, out of so many.
-        skip_unreadable: leave those out instead, unless they are all.
+        read: returns one file's pixels, uint8 of that shape; raises where the file is unreadable.
+        refusal: makes the error from `base`, the unreadable files and the number of all files.
+        skip_unreadable: leave unreadable files out instead, unless all are unreadable.
     """
     good: list[str] = []
     failures: list[tuple[str, str | Exception]] = []
@@ -142,7 +142,7 @@ def decoded(
 
 
 def image_set(images: np.ndarray, about: dict, *, name: str, split: str, source: str, flip: bool) -> ImageSet:
-    """The data set of a cache entry that `decoded` or the like has written."""
+    """Return the data set of a cache entry, from its images and its metadata `about`."""
     return ImageSet(
         name=name,
         images=images,
@@ -157,7 +157,7 @@ def image_set(images: np.ndarray, about: dict, *, name: str, split: str, source:
 
 
 def labels_of(names: Sequence[str]) -> tuple[list[int], list[str]] | tuple[None, None]:
-    """(labels, classes) by first-level sub-folder; (None, None) unless all sit in two or more of them."""
+    """Return (labels, classes) by first-level sub-folder; (None, None) unless all names lie in two or more of them."""
     tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
     if None in tops or len(set(tops)) < 2:
         return None, None
@@ -167,10 +167,10 @@ def labels_of(names: Sequence[str]) -> tuple[list[int], list[str]] | tuple[None,
 
 
 def resolved(path: str | Path, key: str) -> Path:
-    """The absolute path, links followed.
+    """Return the absolute path, with links followed.
 
     Raises:
-        UserError: a link that leads to itself, no such user (~name); the message says `key`=`path`.
+        UserError: a link leads to itself, or there is no such user (~name); the message names `key`=`path`.
     """
     try:
         return Path(path).expanduser().resolve()
@@ -179,10 +179,10 @@ def resolved(path: str | Path, key: str) -> Path:
 
 
 def listing(base: Path, key: str = "data.folder") -> list[str]:
-    """The images under `base`: paths relative to it with forward slashes, sorted.
+    """List the images under `base`: paths relative to it with forward slashes, sorted.
 
     Raises:
-        UserError: no such folder, or no images in it; the message says `key`=`base`.
+        UserError: no such folder, or no images in it; the message names `key`=`base`.
     """
     accepted = f"accepted endings: {' '.join(ending[1:] for ending in ENDINGS)}"
     if not base.is_dir():
@@ -210,14 +210,14 @@ def listing(base: Path, key: str = "data.folder") -> list[str]:
 
 
 def stamps(base: Path, names: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of modification in ns) of each file, which its contents are known by."""
+    """Return (name, bytes, modification time in ns) of each file, which stand for its contents."""
     return [(name, *_stamp(f"{base}/{name}")) for name in names]
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """(bytes, time of modification in ns); (0, 0) for a link to nowhere or to itself, which decoding will then name."""
+    """Return (bytes, modification time in ns); (0, 0) for a broken link, which decoding then reports."""
     try:
-        stat = os.stat(path)  # noqa: PTH116 of a hundred thousand files a Path each is half the time
+        stat = os.stat(path)  # noqa: PTH116 Path.stat takes twice the time, over a hundred thousand files
     except OSError:
         return 0, 0
     return stat.st_size, stat.st_mtime_ns
@@ -226,7 +226,7 @@ def _stamp(path: str) -> tuple[int, int]:
 def _read_all(
     base: Path, names: Sequence[str], read: Callable[[Path], np.ndarray]
 ) -> Iterator[tuple[str, np.ndarray | Exception]]:
-    """Each name with its pixels, or with why it has none, in order."""
+    """Yield each name with its pixels, or with the error of reading it, in order."""
 
     def one(name: str) -> np.ndarray | Exception:
         try:

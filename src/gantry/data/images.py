@@ -1,4 +1,4 @@
-"""Images in files, as they are kept (uint8), and as networks see them (float in [-1, 1])."""
+"""Decodes image files and converts images between storage (uint8) and network input (float in [-1, 1])."""
 
 import hashlib
 import stat
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-LARGE = 2**24  # pixels
+LARGE = 2**24  # pixels; larger images are decoded one at a time
 _large = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """A data set in memory, or mapped from the disk into it.
+    """A data set in memory, or memory-mapped from the disk.
 
     Attributes:
-        name: the data set's name, as runs are tagged with it.
+        name: the data set's name, which runs are tagged with.
         images: uint8, shape (N, C, H, W), values 0 to 255; may be a read-only memory map.
         labels: int64, shape (N,), each an index into `classes`; None where there are no labels.
         classes: the names of the classes; None where there are no labels.
-        split: which part of the data set this is: train, test, valid or all.
-        source: where it came from, for people.
+        split: the part of the data set: train, test, valid or all.
+        source: a description of the origin, for users.
         digest: sha256 in hexadecimal of shape, pixels and labels (see `digest_of`).
-        flip: whether a mirrored image is as good a member of the data set, so training may mirror at random.
-        skipped: how many unreadable files were left out.
+        flip: whether training may mirror images at random, since a mirrored image is as plausible.
+        skipped: the number of unreadable files left out.
     """
 
     name: str
@@ -53,12 +53,12 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
+        """Return (C, H, W) of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
     def part(self, count: int) -> "ImageSet":
-        """`count` images drawn at random, the same ones for every seed; all of them where there are no more."""
+        """Return `count` images drawn at random, the same for every run's seed; all where there are no more."""
         if count >= len(self):
             return self
         chosen = np.sort(draws(0, count, "part").permutation(len(self))[:count])
@@ -69,7 +69,7 @@ class ImageSet:
 
 
 def digest_of(shape: tuple[int, ...], pixels_sha256: bytes, labels: np.ndarray | None) -> str:
-    """The digest of a data set, from the sha256 of its pixel bytes, which may be hashed as they stream by."""
+    """Return the digest of a data set, from the sha256 of its pixel bytes, so that pixels can be hashed as a stream."""
     total = hashlib.sha256(repr(tuple(shape)).encode() + pixels_sha256)
     if labels is not None:
         total.update(np.ascontiguousarray(labels, dtype="<i8").tobytes())
@@ -77,14 +77,14 @@ def digest_of(shape: tuple[int, ...], pixels_sha256: bytes, labels: np.ndarray |
 
 
 def to_float(images: "torch.Tensor") -> "torch.Tensor":
-    """uint8 images, 0 to 255, any shape -> float32 in [-1, 1], the range of tanh: x / 127.5 - 1."""
+    """Convert uint8 images, 0 to 255, any shape, to float32 in [-1, 1], the range of tanh: x / 127.5 - 1."""
     return images.float() / 127.5 - 1
 
 
 def quantise(images: "torch.Tensor") -> "torch.Tensor":
-    """Float images, any shape -> uint8: rounded to the nearest of 256 levels, clamped outside [-1, 1].
+    """Convert float images, any shape, to uint8: rounded to the nearest of 256 levels, clamped outside [-1, 1].
 
-    The exact inverse of `to_float`. Truncating instead would be off by one on 63 of the 256 levels.
+    This is the exact inverse of `to_float`. Truncating instead would be off by one on 63 of the 256 levels.
     """
     import torch
 
@@ -92,7 +92,7 @@ def quantise(images: "torch.Tensor") -> "torch.Tensor":
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (N, C, H, W) -> uint8 (N, C, size, size), by antialiased Lanczos; unchanged at that size."""
+    """Resize uint8 (N, C, H, W) to (N, C, size, size) by antialiased Lanczos; unchanged at that size."""
     from PIL import Image
 
     if images.shape[2:] == (size, size):
@@ -105,10 +105,10 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def decode(path: Path, size: int, channels: int) -> np.ndarray:
-    """An image file -> uint8 (channels, size, size): its central square, resized once by antialiased Lanczos.
+    """Decode an image file to uint8 (channels, size, size): its central square, resized by antialiased Lanczos.
 
-    Turned upright (EXIF), composited on white where transparent, 16 bits scaled to 8; of an animation, the
-    first frame. Raises whatever Pillow raises for a damaged file.
+    The image is turned upright (EXIF), composited on white where transparent, and scaled from 16 bits to 8; of an
+    animation, the first frame is taken. Raises whatever Pillow raises for a damaged file.
     """
     from PIL import Image
 
@@ -120,7 +120,7 @@ def decode(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 class WrongSize(ValueError):
-    """An image has another size than asked for: `size` is its own, (width, height)."""
+    """An image does not have the required size; `size` is its own, (width, height)."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__("{}x{} pixels".format(*size))
@@ -128,18 +128,17 @@ class WrongSize(ValueError):
 
 
 class Coloured(ValueError):
-    """A greyscale image was asked for, and this one has colours."""
+    """An image has colours where a greyscale one is required."""
 
 
 def decode_exactly(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image file -> uint8 of `shape`, (C, H, W), never cropped, resized or stripped of its colours.
+    """Decode an image file to uint8 of `shape`, (C, H, W), without cropping, resizing or dropping colours.
 
-    Opened as `decode` does. Greyscale files are repeated to three channels, and coloured ones whose three are
-    equal become one.
+    It is opened as in `decode`. A greyscale file is repeated to three channels, and three equal channels become one.
 
     Raises:
-        WrongSize: it is not W by H pixels.
-        Coloured: C is 1, and its channels differ.
+        WrongSize: the image is not W by H pixels.
+        Coloured: C is 1, and the image's channels differ.
     """
     with _opened(path, None, shape) as image:
         pixels = np.asarray(image).reshape(*shape[1:], -1).transpose(2, 0, 1)
@@ -147,7 +146,7 @@ def decode_exactly(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """uint8 (n, 1 or 3, H, W) -> uint8 (n, channels, H, W): greyscale repeated, or equal channels made one.
+    """Convert uint8 (n, 1 or 3, H, W) to (n, channels, H, W): repeat greyscale, or merge three equal channels.
 
     Raises:
         Coloured: `channels` is 1, and the three differ.
@@ -159,13 +158,13 @@ def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path, mode: str | None, shape: tuple[int, int, int] | None = None) -> Iterator["Image.Image"]:
-    """The image upright, on white, of 8 bits, in `mode`; without one in L or RGB, as its own pixels are.
+    """Open an image upright, on white, with 8 bits, in `mode`; where None, in L or RGB by its own mode.
 
-    Large ones are in memory one at a time, however many threads ask for them.
+    Only one image above `LARGE` is in memory at a time, whatever the number of threads.
 
     Raises:
         ValueError: a pipe or a device, which may never end.
-        WrongSize: it is not of `shape`, (C, H, W); known before the pixels are decoded.
+        WrongSize: the image is not of `shape`, (C, H, W); raised before the pixels are decoded.
     """
     from PIL import Image, ImageOps
 
@@ -187,7 +186,7 @@ def _opened(path: Path, mode: str | None, shape: tuple[int, int, int] | None = N
 
 
 def _from_16_bits(image: "Image.Image") -> "Image.Image":
-    """Greyscale of 0 to 65535 -> mode L, 0 to 255, rounded."""
+    """Convert greyscale of 0 to 65535 to mode L, 0 to 255, rounded."""
     from PIL import Image
 
     pixels = np.asarray(image).astype(np.int64)

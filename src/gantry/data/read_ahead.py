@@ -1,4 +1,4 @@
-"""Images mapped from the disk, asked for before they are needed."""
+"""Prefetches memory-mapped images from the disk."""
 
 import mmap
 from collections.abc import Iterable
@@ -6,14 +6,14 @@ from contextlib import suppress
 
 import numpy as np
 
-LARGE = 2**30  # bytes; fewer are soon in memory, all of them
+LARGE = 2**30  # bytes; a smaller file is soon in memory as a whole
 
 
 class ReadAhead:
-    """Has the kernel read images from the disk while something else is computed: nobody waits for it.
+    """Makes the kernel read images from the disk in the background.
 
-    Without it each page of each image is waited for in turn, with the pages around it that nobody has asked for.
-    For data sets from `LARGE` on; below, and for what is in memory already, it does nothing.
+    Without it each page of each image is waited for in turn, together with neighbouring pages that are not needed.
+    It does nothing for data sets smaller than `LARGE` and for those in memory already.
 
     Args:
         images: uint8 (N, C, H, W), perhaps a memory map.
@@ -28,10 +28,10 @@ class ReadAhead:
             self.first = images.ctypes.data - np.frombuffer(self.mapped, np.uint8).ctypes.data
 
     def ask(self, chosen: Iterable[int]) -> None:
-        """For these images."""
+        """Prefetch the images with these indices."""
         if self.mapped is not None:
             for number in chosen:
                 begin = self.first + int(number) * self.size
                 page = begin - begin % mmap.PAGESIZE
-                with suppress(OSError):  # it is advice
+                with suppress(OSError):  # madvise is only advice
                     self.mapped.madvise(mmap.MADV_WILLNEED, page, begin + self.size - page)

@@ -1,4 +1,4 @@
-"""Anyone's generated images, from a folder or an array file, to be measured as they are: exactly, or not at all."""
+"""Loads images generated elsewhere, from a folder or an array file, without changing a pixel, or refuses them."""
 
 import logging
 import math
@@ -14,38 +14,43 @@ import numpy as np
 from tqdm import tqdm
 
 from gantry.core.errors import UserError
-from gantry.data.decoded_cache import Found, kept, write
+from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.image_folder import NAMED, Failures, decoded, image_set, listing, resolved, stamps
 from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
 
 logger = logging.getLogger(__name__)
 
 LOSSY = (".jpg", ".jpeg", ".webp")
-IMAGES = ("arr_0", "images", "samples", "x")  # arr_0 is what numpy calls an array without a name: guided-diffusion's
+IMAGES = (
+    "arr_0",
+    "images",
+    "samples",
+    "x",
+)  # arr_0: numpy's name for an unnamed array, as in guided-diffusion
 LABELS = ("labels", "y", "arr_1")
-MOST_CLASSES = 65_536  # integers from there on are no labels
+MOST_CLASSES = 65_536  # larger integers are not taken for labels
 CHUNK_BYTES = 2**24  # read at once
 
 
 def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> ImageSet:
-    """The images at `path`, uint8 of the reference data's `shape`, never cropped, resized or rounded here.
+    """Load the images at `path`, uint8 of the reference data's `shape`, without cropping, resizing or rounding.
 
-    A folder is read as `gantry.data.image_folder.image_folder` reads one, its files opened by
+    A folder is listed as by `gantry.data.image_folder.image_folder` and its files are decoded by
     `gantry.data.images.decode_exactly`: greyscale is repeated for colour data (as torch-fidelity does), and for
-    greyscale data files must be grey. First-level sub-folders are labels when all images sit in two or more.
+    greyscale data files must be grey. First-level sub-folders are labels when all images lie in two or more.
 
     An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, and
-    perhaps integer labels (N,) as one of `LABELS`; an .npy the images alone. It is copied to the cache as a
+    optional integer labels (N,) as one of `LABELS`; an .npy holds the images alone. It is copied to the cache as a
     stream, so memory does not grow with N, and is never unpickled.
 
     Args:
         path: a folder, an .npz or an .npy.
-        cache: the folder that decoded images are kept under.
+        cache: the folder of decoded images.
         shape: (C, H, W) of the reference data, C 1 or 3.
 
     Raises:
-        UserError: nothing there, no images, other sizes, colours for greyscale data, damaged or ambiguous files,
-            arrays of another kind, or a cache that cannot be written.
+        UserError: the path does not exist or holds no images, other sizes, colours for greyscale data, damaged or
+            ambiguous files, arrays of another kind, or the cache cannot be written.
     """
     base = resolved(path, "images")
     if base.is_dir():
@@ -62,7 +67,7 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> Image
     return image_set(images, about, name=name, split="all", source=str(base), flip=False)
 
 
-def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> Found:
+def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> CachedImages:
     names = listing(base, "images")
     lossy = sum(name.lower().endswith(LOSSY) for name in names)
     if lossy:
@@ -93,13 +98,13 @@ def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> Found:
 
 
 class _Layout(NamedTuple):
-    """Where an array of images has its channels, 1 or 3 of them."""
+    """The number of an array's channels, 1 or 3, and whether they are its last axis."""
 
     channels: int
     last: bool
 
 
-def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> Found:
+def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> CachedImages:
     """Copy the images in the file at `path` into a cache entry."""
     with _opened(path) as members:
         file, dims = _images(path, members)
@@ -112,7 +117,7 @@ def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> Found:
 
 @contextmanager
 def _damage(path: Path) -> Iterator[None]:
-    """What reading a damaged file raises, as one error for the user."""
+    """Convert any error of reading a damaged file to a `UserError`."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError, OSError) as error:
@@ -122,7 +127,7 @@ def _damage(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Mapping[str, IO[bytes]]]:
-    """The arrays in the file, by name, each at its own beginning; that of an .npy is called arr_0."""
+    """Open the arrays of the file by name, each at its start; the array of an .npy is named arr_0."""
     if path.suffix.lower() == ".npy":
         with _damage(path):
             file = path.open("rb")
@@ -143,7 +148,7 @@ def _opened(path: Path) -> Iterator[Mapping[str, IO[bytes]]]:
 
 
 def _images(path: Path, members: Mapping[str, IO[bytes]]) -> tuple[IO[bytes], tuple[int, ...]]:
-    """The array of images, read up to its pixels, and its dimensions."""
+    """Return the array of images, read up to its pixels, and its dimensions."""
     keys = [key for key in IMAGES if key in members]
     if len(keys) > 1:
         raise UserError(f"images={path} holds {' and '.join(keys)}, each of which may be the images: keep one")
@@ -175,7 +180,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _Layout:
-    """How images of a `shape`'s size are laid out in an array of `dims`."""
+    """Return the layout in which an array of `dims` holds images of the size of `shape`."""
     height, width = shape[1:]
     each = (*dims[1:], 1) if len(dims) == 3 else tuple(dims[1:])
     if len(each) == 3:
@@ -183,16 +188,16 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
         last = _Layout(each[2], last=True) if each[2] in (1, 3) else None
         fits = [
             layout
-            for layout, size in ((first, each[1:]), (last, each[:2]))
-            if layout is not None and size == (height, width)
+            for layout, pixels in ((first, each[1:]), (last, each[:2]))
+            if layout is not None and pixels == (height, width)
         ]
         if len(fits) == 1:
             return fits[0]
         if fits:
             raise UserError(f"images={path}: {tuple(dims)} may be (N, H, W, C) or (N, C, H, W); save image files")
         if last is not None or first is not None:
-            found = (each[1], each[0]) if last is not None else (each[2], each[1])
-            raise _wrong_size(path, Counter({found: dims[0]}), dims[0], shape)
+            size = (each[1], each[0]) if last is not None else (each[2], each[1])
+            raise _wrong_size(path, Counter({size: dims[0]}), dims[0], shape)
     raise UserError(
         f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one or "
         f"three channels; the reference data's are {width}x{height}"
@@ -200,7 +205,7 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
 
 
 def _labels(path: Path, members: Mapping[str, IO[bytes]], count: int) -> list[int] | None:
-    """The labels beside `count` images; None where there are none."""
+    """Read the labels of `count` images; None where the file has none."""
     key = next((key for key in LABELS if key in members), None)
     if key is None:
         return None
@@ -212,15 +217,15 @@ def _labels(path: Path, members: Mapping[str, IO[bytes]], count: int) -> list[in
                 raise EOFError(f"{key} is cut short")
             if labels.min() >= 0 and labels.max() < MOST_CLASSES:
                 return labels.tolist()
-    said = f"{key} ({dtype}, {dims}) of images={path} is not the labels, {count} integers from 0"
+    message = f"{key} ({dtype}, {dims}) of images={path} is not the labels, {count} integers from 0"
     if key != "arr_1":
-        raise UserError(said)
-    logger.warning("%s: it is not used", said)  # the second array without a name may be anything
+        raise UserError(message)
+    logger.warning("%s: it is not used", message)  # the second unnamed array may be anything
     return None
 
 
 def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout, channels: int) -> Iterator[np.ndarray]:
-    """The images as uint8 (n, `channels`, H, W), some at a time."""
+    """Yield the images as uint8 (n, `channels`, H, W), about `CHUNK_BYTES` at a time."""
     each = math.prod(dims[1:])
     step = max(1, CHUNK_BYTES // each)
     with tqdm(total=dims[0], desc=f"reading {path.name}", unit="image", delay=2, disable=None) as bar:
@@ -241,20 +246,20 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
             yield fitting
             bar.update(count)
         with _damage(path):
-            if file.read(1):  # reading to the end also checks the sum that a zip file keeps
+            if file.read(1):  # reading to the end also verifies the zip file's checksum
                 raise ValueError("it is longer than its header says")
 
 
 def _wrong_size(path: Path, sizes: Mapping[tuple[int, int], int], total: int, shape: tuple[int, int, int]) -> UserError:
-    """For images of other sizes, (width, height) with the number of each."""
+    """Return the error for images of other sizes: `sizes` counts the images of each (width, height)."""
     ordered = sorted(sizes.items(), key=lambda item: -item[1])
-    found = ", ".join(f"{width}x{height} ({count})" for (width, height), count in ordered[:NAMED])
+    counts = ", ".join(f"{width}x{height} ({count})" for (width, height), count in ordered[:NAMED])
     more = f" and {len(ordered) - NAMED} more sizes" if len(ordered) > NAMED else ""
     width, height = ordered[0][0]
     one = len(ordered) == 1 and ordered[0][1] == total and width == height
     return UserError(
         f"images={path}: {sum(sizes.values())} of {total} images are not {shape[2]}x{shape[1]}, as the reference "
-        f"data's are: {found}{more}.\nHow they are resized changes the scores, so it is not done here: "
+        f"data's are: {counts}{more}.\nHow they are resized changes the scores, so it is not done here: "
         + (f"measure at their size with data.image_size={width}, or resize them yourself" if one else "do it yourself")
     )
 

@@ -1,6 +1,6 @@
-"""The data sets that are known by name: digits, embedded in scikit-learn, and four of torchvision's.
+"""Loads the named data sets: digits, included in scikit-learn, and four of torchvision's.
 
-Every source is given `cache` by its caller; the other arguments are the user's, from conf/data.
+The caller passes `cache` to every source; the other arguments are the user's, from conf/data.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from gantry.core.fast_imports import lean_imports
 from gantry.data.image_folder import cached_images
 from gantry.data.images import ImageSet, digest_of, resize
 
-NETWORK_TIMEOUT = 15.0  # seconds without an answer before a download is given up
+NETWORK_TIMEOUT = 15.0  # seconds without an answer after which a download fails
 
 IDX_FILES = "train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte"
-FILES = {  # what torchvision wants to find: the folder under `root`, and what it holds
+FILES = {  # what torchvision expects: the folder under `root`, and its files
     "MNIST": ("MNIST/raw", IDX_FILES),
     "FashionMNIST": ("FashionMNIST/raw", IDX_FILES),
     "CIFAR10": ("cifar-10-batches-py", "batches.meta, data_batch_1 to data_batch_5, test_batch"),
@@ -34,9 +34,9 @@ FILES = {  # what torchvision wants to find: the folder under `root`, and what i
 
 
 def digits(*, cache: Path, image_size: int = 8, flip: bool = False) -> ImageSet:
-    """1797 handwritten digits of 8x8 pixels and 17 grey levels, resized; greyscale, ten classes, no network.
+    """Load 1797 handwritten digits of 8x8 pixels and 17 grey levels, resized; greyscale, ten classes, no download.
 
-    The test part of Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
+    They are the test part of Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
 
     Args:
         cache: unused.
@@ -62,14 +62,14 @@ def mnist(
     download: bool = True,
     flip: bool = False,
 ) -> ImageSet:
-    """Handwritten digits, 60000 or 10000 of 28x28, greyscale, ten classes (LeCun et al. 1998).
+    """Load handwritten digits, 60000 or 10000 of 28x28, greyscale, ten classes (LeCun et al. 1998).
 
     Args:
         root: the folder that holds MNIST/raw.
         cache: holds the lock under which one process downloads.
         image_size: side of the images, pixels.
-        split: which part.
-        download: fetch what is missing.
+        split: the part of the data set.
+        download: whether to download missing files.
         flip: whether training may mirror images.
 
     Raises:
@@ -87,7 +87,7 @@ def fashion_mnist(
     download: bool = True,
     flip: bool = False,
 ) -> ImageSet:
-    """Articles of clothing, 60000 or 10000 of 28x28, greyscale, ten classes (Xiao et al. 2017).
+    """Load images of clothing, 60000 or 10000 of 28x28, greyscale, ten classes (Xiao et al. 2017).
 
     Arguments and errors: see `mnist`.
     """
@@ -105,7 +105,7 @@ def cifar10(
     download: bool = True,
     flip: bool = True,
 ) -> ImageSet:
-    """Photographs, 50000 or 10000 of 32x32, colour, ten classes (Krizhevsky 2009).
+    """Load photographs, 50000 or 10000 of 32x32, colour, ten classes (Krizhevsky 2009).
 
     Arguments and errors: see `mnist`.
     """
@@ -122,16 +122,17 @@ def celeba(
     skip_unreadable: bool = False,
     flip: bool = True,
 ) -> ImageSet:
-    """Aligned faces, 202599 in all, the central 178x178 of 178x218, colour, no labels (Liu et al. 2015).
+    """Load aligned faces, 202599 in all, the central 178x178 of 178x218, colour, no labels (Liu et al. 2015).
 
-    Decoded once and cached, as a folder of images is. See `mnist` and `gantry.data.image_folder.image_folder`.
+    They are decoded once and cached, like a folder of images. Arguments and errors: see `mnist` and
+    `gantry.data.image_folder.image_folder`.
     """
     root = Path(root).expanduser()
     base = root.resolve() / FILES["CelebA"][0]
     images, parts = base / "img_align_celeba", base / "list_eval_partition.txt"
     if not (images.is_dir() and parts.is_file()):
         _torchvision("CelebA", root, cache, download, split=split)
-    # torchvision takes seconds to check and parse its lists, so a cached start goes by their times instead.
+    # torchvision takes seconds to check and parse its lists, so a cached start compares their times instead.
     return cached_images(
         images,
         lambda: _torchvision("CelebA", root, cache, download, split=split).filename,
@@ -173,8 +174,8 @@ def _in_memory(
 
 
 def _torchvision(dataset: str, root: Path, cache: Path, download: bool, **part: Any) -> Any:
-    """torchvision's data set of that class name; touches the network only where files are missing."""
-    if not download and not (root / FILES[dataset][0]).is_dir():  # said before torchvision and torch are imported
+    """Load torchvision's data set of that class name; uses the network only where files are missing."""
+    if not download and not (root / FILES[dataset][0]).is_dir():  # refused before torchvision and torch are imported
         raise _unavailable(
             dataset, root, FileNotFoundError("no such folder"), "data.download=false forbids fetching it"
         )

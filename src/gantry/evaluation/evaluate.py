@@ -7,41 +7,42 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from gantry.core.determinism import whole_float32
 from gantry.core.errors import UserError
 from gantry.core.processes.devices import THREADS, cores
 from gantry.core.processes.workers import Crew
 from gantry.data.images import ImageSet
-from gantry.evaluation.extractors.networks import Features
-from gantry.evaluation.features import PIECE, ArraySource, look_at, look_at_share
-from gantry.evaluation.metrics import fid_kid_is, memorization, precision_recall, uncertainty
-from gantry.evaluation.metrics.class_shares import class_shares
-from gantry.evaluation.metrics.classification_accuracy import augmentation, held_out
+from gantry.evaluation.extractors.extractor import Extractor, Features
+from gantry.evaluation.features import PIECE, ArraySource, Source, look_at, look_at_share
+from gantry.evaluation.metrics import kid
+from gantry.evaluation.metrics.metric import LABELS, LOGITS, Inputs, Metric
+from gantry.evaluation.protocol import protocol, suffix
 from gantry.evaluation.real_statistics import Reals, real_features
-from gantry.evaluation.request import CLASSES, MAIN, Plan, SampleFiles, can_classify
+from gantry.evaluation.request import (
+    CLASSES,
+    MAIN,
+    Plan,
+    SampleFiles,
+    can_classify,
+    describe_generator,
+    describe_images,
+)
 from gantry.evaluation.result import Result
-from gantry.runs.generators import GeneratorFiles, check_finite
+from gantry.evaluation.score import Scores, lacking, score
+from gantry.evaluation.work_folder import alone, forget
+from gantry.runs.generators import GeneratorFiles
 
 VERSION = 1  # raise it when the same settings come to give other values
-MORE = (  # scores besides those of every evaluation while training
-    *("kid_std", "fid_infinity", "precision", "recall", "density", "coverage", "copy_rate", "distance_ratio"),
-)
 FEWEST = 10  # real images
-AUGMENTED = 10_000  # generated images a classifier is trained on, at most
-FORGOTTEN = 14 * 24 * 3600.0  # seconds after which a stopped evaluation can no longer be taken up
 
 
 def share_reals(plan: Plan, which: str, folder: Path, rank: int, size: int) -> None:
@@ -104,33 +105,51 @@ def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) 
 
 
 class _Measuring:
+    """One evaluation; to its metrics, the `gantry.evaluation.metrics.metric.Sets`."""
+
     def __init__(self, plan: Plan) -> None:
         self.plan, self.watch = plan, Stopwatch()
         with self.watch("loading"):
             # What cannot be had is refused before anything slow: folders of images are decoded last.
-            made = _describe_generator(plan, plan.subject) if isinstance(plan.subject, GeneratorFiles) else None
+            made = describe_generator(plan) if isinstance(plan.subject, GeneratorFiles) else None
             self.extractors = plan.extractors(0)
-            self.subject = made or _describe_images(plan)
+            self.subject = made or describe_images(plan)
             self.main = self.extractors[MAIN]
             self.classifier = self.extractors.get(CLASSES) or (self.main if self.main.labelled else None)
             self.reference = plan.reference
-            if "augmentation" in plan.measures and not can_classify(plan.trained_on):
-                raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
-            needs = {} if self.main.has_logits else {"inception_score": f"logits, and {self.main.name} has none"}
-            needs |= {} if self.classifier else {"classes": f"labels, and {plan.trained_on.name} has none"}
-            if needs.keys() >= set(plan.measures):  # beside others they are left out
-                raise UserError("\n".join(f"measures: {name} needs {needs[name]}" for name in plan.measures))
+            self.metrics = self._measurable()
         if len(self.reference) < FEWEST:
             raise UserError(f"{self.reference.name} has {len(self.reference)} images; an evaluation needs {FEWEST}")
-        self.names = fid_kid_is.names(self.main, plan.n, self.reference.split, *MORE)
+
+    def _measurable(self) -> list[Metric]:
+        """The metrics that there is all for; the others are left out.
+
+        Raises:
+            UserError: that would leave none, or the metric that trains classifiers, which takes minutes.
+        """
+        plan = self.plan
+        if "augmentation" in plan.measures and not can_classify(plan.trained_on):
+            raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
+        needs = {metric.name: lacking(metric, self._extractor(metric)) for metric in plan.metrics}
+        found = [metric for metric in plan.metrics if needs[metric.name] is None]
+        if not found:
+            whose = {LOGITS: self.main.name, LABELS: plan.trained_on.name}
+            lines = (
+                f"measures: {name} needs {need}, and {whose[need]} has none" for name, need in needs.items() if need
+            )
+            raise UserError("\n".join(lines))
+        return found
+
+    def _extractor(self, metric: Metric) -> Extractor:
+        return self.classifier if self.classifier is not None and LABELS in metric.needs else self.main
 
     def run(self, keep: Callable[[Result], object]) -> Result:
         plan, watch = self.plan, self.watch
         with watch("real images"):
-            self.real = self._reals("reference")
+            self.real = self.reals("reference")
         work = plan.cache / "evaluations" / self._work_key()
-        _forget(work.parent)
-        with _alone(work):
+        forget(work.parent)
+        with alone(work):
             drawn = []
             for draw in range(plan.repeats):
                 title = "generated images" if plan.repeats == 1 else f"draw {draw + 1} of {plan.repeats}"
@@ -146,11 +165,6 @@ class _Measuring:
             shutil.rmtree(work)
         return result
 
-    @cached_property
-    def root(self) -> fid_kid_is.Reference:
-        """The costly half of every FID against the same real images."""
-        return fid_kid_is.reference(self.real.moments)
-
     def _replaced(self) -> bool:
         """Whether another process may have loaded another generator than this one."""
         files = self.plan.subject
@@ -158,129 +172,100 @@ class _Measuring:
 
     def _measured(self, drawn: Sequence[Mapping[str, Features]]) -> Result:
         plan = self.plan
-        scored = [self._scores(looked[MAIN]) for looked in drawn]
-        values, spread = scored[0] if plan.repeats == 1 else _over_draws([values for values, _ in scored])
-        first = drawn[0]
-        values, spread = ({self.names[name]: one for name, one in each.items()} for each in (values, spread))
-        classes, judge = None, None
-        if self.classifier is not None and "classes" in plan.measures:
-            judge = {"sha256": self.classifier.digest, **self.classifier.details}
-            with self.watch("classes"):
-                classes = self._classes(first.get(CLASSES, first[MAIN]), values)
-        memorised, pairs = None, None
-        if "memorisation" in plan.measures:
-            with self.watch("memorisation"):
-                memorised, pairs = self._memorisation(first[MAIN], values)
-        augmented = None
-        if "augmentation" in plan.measures:
-            with self.watch("augmentation"):
-                augmented = self._augmentation()
-        protocol = "custom" if plan.official and not self.main.official else plan.protocol
+        every, once = ([metric for metric in self.metrics if metric.first_draw is first] for first in (False, True))
+        scored = [self._scored(every, draw, looked) for draw, looked in enumerate(drawn)]
+        values, spread = scored[0].values, scored[0].spread
+        if plan.repeats > 1:
+            values, spread = _over_draws([one.values for one in scored])
+        first = self._scored(once, 0, drawn[0])
+        judge = self.classifier if any(LABELS in metric.needs for metric in self.metrics) else None
+        details = scored[0].details | first.details
         return Result(
-            *(protocol, self.subject.get("step", 0), values, spread, self._settings(), self.subject),
-            *(classes, memorised, augmented, self.watch.seconds, judge, pairs),
+            protocol="custom" if plan.official and not self.main.official else plan.protocol,
+            step=self.subject.get("step", 0),
+            values=values | first.values,
+            spread=spread | first.spread,
+            settings=self._settings(),
+            subject=self.subject,
+            classes=details.get("classes"),
+            memorisation=details.get("memorisation"),
+            augmentation=details.get("augmentation"),
+            seconds=self.watch.seconds,
+            classifier={"sha256": judge.digest, **judge.details} if judge else None,
+            pairs=first.pictures.get("memorisation"),
+            higher_is_better=self._directions(),
         )
 
-    def _scores(self, looked: Features) -> tuple[dict[str, float], dict[str, float]]:
-        """The scores of one draw, and what can be told from it of their spread over draws."""
-        wanted, features = self.plan.measures, looked.features
-        found: dict[str, float] = {}
-        spread: dict[str, float] = {}
-        if "fid" in wanted:
-            with self.watch("fid"):
-                known = fid_kid_is.moments(features)
-                found["fid"] = fid_kid_is.fid(self.root, known)
-                spread["fid"] = uncertainty.fid_spread(self.root, features, known)
-        if "fid_infinity" in wanted:
-            with self.watch("fid_infinity"):
-                found["fid_infinity"] = uncertainty.fid_infinity(self.root, features, self.plan.seed)
-                own = spread["fid"] if "fid" in spread else uncertainty.fid_spread(self.root, features)
-                spread["fid_infinity"] = uncertainty.fid_infinity_spread(own, len(features))
-        if "kid" in wanted:
-            with self.watch("kid"):
-                found["kid"], found["kid_std"] = fid_kid_is.kid(self.real.features, features)
-                std, subsets = found["kid_std"], fid_kid_is.KID_SUBSETS
-                spread["kid"] = uncertainty.kid_spread(self.real.features, features, std, subsets)
-        if "inception_score" in wanted and self.main.has_logits:
-            with self.watch("inception_score"):
-                mean, std = fid_kid_is.inception_score(looked.logits)
-                found |= {"inception_score": mean, "inception_score_std": std}
-                spread["inception_score"] = uncertainty.inception_score_spread(std)
-        if "precision_recall" in wanted:
-            with self.watch("precision_recall"):
-                radii = self.real.derived("radii", precision_recall.radii)
-                values, stds = precision_recall.manifold(self.real.features, features, radii)
-                found, spread = found | values._asdict(), spread | stds._asdict()
-        return found, spread
+    def _scored(self, metrics: Sequence[Metric], draw: int, looked: Mapping[str, Features]) -> Scores:
+        """What the metrics say of one draw."""
+        judged = None
+        if CLASSES in looked and any(LABELS in metric.needs for metric in metrics):
+            judged = self._inputs(self.extractors[CLASSES], self.classified, draw, looked[CLASSES])
+        inputs = self._inputs(self.main, self.real, draw, looked[MAIN])
+        return score(metrics, inputs, judged, spread=self.plan.repeats == 1, watch=self.watch)
 
-    def _classes(self, looked: Features, values: dict[str, float]) -> dict[str, tuple[float, float]]:
-        """The classes' shares, by the classifier's verdict on both sides; the number drawn goes into `values`."""
-        assert self.classifier is not None
-        real = real_features(self.classifier, self.reference, self.plan.cache)
-        assert real.predicted is not None
-        verdicts = torch.cat([part.argmax(1) for part in looked.logits.split(4096)])
-        values[f"modes_{self.classifier.name}"] = float(fid_kid_is.classes_covered(real.predicted, verdicts))
-        return class_shares(real.predicted, verdicts, self.reference.classes or (), looked.logits.shape[1])
+    def _inputs(self, extractor: Extractor, real: Reals, draw: int, looked: Features) -> Inputs:
+        return Inputs(
+            extractor,
+            data=self.reference,
+            real=real,
+            features=looked.features,
+            logits=looked.logits,
+            images=self.plan.source(draw, 0),
+            kid_subsets=kid.SUBSETS,
+            seed=self.plan.seed,
+            sets=self,
+        )
 
-    def _memorisation(self, looked: Features, values: dict[str, float]) -> tuple[dict[str, Any], np.ndarray]:
-        plan = self.plan
-        train = plan.real("training")
-        known = self._reals("training").features
-        unseen = None if plan.held_out is None else self._reals("held-out").features
-        found = memorization.memorisation(looked.features, known, unseen)
-        values |= {self.names[name]: getattr(found, name) for name in ("copy_rate", "distance_ratio")}
-        about = {name: value for name, value in found._asdict().items() if name not in ("distances", "indices")}
-        about |= {"training_images": len(train), "training_digest": train.digest}
-        source = plan.source(0, 0)
-        pairs = memorization.closest_pairs(source.of, train.images, found)
-        return about | {"held_out_images": 0 if unseen is None else len(unseen)}, pairs
+    @cached_property
+    def classified(self) -> Reals:
+        """The real images as the classifier sees them."""
+        with self.watch("classes"):
+            return real_features(self.extractors[CLASSES], self.reference, self.plan.cache)
 
-    def _augmentation(self) -> dict[str, Any]:
-        """What a classifier learns from the images, on one core whatever the devices."""
-        plan = self.plan
-        train, test = plan.trained_on, plan.held_out
-        if test is None:
-            train, test = held_out(train)
-        if isinstance(plan.subject, SampleFiles):
-            made = plan.images
-        else:
-            source, count = plan.source(0, 0), min(plan.n, AUGMENTED)
-            parts = [source(start, min(PIECE, count - start)).cpu() for start in range(0, count, PIECE)]
-            name = f"the generator of {plan.subject.run.name}"
-            images = torch.cat(parts).numpy()
-            made = ImageSet(name, images, None, None, "all", str(plan.subject.run), self.subject["sha256"], train.flip)
-        often = 0.5 if sys.stderr.isatty() else 10.0
-        bar = tqdm(desc="classifiers", unit="step", dynamic_ncols=True, delay=1, mininterval=often)
+    def _directions(self) -> dict[str, bool]:
+        """By the name of each value whether higher is better."""
+        return {
+            name + suffix(self._extractor(metric), self.plan.n, self.reference.split): higher
+            for metric in self.metrics
+            for name, higher in metric.directions.items()
+        }
 
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    @property
+    def trained_on(self) -> ImageSet:
+        return self.plan.trained_on
 
-        with bar:
-            return augmentation(made, train, test, seed=plan.seed, progress=progress).record()
+    @property
+    def held_out(self) -> ImageSet | None:
+        return self.plan.held_out
 
-    def _reals(self, which: str) -> Reals:
+    @property
+    def source(self) -> Source:
+        """The generated images of the first draw."""
+        return self.plan.source(0, 0)
+
+    def real_images(self, which: str) -> ImageSet:
+        return self.plan.real(which)
+
+    def reals(self, which: str) -> Reals:
         crew = Crew(self.plan.devices, partial(share_reals, self.plan, which))
         with _threads_shared(self.plan.devices):
             return real_features(self.main, self.plan.real(which), self.plan.cache, crew)
 
+    def generated(self, most: int) -> ImageSet:
+        plan = self.plan
+        if isinstance(plan.subject, SampleFiles):
+            return plan.images
+        source, count = self.source, min(plan.n, most)
+        parts = [source(start, min(PIECE, count - start)).cpu() for start in range(0, count, PIECE)]
+        name, run = f"the generator of {plan.subject.run.name}", str(plan.subject.run)
+        images = torch.cat(parts).numpy()
+        return ImageSet(name, images, None, None, "all", run, self.subject["sha256"], plan.trained_on.flip)
+
     def _settings(self) -> dict[str, Any]:
-        plan, main = self.plan, self.main
         return {
-            "n_generated": plan.n,
-            "data": self.reference.name,
-            "data_digest": self.reference.digest,
-            "split": self.reference.split,
-            "n_real": len(self.reference),
-            "extractor": main.name,
-            "extractor_sha256": main.digest,
-            "extractor_resize": main.resize,
-            "extractor_arithmetic": main.arithmetic,
-            **main.details,
+            **protocol(self.main, self.reference, self.plan.n, kid.SUBSETS),
             "precision": "float32 images and features, float64 statistics",
-            "kid_subsets": fid_kid_is.KID_SUBSETS,
-            "kid_subset_size": fid_kid_is.kid_subset_size(len(self.reference), plan.n),
-            "inception_score_splits": fid_kid_is.INCEPTION_SCORE_SPLITS,
             "version": VERSION,
         }
 
@@ -291,62 +276,6 @@ class _Measuring:
         }
         text = json.dumps([VERSION, self.subject["sha256"], self.plan.n, self.plan.seed, looked], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _describe_images(plan: Plan) -> dict[str, Any]:
-    """Anyone's images, found to be readable."""
-    assert isinstance(plan.subject, SampleFiles)
-    return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest, "seed": plan.seed}
-
-
-def _describe_generator(plan: Plan, files: GeneratorFiles) -> dict[str, Any]:
-    """A generator, found to make images like the real ones."""
-    network = plan.network
-    check_finite(network, files.folder)
-    image = network(torch.zeros(1, files.z_dim))
-    if tuple(image.shape[1:]) != plan.reference.shape:
-        raise UserError(
-            f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
-            f"{plan.reference.name} are {plan.reference.shape}; data=... data.image_size=... names others"
-        )
-    return {
-        "run": str(files.run),
-        "generator": files.which,
-        "averaged": not files.raw,
-        "step": files.step(),
-        "sha256": files.digest(),
-        "seed": plan.seed,
-        "draws": plan.repeats,
-    }
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Hold a folder of work in progress.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    work.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{work}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError("this very evaluation is under way in another process; wait for it") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _forget(folder: Path) -> None:
-    """Throw away what evaluations stopped long ago have left in `folder`: gigabytes each, at 50,000 images."""
-    for work in (path for path in folder.glob("*") if path.is_dir()):
-        with suppress(UserError, FileNotFoundError):  # it is under way all the same, or has just been done
-            latest = max(path.stat().st_mtime for path in (work, *work.iterdir()))
-            if latest < time.time() - FORGOTTEN:
-                with _alone(work):
-                    shutil.rmtree(work)
 
 
 def _over_draws(scored: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -2,23 +2,26 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
-from gantry.evaluation.extractors.networks import Extractor, Features
-from gantry.evaluation.metrics import fid_kid_is
-from gantry.evaluation.metrics.class_shares import class_shares
+from gantry.evaluation.extractors.extractor import Extractor, Features
+from gantry.evaluation.metrics import inception_score, kid
+from gantry.evaluation.metrics.metric import SETS, Inputs, Metric, built
+from gantry.evaluation.protocol import protocol, suffix
 from gantry.evaluation.real_statistics import real_features
+from gantry.evaluation.score import lacking, score
 
 BATCH = 512  # images asked for at a time
+UNLOGGED = ("kid_std",)  # values that python evaluate.py alone records
 T = TypeVar("T")
 
 
@@ -84,18 +87,30 @@ class Evaluator:
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
         peers: the ranks that share the generated images out; rank 0 has their features and scores them.
+        metrics: what is measured, the primary one first; what needs logits or labels is left out where the extractor
+            has none. None: those of `gantry.core.config.options.WHILE_TRAINING`.
+
+    Attributes:
+        names: what each value is called.
+        higher_is_better: by that name, whether higher is better.
 
     Raises:
-        UserError: too few images on either side.
+        UserError: too few images on either side, or the metrics cannot be measured while training.
     """
 
     def __init__(
-        self, extractor: Extractor, data: ImageSet, n_generated: int, cache: Path, peers: Group | None = None
+        self,
+        extractor: Extractor,
+        data: ImageSet,
+        n_generated: int,
+        cache: Path,
+        peers: Group | None = None,
+        metrics: Sequence[Metric] | None = None,
     ) -> None:
-        if n_generated < fid_kid_is.INCEPTION_SCORE_SPLITS:
+        if n_generated < inception_score.SPLITS:
             raise UserError(
                 f"metrics.n_generated={n_generated} is too few to measure: "
-                f"{fid_kid_is.INCEPTION_SCORE_SPLITS} or more, 2000 and up for values that mean something"
+                f"{inception_score.SPLITS} or more, 2000 and up for values that mean something"
             )
         if peers is not None and n_generated < peers.world_size:
             raise UserError(f"metrics.n_generated={n_generated} is too few for {peers.world_size} ranks to share")
@@ -105,40 +120,30 @@ class Evaluator:
         self.data = data
         self.n_generated = n_generated
         self.peers = peers or Alone()
-        self.names = fid_kid_is.names(extractor, n_generated, data.split)
+        self.metrics = _measurable(built(WHILE_TRAINING) if metrics is None else metrics, extractor)
+        after = suffix(extractor, n_generated, data.split)
+        self.names = {n: n + after for one in self.metrics for n in one.names if n not in UNLOGGED}
+        self.higher_is_better = {n + after: higher for one in self.metrics for n, higher in one.directions.items()}
         # KID on 100 subsets takes seconds: little beside Inception, but most of an evaluation with
         # a classifier, where 20 subsets of 1000 see a data set of a few thousand images often enough.
-        self.kid_subsets = 20 if extractor.labelled else fid_kid_is.KID_SUBSETS
+        self.kid_subsets = 20 if extractor.labelled else kid.SUBSETS
         self.real = real_features(extractor, data, cache)
-
-    @cached_property
-    def _reference(self) -> fid_kid_is.Reference:
-        """The costly half of every FID against the same real images."""
-        return fid_kid_is.reference(self.real.moments)
 
     @property
     def primary(self) -> str:
-        """The name of the score that picks the best checkpoint, lower is better."""
-        return self.names["fid"]
+        """The name of the value that picks the best checkpoint."""
+        return next(iter(self.higher_is_better))
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether a value of the primary metric is finite and better than the `best` so far, None where none is."""
+        if best is None or not math.isfinite(value):
+            return math.isfinite(value)
+        return value > best if self.higher_is_better[self.primary] else value < best
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
         """What one must know to compare the values with others."""
-        return {
-            "extractor": self.extractor.name,
-            "extractor_sha256": self.extractor.digest,
-            "extractor_resize": self.extractor.resize,
-            "extractor_arithmetic": self.extractor.arithmetic,
-            **self.extractor.details,
-            "data": self.data.name,
-            "data_digest": self.data.digest,
-            "split": self.data.split,
-            "n_real": len(self.data.images),
-            "n_generated": self.n_generated,
-            "kid_subsets": self.kid_subsets,
-            "kid_subset_size": fid_kid_is.kid_subset_size(len(self.data.images), self.n_generated),
-            "inception_score_splits": fid_kid_is.INCEPTION_SCORE_SPLITS,
-        }
+        return protocol(self.extractor, self.data, self.n_generated, self.kid_subsets)
 
     def evaluate(
         self, generate: Callable[[int, int], Tensor], between: Callable[[], None] = lambda: None
@@ -152,27 +157,20 @@ class Evaluator:
         """
         began = time.perf_counter()
         looked = self._look_together(generate, between)
-        return self.peers.tell(self._score(looked, began) if looked is not None else None)  # type: ignore[return-value]
+        found = self._score(looked, generate, began) if looked is not None else None
+        return self.peers.tell(found)  # type: ignore[return-value]
 
-    def _score(self, looked: Features, began: float) -> Evaluation:
+    def _score(self, looked: Features, generate: Callable[[int, int], Tensor], began: float) -> Evaluation:
         features, logits = looked
-        classes = None
-        if features.isfinite().all() and logits.isfinite().all():
-            values = {
-                "fid": fid_kid_is.fid(self._reference, features),
-                "kid": fid_kid_is.kid(self.real.features, features, self.kid_subsets)[0],
-            }
-            if self.extractor.has_logits:
-                values["inception_score"], values["inception_score_std"] = fid_kid_is.inception_score(logits)
-            if self.extractor.labelled:
-                assert self.real.predicted is not None
-                verdicts = logits.argmax(1)
-                values["modes"] = float(fid_kid_is.classes_covered(self.real.predicted, verdicts))
-                classes = class_shares(self.real.predicted, verdicts, self.data.classes or (), logits.shape[1])
-        else:
-            values = dict.fromkeys(self.names, math.nan)
-        named = {self.names[statistic]: value for statistic, value in values.items()}
-        return Evaluation(named, self.protocol, time.perf_counter() - began, classes)
+        if not (features.isfinite().all() and logits.isfinite().all()):
+            values = dict.fromkeys(self.names.values(), math.nan)
+            return Evaluation(values, self.protocol, time.perf_counter() - began)
+        found = score(
+            self.metrics,
+            Inputs(self.extractor, self.data, self.real, features, logits, generate, self.kid_subsets),
+        )
+        named = {name: found.values[name] for name in self.names.values()}
+        return Evaluation(named, self.protocol, time.perf_counter() - began, found.details.get("classes"))
 
     def _look_together(self, generate: Callable[[int, int], Tensor], between: Callable[[], None]) -> Features | None:
         """The features of the generated images, each rank looking at its share; rank 0 gets all, in their order."""
@@ -197,3 +195,19 @@ class Evaluator:
 
 def _joined(parts: list[Features]) -> Features:
     return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _measurable(metrics: Sequence[Metric], extractor: Extractor) -> list[Metric]:
+    """Those that can be measured while training with this extractor.
+
+    Raises:
+        UserError: the first one cannot, or one is python evaluate.py's alone.
+    """
+    if elsewhere := [metric.name for metric in metrics if SETS in metric.needs]:
+        raise UserError(f"metrics.measures: {', '.join(elsewhere)}: only python evaluate.py measures that")
+    first = metrics[0]
+    need = lacking(first, extractor)
+    if need or not first.directions:
+        why = f"needs {need}, and {extractor.name} has none" if need else "gives no value to choose by"
+        raise UserError(f"metrics.measures: the first one picks the best step, but {first.name} {why}")
+    return [metric for metric in metrics if lacking(metric, extractor) is None]

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from gantry.core.errors import UserError
 from gantry.core.processes.workers import ALONE, Crew
-from gantry.evaluation.extractors.networks import Extractor, Features
+from gantry.evaluation.extractors.extractor import Extractor, Features
 
 CHUNK = 512  # images in a file of features
 PIECE = 128  # images made at a time, one piece ahead of the extractor

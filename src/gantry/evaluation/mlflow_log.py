@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,17 +15,23 @@ if TYPE_CHECKING:
 
 
 def log_result(client: MlflowClient, run_id: str, result: Result, files: Sequence[Path]) -> None:
-    """Add a result to a run, which may have ended: metrics `eval/<key>/<name>`, the tag `eval.<key>`, the files.
+    """Add a result to a run, which may have ended: metrics `eval/<key>/<name>`, the tags `eval.<key>` and
+    `eval.<key>.higher_is_better`, the files: the record first.
 
     Raises whatever MLflow raises.
     """
     from mlflow.entities import Metric, RunTag
 
+    from gantry.core.files import read_json
     from gantry.evaluation.result import DESCRIPTION
+    from gantry.runs.directions import HIGHER
     from gantry.runs.folder import EVALUATIONS
 
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, result.step) for name, value in result.logged.items()]
-    client.log_batch(run_id, metrics, tags=[RunTag(f"{DESCRIPTION}{result.key}", result.description)])
+    record = read_json(files[0]) or {}  # with what an earlier evaluation has found
+    tag = f"{DESCRIPTION}{result.key}"
+    tags = [RunTag(tag, result.description), RunTag(f"{tag}.{HIGHER}", json.dumps(record.get(HIGHER, {})))]
+    client.log_batch(run_id, metrics, tags=tags)
     for file in files:
         client.log_artifact(run_id, str(file), f"{EVALUATIONS}/{result.key}")

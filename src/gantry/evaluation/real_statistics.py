@@ -9,6 +9,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from gantry.core.errors import UserError
 from gantry.core.files import write_json
 from gantry.core.processes.workers import ALONE, Crew
 from gantry.data.images import ImageSet
-from gantry.evaluation.extractors.networks import Extractor
+from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, look_at, mapped
-from gantry.evaluation.metrics import fid_kid_is
+from gantry.evaluation.moments import Moments, Reference, reference
+from gantry.evaluation.moments import moments as moments_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +47,13 @@ class Reals:
 
     features: Tensor
     predicted: Tensor | None
-    moments: fid_kid_is.Moments
+    moments: Moments
     folder: Path
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The costly half of every FID against these images."""
+        return reference(self.moments)
 
     def derived(self, name: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """What `compute` makes of the features, kept beside them as `name`.npy once it has been computed."""
@@ -111,7 +118,7 @@ def _compute(extractor: Extractor, data: ImageSet, folder: Path, crew: Crew) -> 
     if extractor.has_logits:
         verdicts = [part.argmax(1) for part in looked.logits.split(4096)]
         _write(folder / PREDICTED, torch.cat(verdicts).numpy())
-    moments = fid_kid_is.moments(mapped(folder / FEATURES))
+    moments = moments_of(mapped(folder / FEATURES))
     save_file({name: value for name, value in moments._asdict().items() if name != "n"}, folder / MOMENTS)
     _enter(folder, *folder.iterdir())
     shutil.rmtree(work)
@@ -129,7 +136,7 @@ def _load(folder: Path) -> Reals | None:
     features = mapped(folder / FEATURES)
     predicted = mapped(folder / PREDICTED) if classified else None
     held = {name: value.clone() for name, value in load_file(folder / MOMENTS).items()}
-    moments = fid_kid_is.Moments(**held, n=len(features))
+    moments = Moments(**held, n=len(features))
     return Reals(features, predicted, moments, folder)
 
 

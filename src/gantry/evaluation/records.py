@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantry.evaluation.result import DESCRIPTION, PREFIX, curve_name
+from gantry.runs import directions
 from gantry.runs.folder import EVALUATIONS
 from gantry.runs.tracking.params import flatten
 
@@ -29,6 +30,7 @@ class Record:
         protocol: papers, test10k, quick or custom.
         settings: all that determines the values, flat; none where the record itself is out of reach.
         description: the settings in a line, where they are out of reach.
+        higher_is_better: by the name of a value, where the record says it.
     """
 
     key: str
@@ -38,6 +40,7 @@ class Record:
     protocol: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.protocol:
@@ -61,6 +64,7 @@ def parse(content: str | bytes) -> Record | None:
             spread={str(name): float(std) for name, std in (found.get("spread") or {}).items() if std is not None},
             protocol=str(found.get("protocol") or ""),
             settings=flatten(found.get("settings") or {}),
+            higher_is_better=directions.parse(found.get(directions.HIGHER)),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -101,5 +105,7 @@ def from_curves(made: Mapping[str, Mapping[int, float]], tags: Mapping[str, str]
     for key, names in values.items():
         step = max(max(points) for points in names.values())
         at = {name: points[step] for name, points in names.items() if step in points}
-        records[key] = Record(key, step, at, description=tags.get(f"{DESCRIPTION}{key}", ""))
+        tag = f"{DESCRIPTION}{key}"
+        higher = directions.parse(tags.get(f"{tag}.{directions.HIGHER}"))
+        records[key] = Record(key, step, at, description=tags.get(tag, ""), higher_is_better=higher)
     return records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,10 @@ from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
 from gantry.data.sample_files import samples
-from gantry.evaluation.extractors.networks import Extractor
+from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
-from gantry.runs.generators import GeneratorFiles, GeneratorSource
+from gantry.evaluation.metrics.metric import LABELS, Metric, built
+from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
 MAIN, CLASSES = "main", "classes"  # what the extractors are called in files
 
@@ -64,7 +66,7 @@ class Plan:
         n: images in a draw.
         repeats: draws.
         seed: of the noise; of images, of the subsets behind FID_infinity and of the classifiers.
-        measures: of `gantry.commands.evaluate.MEASURES`.
+        measures: of `gantry.core.config.options.Measure`, or with a `_target_`, of one's own.
         subject: what is measured.
         cache: folder of everything that can be computed again.
         accelerator: "cpu", "cuda" or "mps".
@@ -81,7 +83,7 @@ class Plan:
     n: int
     repeats: int
     seed: int
-    measures: tuple[str, ...]
+    measures: tuple[str | Mapping[str, Any], ...]
     subject: GeneratorFiles | SampleFiles
     cache: Path
     accelerator: str
@@ -163,11 +165,16 @@ class Plan:
             why = str(error.__cause__ or error).splitlines()[-1]
             raise UserError(f"extractor: {target} cannot be made: {why} (HYDRA_FULL_ERROR=1 shows where)") from error
         wanted = {MAIN: main}
-        if {"classes", "augmentation"} & set(self.measures) and not main.labelled and can_classify(self.whole):
+        if any(LABELS in metric.needs for metric in self.metrics) and not main.labelled and can_classify(self.whole):
             from gantry.evaluation.extractors.classifier import classifier
 
             wanted[CLASSES] = classifier(data=self.whole, cache=self.cache, device=device)
         return wanted
+
+    @cached_property
+    def metrics(self) -> list[Metric]:
+        """What `measures` names."""
+        return built(self.measures)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -185,3 +192,31 @@ class Plan:
 
 def can_classify(data: ImageSet) -> bool:
     return data.labels is not None and len(data.labels) >= 20 and len(set(data.labels.tolist())) > 1
+
+
+def describe_images(plan: Plan) -> dict[str, Any]:
+    """Anyone's images, found to be readable."""
+    assert isinstance(plan.subject, SampleFiles)
+    return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest, "seed": plan.seed}
+
+
+def describe_generator(plan: Plan) -> dict[str, Any]:
+    """A generator, found to make images like the real ones."""
+    files, network = plan.subject, plan.network
+    assert isinstance(files, GeneratorFiles)
+    check_finite(network, files.folder)
+    image = network(torch.zeros(1, files.z_dim))
+    if tuple(image.shape[1:]) != plan.reference.shape:
+        raise UserError(
+            f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
+            f"{plan.reference.name} are {plan.reference.shape}; data=... data.image_size=... names others"
+        )
+    return {
+        "run": str(files.run),
+        "generator": files.which,
+        "averaged": not files.raw,
+        "step": files.step(),
+        "sha256": files.digest(),
+        "seed": plan.seed,
+        "draws": plan.repeats,
+    }

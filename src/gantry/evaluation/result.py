@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
 DESCRIPTION = "eval."  # before a key, the tag that says it in a line
-MERGED = ("values", "spread", "classes", "classifier", "memorisation", "augmentation")
+MERGED = ("values", "spread", "higher_is_better", "classes", "classifier", "memorisation", "augmentation")
 LEAST = 3  # classes drawn least often, named
 
 
@@ -46,6 +46,7 @@ class Result:
         augmentation: what a classifier learns from them.
         seconds: spent, by what on.
         classifier: whose verdicts the classes are: its sha256 and accuracy.
+        higher_is_better: by the name of each value that is better one way.
         pairs: the generated images nearest to a training image beside it, uint8 (H, W, 3).
     """
 
@@ -61,6 +62,7 @@ class Result:
     seconds: Mapping[str, float] = field(default_factory=dict)
     classifier: Mapping[str, Any] | None = None
     pairs: np.ndarray | None = None
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -110,7 +112,7 @@ class Result:
         if (before := read_json(path)) is not None:
             if before.get("subject", {}).get("sha256") == self.subject["sha256"]:
                 for name in MERGED:
-                    both = isinstance(before.get(name), dict) and name in ("values", "spread")
+                    both = isinstance(before.get(name), dict) and name in ("values", "spread", "higher_is_better")
                     record[name] = before[name] | record[name] if both else record[name] or before.get(name)
             else:
                 of = str(before.get("subject", {}).get("sha256"))[:8]
@@ -132,6 +134,7 @@ class Result:
             "step": self.step,
             "values": _finite(self.values),
             "spread": _finite(self.spread),
+            "higher_is_better": dict(self.higher_is_better),
             "settings": dict(self.settings),
             "subject": dict(self.subject),
             "classes": self.classes,

@@ -1,4 +1,4 @@
-"""Pictures one after the other, as a file: GIF, WebP, MP4, or a strip of them all as PNG."""
+"""Writes animations: GIF, WebP, MP4, or a strip of all frames as PNG."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def save_animation(
     check_suffix(path)
     kind = path.suffix.lower()
     rate = min(fps, FASTEST.get(kind, math.inf))
-    taken = _told(frames, on_frame)
+    taken = _checked(frames, on_frame)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -87,7 +87,8 @@ def save_animation(
         part.unlink(missing_ok=True)
 
 
-def _told(frames: Iterable[np.ndarray], on_frame: Callable[[], object]) -> Iterator[np.ndarray]:
+def _checked(frames: Iterable[np.ndarray], on_frame: Callable[[], object]) -> Iterator[np.ndarray]:
+    """The frames, contiguous in memory, of which there must be one; each is reported when it has been used."""
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -98,7 +99,7 @@ def _told(frames: Iterable[np.ndarray], on_frame: Callable[[], object]) -> Itera
 
 
 def _durations(count: int, fps: float, hold: float, unit: int) -> list[int]:
-    """How long each frame is shown, in ms: whole units whose sum is right, whatever each is rounded to."""
+    """The time each frame is shown, in ms: whole units whose sum is right, whatever each is rounded to."""
     ends = [round(1000 / unit * number / fps) for number in range(count + 1)]
     shown = [unit * (end - begin) for begin, end in itertools.pairwise(ends)]
     shown[-1] += unit * round(1000 / unit * hold)

@@ -1,10 +1,12 @@
 """Whether images may be written, or a page served, where that is asked for; known before torch is imported."""
 
+import socket
 from pathlib import Path
 
 from gantry.core.errors import UserError
 from gantry.core.processes.locks import LOCK_FILE
 
+ADDRESS = "127.0.0.1"  # of the page
 SETTINGS = ".samples.json"  # beside the images in a folder: what they were made of
 
 
@@ -26,3 +28,17 @@ def check_free(out: Path) -> None:
         raise UserError(f"out={out} is a file; name a folder, or a file that ends in .png or .npz")
     elif not (out / SETTINGS).exists() and any(path.name != LOCK_FILE for path in out.iterdir()):
         raise UserError(f"out={out} holds other files; choose an empty or a new folder")
+
+
+def check_port(port: int) -> None:
+    """Refuse a port of the loopback interface on which nothing can be served now.
+
+    Raises:
+        UserError: says why.
+    """
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one just ended is no obstacle
+        try:
+            tried.bind((ADDRESS, port))
+        except (OSError, OverflowError) as error:
+            raise UserError(f"port={port} cannot be had on {ADDRESS}: {error}; choose another with port=") from error

@@ -1,9 +1,8 @@
-"""Pictures of what a generator makes: grids, walks, planes, and the samples nearest to given images."""
+"""Writes pictures of generated images: grids, walks, planes, and the samples nearest to given images."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from gantry.core.errors import UserError, reason
 from gantry.core.files import write_png
+from gantry.core.progress import progress
 from gantry.core.text import show
 from gantry.data.grid import enlarged_grid
 from gantry.data.image_folder import listing
@@ -101,15 +100,14 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
     shape = (channels, height, width)
     target = torch.from_numpy(_images(given, shape, cache))
     hole = None if mask is None else torch.from_numpy(_mask(mask, shape, given))
-    often = 0.5 if sys.stderr.isatty() else 10.0
-    with tqdm(total=100, desc="searching", unit="%", dynamic_ncols=True, delay=1, mininterval=often) as bar:
+    with progress("searching", 100, "%") as bar:
         found = project(
             made.network,
             made.z_dim,
             target,
             hole,
             seed=order.seed,
-            progress=lambda share: bar.update(round(100 * share) - bar.n),
+            progress=lambda share: bar.reach(round(100 * share)),
         )
     columns = [target, found.images]
     said = [f"nearest samples: {found.errors.mean():.1f} grey levels of 255 from the pixels that are known"]
@@ -147,7 +145,7 @@ def _check_few(given: Path, count: int) -> None:
 
 
 def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
-    """Where images are damaged, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
+    """A mask of damaged pixels, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
     if given.is_file() and given.suffix.lower() not in (".npz", ".npy"):
         (width, height), (wide, high) = (
             _opened(f"{key}={file}", partial(_size, file)) for key, file in (("mask", path), ("project", given))
@@ -184,7 +182,7 @@ def _difference(images: Tensor, given: Tensor, where: Tensor) -> float:
 
 
 def _columns(count: int) -> int:
-    """Of a grid that is as wide as it is high, or one wider."""
+    """The columns of a grid that is as wide as it is high, or one wider."""
     return math.ceil(math.sqrt(count))
 
 

@@ -1,11 +1,10 @@
-"""Many images of a generator onto the disk, as fast as it makes them; a second start goes on where the first ended."""
+"""Writes many images of a generator, as fast as it makes them; a second start goes on where the first ended."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import shutil
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from gantry.core.errors import UserError
 from gantry.core.files import read_json, write_json
 from gantry.core.processes.devices import cores
 from gantry.core.processes.locks import LOCK_FILE, held
 from gantry.core.processes.workers import Crew
+from gantry.core.progress import progress
 from gantry.evaluation.features import POLL
 from gantry.generation.output_paths import SETTINGS, check_free
 from gantry.models.latents import TILE
@@ -69,7 +68,7 @@ class Order:
         return Tiles(network.to(device), self.files.z_dim, self.seed, self.truncation)
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what image i is."""
+        """The choices on which image i depends."""
         return {
             "generator_sha256": self.files.digest(),
             "seed": self.seed,
@@ -80,10 +79,10 @@ class Order:
 
 
 class Target(Protocol):
-    """Where images go, a tile at a time, from several threads and processes."""
+    """A place to write images to, a tile at a time, from several threads and processes."""
 
     def has(self, tile: int) -> bool:
-        """Whether the tile is there, whole."""
+        """Tell whether the tile is there, whole."""
         ...
 
     def write(self, tile: int, images: np.ndarray) -> None:
@@ -174,7 +173,7 @@ def draw_folder(order: Order, folder: Path) -> None:
         check_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder, "what writes to"):
-            _take_up(order, folder, folder / SETTINGS)
+            _check_settings(order, folder, folder / SETTINGS)
             highest = max((int(path.stem) for path in folder.glob("[0-9]*.png")), default=-1)
             if highest >= order.n:
                 raise UserError(f"out={folder} holds {highest + 1} images already, more than n={order.n}")
@@ -197,7 +196,7 @@ def draw_archive(order: Order, path: Path) -> None:
     with writing(path):
         work.mkdir(parents=True, exist_ok=True)
         with held(work, "what writes to"):
-            _take_up(order, work, work / SETTINGS, n=order.n)
+            _check_settings(order, work, work / SETTINGS, n=order.n)
             target = ArrayFolder(work, order.n)
             if not target.array.exists():
                 target.prepare(order.network(0).tile(0).shape[1:])
@@ -209,7 +208,7 @@ def draw_archive(order: Order, path: Path) -> None:
 
 
 def share_drawing(order: Order, target: Target, folder: Path, rank: int, size: int) -> None:
-    """What the other processes do: every `size`th tile that is left, as long as the first one lives."""
+    """Make every `size`th tile that is left, as long as the first process lives; run by the others."""
     if order.accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // size))
     first = multiprocessing.parent_process()
@@ -226,19 +225,16 @@ def _draw(order: Order, target: Target, folder: Path) -> None:
 
     if not (left := missing()):
         return
-    often = 0.5 if sys.stderr.isatty() else 10.0
-    with tqdm(
-        total=order.n, initial=order.n - left, desc="images", unit="image", dynamic_ncols=True, mininterval=often
-    ) as bar:
+    with progress("images", order.n, "image", done=order.n - left, delay=0) as bar:
         crew = Crew(order.devices, partial(share_drawing, order, target))
         with crew.at_work(folder) as done:
             for count in _drawn(order, target, 0, order.devices):
-                bar.update(count)
+                bar.advance(count)
                 done()
             while not done():
                 time.sleep(POLL)
-                bar.update(order.n - missing() - bar.n)
-        bar.update(order.n - missing() - bar.n)
+                bar.reach(order.n - missing())
+        bar.reach(order.n - missing())
 
 
 def _drawn(order: Order, target: Target, rank: int, size: int) -> Iterator[int]:
@@ -272,8 +268,8 @@ def _size(order: Order, tile: int) -> int:
     return min(TILE, order.n - tile * TILE)
 
 
-def _take_up(order: Order, folder: Path, file: Path, **more: Any) -> None:
-    """Note what the images are made of, or hold it against what was noted before."""
+def _check_settings(order: Order, folder: Path, file: Path, **more: Any) -> None:
+    """Record the settings of the images, or refuse those that differ from what was recorded before."""
     wanted = order.settings() | more
     before = read_json(file)
     if before is None:
@@ -287,7 +283,7 @@ def _take_up(order: Order, folder: Path, file: Path, **more: Any) -> None:
 
 @contextmanager
 def writing(path: Path, left: str = "; what is there is kept, the same command goes on") -> Iterator[None]:
-    """What the disk says, as an error for the user, which ends with what is `left`."""
+    """Raise an error of the disk as a `UserError`, whose message ends with what is `left`."""
     try:
         yield
     except OSError as error:

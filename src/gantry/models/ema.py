@@ -24,16 +24,23 @@ class AveragedGenerator(nn.Module):
         self.module = copy.deepcopy(generator).requires_grad_(False).eval()
         self.half_life, self.ramp_up = half_life, ramp_up
 
-    def decay(self, images: int, batch: int) -> float:
-        """The weight kept at an update: 0.5 ** (batch / half-life), where `images` were seen before it."""
+    def share(self, images: int, batch: int) -> float:
+        """The new weights' share after a step of `batch` images, `images` of them having been seen before it.
+
+        1 - 0.5 ** (batch / half-life), in [0, 1].
+        """
         half_life = min(self.half_life, self.ramp_up * images)
-        return 0.5 ** (batch / half_life) if half_life > 0 else 0.0
+        return 1 - 0.5 ** (batch / half_life) if half_life > 0 else 1.0
 
     @torch.no_grad()
-    def update(self, generator: nn.Module, images: int, batch: int) -> None:
-        """Move towards `generator` after a step of `batch` images, `images` of them having been seen before."""
+    def update(self, generator: nn.Module, share: float | Tensor) -> None:
+        """Move towards `generator` by this share of the way; a float32 tensor () gives the same numbers."""
+        old: list[Tensor] = list(self.module.parameters())
         new = [weight.float() for weight in generator.parameters()]
-        torch._foreach_lerp_(list(self.module.parameters()), new, 1 - self.decay(images, batch))
+        if isinstance(share, Tensor):
+            torch._foreach_lerp_(old, new, [share] * len(new))
+        else:
+            torch._foreach_lerp_(old, new, share)
         for buffer, source in zip(self.module.buffers(), generator.buffers(), strict=True):
             buffer.copy_(source)
 

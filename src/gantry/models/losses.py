@@ -2,10 +2,13 @@
 
 Each takes the logits of a batch of real and of generated images, two tensors of one shape with values in
 (-inf, inf), and returns what each player minimises, as scalars. No sigmoid stands before them: where a paper
-writes log sigmoid(x), the softplus here is the same number without its overflow.
+writes log sigmoid(x), the softplus here is the same number without its overflow. A loss of one's own is a function
+like these; `generator_sees` says whether the generator's step needs real images, and may be left out.
 """
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,15 +17,33 @@ from torch.nn.functional import relu, softplus
 
 
 class Losses(NamedTuple):
-    """What the discriminator and the generator minimise: two scalar tensors."""
+    """The scalars that the discriminator and the generator minimise."""
 
     discriminator: Tensor
     generator: Tensor
 
 
 Loss = Callable[[Tensor, Tensor], Losses]
+DECLARED = "generator_sees"  # an attribute of a loss
 
 
+def generator_sees(*outputs: str) -> Callable[[Loss], Loss]:
+    """Declare which of the discriminator's outputs, "real" and "fake", a loss makes the generator's loss of.
+
+    Raises:
+        ValueError: there are no such outputs.
+    """
+    if unknown := {*outputs} - {"real", "fake"}:
+        raise ValueError(f"generator_sees: must be of real and fake, not {', '.join(sorted(unknown))}")
+
+    def declared(loss: Loss) -> Loss:
+        setattr(loss, DECLARED, frozenset(outputs))
+        return loss
+
+    return declared
+
+
+@generator_sees("fake")
 def minimax(real: Tensor, fake: Tensor) -> Losses:
     """Goodfellow et al. 2014, Generative Adversarial Nets, equation 1.
 
@@ -31,16 +52,19 @@ def minimax(real: Tensor, fake: Tensor) -> Losses:
     return Losses(softplus(-real).mean() + softplus(fake).mean(), -softplus(fake).mean())
 
 
+@generator_sees("fake")
 def non_saturating(real: Tensor, fake: Tensor) -> Losses:
     """Goodfellow et al. 2014, section 3: D as in `minimax`, while G maximises E log D(G(z))."""
     return Losses(softplus(-real).mean() + softplus(fake).mean(), softplus(-fake).mean())
 
 
+@generator_sees("fake")
 def least_squares(real: Tensor, fake: Tensor) -> Losses:
     """Mao et al. 2017, Least Squares GAN, equation 9: targets a = 0 for fakes, b = c = 1 for reals and G."""
     return Losses(0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean(), 0.5 * (fake - 1).square().mean())
 
 
+@generator_sees("fake")
 def wasserstein(real: Tensor, fake: Tensor) -> Losses:
     """Arjovsky et al. 2017, Wasserstein GAN, equation 3: the critic's gap between fakes and reals.
 
@@ -49,11 +73,13 @@ def wasserstein(real: Tensor, fake: Tensor) -> Losses:
     return Losses(fake.mean() - real.mean(), -fake.mean())
 
 
+@generator_sees("fake")
 def hinge(real: Tensor, fake: Tensor) -> Losses:
     """Lim and Ye 2017, Geometric GAN; Miyato et al. 2018, Spectral Normalization, equations 16 and 17."""
     return Losses(relu(1 - real).mean() + relu(1 + fake).mean(), -fake.mean())
 
 
+@generator_sees("real", "fake")
 def relativistic_pairing(real: Tensor, fake: Tensor) -> Losses:
     """Jolicoeur-Martineau 2018; Huang et al. 2024, The GAN is dead, equation 2: each real against its own fake.
 
@@ -62,12 +88,23 @@ def relativistic_pairing(real: Tensor, fake: Tensor) -> Losses:
     return Losses(softplus(fake - real).mean(), softplus(real - fake).mean())
 
 
-def generator_sees_real(loss: Loss) -> bool:
-    """Whether the generator's loss depends on the real logits, found from its gradient at a test point.
+def seen_by_generator(loss: Loss) -> frozenset[str]:
+    """Which of the discriminator's outputs, "real" and "fake", the generator's loss is a function of.
 
-    Relativistic losses do; for the others the generator's step need not run the discriminator on real images.
+    As the loss declares by `generator_sees`. One that does not is tried out: it sees the real logits if its gradient
+    reaches them, or if its value changes with them, as it does where they are detached or compared with a bound. Where
+    it does not see them the generator's step need not run the discriminator on real images.
     """
-    real = torch.tensor([0.3, -0.2], requires_grad=True)
+    function = loss
+    while isinstance(function, partial):
+        function = function.func
+    declared: frozenset[str] | None = getattr(function, DECLARED, None)
+    if declared is not None:
+        return declared
     fake = torch.tensor([0.1, 0.4], requires_grad=True)
-    (gradient,) = torch.autograd.grad(loss(real, fake).generator, real, allow_unused=True)
-    return gradient is not None
+    trials = [torch.tensor([0.3, -0.2]) * scale for scale in (1.0, -1.0, 0.01, 10.0, 1e4, -1e4)]
+    tried = copy.deepcopy(loss)  # one with a memory keeps no trial in it
+    values = [tried(real.requires_grad_(), fake).generator for real in trials]
+    (gradient,) = torch.autograd.grad(values[0], trials[0], allow_unused=True)
+    same = gradient is None and all(torch.equal(value, values[0]) for value in values)
+    return frozenset({"fake"}) if same else frozenset({"real", "fake"})

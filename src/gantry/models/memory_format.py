@@ -1,4 +1,4 @@
-"""How tensors of images lie in memory: channels last, so that all channels of a pixel lie together.
+"""The memory format of images and weights: channels last, so that all channels of a pixel lie together.
 
 Convolutions in bfloat16 want them so, on processors as on GPUs; values are what they are in any order.
 """
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 
 def lies_channels_last(network: nn.Module) -> bool:
-    """Whether a network is one of images rather than of flat vectors: it has convolutions."""
+    """True for a network of images rather than of flat vectors: it has convolutions."""
     return any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in network.modules())
 
 

@@ -1,30 +1,60 @@
-"""The one training step that serves every variant."""
+"""The GAN as a LightningModule: prepares the tensors of a step and hands them to `gantry.models.step`."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
-from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
-from gantry.data.images import to_float
 from gantry.models.compilation import compiled
 from gantry.models.ema import AveragedGenerator
-from gantry.models.losses import Loss, generator_sees_real
+from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
+from gantry.models.objective import objective
+from gantry.models.optimizers import OptimizerFactory, check_clipping, fused
 from gantry.models.penalties import INPUT_GRADIENT, Constraint, Penalty
-from gantry.models.step import Objective, OptimizerFactory, Record, frozen, fused
+from gantry.models.step import Players, Record, Term, Turn, due, step, weights_of
 
 AHEAD = 2**17  # numbers drawn ahead of time, at most: half a MiB
+
+
+@dataclass(frozen=True)
+class LightningEngine:
+    """Lightning's backward passes and optimizer steps: its precision, loss scaling, ranks and hooks.
+
+    Args:
+        module: attached to its trainer; the first of its optimizers counts.
+    """
+
+    module: LightningModule
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to the weights', scaled where losses are."""
+        self.module.manual_backward(loss)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """A context in which gradients stay on their rank: Lightning's, which strategies of one device lack."""
+        return getattr(self.module.trainer.strategy, "block_backward_sync", nullcontext)()
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Move the weights; `global_step` counts the generator's steps alone, which come first in `optimizers()`.
+
+        Lightning's wrapper of an optimizer counts, and then asks the strategy, as is done here for the others.
+        """
+        counted = cast(list[LightningOptimizer], self.module.optimizers())[0]
+        if optimizer is counted.optimizer:
+            counted.step()
+        else:
+            self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
 
 
 class GAN(LightningModule):
@@ -65,6 +95,7 @@ class GAN(LightningModule):
     """
 
     averaged: AveragedGenerator
+    objective: tuple[Term, ...]
 
     def __init__(
         self,
@@ -90,23 +121,14 @@ class GAN(LightningModule):
         self.generator, self.discriminator = channels_last(generator), channels_last(discriminator)
         self.images_format = torch.channels_last if lies_channels_last(discriminator) else torch.contiguous_format
         self.averaged = AveragedGenerator(generator, **(ema or {}))
-        self.loss, self.sees_real = loss, generator_sees_real(loss)
-        self.penalties, self.constraints = list(penalties), list(constraints)
+        self.loss, self.penalties, self.constraints = loss, list(penalties), list(constraints)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer or optimizer
         self.z_dim, self.seed, self.batch_size, self.n_critic = z_dim, seed, batch_size, n_critic
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
         self.noise_stream = 0
         self._latents: dict[tuple[str, int, int], Tensor] = {}  # drawn ahead, by purpose, noise_stream and index
-        # In a tuple: as an attribute each would be registered, and saved, as a network of its own.
-        self._networks = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes some forty times a step which hook it is in; as an attribute of a module each would be
-        # looked at for being a parameter or a network.
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
+        forward = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
+        self.players = Players(self.generator, self.discriminator, self.averaged, *forward)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """The generator's and the discriminator's optimizers, in this order.
@@ -121,12 +143,13 @@ class GAN(LightningModule):
             generator_optimizer(self.generator.parameters()),
             discriminator_optimizer(self.discriminator.parameters()),
         ]
-        check_clipping(optimizers, self.max_grad_norm, self.trainer)
+        check_clipping(optimizers, self.max_grad_norm, scaled)
         return optimizers
 
     def on_train_start(self) -> None:
-        """Put in order what a checkpoint has brought."""
+        """Lay out what a checkpoint has brought as the weights are, and make terms of the loss and the penalties."""
         lay_out(self.trainer.optimizers)
+        self.objective = objective(self.loss, self.penalties)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Record:
         """One generator step on `batch["images"]`, uint8 of shape (n_critic, B, C, H, W).
@@ -135,76 +158,32 @@ class GAN(LightningModule):
         `score/real`, `score/fake` of the last discriminator step, and the last value of each penalty due; each
         the mean over the parts of a batch.
         """
-        generator_optimizer, discriminator_optimizer = self._optimizers()
-        step = self.global_step
-        record: Record = {}
-        for k, images in enumerate(batch["images"]):
-            critic_step = step * self.n_critic + k
-            due = [index for index, penalty in enumerate(self.penalties) if critic_step % penalty.every == 0]
-            uniform = [self._draw(critic_step, f"penalty {index}", (), "random").to(self.device) for index in due]
-            z = self.noise(critic_step, "discriminator noise")
-            objective = partial(self._discriminator_loss, due)
-            record |= self._minimise(objective, discriminator_optimizer, generator_optimizer, images, z, *uniform)
-            for constraint in self.constraints:
-                constraint(self.discriminator)
+        optimizers = dict(zip(("generator", "discriminator"), self.trainer.optimizers, strict=True))
+        share = self.averaged.share(self.global_step * self.batch_size, self.batch_size)
+        turns = self.turns(batch["images"], self.global_step)
+        return step(self.players, turns, optimizers, share, LightningEngine(self), self.accumulate)
 
-        z = self.noise(step, "generator noise")
-        record |= self._minimise(self._generator_loss, generator_optimizer, discriminator_optimizer, images, z)
-        self.averaged.update(self.generator, step * self.batch_size, self.batch_size)
-        return record
+    def turns(self, images: Tensor, index: int) -> list[Turn]:
+        """Prepare all that differs from step to step, for generator step number `index`, on the device.
 
-    def _discriminator_loss(self, due: list[int], images: Tensor, z: Tensor, *uniform: Tensor) -> tuple[Tensor, Record]:
-        generate, discriminate = self._networks
-        real = self._real(images)
-        with torch.no_grad():
-            fake = generate(z)
-        real_logits, fake_logits = discriminate(real).float(), discriminate(fake).float()
-        loss = self.loss(real_logits, fake_logits).discriminator
-        record = {"loss/discriminator": loss, "score/real": real_logits.mean(), "score/fake": fake_logits.mean()}
-        for index, numbers in zip(due, uniform, strict=True):
-            penalty = self.penalties[index]
-            term = penalty(self.discriminator, real, fake, numbers)
-            loss = loss + penalty.every * term
-            record[f"penalty/{index}_{type(penalty).__name__}"] = term
-        return loss, record
+        Args:
+            images: real ones, uint8 (n_critic, B, C, H, W).
+        """
+        shown = [batch.contiguous(memory_format=self.images_format) for batch in images]
+        first = index * self.n_critic
+        critic = [self._turn("discriminator", first + k, batch, self.constraints) for k, batch in enumerate(shown)]
+        return [*critic, self._turn("generator", index, shown[-1])]
 
-    def _generator_loss(self, images: Tensor, z: Tensor) -> tuple[Tensor, Record]:
-        generate, discriminate = self._networks
-        fake_logits = discriminate(generate(z)).float()
-        real_logits = discriminate(self._real(images)).float() if self.sees_real else fake_logits.detach()
-        loss = self.loss(real_logits, fake_logits).generator
-        return loss, {"loss/generator": loss}
-
-    def _real(self, images: Tensor) -> Tensor:
-        return to_float(images.contiguous(memory_format=self.images_format))
-
-    def _minimise(
-        self, objective: Objective, optimizer: LightningOptimizer, other: LightningOptimizer, *whole: Tensor
-    ) -> Record:
-        """One step on the mean of the objective over the parts of a batch, with the other optimizer's weights fixed."""
-        records: list[Record] = []
-        optimizer.zero_grad()
-        with frozen(_weights(other)):
-            for part in zip(*(values.unflatten(0, (self.accumulate, -1)) for values in whole), strict=True):
-                with cached():  # the weights stay: what parametrizations make of them, they make once
-                    loss, record = objective(*part)
-                records.append({name: value.detach() for name, value in record.items()})
-                # The sum over the parts is exchanged between ranks, once.
-                with nullcontext() if len(records) == self.accumulate else self._apart():
-                    self.manual_backward(loss / self.accumulate)
-        optimizer.step()
-        if len(records) == 1:
-            return records[0]
-        return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
-
-    def _apart(self) -> AbstractContextManager[None]:
-        """A context in which gradients stay on their rank: Lightning's, which strategies of one device lack."""
-        return getattr(self.trainer.strategy, "block_backward_sync", nullcontext)()
+    def _turn(self, player: str, index: int, images: Tensor, after: Sequence[Constraint] = ()) -> Turn:
+        terms = due(self.objective, player, index)
+        purposes = [purpose for term in terms for purpose in term.draws]
+        draws = {purpose: self._draw(index, purpose, (), "random").to(self.device) for purpose in purposes}
+        return Turn(player, terms, images, self.noise(index, f"{player} noise"), draws, after)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient: by now it is the whole batch's, the mean over ranks, and no longer scaled."""
         if self.max_grad_norm is not None:
-            clip_grad_norm_(_weights(optimizer), self.max_grad_norm)
+            clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
 
     def noise(self, index: int, purpose: str) -> Tensor:
         """Latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch.
@@ -221,11 +200,11 @@ class GAN(LightningModule):
         return self._latents.pop(wanted).to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the weights do not say."""
+        """Save `noise_stream`."""
         checkpoint["noise_stream"] = self.noise_stream
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it up."""
+        """Restore `noise_stream`."""
         self.noise_stream = max(self.noise_stream, checkpoint.get("noise_stream", 0))
 
     def _draw(self, index: int, purpose: str, shape: tuple[int, ...], distribution: str) -> Tensor:
@@ -235,36 +214,9 @@ class GAN(LightningModule):
         local = self.batch_size // self.trainer.world_size
         return torch.from_numpy(values[self.trainer.global_rank * local :][:local])
 
-    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
-        generator_optimizer, discriminator_optimizer = cast(list[LightningOptimizer], self.optimizers())
-        # Lightning counts every optimizer's step in global_step; here only the generator's are progress.
-        # The loop hangs its counter on these two hooks anew at every batch.
-        discriminator_optimizer._on_before_step = discriminator_optimizer._on_after_step = _nothing
-        return generator_optimizer, discriminator_optimizer
 
-
-def _nothing(*_: Any) -> None:
-    """Stands for a hook of the discriminator's optimizer."""
-
-
-def _weights(optimizer: Optimizer | LightningOptimizer) -> list[nn.Parameter]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
-
-
-def check_clipping(optimizers: Sequence[Optimizer], max_grad_norm: float | None, trainer: Trainer) -> None:
-    """Refuse to clip under a loss scaler what fused optimizers unscale only in their step.
-
-    Raises:
-        UserError: naming the keys that exclude each other.
-    """
-    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-    fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in optimizers)
-    if max_grad_norm is not None and scaled and fused:
-        raise UserError(
-            f"model.max_grad_norm={max_grad_norm} cannot clip the gradients of a fused optimizer under "
-            "trainer.precision=16-mixed, which are still scaled: use model.optimizer.fused=false or "
-            "trainer.precision=bf16-mixed"
-        )
+def _nothing() -> None:
+    """The closure of a step whose gradients are there."""
 
 
 def check_parts(discriminator: nn.Module, penalties: Sequence[Penalty]) -> None:

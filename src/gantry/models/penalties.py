@@ -1,4 +1,4 @@
-"""What is asked of the discriminator beside its loss: penalties (a term to minimise) and constraints (a projection).
+"""Penalties and constraints: terms added to the discriminator's loss, and projections of its weights.
 
 A penalty is an object with `every` (it is due at each `every`-th discriminator step, and then counts `every` times:
 lazy regularisation, Karras et al. 2020, StyleGAN2, section 3.2) that is called with the discriminator, a batch of

@@ -1,16 +1,257 @@
-"""Parts of the training step that know nothing of Lightning."""
+"""One step of training a GAN: tensors in, tensors out.
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from inspect import signature
+It knows no Lightning and waits for no device. All that differs from step to step comes in from outside (images, noise,
+uniform numbers, which terms are due, the share of the average), so that a plain loop, Lightning and a captured graph
+call the same function.
+"""
 
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from operator import add
+from typing import NamedTuple, Protocol
+
+import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+from gantry.data.images import to_float
+from gantry.models.ema import AveragedGenerator
+
 Record = dict[str, Tensor]
-Objective = Callable[..., tuple[Tensor, Record]]
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W) in [-1, 1], real or generated."""
+
+    images: Tensor
+
+
+class Outputs(NamedTuple):
+    """The discriminator's of a batch: logits (B,), float32."""
+
+    logits: Tensor
+
+
+@dataclass(frozen=True)
+class Play:
+    """The images of a turn and the discriminator's outputs of them: all that a term may look at.
+
+    Attributes:
+        shown: real images, uint8 (B, C, H, W).
+        fake: generated ones; without a gradient in the discriminator's turn.
+        outputs: the discriminator's of "real" and "fake", as far as a term of this turn needs them.
+        discriminator: the network itself, for terms that call it again.
+        draws: this turn's uniform numbers in [0, 1), (B,) for each purpose.
+    """
+
+    shown: Tensor
+    fake: Batch
+    discriminator: nn.Module
+    draws: Mapping[str, Tensor]
+    outputs: dict[str, Outputs] = field(default_factory=dict)
+
+    @cached_property
+    def real(self) -> Batch:
+        """The real images, converted when a term first asks for them."""
+        return Batch(to_float(self.shown))
+
+
+class Term(Protocol):
+    """A scalar that a player minimises, as a function of a play.
+
+    Attributes:
+        name: under which it is recorded.
+        player: who minimises it: "generator" or "discriminator".
+        every: it is due at each `every`-th turn of its player, and then counts `every` times.
+        needs: the outputs of the discriminator it looks at, of "real" and "fake".
+        draws: purposes for which it wants uniform numbers, one an image.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def player(self) -> str: ...
+    @property
+    def every(self) -> int: ...
+    @property
+    def needs(self) -> frozenset[str]: ...
+    @property
+    def draws(self) -> tuple[str, ...]: ...
+
+    def __call__(self, play: Play) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Players:
+    """The networks of a GAN.
+
+    Attributes:
+        generator, discriminator: the networks themselves.
+        averaged: follows the generator.
+        generate, discriminate: their forward passes, compiled or as they are.
+    """
+
+    generator: nn.Module
+    discriminator: nn.Module
+    averaged: AveragedGenerator
+    generate: Callable[[Tensor], Tensor]
+    discriminate: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One optimizer step: who moves, what it minimises, and the batch it does so on.
+
+    Attributes:
+        player: "generator" or "discriminator".
+        terms: those due, at least one.
+        images: real ones, uint8 (B, C, H, W), lying in memory as the discriminator wants them.
+        z: latents (B, z_dim).
+        draws: uniform numbers (B,), by purpose.
+        after: called with the player's network once it has moved.
+    """
+
+    player: str
+    terms: Sequence[Term]
+    images: Tensor
+    z: Tensor
+    draws: Mapping[str, Tensor]
+    after: Sequence[Callable[[nn.Module], None]] = ()
+
+    def parts(self, count: int) -> Iterator["Turn"]:
+        """The turn in so many equal parts.
+
+        Raises:
+            RuntimeError: the batch has no such parts.
+        """
+        if count == 1:
+            yield self
+            return
+        images, z, *drawn = (v.unflatten(0, (count, -1)) for v in (self.images, self.z, *self.draws.values()))
+        for part in zip(images, z, *drawn, strict=True):
+            draws = dict(zip(self.draws, part[2:], strict=True))
+            yield replace(self, images=part[0], z=part[1], draws=draws)
+
+
+class Engine(Protocol):
+    """Takes gradients and moves weights: precision, loss scaling and ranks come in here."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to the weights'."""
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """A context in which gradients stay on their rank."""
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Move the weights."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """PyTorch alone, on one device.
+
+    Args:
+        max_grad_norm: the longest a network's gradient may be; None: as long as it is.
+    """
+
+    max_grad_norm: float | None = None
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss to the weights'."""
+        loss.backward()
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """One device has nothing to exchange."""
+        return nullcontext()
+
+    def update(self, optimizer: Optimizer) -> None:
+        """Clip the gradient and move the weights."""
+        if self.max_grad_norm is not None:
+            clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
+        optimizer.step()
+
+
+def step(
+    players: Players,
+    turns: Iterable[Turn],
+    optimizers: Mapping[str, Optimizer],
+    share: float | Tensor,
+    engine: Engine | None = None,
+    accumulate: int = 1,
+) -> Record:
+    """One generator step: the turns one after the other, then the average.
+
+    A turn takes its batch in `accumulate` parts, each a backward pass of its own, and moves its player along their
+    mean gradient while the others' weights stay fixed.
+
+    Args:
+        turns: `n_critic` of the discriminator, then one of the generator.
+        optimizers: by player.
+        share: of the new weights in the average (`AveragedGenerator.share`).
+        engine: `Plain` where there is none.
+
+    Returns:
+        Detached scalars, each the mean over the parts of the last turn that has it: the terms by their names, and the
+        discriminator's mean outputs `score/real` and `score/fake`.
+    """
+    engine = engine or Plain()
+    record: Record = {}
+    for turn in turns:
+        optimizer = optimizers[turn.player]
+        others = [weight for other in optimizers.values() if other is not optimizer for weight in weights_of(other)]
+        optimizer.zero_grad()
+        records: list[Record] = []
+        with frozen(others):
+            for part in turn.parts(accumulate):
+                with cached():  # the weights stay: what parametrizations make of them, they make once
+                    loss, values = minimised(part, players)
+                records.append({name: value.detach() for name, value in values.items()})
+                # The sum over the parts is exchanged between ranks, once.
+                with nullcontext() if len(records) == accumulate else engine.no_sync():
+                    engine.backward(loss / accumulate)
+        engine.update(optimizer)
+        for constraint in turn.after:
+            constraint(getattr(players, turn.player))
+        record |= records[0] if accumulate == 1 else _mean(records)
+    players.averaged.update(players.generator, share)
+    return record
+
+
+def minimised(turn: Turn, players: Players) -> tuple[Tensor, Record]:
+    """The scalar that the player of a turn minimises, and what is recorded of it."""
+    play = played(turn, players)
+    values = {term.name: term(play) for term in turn.terms}
+    pairs = zip(turn.terms, values.values(), strict=True)
+    loss = reduce(add, (value if term.every == 1 else term.every * value for term, value in pairs))
+    if turn.player == "discriminator":
+        values |= {f"score/{name}": outputs.logits.detach().mean() for name, outputs in play.outputs.items()}
+    return loss, values
+
+
+def played(turn: Turn, players: Players) -> Play:
+    """Generate images, and run the discriminator on those batches whose outputs the terms of the turn need.
+
+    The order of the batches is fixed, since it shows in BatchNorm's running statistics and in rounding.
+    """
+    generating = turn.player == "generator"
+    with nullcontext() if generating else torch.no_grad():
+        fake = Batch(players.generate(turn.z))
+    play = Play(turn.images, fake, players.discriminator, turn.draws)
+    needs = frozenset[str]().union(*(term.needs for term in turn.terms))
+    for name in ("fake", "real") if generating else ("real", "fake"):
+        if name in needs:
+            batch = fake if name == "fake" else play.real
+            play.outputs[name] = Outputs(players.discriminate(batch.images).float())
+    return play
+
+
+def due(terms: Iterable[Term], player: str, turn: int) -> list[Term]:
+    """The terms that a player minimises in its turn of this number, counted from 0."""
+    return [term for term in terms if term.player == player and turn % term.every == 0]
 
 
 @contextmanager
@@ -26,12 +267,10 @@ def frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def fused(factory: OptimizerFactory) -> OptimizerFactory:
-    """Have an optimizer of torch's step all weights in one pass, where it can and the config does not say how.
+def weights_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """The weights that an optimizer moves."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
-    Not for 16-mixed: gradients would be unscaled only in that pass, after clipping and after anyone looks at them.
-    """
-    options = signature(factory).parameters if isinstance(factory, partial) else {}
-    said = factory.keywords if isinstance(factory, partial) else {}
-    asks = "fused" in options and not {"fused", "foreach", "differentiable", "capturable"} & said.keys()
-    return partial(factory, **{"fused": True}) if asks else factory
+
+def _mean(records: list[Record]) -> Record:
+    return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}

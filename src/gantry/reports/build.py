@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gantry.runs.tracking.query import Store
 
 
-FOLDER = "comparison"  # of a sweep, and of its run's artifacts
+FOLDER = "comparison"  # in a sweep's folder, and in its run's artifacts
 REPORT = "report.html"
 
 
@@ -30,18 +30,18 @@ def compare_sweep(
     track: bool = True,
     store: str | None = None,
 ) -> Comparison:
-    """Compare the jobs of a sweep; write the report and show it in the sweep's MLflow run.
+    """Compare the jobs of a sweep; write the report and publish it in the sweep's MLflow run.
 
-    A job is read from its folder, which holds all it logged whatever the store took; where that is on another
-    machine, from MLflow. Where the store fails, a warning says so.
+    A job is read from its folder, which records all it logged even where the store was away; where the folder is on
+    another machine, from MLflow. A warning is logged where the store fails.
 
     Args:
-        folder: the sweep's, with its `sweep.json`.
-        metric: what to rank by; None for the metric that picked the best steps.
-        steps: where to look besides the end; None for at most four, evenly spread.
-        out: where the report goes; `comparison` in the sweep's folder where None.
-        track: use MLflow where the sweep did.
-        store: its address, where the sweep's record hides a password in it.
+        folder: the sweep's folder, with its `sweep.json`.
+        metric: the metric to rank by; None for the metric that picked the best steps.
+        steps: steps to show besides the last; None for at most four, evenly spread.
+        out: the report's folder; `comparison` in the sweep's folder where None.
+        track: whether to use MLflow where the sweep did.
+        store: the store's address, where the sweep's record hides a password in it.
 
     Raises:
         UserError: `folder` holds no sweep, or no run has such a metric or was measured at such a step.
@@ -62,7 +62,7 @@ def compare_sweep(
 
 
 def _store_of(sweep: SweepRecord) -> Store | None:
-    """The store that holds the sweep's run; None, with a warning, where it is away."""
+    """Open the store that holds the sweep's run; None, with a warning, where it is away."""
     if sweep.parent_run is None or sweep.tracking_uri is None:
         return None
     from gantry.runs.tracking.query import open_store
@@ -77,15 +77,15 @@ def _store_of(sweep: SweepRecord) -> Store | None:
 
 
 def _jobs(sweep: SweepRecord, store: Store | None) -> list[Run]:
-    """The sweep's runs: from the jobs' folders, else from MLflow, else as never started."""
+    """Read the sweep's runs: from the jobs' folders, else from MLflow, else as never started."""
     runs = [from_folder(sweep.folder / job.folder, job.overrides) for job in sweep.jobs]
     if store is None or sweep.parent_run is None or all(run.status != NOT_STARTED for run in runs):
         return runs
     absent = {run.name for run in runs if run.status == NOT_STARTED}
     try:
         children = {Path(run.data.tags.get("gantry.folder", "")).name: run for run in store.children(sweep.parent_run)}
-        found = [name for name in children if name in absent]
-        elsewhere = dict(zip(found, read_runs(store, [children[name] for name in found]), strict=True))
+        names = [name for name in children if name in absent]
+        elsewhere = dict(zip(names, read_runs(store, [children[name] for name in names]), strict=True))
     except Exception as error:  # whatever MLflow, the network or a server's answer raises
         log.warning("Jobs without a folder here were not read from MLflow: %s", redact(str(error)))
         return runs

@@ -1,4 +1,4 @@
-"""A comparison: what was found out, and its forms in the terminal and in MLflow's description."""
+"""Compares runs, and formats the result for the terminal and for MLflow's description."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from gantry.reports import evaluations, tables
 from gantry.reports.ranking import ComparableSet, comparable_sets, spaced
 from gantry.reports.run import Run
 
-MARK = "<!-- comparison -->"  # begins our part of a run's description; not shown
-NOTE_LIMIT = 8000  # characters MLflow takes of a description
+MARK = "<!-- comparison -->"  # begins Gantry's part of a run's description; not displayed
+NOTE_LIMIT = 8000  # characters that MLflow accepts in a description
 FAILURES = 10  # lines of failed runs in the terminal and the description
 CELL, SHORT = 44, 12  # characters of a label in the terminal, at most and at least
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs side by side.
+    """A comparison of runs.
 
     Attributes:
         title: what is compared.
-        runs: all of them, whatever became of them.
-        sets: those that were measured, in sets that can be ranked.
-        metric: what to rank the sets by; None for the metric that picked the best steps.
-        rulers: what was evaluated, in rankings of its own, one for each way of measuring.
-        evaluated_first: what was asked for is one of these.
-        steps: where to look besides the end; None for some evenly spread ones.
-        store: address of the MLflow store they are in; None where read from folders.
+        runs: all runs, finished or not.
+        sets: the runs that were measured, in sets that can be ranked.
+        metric: the metric to rank the sets by; None for the metric that picked the best steps.
+        rulers: rankings of the results of `python evaluate.py`, one per protocol.
+        evaluated_first: whether the requested metric belongs to one of these.
+        steps: steps to show besides the last; None for a few evenly spread ones.
+        store: address of the MLflow store of the runs; None where read from folders.
         typed: the sweep's command line.
         report: the HTML file.
-        made: when.
+        made: time of the comparison.
     """
 
     title: str
@@ -54,24 +54,24 @@ class Comparison:
     made: datetime = field(default_factory=datetime.now)
 
     def steps_of(self, one: ComparableSet) -> list[int]:
-        """The steps at which a set is looked at."""
+        """Return the steps to show of a set."""
         return sorted(self.steps) if self.steps is not None else spaced(one.measured_steps)
 
     @property
     def unfinished(self) -> list[Run]:
-        """The runs that failed, were stopped, are under way or never began."""
+        """Return the runs that failed, were stopped, are under way or never began."""
         return [run for run in self.runs if run.status != "FINISHED"]
 
     @property
     def unmeasured(self) -> list[Run]:
-        """Finished runs of which it is not known how they were measured while they trained, if they were."""
+        """Return the finished runs that are in no set, since the protocol of their metrics is not known."""
         placed = {run for one in self.sets for group in one.groups for run in group.finished}
         placed |= {run for one in self.sets for run in one.repeats}
         others = [run for run in self.runs if run.status == "FINISHED" and run not in placed]
         return [run for run in others if run.quality or not run.evaluations]
 
     def text(self, failures: bool = True) -> str:
-        """For the terminal, as wide as that is; `failures` lists what did not finish."""
+        """Format the comparison for the terminal's width; `failures` lists the runs that did not finish."""
         width = shutil.get_terminal_size((100, 24)).columns
         lines = ["", *_wrapped(f"{self.title}: {tables.statuses(self.runs)}", width)]
         parts = [self._ranked(width), self._evaluated(width)]
@@ -82,7 +82,7 @@ class Comparison:
         return "\n".join(lines)
 
     def _ranked(self, width: int) -> list[str]:
-        """The rankings for the terminal."""
+        """Format the rankings for the terminal."""
         lines = []
         if sentence := tables.separation(self.sets):
             lines += ["", *_wrapped(sentence, width)]
@@ -94,11 +94,11 @@ class Comparison:
         return lines
 
     def evaluations_text(self) -> str:
-        """The evaluations alone, for the terminal."""
+        """Format the evaluations alone, for the terminal."""
         return "\n".join(self._evaluated(shutil.get_terminal_size((100, 24)).columns))
 
     def _evaluated(self, width: int) -> list[str]:
-        """The evaluations for the terminal."""
+        """Format the evaluations for the terminal."""
         lines = []
         if sentence := evaluations.separation(self.rulers):
             lines += ["", *_wrapped(sentence, width)]
@@ -113,7 +113,7 @@ class Comparison:
         return lines
 
     def markdown(self) -> str:
-        """For MLflow's description, which shows the first lines: tables, at most `NOTE_LIMIT` characters, escaped."""
+        """Format the comparison for MLflow's description: escaped tables, at most `NOTE_LIMIT` characters."""
         parts = [self._ranked_markdown(), self._evaluated_markdown()]
         lines = [MARK, "", *itertools.chain(*(reversed(parts) if self.evaluated_first else parts))]
         lines += [_escaped(f"{tables.statuses(self.runs)}. Made {self.made:%Y-%m-%d %H:%M}."), ""]
@@ -144,7 +144,7 @@ class Comparison:
         return lines
 
     def _brief(self, one: ComparableSet) -> tables.Table:
-        """The first columns of the ranking, and the speed."""
+        """Return the first columns of the ranking, and the speed."""
         full, cost = tables.ranking(one, self.steps or ()), tables.cost(one)
         shown = 5 + sum(name.startswith("step ") for name in full.head)
         speeds = {}
@@ -171,10 +171,10 @@ def compare(
     store: str | None = None,
     typed: Sequence[str] = (),
 ) -> Comparison:
-    """Put runs side by side.
+    """Compare runs; see `Comparison` for the arguments.
 
     Raises:
-        UserError: no run has such a metric, or was measured at such a step; the message names what there is.
+        UserError: no run has such a metric, or was measured at such a step; the message names the valid ones.
     """
     metrics = list(dict.fromkeys(name for run in runs for name in run.quality))
     chosen = None
@@ -186,10 +186,10 @@ def compare(
         metric = None
     sets = comparable_sets(runs, metric)
     if steps is not None:
-        known = sorted({step for one in sets for step in one.measured_steps} | {0})
-        if unknown := [step for step in steps if step not in known]:
+        valid = sorted({step for one in sets for step in one.measured_steps} | {0})
+        if unknown := [step for step in steps if step not in valid]:
             raise UserError(
-                f"steps={unknown[0]}: not measured there; these runs were at {', '.join(map(str, known)) or 'no step'}"
+                f"steps={unknown[0]}: not measured there; these runs were at {', '.join(map(str, valid)) or 'no step'}"
             )
     return Comparison(
         title, runs, sets, report, metric, evaluations.rulers(runs, chosen), chosen is not None, steps, store, typed
@@ -197,7 +197,7 @@ def compare(
 
 
 def _fitting(table: tables.Table, width: int) -> tuple[tables.Table, Sequence[str]]:
-    """As many columns, five at least, as a terminal has room for beside a short label, and the heads of the others."""
+    """Return the columns that fit the terminal beside a short label, at least five, and the heads of the others."""
     widths = [max(len(row[column]) for row in [table.head, *table.rows]) + 2 for column in range(len(table.head))]
     widths[1] = min(widths[1], SHORT + 2)
     shown = max(5, sum(total <= width for total in itertools.accumulate(widths)))
@@ -209,7 +209,7 @@ def _markdown(table: tables.Table) -> list[str]:
 
 
 def _aligned(table: tables.Table, width: int) -> list[str]:
-    """The table in columns, its labels shortened to what the terminal leaves them."""
+    """Align the table in columns, and shorten its labels to the terminal's width."""
     rows = [table.head, *table.rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
     rest = sum(widths) - widths[1] + 2 * len(widths)
@@ -233,18 +233,18 @@ def _short(text: str, width: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown and the HTML in it take literally."""
+    """Escape text for Markdown and the HTML in it."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_{}\[\]()#+!|~-])", r"\\\1", plain)
 
 
 def _row(cells: Sequence[str]) -> str:
-    """A row of a Markdown table; MLflow's has no room between its cells and breaks numbers at blanks."""
+    """Format a row of a Markdown table, with hard blanks, since MLflow pads no cells and breaks numbers at blanks."""
     return "| " + " | ".join(_escaped(cell).replace(" ", "&nbsp;") + "&nbsp;&nbsp;" for cell in cells) + " |"
 
 
 def _cut(lines: Sequence[str], end: str, limit: int) -> str:
-    """As many whole lines as `limit` characters hold, and `end` after them."""
+    """Return as many whole lines as fit in `limit` characters, followed by `end`."""
     text, left = "", limit - len(end) - 10
     for line in lines:
         if len(text) + len(line) > left:

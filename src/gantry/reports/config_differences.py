@@ -1,4 +1,4 @@
-"""What differs between runs: their options side by side, and the shortest names that tell them apart."""
+"""Compares the options of runs, and finds the shortest labels that distinguish them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from gantry.core.config.declaration import within
+from gantry.core.config.options import NOT_COMPARED
 from gantry.reports.run import Run
 
-NOT_COMPARED = ("paths.", "tracking.", "sweep.", "hydra.")  # options that do not change what a run learns
-NOT_COMPARED_NAMES = ("log_every", "seed", "variant", "dataset")
+IGNORED = [*NOT_COMPARED, "hydra", "variant", "dataset"]  # of the options and tags of a run
 LABEL_KEYS = 3
 
 
 def config(run: Run) -> dict[str, str]:
-    """The options of a run that shape what it learns, the seed left out."""
+    """Return the options of a run that affect what it learns, without the seed."""
     return {
-        key: value
-        for key, value in run.params.items()
-        if not key.startswith(NOT_COMPARED) and key not in NOT_COMPARED_NAMES and not key.endswith("._partial_")
+        key: value for key, value in run.params.items() if not within(key, IGNORED) and not key.endswith("._partial_")
     }
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str | None]]:
-    """The options that are not the same in all of `runs`, each with its value in every run, None where absent."""
+    """Return the options that differ between `runs`, each with its value in every run, None where absent."""
     configs = [config(run) for run in runs]
     keys = dict.fromkeys(key for options in configs for key in options)
     table = {key: [options.get(key) for options in configs] for key in keys}
@@ -31,25 +30,25 @@ def differences(runs: Sequence[Run]) -> dict[str, list[str | None]]:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run, all different: the variant, and where that is not enough what else differs."""
+    """Return a short unique label for each run: the variant, and where needed the options that differ."""
     of_variant: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
         of_variant.setdefault(run.variant, []).append(place)
-    found = [""] * len(runs)
+    names = [""] * len(runs)
     for variant, places in of_variant.items():
         words = _distinguishing([runs[place] for place in places])
         for place, own in zip(places, words, strict=True):
-            found[place] = " ".join([variant, *own])
-    total, so_far = Counter(found), Counter[str]()
-    unlike = []
-    for label in found:
+            names[place] = " ".join([variant, *own])
+    total, so_far = Counter(names), Counter[str]()
+    unique = []
+    for label in names:
         so_far[label] += 1
-        unlike.append(label if total[label] == 1 else f"{label} ({so_far[label]})")
-    return unlike
+        unique.append(label if total[label] == 1 else f"{label} ({so_far[label]})")
+    return unique
 
 
 def _distinguishing(alike: Sequence[Run]) -> list[list[str]]:
-    """Of each run what was typed for it and not for all; where that does not tell them apart, its options."""
+    """Return for each run the overrides that differ between the runs; where those are the same, its options."""
     given = [typed(run) for run in alike]
     keys = [key for key in dict.fromkeys(k for own in given for k in own) if len({t.get(key) for t in given}) > 1]
     table: dict[str, list[str | None]] = {key: [own.get(key) for own in given] for key in keys}
@@ -63,7 +62,7 @@ def _distinguishing(alike: Sequence[Run]) -> list[list[str]]:
 
 
 def _short(keys: Sequence[str]) -> list[str]:
-    """The last word of each option's name, and as many before it as it takes to tell it from the others."""
+    """Return the shortest ending of each option's name, in whole words, that is unique among the others."""
 
     def ending(key: str, words: int) -> str:
         return ".".join(re.split(r"[./]", key)[-words:])
@@ -78,7 +77,6 @@ def _short(keys: Sequence[str]) -> list[str]:
 
 
 def typed(run: Run) -> dict[str, str]:
-    """The overrides that could tell a run from others of its variant."""
+    """Return the overrides that can distinguish a run from others of its variant."""
     pairs = [override.lstrip("+~").partition("=")[::2] for override in run.overrides]
-    ignored = ("model", "data", *NOT_COMPARED_NAMES)
-    return {key: value for key, value in pairs if key not in ignored and not key.startswith(NOT_COMPARED)}
+    return {key: value for key, value in pairs if key not in ("model", "data") and not within(key, IGNORED)}

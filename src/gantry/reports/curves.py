@@ -1,4 +1,4 @@
-"""Curves of every metric, one panel each, drawn without pyplot: no window, no state shared with the caller."""
+"""Draws the curves of every metric, one panel each, without pyplot's windows and global state."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gantry.evaluation.metrics.direction import lower_is_better
 from gantry.reports.ranking import ComparableSet, Group
-from gantry.reports.run import Run
+from gantry.reports.run import Run, direction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow that paper swallows.
+# Okabe and Ito's palette for colour-blind readers, without the yellow, which is too faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 OTHERS = "#BBBBBB"
 AXES = {"steps": "generator steps", "images": "real images seen", "seconds": "training time"}
@@ -28,14 +27,14 @@ PANEL = (4.1, 2.8)  # inches
 MARGIN = (0.72, 0.5, 0.15, 0.42)  # left, bottom, right, top of a panel, inches
 LEGEND_LINE, LEGEND_GAP = 0.18, 0.15  # inches
 DPI = 130
-LOG_SPAN = 30  # from this ratio of its largest to its smallest value a metric gets a logarithmic axis
-FEW = 12  # points or fewer are marked
+LOG_SPAN = 30  # ratio of the largest to the smallest value, from which a metric gets a logarithmic axis
+FEW = 12  # curves of at most so many points have markers
 MARKER = 2.6  # points
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a group is drawn everywhere."""
+    """The line style of a group in all figures."""
 
     colour: str
     dashed: bool
@@ -45,7 +44,7 @@ GREY = Style(OTHERS, False)  # of the groups beyond the colours
 
 
 def palette(groups: Sequence[Group]) -> dict[str, Style]:
-    """A style for each label, in order: seven colours, then the same ones dashed; grey for those beyond."""
+    """Return a style for each label, in order: seven colours, then the same ones dashed, then grey."""
     labels = list(dict.fromkeys(group.label for group in groups))
     styles = [Style(colour, dashed) for dashed in (False, True) for colour in COLOURS]
     return {label: styles[i] if i < len(styles) else GREY for i, label in enumerate(labels)}
@@ -53,7 +52,7 @@ def palette(groups: Sequence[Group]) -> dict[str, Style]:
 
 @dataclass(frozen=True)
 class Curves:
-    """A figure over one x axis: the PNG of all panels with the legend, and each panel's own by metric."""
+    """A figure over one x axis: the PNG of all panels with the legend, and a PNG of each panel by metric."""
 
     whole: bytes
     panels: dict[str, bytes]
@@ -70,9 +69,9 @@ class Band:
 
 
 def band(runs: Sequence[Run], metric: str, axis: str) -> Band | None:
-    """The curve of `metric` over `axis` (a key of `AXES`) at the steps that all runs with such a curve share.
+    """Return the curve of `metric` over `axis` (a key of `AXES`) at the steps that all runs with such a curve share.
 
-    None where there is none, or `axis` was not recorded. On `images` and `seconds`, x is the mean over the runs.
+    None where there are none, or `axis` was not recorded. On `images` and `seconds`, x is the mean over the runs.
     """
     curves = [(run, run.curves[metric]) for run in runs if metric in run.curves]
     steps = sorted(set.intersection(*(set(curve) for _, curve in curves))) if curves else []
@@ -84,30 +83,30 @@ def band(runs: Sequence[Run], metric: str, axis: str) -> Band | None:
     there = np.isfinite(x)
     if not there.any():
         return None
-    # Where one seed has diverged there is no mean: the curve ends.
+    # Where one seed has diverged the mean is NaN and the curve ends.
     return Band(*(part[there] for part in (x, values.mean(0), values.min(0), values.max(0))))
 
 
 def _positions(run: Run, steps: Sequence[int], axis: str) -> np.ndarray:
-    """Where `steps` lie on an axis of `run`; NaN where that was not recorded."""
+    """Return the positions of `steps` on an axis of `run`; NaN where that was not recorded."""
     if axis == "steps":
         return np.array(steps, dtype=float)
-    known = {0: 0.0} | run.curves.get("images_seen" if axis == "images" else "training_seconds", {})
-    if len(known) == 1:
+    recorded = {0: 0.0} | run.curves.get("images_seen" if axis == "images" else "training_seconds", {})
+    if len(recorded) == 1:
         return np.full(len(steps), np.nan)
-    return np.interp(steps, list(known), list(known.values()), right=np.nan)
+    return np.interp(steps, list(recorded), list(recorded.values()), right=np.nan)
 
 
 def draw(one: ComparableSet, styles: dict[str, Style]) -> dict[str, Curves]:
-    """The curves of a set over each axis that was recorded, by axis."""
+    """Draw the curves of a set over each axis that was recorded; returns them by axis."""
     metrics = list(dict.fromkeys(name for group in one.groups for run in group.shown for name in run.drawn))
     drawn = {}
     for axis in AXES:
         bands = {
-            metric: [(group, found) for group in one.groups if (found := band(group.shown, metric, axis)) is not None]
+            metric: [(group, curve) for group in one.groups if (curve := band(group.shown, metric, axis)) is not None]
             for metric in metrics
         }
-        bands = {metric: found for metric, found in bands.items() if found}
+        bands = {metric: curves for metric, curves in bands.items() if curves}
         if bands:
             drawn[axis] = _figure(bands, axis, one, styles)
     return drawn
@@ -129,14 +128,14 @@ def _figure(
     left, bottom, right, top = MARGIN
     unit, divisor = _time_unit(bands) if axis == "seconds" else ("", 1.0)
     corners = {}
-    for number, (metric, found) in enumerate(bands.items()):
+    for number, (metric, curves) in enumerate(bands.items()):
         x = (number % columns) * PANEL[0]
         y = (rows - 1 - number // columns) * PANEL[1]
         corners[metric] = (x, y)
         size = (PANEL[0] - left - right, PANEL[1] - bottom - top)
         box = ((x + left) / width, (y + bottom) / height, size[0] / width, size[1] / height)
         axes = figure.add_axes(box)
-        _panel(axes, metric, found, styles, divisor)
+        _panel(axes, metric, curves, styles, divisor)
         axes.set_xlabel(AXES[axis] + unit, fontsize=8, color="#444444")
         _ticks(axes, axis)
     _legend(figure, entries, grey, styles, columns)
@@ -146,9 +145,9 @@ def _figure(
     return Curves(png(pixels), panels)
 
 
-def _panel(axes: Axes, metric: str, found: list[tuple[Group, Band]], styles: dict[str, Style], divisor: float) -> None:
-    named = [(group, curve, styles[group.label]) for group, curve in found if styles[group.label].colour != OTHERS]
-    _others(axes, [(group, curve) for group, curve in found if styles[group.label].colour == OTHERS], divisor)
+def _panel(axes: Axes, metric: str, curves: list[tuple[Group, Band]], styles: dict[str, Style], divisor: float) -> None:
+    named = [(group, curve, styles[group.label]) for group, curve in curves if styles[group.label].colour != OTHERS]
+    _others(axes, [(group, curve) for group, curve in curves if styles[group.label].colour == OTHERS], divisor)
     for place, (group, curve, style) in reversed(list(enumerate(named))):  # the best on top
         x = curve.x / divisor
         axes.plot(
@@ -166,9 +165,9 @@ def _panel(axes: Axes, metric: str, found: list[tuple[Group, Band]], styles: dic
         if not finite.all() and finite.any():
             last = np.flatnonzero(finite)[-1]
             axes.plot(x[last], curve.mean[last], "x", color=style.colour, markersize=6, markeredgewidth=1.6, zorder=4)
-    _scale(axes, metric, [curve for _, curve in found])
-    quality = metric.removeprefix("raw/").startswith(("fid", "kid")) or not lower_is_better(metric)
-    arrow = ("  (lower is better)" if lower_is_better(metric) else "  (higher is better)") if quality else ""
+    higher = direction(metric, [run for group, _ in curves for run in group.shown])
+    _scale(axes, metric, higher is False, [curve for _, curve in curves])
+    arrow = {True: "  (higher is better)", False: "  (lower is better)", None: ""}[higher]
     axes.set_title(metric + arrow, fontsize=8.5, loc="left", color="#222222", parse_math=False)
     axes.grid(color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -178,13 +177,13 @@ def _panel(axes: Axes, metric: str, found: list[tuple[Group, Band]], styles: dic
         spine.set_color("#999999")
 
 
-def _others(axes: Axes, found: list[tuple[Group, Band]], divisor: float) -> None:
-    """The grey curves, below the others: as many as are drawn alike in one stroke, since each stroke has its price."""
+def _others(axes: Axes, grey: list[tuple[Group, Band]], divisor: float) -> None:
+    """Draw the grey curves below the others, those of one style in a single call, since each call is slow."""
     strokes: dict[tuple[Any, str | None], list[Band]] = {}
-    for group, curve in found:
+    for group, curve in grey:
         strokes.setdefault((_line(group, GREY), _marker(curve)), []).append(curve)
     for (line, marker), curves in strokes.items():
-        # What is not a number parts one curve from the next.
+        # A NaN separates one curve from the next.
         x, y = (
             np.concatenate([np.append(values, np.nan) for values in axis])
             for axis in zip(*((curve.x / divisor, curve.mean) for curve in curves), strict=True)
@@ -198,7 +197,7 @@ def _others(axes: Axes, found: list[tuple[Group, Band]], divisor: float) -> None
 
 
 def _line(group: Group, style: Style) -> Any:
-    """Dots for what did not finish, dashes where the colour stands for another group too."""
+    """Return the line style: dotted for a group without finished runs, dashed where its colour is used twice."""
     return (0, (1, 1.2)) if not group.finished else (0, (5, 1.6)) if style.dashed else "-"
 
 
@@ -206,13 +205,13 @@ def _marker(curve: Band) -> str | None:
     return "o" if len(curve.x) <= FEW else None
 
 
-def _scale(axes: Axes, metric: str, curves: list[Band]) -> None:
-    """Logarithmic where a distance falls far, nearly so where losses of different variants differ by orders."""
+def _scale(axes: Axes, metric: str, distance: bool, curves: list[Band]) -> None:
+    """Set a log scale where a distance spans a wide range, symlog where losses differ by orders of magnitude."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     sizes = [np.abs(curve.mean[np.isfinite(curve.mean)]) for curve in curves]
     largest = [float(size.max()) for size in sizes if len(size)]
-    if metric.removeprefix("raw/").startswith(("fid", "kid")):
+    if distance:
         values = np.concatenate([curve.mean[np.isfinite(curve.mean)] for curve in curves])
         if len(values) and values.min() > 0 and values.max() > LOG_SPAN * values.min():
             axes.set_yscale("log")
@@ -234,7 +233,7 @@ def _ticks(axes: Axes, axis: str) -> None:
 
 
 def _time_unit(bands: dict[str, list[tuple[Group, Band]]]) -> tuple[str, float]:
-    longest = max(curve.x.max() for found in bands.values() for _, curve in found)
+    longest = max(curve.x.max() for curves in bands.values() for _, curve in curves)
     units = [(" (hours)", 3600.0), (" (minutes)", 60.0)]
     return next(((name, size) for name, size in units if longest > 3 * size), (" (seconds)", 1.0))
 
@@ -252,7 +251,7 @@ def _legend(figure: Figure, entries: list[Group], grey: int, styles: dict[str, S
     if grey:
         names.append(f"{grey} others")
         lines.append(Line2D([], [], color=OTHERS, linewidth=1))
-    # Given as they are, names would be set as mathematics at a $, and left out at a leading underscore.
+    # The texts are set afterwards: legend() parses a $ as mathematics and drops names with a leading underscore.
     legend = figure.legend(lines, ["name"] * len(lines), loc="upper left", ncols=columns, frameon=False, fontsize=8.5)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_parse_math(False)
@@ -260,7 +259,7 @@ def _legend(figure: Figure, entries: list[Group], grey: int, styles: dict[str, S
 
 
 def _cut(pixels: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
-    """The panel whose lower left corner is at `corner`, in inches."""
+    """Return the pixels of the panel whose lower left corner is at `corner`, in inches."""
     x, y = round(corner[0] * DPI), round(corner[1] * DPI)
     wide, high = round(PANEL[0] * DPI), round(PANEL[1] * DPI)
     below = len(pixels) - y
@@ -268,17 +267,20 @@ def _cut(pixels: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A drawing (height, width, 3), uint8, as PNG with its 256 commonest colours and `COLOURS`: half the size."""
+    """Encode a drawing, uint8 (height, width, 3), as PNG with `COLOURS` and its commonest colours, 256 in all.
+
+    The palette halves the size of the file.
+    """
     from PIL import Image
 
     packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colours, places, counts = np.unique(packed, return_inverse=True, return_counts=True)
     rgb = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.int32)
     ours = np.isin(colours, [int(colour[1:], 16) for colour in COLOURS])
-    kept = np.argsort(-(counts + ours * pixels.size), kind="stable")[:256]
-    nearest = np.array([np.abs(rgb[kept] - colour).sum(1).argmin() for colour in rgb], np.uint8)
+    chosen = np.argsort(-(counts + ours * pixels.size), kind="stable")[:256]
+    nearest = np.array([np.abs(rgb[chosen] - colour).sum(1).argmin() for colour in rgb], np.uint8)
     image = Image.fromarray(nearest[places].reshape(pixels.shape[:2]), "L")
-    image.putpalette(rgb[kept].astype(np.uint8).tobytes())
+    image.putpalette(rgb[chosen].astype(np.uint8).tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What `python evaluate.py` measured, side by side: a ranking for each way of measuring, never one across two."""
+"""Ranks the results of `python evaluate.py`, separately for each protocol, since values of two are not comparable."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import TypeGuard
 
 from gantry.core.errors import UserError
 from gantry.evaluation import records
-from gantry.evaluation.metrics.direction import in_order, lower_is_better
 from gantry.evaluation.result import PREFIX
 from gantry.reports.ranking import IMPLIED, PROTOCOL, alike, one_a_seed, several
-from gantry.reports.run import Run
+from gantry.reports.run import Run, in_order
 from gantry.reports.significance import Score, score, told_apart
 from gantry.reports.tables import ABSENT, Table, shown
+from gantry.runs.directions import higher_is_better
 
-PROTOCOLS = ("papers", "test10k", "quick")  # in this order, then others
+PROTOCOLS = ("papers", "test10k", "quick")  # in this order; others follow
 WORDS = {key.removeprefix("metrics."): word for key, word in PROTOCOL.items()}
 ALIKE = "≈"
 UNKNOWN = "?"
-MOST_DIFFERENCES = 4  # settings named where two ways of measuring differ
+MOST_DIFFERENCES = 4  # settings named where protocols differ
 MOST_LISTED = 8  # labels in a sentence
 COUNTS = {"n_generated": "generated", "n_real": "real images"}
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Runs that differ only in their seed, all measured alike.
+    """Runs that differ only in their seed, measured by one protocol.
 
     Attributes:
         label: unique in the comparison.
-        runs: one a seed.
-        of: how many seeds finished, measured so or not.
+        runs: one per seed.
+        of: number of seeds that finished, measured by this protocol or not.
     """
 
     label: str
@@ -39,22 +39,23 @@ class Row:
     of: int
 
     def score(self, key: str, name: str) -> Score | None:
-        """Its value under a key; None where no run has one."""
-        found = [run.evaluations[key] for run in self.runs]
-        return score([one.values.get(name) for one in found], [one.spread.get(name) for one in found])
+        """Return the score of a metric under a key; None where no run has a value."""
+        evaluated = [run.evaluations[key] for run in self.runs]
+        return score([one.values.get(name) for one in evaluated], [one.spread.get(name) for one in evaluated])
 
 
 @dataclass(frozen=True, eq=False)
 class Ruler:
-    """One way of measuring, and all that was measured so.
+    """A ranking of all that was measured by one protocol with the same settings.
 
     Attributes:
         key, protocol, settings: as in the records.
-        title: the settings in words, unlike those of other rulers.
-        metric: what it ranks by.
+        title: the settings in words, unique among the rulers.
+        metric: the metric it ranks by.
         rows: the best first, then the diverged, then those without a value.
-        others: the labels of finished runs that were not measured so.
-        repeats: how many runs were left out because a later one has the same config and seed.
+        others: the labels of finished runs that were not measured by this protocol.
+        repeats: number of runs left out because a later one has the same config and seed.
+        higher: True where a higher value of `metric` is better.
     """
 
     key: str
@@ -65,30 +66,31 @@ class Ruler:
     rows: tuple[Row, ...]
     others: tuple[str, ...]
     repeats: int
+    higher: bool
 
     @property
     def names(self) -> list[str]:
-        """Its values, the one it ranks by first; what is only a spread left out."""
+        """Return the names of its metrics, the one it ranks by first, without those of spreads."""
         return list(
             dict.fromkeys([self.metric, *in_order(_names(self.key, [r for row in self.rows for r in row.runs]))])
         )
 
     def scores(self, name: str) -> list[Score | None]:
-        """A value of each row."""
+        """Return each row's score of a metric."""
         return [row.score(self.key, name) for row in self.rows]
 
 
 def rulers(runs: Sequence[Run], chosen: tuple[str, str] | None = None) -> list[Ruler]:
-    """Every way in which any of `runs` was measured, the papers' first.
+    """Return a ranking for every protocol by which any of `runs` was measured, the papers' first.
 
     Args:
-        chosen: the key that comes first, and what to rank by under it; by the first value otherwise.
+        chosen: the key that comes first, and the metric to rank by under it; other rankings use their first metric.
     """
     groups = alike(runs)
     samples = _samples(runs)
     titles = _titles(samples)
-    found = [_ruler(record, titles[key], groups, chosen) for key, record in samples.items()]
-    return sorted((ruler for ruler in found if ruler is not None), key=lambda one: _order(one, chosen))
+    made = [_ruler(record, titles[key], groups, chosen) for key, record in samples.items()]
+    return sorted((ruler for ruler in made if ruler is not None), key=lambda one: _order(one, chosen))
 
 
 def _order(ruler: Ruler, chosen: tuple[str, str] | None) -> tuple[bool, int, int, str]:
@@ -110,37 +112,39 @@ def _ruler(
         for status in dict.fromkeys(run.status for run in measured):
             kept = one_a_seed(run for run in measured if run.status == status)
             repeats += sum(run.status == status for run in measured) - len(kept)
-            # What was stopped on its way is no seed of what went all of it.
+            # A run that did not finish is not a seed of the finished ones.
             name, of = (label, len(seeds)) if status == "FINISHED" else (f"{label} ({status.lower()})", len(kept))
             rows.append(Row(name, tuple(kept), of))
     names = in_order(_names(key, [run for row in rows for run in row.runs]))
     if not names:
         return None
     metric = chosen[1] if chosen is not None and chosen[0] == key else names[0]
-    rows.sort(key=lambda row: _standing(row.score(key, metric), metric))
-    return Ruler(key, record.protocol, record.settings, title, metric, tuple(rows), tuple(others), repeats)
+    stated = [run.evaluations[key].higher_is_better for row in rows for run in row.runs]
+    higher = higher_is_better(metric, {name: way for one in stated for name, way in one.items()}) is True
+    rows.sort(key=lambda row: _standing(row.score(key, metric), higher))
+    return Ruler(key, record.protocol, record.settings, title, metric, tuple(rows), tuple(others), repeats, higher)
 
 
-def _standing(found: Score | None, metric: str) -> tuple[int, float]:
-    """Finite means first, the better the earlier; then diverged, then unmeasured."""
-    if not _finite(found):
-        return (2 if found is None else 1), 0.0
-    return 0, found.shown.mean if lower_is_better(metric) else -found.shown.mean
+def _standing(value: Score | None, higher: bool) -> tuple[int, float]:
+    """Return the sort key of a score: finite means from best to worst, then diverged, then unmeasured."""
+    if not _finite(value):
+        return (2 if value is None else 1), 0.0
+    return 0, -value.shown.mean if higher else value.shown.mean
 
 
 def _names(key: str, runs: Iterable[Run]) -> set[str]:
-    found = {name for run in runs if key in run.evaluations for name in run.evaluations[key].values}
-    return {name for name in found if "_std" not in name}
+    names = {name for run in runs if key in run.evaluations for name in run.evaluations[key].values}
+    return {name for name in names if "_std" not in name}
 
 
-def _titles(found: Mapping[str, records.Record]) -> dict[str, str]:
-    """The settings in words; what else differs is added where that leaves two of them alike."""
-    words = {key: _words(record) for key, record in found.items()}
+def _titles(samples: Mapping[str, records.Record]) -> dict[str, str]:
+    """Return each record's settings in words, with further settings where two would read the same."""
+    words = {key: _words(record) for key, record in samples.items()}
     titles = {}
-    for key, record in found.items():
-        rivals = [other.settings for name, other in found.items() if words[name] == words[key]]
-        telling = [name for name in record.settings if len({other.get(name) for other in rivals}) > 1]
-        titles[key] = ", ".join([words[key], *(f"{name}={several([record.settings[name]])[0]}" for name in telling)])
+    for key, record in samples.items():
+        rivals = [other.settings for name, other in samples.items() if words[name] == words[key]]
+        differing = [name for name in record.settings if len({other.get(name) for other in rivals}) > 1]
+        titles[key] = ", ".join([words[key], *(f"{name}={several([record.settings[name]])[0]}" for name in differing)])
     return titles
 
 
@@ -153,19 +157,19 @@ def _words(record: records.Record) -> str:
     extractor = f"extractor {s['extractor']} {s.get('extractor_sha256', '')[:8]}" if "extractor" in s else ""
     generator = f"{s['generator']} generator" if "generator" in s else ""
     averaged = {"true": "averaged", "false": "not averaged"}.get(s.get("averaged", "").lower(), "")
-    said = (f"{counts} {data}".strip(), extractor.strip(), generator, averaged)
-    return f"{record.protocol}: " + ", ".join(part for part in said if part)
+    parts = (f"{counts} {data}".strip(), extractor.strip(), generator, averaged)
+    return f"{record.protocol}: " + ", ".join(part for part in parts if part)
 
 
 def _thousands(count: str) -> str:
     return f"{int(count):,}" if count.isdecimal() else count
 
 
-def separation(found: Sequence[Ruler]) -> str:
-    """The sentence that says why there are several rankings; empty where there is one."""
-    if len(found) < 2:
+def separation(rankings: Sequence[Ruler]) -> str:
+    """Return the sentence that explains why there are several rankings; empty where there is one."""
+    if len(rankings) < 2:
         return ""
-    settings = [{"protocol": ruler.protocol, **ruler.settings} for ruler in found if ruler.settings]
+    settings = [{"protocol": ruler.protocol, **ruler.settings} for ruler in rankings if ruler.settings]
     values = {
         key: {one.get(key, ABSENT) for one in settings} for key in dict.fromkeys(k for one in settings for k in one)
     }
@@ -173,17 +177,17 @@ def separation(found: Sequence[Ruler]) -> str:
     for key, consequences in IMPLIED.items():
         if key.removeprefix("metrics.") in differing:
             differing = {k: v for k, v in differing.items() if f"metrics.{k}" not in consequences}
-    said = [f"{WORDS.get(key, key)}: {', '.join(every[:-1])} and {every[-1]}" for key, every in differing.items()]
-    more = ["and other settings"] if len(said) > MOST_DIFFERENCES else []
-    how = f" ({'; '.join([*said[:MOST_DIFFERENCES], *more])})" if said else ""
-    return f"Evaluated in {len(found)} ways{how}: each table ranks only its own."
+    phrases = [f"{WORDS.get(key, key)}: {', '.join(every[:-1])} and {every[-1]}" for key, every in differing.items()]
+    more = ["and other settings"] if len(phrases) > MOST_DIFFERENCES else []
+    how = f" ({'; '.join([*phrases[:MOST_DIFFERENCES], *more])})" if phrases else ""
+    return f"Evaluated in {len(rankings)} ways{how}: each table ranks only its own."
 
 
 def table(ruler: Ruler) -> Table:
-    """The rows, best first: what ranks them and which places that cannot tell apart, the other values, the steps."""
+    """Return the rows, best first: the ranking metric, the places not told apart by it, other metrics, steps."""
     ranked = ruler.scores(ruler.metric)
     columns = [
-        [_cell(found, row) for found, row in zip(ruler.scores(name), ruler.rows, strict=True)] for name in ruler.names
+        [_cell(value, row) for value, row in zip(ruler.scores(name), ruler.rows, strict=True)] for name in ruler.names
     ]
     head = ("", "runs", "seeds", ruler.metric, ALIKE, *ruler.names[1:], "step")
     rows = []
@@ -196,16 +200,16 @@ def table(ruler: Ruler) -> Table:
     return Table(head, rows)
 
 
-def _cell(found: Score | None, row: Row) -> str:
-    if found is None:
+def _cell(value: Score | None, row: Row) -> str:
+    if value is None:
         return ABSENT
-    return shown(found.shown) + (
-        "" if found.shown.n == len(row.runs) else f" ({found.shown.n} of {len(row.runs)} seeds)"
+    return shown(value.shown) + (
+        "" if value.shown.n == len(row.runs) else f" ({value.shown.n} of {len(row.runs)} seeds)"
     )
 
 
 def _alike(index: int, ranked: Sequence[Score | None]) -> str:
-    """The places whose scores are not told apart from this one's, `1, 3 to 5`; `?` stands for those not known to be."""
+    """Return the places whose scores are not told apart from this one's, `1, 3 to 5`, and `?` where that is unknown."""
     verdicts = _verdicts(index, ranked)
     spans: list[list[int]] = []
     for place in (place for place, verdict in verdicts.items() if verdict is False):
@@ -218,7 +222,7 @@ def _alike(index: int, ranked: Sequence[Score | None]) -> str:
 
 
 def _verdicts(index: int, ranked: Sequence[Score | None]) -> dict[int, bool | None]:
-    """For each other place with a finite score whether it is told apart from this one."""
+    """Return `told_apart` of this score and each other finite one, by place."""
     mine = ranked[index]
     if not _finite(mine):
         return {}
@@ -226,13 +230,13 @@ def _verdicts(index: int, ranked: Sequence[Score | None]) -> dict[int, bool | No
     return {place: told_apart(mine, other) for place, other in others if _finite(other)}
 
 
-def _finite(found: Score | None) -> TypeGuard[Score]:
-    return found is not None and not found.shown.diverged
+def _finite(value: Score | None) -> TypeGuard[Score]:
+    return value is not None and not value.shown.diverged
 
 
 def basis(ruler: Ruler) -> str:
-    """How to read a ruler's table."""
-    better = "lower" if lower_is_better(ruler.metric) else "higher"
+    """Return a sentence that explains a ruler's table."""
+    better = "higher" if ruler.higher else "lower"
     return (
         f"Ranked by {ruler.metric}, the {better} the better, mean over seeds. ± is the standard deviation over seeds "
         "(n - 1), of a single seed that over repeated draws of its images, where it was measured."
@@ -240,9 +244,9 @@ def basis(ruler: Ruler) -> str:
 
 
 def cautions(ruler: Ruler) -> list[str]:
-    """What a ruler's table must not be taken for."""
+    """Return warnings about conclusions that a ruler's table does not support."""
     notes, ranked = [], ruler.scores(ruler.metric)
-    finite = [(row.label, found) for row, found in zip(ruler.rows, ranked, strict=True) if _finite(found)]
+    finite = [(row.label, value) for row, value in zip(ruler.rows, ranked, strict=True) if _finite(value)]
     verdicts = {verdict for index in range(len(ranked)) for verdict in _verdicts(index, ranked).values()}
     if False in verdicts:
         notes.append(
@@ -250,9 +254,9 @@ def cautions(ruler: Ruler) -> list[str]:
             "than two standard deviations of the difference, or more where few seeds are all that is known of those."
         )
     if None in verdicts:
-        unknown = _listed([label for label, found in finite if found.error is None])
+        unknown = _listed([label for label, value in finite if value.error is None])
         notes.append(f"{UNKNOWN}: without a spread over draws it is not known what differs ({unknown}).")
-    single = [label for label, found in finite if found.shown.n == 1]
+    single = [label for label, value in finite if value.shown.n == 1]
     if single and len(finite) > 1:
         which = "each" if len(single) == len(finite) else _listed(single)
         notes.append(f"One seed of {which}: this compares generators, not what made them. seed=0,1,2 repeats.")
@@ -273,7 +277,7 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def find(metric: str, runs: Sequence[Run]) -> tuple[str, str] | None:
-    """The key and name meant by `papers/fid`, `papers_1a2b3c4d/fid` or `eval/papers_1a2b3c4d/fid`; None where no such.
+    """Return key and name for `papers/fid`, `papers_1a2b3c4d/fid` or `eval/papers_1a2b3c4d/fid`; None without a match.
 
     Raises:
         UserError: several keys of that protocol have such a value; the message names them.
@@ -289,14 +293,14 @@ def find(metric: str, runs: Sequence[Run]) -> tuple[str, str] | None:
 
 
 def choices(runs: Sequence[Run]) -> list[str]:
-    """The values that a ranking can be by, as `find` takes them."""
+    """Return the metrics that a ranking can use, as `find` accepts them."""
     samples = _samples(runs)
-    known = [(record.protocol, key, name) for key, record in samples.items() for name in in_order(_names(key, runs))]
-    pairs = [(protocol, name) for protocol, _, name in known]
-    return [f"{protocol if pairs.count((protocol, name)) == 1 else key}/{name}" for protocol, key, name in known]
+    named = [(record.protocol, key, name) for key, record in samples.items() for name in in_order(_names(key, runs))]
+    pairs = [(protocol, name) for protocol, _, name in named]
+    return [f"{protocol if pairs.count((protocol, name)) == 1 else key}/{name}" for protocol, key, name in named]
 
 
 def _samples(runs: Sequence[Run]) -> dict[str, records.Record]:
-    """A record of each key, one that says the settings where there is one."""
+    """Return one record of each key, if possible one with settings."""
     every = [record for run in runs for record in run.evaluations.values()]
     return {record.key: record for record in sorted(every, key=lambda record: bool(record.settings))}

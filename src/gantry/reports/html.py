@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, and its figures as PNGs beside it."""
+"""Writes the report: one self-contained HTML file, and its figures as PNGs beside it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gantry.reports.comparison import Comparison
 from gantry.reports.ranking import ComparableSet
 
 TEMPLATE = "report.html.j2"
-MOST_SETS = 8  # with figures; each costs seconds and some hundred kilobytes
+MOST_SETS = 8  # with figures, each of which takes seconds and some hundred kilobytes
 
 
 @dataclass(frozen=True)
 class Section:
-    """All the page shows of a comparable set."""
+    """The content of the page for one comparable set."""
 
     one: ComparableSet
     steps: list[int]
@@ -83,12 +83,12 @@ def _section(comparison: Comparison, one: ComparableSet, styles: dict[str, curve
 
 
 def _pngs(section: Section) -> dict[str, bytes]:
-    found = {f"curves_{axis}": drawn.whole for axis, drawn in section.curves.items()}
+    files = {f"curves_{axis}": drawn.whole for axis, drawn in section.curves.items()}
     if section.samples is not None:
-        found["samples"] = section.samples.whole
+        files["samples"] = section.samples.whole
     if section.coverage is not None:
-        found["coverage"] = section.coverage
-    return found
+        files["coverage"] = section.coverage
+    return files
 
 
 def _data_uri(content: bytes, kind: str = "png") -> str:

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantry.core.moved import new_name
+from gantry.core.moved import renamed
 from gantry.core.text import redact
 from gantry.evaluation import records
 from gantry.reports.run import Curve, Picture, Run, split_overrides
-from gantry.runs.folder import EVALUATIONS
+from gantry.runs.folder import EVALUATIONS, REAL, SAMPLES, SUMMARY_FILE
 from gantry.runs.tracking.params import CHANGED
 from gantry.runs.tracking.query import Store
 from gantry.runs.tracking.store import locate
@@ -35,7 +35,7 @@ _IMAGE = re.compile(r"images/(?P<key>\w+)[+~]step[+~](?P<step>\d+)[+~]timestamp[
 
 @dataclass(frozen=True)
 class Artifacts:
-    """Of a run's artifacts: images by key and step, the summary, and by key the latest evaluation."""
+    """A run's artifacts: images by key and step, the summary, and the latest evaluation by key."""
 
     pictures: dict[str, dict[int, Picture]] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Artifacts:
 
 
 def read_runs(store: Store, runs: Sequence[MLflowRun]) -> list[Run]:
-    """All that a comparison needs of these runs of `store`; images are fetched when they are asked for."""
+    """Read all that a comparison needs of these runs of `store`; images are downloaded only when read."""
     return _Reader(store).read(runs)
 
 
@@ -62,7 +62,7 @@ class _Reader:
         return [self._run(run, curves[run.info.run_id], artifacts[run.info.run_id]) for run in runs]
 
     def _asked_for(self, runs: Sequence[MLflowRun]) -> dict[str, dict[str, Curve]]:
-        """The curves by run and metric, of a server: it is asked for one at a time."""
+        """Read the curves by run and metric from a server, with one request per curve."""
         wanted = [(run.info.run_id, name) for run in runs for name in run.data.metrics]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             histories = list(pool.map(lambda one: self.client.get_metric_history(*one), wanted))
@@ -72,10 +72,10 @@ class _Reader:
         return curves
 
     def _selected(self, runs: Sequence[MLflowRun]) -> dict[str, dict[str, Curve]]:
-        """The curves by run and metric, of a database.
+        """Read the curves by run and metric from a database.
 
-        MLflow's client sends three queries a curve and makes an object of each point: of a thousand runs that takes
-        more than a minute.
+        MLflow's client sends three queries per curve and makes an object of each point, which takes more than a
+        minute for a thousand runs.
         """
         from mlflow.store.tracking.dbmodels.models import SqlMetric as Point
         from sqlalchemy import select
@@ -100,12 +100,12 @@ class _Reader:
             name=run.info.run_name or run_id,
             status=run.info.status if run.info.status != "SCHEDULED" else "RUNNING",
             reason=tags.get("gantry.reason"),
-            params={key: new_name(value) for key, value in run.data.params.items()} | _changed(run.data.tags),
+            params={key: renamed(value) for key, value in run.data.params.items()} | _changed(run.data.tags),
             tags=tags,
             overrides=split_overrides(tags.get("overrides", "")),
             curves=curves,
-            samples=pictures.get("samples", {}),
-            real=next(iter(pictures.get("real", {}).values()), None),
+            samples=pictures.get(SAMPLES, {}),
+            real=next(iter(pictures.get(REAL, {}).values()), None),
             classes=artifacts.summary.get("classes") or {},
             log=tags.get("gantry.log_tail", ""),
             started=run.info.start_time / 1000,
@@ -116,54 +116,54 @@ class _Reader:
     def _reachable(
         self, runs: Sequence[MLflowRun], logged: Mapping[str, Mapping[str, records.Record]]
     ) -> dict[str, Artifacts]:
-        """What the runs' artifacts hold, a warning where their place is out of reach.
+        """Read the runs' artifacts, and log a warning where they cannot be reached.
 
         Args:
-            runs: all of them.
-            logged: by run and key what is known of its evaluations without their records.
+            runs: all runs.
+            logged: by run and key, evaluations as logged in its curves, used where their records cannot be read.
         """
         from mlflow.exceptions import MlflowException
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        found: dict[str, Artifacts] = {}
+        read: dict[str, Artifacts] = {}
         errors = []
         for run in runs:
             run_id, evaluations = run.info.run_id, logged[run.info.run_id]
-            found[run_id] = Artifacts(evaluations=dict(evaluations))
+            read[run_id] = Artifacts(evaluations=dict(evaluations))
             try:
-                # The client would fetch each run again to learn its place.
+                # The client would fetch each run again for its artifact URI.
                 place = get_artifact_repository(run.info.artifact_uri, self.client.tracking_uri)
                 files = {item.path for item in place.list_artifacts()}
                 if "images" in files:
-                    found[run_id].pictures.update(self._pictures(run_id))
-                if "summary.json" in files:
-                    found[run_id].summary.update(json.loads(self._file(run_id, "summary.json")))
+                    read[run_id].pictures.update(self._pictures(run_id))
+                if SUMMARY_FILE in files:
+                    read[run_id].summary.update(json.loads(self._file(run_id, SUMMARY_FILE)))
                 if EVALUATIONS in files:
-                    for key, known in evaluations.items():
-                        found[run_id].evaluations[key] = self._record(run_id, known) or known
+                    for key, evaluation in evaluations.items():
+                        read[run_id].evaluations[key] = self._record(run_id, evaluation) or evaluation
             except (MlflowException, OSError) as error:
                 errors.append(redact(str(error)).splitlines()[0])
         if errors:
             log.warning(
-                "No images of %d of %d runs, whose artifacts cannot be read: %s", len(errors), len(found), errors[0]
+                "No images of %d of %d runs, whose artifacts cannot be read: %s", len(errors), len(read), errors[0]
             )
-        return found
+        return read
 
-    def _record(self, run_id: str, known: records.Record) -> records.Record | None:
-        """The whole record of an evaluation; None where it was not delivered."""
-        for item in self.client.list_artifacts(run_id, f"{EVALUATIONS}/{known.key}"):
+    def _record(self, run_id: str, logged: records.Record) -> records.Record | None:
+        """Read the full record of a logged evaluation; None where it was not delivered."""
+        for item in self.client.list_artifacts(run_id, f"{EVALUATIONS}/{logged.key}"):
             file = records.FILE.fullmatch(item.path)
-            if file and int(file["step"]) == known.step:
+            if file and int(file["step"]) == logged.step:
                 return records.parse(self._file(run_id, item.path))
         return None
 
     def _pictures(self, run_id: str) -> dict[str, dict[int, Picture]]:
-        """The images by key and step; of two at a step, the later one."""
-        found: dict[str, dict[int, Picture]] = {}
+        """Return the images by key and step; of two at a step, the later one."""
+        pictures: dict[str, dict[int, Picture]] = {}
         for item in sorted(self.client.list_artifacts(run_id, "images"), key=lambda item: item.path):
             if match := _IMAGE.fullmatch(item.path):
-                found.setdefault(match["key"], {})[int(match["step"])] = partial(self._file, run_id, item.path)
-        return found
+                pictures.setdefault(match["key"], {})[int(match["step"])] = partial(self._file, run_id, item.path)
+        return pictures
 
     def _file(self, run_id: str, path: str) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
@@ -171,12 +171,12 @@ class _Reader:
 
 
 def _curve(points: Iterable[tuple[int, int, float]]) -> Curve:
-    """Values by step of (step, time, value); of two values at a step, the later one."""
+    """Return values by step from (step, time, value); of two values at a step, the later one."""
     return {step: value for step, _, value in sorted(points, key=lambda point: point[:2])}
 
 
 def _changed(tags: Mapping[str, str]) -> dict[str, str]:
-    """The params a run was taken up with and did not begin with; MLflow's own cannot change."""
+    """Return the params that changed when a run was resumed, from a tag, since MLflow's params cannot change."""
     try:
         return dict(json.loads(tags.get(CHANGED, "{}")))
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +55,14 @@ def images_across(groups: int) -> int:
 def crop(content: bytes, across: int) -> PIL.Image.Image:
     """The first `across` images of the first `across` rows of a logged grid, one pixel an image's pixel.
 
-    A grid is 8 cells and a border of one pixel wide, all enlarged k times (`gantry.data.grid.enlarged_grid`),
-    so that its width leaves k over 8, k below 8.
+    A grid is 8 cells and a border of one pixel wide, all enlarged k times (`gantry.data.grid.enlarged_grid`). The
+    file's text says k; in older files it does not, and there k is what the width leaves over 8, k below 8.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as opened:
-        pixels = np.asarray(opened.convert("RGB"))
-    scale = max(1, pixels.shape[1] % GRID)
+        pixels, said = np.asarray(opened.convert("RGB")), str(opened.info.get("zoom", ""))
+    scale = max(1, int(said) if re.fullmatch(r"\d{1,3}", said, re.ASCII) else pixels.shape[1] % GRID)
     pixels = pixels[::scale, ::scale]
     cell = pixels.shape[1] // GRID
     across = max(2, min(across, LARGEST // max(cell, 1)))

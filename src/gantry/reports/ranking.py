@@ -1,4 +1,4 @@
-"""Which runs can be compared, and in which order they stand: pure functions of what was logged."""
+"""Groups comparable runs and ranks them, by pure functions of what was logged."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gantry.evaluation.metrics.direction import lower_is_better
 from gantry.reports.config_differences import config, labels, typed
-from gantry.reports.run import Run
+from gantry.reports.run import Run, direction
 
-# Runs are ranked together where all of these agree: the run's tags, and what each is called in a sentence.
+# Runs are ranked together only where all of these tags agree; the values are their names in sentences.
 PROTOCOL = {
     "metrics.data": "data set",
     "metrics.data_digest": "the data set's digest",
@@ -21,25 +20,25 @@ PROTOCOL = {
     "metrics.extractor": "extractor",
     "metrics.extractor_sha256": "the extractor's weights",
 }
-IMPLIED = {  # what need not be said of two sets that differ in a key
+IMPLIED = {  # differences that follow from that of the key, and are not mentioned beside it
     "metrics.data": ("metrics.data_digest", "metrics.n_real", "metrics.extractor_sha256"),
     "metrics.n_real": ("metrics.data_digest", "metrics.extractor_sha256"),
     "metrics.extractor": ("metrics.extractor_sha256", "metric"),
     "metrics.n_generated": ("metric",),
 }
-SAID = ("steps", "seed", "model", "data", "metrics.n_generated")  # in a set's title or rows anyway
+SHOWN = ("steps", "seed", "model", "data", "metrics.n_generated")  # in a set's title or rows anyway
 CHOSEN_STEPS = 4
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean over seeds.
+    """Mean and standard deviation over seeds.
 
     Attributes:
         mean: NaN where a run diverged.
-        std: the sample standard deviation (n - 1); None of one run.
-        n: runs.
-        diverged: how many of them have no finite value.
+        std: the sample standard deviation (n - 1); None for one run.
+        n: number of runs.
+        diverged: number of runs without a finite value.
     """
 
     mean: float
@@ -49,13 +48,13 @@ class Spread:
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """Mean and standard deviation of the values there are; None where there are none."""
-    known = [value for value in values if value is not None]
-    if not known:
+    """Return mean and standard deviation of the values that are not None; None where there are none."""
+    present = [value for value in values if value is not None]
+    if not present:
         return None
-    if diverged := sum(not math.isfinite(value) for value in known):
-        return Spread(math.nan, None, len(known), diverged)
-    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+    if diverged := sum(not math.isfinite(value) for value in present):
+        return Spread(math.nan, None, len(present), diverged)
+    return Spread(statistics.fmean(present), statistics.stdev(present) if len(present) > 1 else None, len(present))
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +63,8 @@ class Group:
 
     Attributes:
         label: unique among the groups compared with it.
-        finished: one run a seed, in the order of the seeds.
-        others: runs of it that failed, were stopped or are under way.
+        finished: one run per seed, in the order of the seeds.
+        others: its runs that failed, were stopped or are under way.
     """
 
     label: str
@@ -74,17 +73,17 @@ class Group:
 
     @property
     def shown(self) -> tuple[Run, ...]:
-        """The runs its curves and samples are taken from."""
+        """Return the runs whose curves and samples are shown."""
         return self.finished or self.others
 
     def over_seeds(self, value: Callable[[Run], float | None]) -> Spread | None:
-        """The spread over the finished runs of what `value` reads."""
+        """Return the spread of `value` over the finished runs."""
         return spread(value(run) for run in self.finished)
 
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """A group's place in a ranking: `close` where the next one is no further off than their spread over seeds."""
+    """A group's place in a ranking; `close` where the next one differs by less than their spread over seeds."""
 
     group: Group
     final: Spread | None
@@ -94,14 +93,14 @@ class Standing:
 
 @dataclass(frozen=True, eq=False)
 class ComparableSet:
-    """Groups measured alike and given the same budget.
+    """Groups with the same protocol and the same budget.
 
     Attributes:
-        protocol: what they agree in: the keys of `PROTOCOL`, `metric` (which picked the best step) and `steps`.
-        metric: what they are ranked by.
+        protocol: the common values of the keys of `PROTOCOL`, `metric` (which picked the best step) and `steps`.
+        metric: the metric they are ranked by.
         groups: ranked ones first, best first.
         repeats: finished runs left out because a later one has the same config and seed.
-        options: what was typed for all of its runs and otherwise for those of other sets, by key.
+        options: overrides that all of its runs share and that differ in other sets, by key.
     """
 
     protocol: Mapping[str, str]
@@ -112,17 +111,17 @@ class ComparableSet:
 
     @property
     def budget(self) -> int:
-        """Generator steps."""
+        """Return the budget in generator steps."""
         return int(self.protocol["steps"])
 
     @property
     def title(self) -> str:
-        said = "".join(f", {key}={value}" for key, value in self.options.items())
-        return f"{self.protocol['metrics.data']}, {self.budget:,} generator steps{said}"
+        options = "".join(f", {key}={value}" for key, value in self.options.items())
+        return f"{self.protocol['metrics.data']}, {self.budget:,} generator steps{options}"
 
     @property
     def measured(self) -> str:
-        """How its metrics were made, in a line."""
+        """Return the protocol of its metrics in a line."""
         p = self.protocol
         return (
             f"{p['metrics.n_generated']} generated against {p['metrics.n_real']} real images ({p['metrics.split']}), "
@@ -130,13 +129,18 @@ class ComparableSet:
         )
 
     @property
+    def runs(self) -> list[Run]:
+        """The runs of its groups that are shown."""
+        return [run for group in self.groups for run in group.shown]
+
+    @property
     def quality(self) -> list[str]:
-        """The quality metrics of its runs."""
-        return list(dict.fromkeys(name for group in self.groups for run in group.shown for name in run.quality))
+        """Return the quality metrics of its runs."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.quality))
 
     @property
     def standings(self) -> list[Standing]:
-        """The groups with finished runs, best first."""
+        """Return the groups with finished runs, best first."""
         ranked = [group for group in self.groups if group.finished]
         finals = [group.over_seeds(lambda run: run.last(f"final/{self.metric}")) for group in ranked]
         bests = [group.over_seeds(lambda run: run.last(f"best/{self.metric}")) for group in ranked]
@@ -145,7 +149,7 @@ class ComparableSet:
 
     @property
     def measured_steps(self) -> list[int]:
-        """Steps above 0 at which every group shown was measured; where there is none, any was."""
+        """Return the steps above 0 at which every group was measured; where there is none, those of any group."""
         steps = [{s for run in g.shown[:1] for s in run.curves.get(self.metric, ()) if s > 0} for g in self.groups]
         reached = [s for s, group in zip(steps, self.groups, strict=True) if group.finished] or steps
         return sorted(set.intersection(*reached) or set.union(*reached))
@@ -158,7 +162,7 @@ def _close(one: Spread | None, next_one: Spread | None) -> bool:
 
 
 def spaced(steps: Sequence[int], most: int = CHOSEN_STEPS) -> list[int]:
-    """At most `most` of the sorted `steps`, evenly spread, the last among them."""
+    """Return at most `most` of the sorted `steps`, evenly spread, the last among them."""
     if len(steps) <= most:
         return list(steps)
     targets = [steps[-1] * (i + 1) / most for i in range(most)]
@@ -166,34 +170,34 @@ def spaced(steps: Sequence[int], most: int = CHOSEN_STEPS) -> list[int]:
 
 
 def comparable_sets(runs: Sequence[Run], metric: str | None = None) -> list[ComparableSet]:
-    """The runs that were measured, in sets that can be compared, the largest first.
+    """Divide the runs that were measured into sets that can be compared, the largest first.
 
     Args:
         metric: rank by this one where a set has it; by the metric that picked the best steps otherwise.
     """
-    found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    measured: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         if (protocol := _protocol(run)) is not None:
-            found.setdefault(tuple(protocol.items()), []).append(run)
-    sets = [_set(dict(protocol), members, metric) for protocol, members in found.items()]
-    sets = [replace(one, options=options) for one, options in zip(sets, _options(list(found.values())), strict=True)]
+            measured.setdefault(tuple(protocol.items()), []).append(run)
+    sets = [_set(dict(protocol), members, metric) for protocol, members in measured.items()]
+    sets = [replace(one, options=options) for one, options in zip(sets, _options(list(measured.values())), strict=True)]
     return sorted(sets, key=lambda one: -sum(len(group.shown) for group in one.groups))
 
 
 def _options(sets: Sequence[Sequence[Run]]) -> list[dict[str, str]]:
-    """For each set what was typed alike for all of its runs, and not for those of all other sets."""
+    """Return for each set the overrides that all of its runs share and that differ in other sets."""
     everywhere = [[typed(run) for run in runs] for runs in sets]
-    keys = dict.fromkeys(key for runs in everywhere for options in runs for key in options if key not in SAID)
+    keys = dict.fromkeys(key for runs in everywhere for options in runs for key in options if key not in SHOWN)
     shared = [{key: {options.get(key) for options in runs} for key in keys} for runs in everywhere]
-    telling = [key for key in keys if len({value for values in shared for value in values[key]}) > 1]
+    differing = [key for key in keys if len({value for values in shared for value in values[key]}) > 1]
     return [
-        {key: value for key in telling if len(values[key]) == 1 and (value := next(iter(values[key]))) is not None}
+        {key: value for key in differing if len(values[key]) == 1 and (value := next(iter(values[key]))) is not None}
         for values in shared
     ]
 
 
 def alike(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs that differ only in their seed, by a label that tells them from the others."""
+    """Group the runs that differ only in their seed, by a unique label."""
     members: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         members.setdefault((("variant", run.variant), *sorted(config(run).items())), []).append(run)
@@ -201,21 +205,21 @@ def alike(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def one_a_seed(runs: Iterable[Run]) -> list[Run]:
-    """The latest run of each seed, in the order of the seeds."""
+    """Return the latest run of each seed, in the order of the seeds."""
     latest = {run.seed: run for run in sorted(runs, key=lambda run: run.started)}
     return sorted(latest.values(), key=lambda run: (len(run.seed), run.seed))
 
 
 def apart(sets: Sequence[ComparableSet]) -> list[str]:
-    """What keeps sets from being compared, such as `budget: 1000 and 3000 generator steps`."""
-    found = {key: several({one.protocol[key] for one in sets}) for key in (*PROTOCOL, "metric", "steps")}
-    differing = {key: values for key, values in found.items() if len(values) > 1}
+    """Return the differences that make sets incomparable, such as `budget: 1000 and 3000 generator steps`."""
+    protocols = {key: several({one.protocol[key] for one in sets}) for key in (*PROTOCOL, "metric", "steps")}
+    differing = {key: values for key, values in protocols.items() if len(values) > 1}
     for key, consequences in IMPLIED.items():
         if key in differing:
             differing = {other: values for other, values in differing.items() if other not in consequences}
     hashes = {"metrics.data_digest", "metrics.extractor_sha256"}
     if hashes & differing.keys() and (keys := dict.fromkeys(key for one in sets for key in one.options)):
-        # What was typed says more than what it did to a hash.
+        # An override is more informative than the hash that it changed.
         differing = {key: values for key, values in differing.items() if key not in hashes}
         differing |= {key: several({one.options.get(key, "as it is") for one in sets}) for key in keys}
     names = {**PROTOCOL, **{key: key for key in differing}, **PROTOCOL, "metric": "metric", "steps": "budget"}
@@ -227,15 +231,15 @@ def apart(sets: Sequence[ComparableSet]) -> list[str]:
 
 
 def several(values: Iterable[str]) -> list[str]:
-    """Values in order, numbers by size, hashes cut short."""
+    """Sort values, numbers by size, and shorten hashes."""
     return [value[:12] if len(value) == 64 else value for value in sorted(values, key=lambda text: (len(text), text))]
 
 
 def _protocol(run: Run) -> dict[str, str] | None:
-    """What must agree for a run to be ranked with others; None where it was not measured."""
-    keys = {key: run.tags.get(key) for key in PROTOCOL} | {"metric": run.primary, "steps": run.params.get("steps")}
-    known = {key: value for key, value in keys.items() if value is not None}
-    return known if len(known) == len(keys) else None
+    """Return the values that must agree for a run to be ranked with others; None where it was not measured."""
+    values = {key: run.tags.get(key) for key in PROTOCOL} | {"metric": run.primary, "steps": run.params.get("steps")}
+    present = {key: value for key, value in values.items() if value is not None}
+    return present if len(present) == len(values) else None
 
 
 def _set(protocol: dict[str, str], runs: Sequence[Run], metric: str | None) -> ComparableSet:
@@ -247,11 +251,14 @@ def _set(protocol: dict[str, str], runs: Sequence[Run], metric: str | None) -> C
         others = [run for run in group if run.status != "FINISHED"]
         repeats += [run for run in group if run.status == "FINISHED" and run not in finished]
         groups.append(Group(label, tuple(finished), tuple(others)))
-    return ComparableSet(protocol, by, tuple(sorted(groups, key=lambda group: _order(group, by))), tuple(repeats))
+    higher = direction(by, runs) is True
+    return ComparableSet(
+        protocol, by, tuple(sorted(groups, key=lambda group: _order(group, by, higher))), tuple(repeats)
+    )
 
 
-def _order(group: Group, metric: str) -> tuple[int, float]:
-    """Finite means first, the better the earlier; then diverged, then unmeasured, then unfinished."""
+def _order(group: Group, metric: str, higher: bool) -> tuple[int, float]:
+    """Return the sort key of a group: finite means from best to worst, then diverged, unmeasured, unfinished."""
     if not group.finished:
         return 3, 0.0
     final = group.over_seeds(lambda run: run.last(f"final/{metric}"))
@@ -259,4 +266,4 @@ def _order(group: Group, metric: str) -> tuple[int, float]:
         return 2, 0.0
     if math.isnan(final.mean):
         return 1, 0.0
-    return 0, final.mean if lower_is_better(metric) else -final.mean
+    return 0, -final.mean if higher else final.mean

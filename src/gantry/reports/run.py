@@ -1,11 +1,11 @@
-"""A run as a comparison sees it, and its reading from the run's own folder."""
+"""Holds the data of a run that a comparison uses, and reads it from the run's folder."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,39 +13,55 @@ from typing import Any
 from gantry.core.files import read_json
 from gantry.core.processes.locks import is_dead
 from gantry.evaluation import records
-from gantry.evaluation.metrics.direction import ORDER, in_order
 from gantry.evaluation.result import PREFIX
-from gantry.runs.folder import METRICS_FILE, RUN_FILE, SUMMARY_FILE, TAGS_FILE, log_tail, read_params, read_status
+from gantry.runs.directions import DIRECTIONS, PRIMARY, higher_is_better, parse
+from gantry.runs.folder import (
+    METRICS_FILE,
+    REAL,
+    RUN_FILE,
+    SAMPLES,
+    SUMMARY_FILE,
+    TAGS_FILE,
+    log_tail,
+    picture,
+    read_params,
+    read_status,
+)
 from gantry.runs.tracking.status import WORDLESS
 
 NOT_STARTED = "NOT STARTED"
+# Of the quality metrics in tables and figures; others follow.
+ORDER = (
+    *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage", "modes"),
+    *("distance_ratio", "copy_rate"),
+)
 BOOKKEEPING = (
     *("images_seen", "images_per_second", "training_seconds", "evaluation_seconds"),
     *("peak_memory_mib", "peak_gpu_memory_mib"),
 )
 Curve = dict[int, float]  # value by generator step, NaN where it was not finite
-Picture = Callable[[], bytes]  # the content of an image file, read when asked for
+Picture = Callable[[], bytes]  # reads the content of an image file
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run.
+    """A run in a comparison.
 
     Attributes:
-        name: what it is called in the report.
-        status: FINISHED, FAILED, KILLED, RUNNING (no ending recorded) or NOT STARTED.
+        name: its name in the report.
+        status: FINISHED, FAILED, KILLED, RUNNING (no final status recorded) or NOT STARTED.
         reason: why it failed or was stopped.
         params: its whole config, flat.
-        tags: variant, dataset, seed, `metrics.*` (how the metrics were made), git.*.
+        tags: variant, dataset, seed, `metrics.*` (the protocol of its metrics), git.*.
         overrides: its command line.
         curves: every metric by step.
         samples: sample grids by step; eight images a row, see `gantry.training.callbacks.evaluation`.
         real: the grid of real images.
-        classes: of each class its share of the real and of the generated images, 0 to 1.
-        log: the last lines of its output, of a run that did not finish.
+        classes: each class's share of the real and of the generated images, 0 to 1.
+        log: the last lines of its output, where it did not finish.
         started: seconds since 1970, 0 where unknown.
         run_id: of its MLflow run.
-        evaluations: by key the latest record that `python evaluate.py` left; their values are curves too.
+        evaluations: the latest record of `python evaluate.py` by key; their values are curves too.
     """
 
     name: str
@@ -73,20 +89,25 @@ class Run:
 
     @property
     def quality(self) -> list[str]:
-        """Its quality metrics, those that are only spreads left out."""
+        """Return the names of its quality metrics, without those of spreads."""
         logged = [name.partition("/")[2] for name in self.curves if name.startswith(("best/", "final/"))]
-        known = logged or [name for name in self.curves if name.startswith(ORDER)]
-        return in_order(name for name in known if "_std" not in name)
+        names = logged or [name for name in self.curves if name in self.directions or name.startswith(ORDER)]
+        return in_order(name for name in names if "_std" not in name)
 
     @property
     def primary(self) -> str | None:
-        """The metric that picked its best step."""
-        return next((name for name in self.quality if name.startswith("fid")), None)
+        """Return the metric that picked its best step; of an older run without the tag, the first of FID's family."""
+        return self.tags.get(PRIMARY) or next((name for name in self.quality if name.startswith("fid")), None)
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Return for each metric that its record names whether a higher value is better."""
+        return parse(self.tags.get(DIRECTIONS))
 
     @property
     def drawn(self) -> list[str]:
-        """The metrics worth a curve: quality first, then losses, scores and whatever else was logged."""
-        points = ("best/", "final/", PREFIX)  # of one step or a few: in tables
+        """Return the metrics to draw as curves: quality first, then losses, scores and all others logged."""
+        points = ("best/", "final/", PREFIX)  # values at few steps, shown in tables
         others = (
             name
             for name in self.curves
@@ -95,21 +116,37 @@ class Run:
         return list(dict.fromkeys([*self.quality, *sorted(others)]))
 
     def last(self, name: str) -> float | None:
-        """The last value of a metric; NaN where it was not finite, None where there is none."""
+        """Return the last value of a metric; NaN where it was not finite, None where there is none."""
         curve = self.curves.get(name)
         return curve[max(curve)] if curve else None
 
 
+def direction(metric: str, runs: Iterable[Run]) -> bool | None:
+    """Return True where a higher `metric` is better by the records of `runs`; None where it is no quality metric."""
+    return higher_is_better(metric, {name: higher for run in runs for name, higher in run.directions.items()})
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Sort metrics for tables: by `ORDER`, those of the generator without averaging last."""
+    return sorted(set(metrics), key=_place)
+
+
+def _place(metric: str) -> tuple[bool, int, str]:
+    statistic = metric.removeprefix("raw/")
+    prefix = max((prefix for prefix in ORDER if statistic.startswith(prefix)), key=len, default=None)
+    return metric.startswith("raw/"), len(ORDER) if prefix is None else ORDER.index(prefix), metric
+
+
 def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
-    """The run whose record is in `folder`, as far as it got.
+    """Read the run whose record is in `folder`, finished or not.
 
     Args:
         overrides: its command line, where the caller knows it exactly.
     """
     tags, summary = (_json(folder / file) for file in (TAGS_FILE, SUMMARY_FILE))
     curves, started = _curves(folder / METRICS_FILE)
-    samples = {int(file.stem): file.read_bytes for file in sorted((folder / "samples").glob("[0-9]*.png"))}
-    real = folder / "real" / "0000000.png"
+    samples = {int(file.stem): file.read_bytes for file in sorted((folder / SAMPLES).glob("[0-9]*.png"))}
+    real = picture(folder, REAL, 0)
     status, reason = _ending(folder, begun=bool(tags or curves))
     evaluations = records.read_folder(folder)
     return Run(
@@ -131,7 +168,7 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
 
 
 def _ending(folder: Path, begun: bool) -> tuple[str, str | None]:
-    """How a run ended, and why it did not finish."""
+    """Return a run's status, and the reason where it did not finish."""
     status, reason = read_status(folder)
     if status is not None:
         return status, reason
@@ -141,12 +178,12 @@ def _ending(folder: Path, begun: bool) -> tuple[str, str | None]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A file's values; none where it is missing, or was half written when its run was killed."""
+    """Read a file's values; empty where it is missing, or was half written when its run was killed."""
     return read_json(path) or {}
 
 
 def _curves(path: Path) -> tuple[dict[str, Curve], float]:
-    """The curves of a metrics.jsonl and the time of its first line; what a resumed run repeated counts once."""
+    """Read the curves of a metrics.jsonl and the time of its first line; a resumed run's repetitions count once."""
     curves: dict[str, Curve] = {}
     started = 0.0
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -162,5 +199,5 @@ def _curves(path: Path) -> tuple[dict[str, Curve], float]:
 
 
 def split_overrides(text: str) -> list[str]:
-    """The words of a command line that were joined by blanks: one begins where a `key=` does."""
+    """Split a command line that was joined by blanks into its overrides, each of which begins with a `key=`."""
     return re.split(r"\s+(?=(?:\+\+?|~)?[A-Za-z_][\w./@-]*=)", text) if text else []

@@ -1,4 +1,4 @@
-"""Whether two values differ by more than chance: over seeds, or over repeated draws of the images."""
+"""Tests for a significant difference between two values: over seeds, or over repeated draws of the images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ APART = 2.0  # standard deviations of the difference, beyond which two values di
 
 @dataclass(frozen=True)
 class Score:
-    """A value of a group.
+    """A metric's value for a group of runs.
 
     Attributes:
-        shown: its mean over seeds with their standard deviation; of one seed, with that over draws.
-        error: the standard deviation of the mean; None where it is not known.
+        shown: the mean over seeds with their standard deviation; of one seed, with that over draws.
+        error: the standard error of the mean; None where it is not known.
         freedom: the degrees of freedom of `error`, infinite where it is not estimated from seeds.
     """
 
@@ -28,34 +28,34 @@ class Score:
 
 
 def score(values: Sequence[float | None], draws: Sequence[float | None]) -> Score | None:
-    """The score of runs that differ in their seed.
+    """Return the score of runs that differ only in their seed; None where no run has a value.
 
-    The spread over seeds holds that over draws too. Where few seeds happen to agree more closely than repeated
-    draws of any one of them would, the latter stands.
+    The variance over seeds includes that over draws. Where few seeds happen to agree more closely than repeated
+    draws of one seed would, the variance over draws is used.
 
     Args:
         values: of each run; None where it has none, NaN where it diverged.
-        draws: of each run the value's standard deviation over repeated draws of images; None where not known.
+        draws: each run's standard deviation over repeated draws of images; None where not known.
     """
-    found = spread(values)
-    if found is None or found.diverged:
-        return None if found is None else Score(found, None, math.inf)
-    known = [std**2 for std in draws if std is not None and math.isfinite(std)]
-    drawn = statistics.fmean(known) if known else None
-    if found.std is None:
+    over_seeds = spread(values)
+    if over_seeds is None or over_seeds.diverged:
+        return None if over_seeds is None else Score(over_seeds, None, math.inf)
+    variances = [std**2 for std in draws if std is not None and math.isfinite(std)]
+    drawn = statistics.fmean(variances) if variances else None
+    if over_seeds.std is None:
         std = None if drawn is None else math.sqrt(drawn)
-        return Score(Spread(found.mean, std, found.n), std, math.inf)
-    return Score(found, math.sqrt(max(found.std**2, drawn or 0.0) / found.n), found.n - 1)
+        return Score(Spread(over_seeds.mean, std, over_seeds.n), std, math.inf)
+    return Score(over_seeds, math.sqrt(max(over_seeds.std**2, drawn or 0.0) / over_seeds.n), over_seeds.n - 1)
 
 
 def told_apart(one: Score, other: Score) -> bool | None:
-    """Whether two finite scores differ by more than two standard deviations of their difference.
+    """Return True where two finite scores differ by more than two standard errors of their difference.
 
-    Welch 1947, The Generalization of Student's Problem: where a standard deviation is estimated from a few seeds,
-    two become as many as Student's t with their degrees of freedom takes for the same confidence, 95.4 %.
+    Welch 1947, The Generalization of Student's Problem: where a standard error is estimated from few seeds, two is
+    replaced by the quantile of Student's t with their degrees of freedom at the same confidence, 95.4 %.
 
     Returns:
-        None where a standard deviation is not known.
+        None where a standard error is not known.
     """
     if one.error is None or other.error is None:
         return None
@@ -66,7 +66,7 @@ def told_apart(one: Score, other: Score) -> bool | None:
 
 
 def _student(freedom: float) -> float:
-    """As far from 0 on Student's t as `APART` standard deviations are on the normal distribution."""
+    """Return the quantile of Student's t at the probability of `APART` standard deviations of the normal."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, statistics.NormalDist().cdf(APART)))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gantry.core.config.overrides import of_the_run
 from gantry.reports.config_differences import differences
 from gantry.reports.ranking import ComparableSet, Group, Spread, apart, spread
-from gantry.reports.run import Run
+from gantry.reports.run import Run, direction
 
 ABSENT = "—"
 Row = tuple[str, ...]
@@ -93,9 +93,11 @@ def _at(name: str, step: int) -> Callable[[Run], float | None]:
 
 def basis(one: ComparableSet) -> str:
     """How to read the columns of a set's ranking."""
+    primary = one.protocol["metric"]
+    best = "highest" if direction(primary, one.runs) else "lowest"
     return (
         f"Ranked by the mean of {one.metric} after the last step, as are all columns that name no other. Best is its "
-        f"value at the step at which {one.protocol['metric']} was lowest: a step picked by looking flatters. "
+        f"value at the step at which {primary} was {best}: a step picked by looking flatters. "
         "± is the standard deviation over seeds (n - 1)."
     )
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gantry.core.files import read_json, write_json
-from gantry.core.moved import new_name
+from gantry.core.moved import renamed
 from gantry.core.processes.locks import LOCK_FILE
 from gantry.core.text import redact
 from gantry.runs import checkpoints
 
-GENERATOR = "generator"  # folder of a run's exported generators
+GENERATOR = "generator"  # folder of a run's exported generators, each in a folder of its own:
+BEST, LAST = "best", "last"  # of the step with the best first metric, and of the last step
 LOG_FILE = "log.txt"
 RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
-RANK_LOGS = "rank_*.txt"  # in a run's folder, what its ranks but the first have printed
+RANK_FILES = "rank_*.*"  # in a run's folder, what its ranks but the first have left, see `rank_log`, `rank_ending`
 EARLIER = "earlier"  # in a job's folder, the attempts before
 BAR = re.compile(r"\d+%\|")  # as tqdm draws it
 COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
@@ -35,7 +36,27 @@ REFUSED = "refused.jsonl"  # what it will never take
 RUN_FILE = "mlflow_run.json"  # its MLflow run, by id once that exists (see `gantry.runs.tracking.identity`)
 METRICS_FILE, STATUS_FILE, PROGRESS_FILE = "metrics.jsonl", "status.json", "progress.json"
 PARAMS_FILE, TAGS_FILE = "params.json", "tags.json"
+OVERRIDES = ".hydra/overrides.yaml"  # the command line that began the run, as Hydra keeps it
+HYDRA_CONFIG = ".hydra/hydra.yaml"  # Hydra's own node of the config
+SAMPLES, REAL = "samples", "real"  # folders of the grids of generated and of real images, see `picture`
+FILM_FILE = "samples.gif"
+GENERATED = "generated"  # folder of what `python sample.py` draws
 FILM = "film"  # folder of the frames of the film of training (see `gantry.training.callbacks.film`)
+
+
+def picture(folder: Path, key: str, step: int) -> Path:
+    """The file of the image that was logged as `key` at `step`."""
+    return folder / key / f"{step:07d}.png"
+
+
+def rank_log(folder: Path, rank: int) -> Path:
+    """The file of what a rank but the first has printed."""
+    return folder / f"rank_{rank}.txt"
+
+
+def rank_ending(folder: Path, rank: int) -> Path:
+    """The file in which a rank but the first that has failed says why: `{"reason", "kind"}`."""
+    return folder / f"rank_{rank}.json"
 
 
 def best_value(folder: Path) -> float | None:
@@ -65,7 +86,7 @@ def set_aside(folder: Path) -> None:
     left = [
         path
         for path in folder.iterdir()
-        if path.name not in (EARLIER, LOCK_FILE, RANK_PIDS, ".hydra") and not path.match(RANK_LOGS)
+        if path.name not in (EARLIER, LOCK_FILE, RANK_PIDS, str(Path(OVERRIDES).parent)) and not path.match(RANK_FILES)
     ]
     if left:
         earlier = folder / EARLIER
@@ -88,7 +109,7 @@ def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:
 
 
 def write_status(folder: Path, status: Status, reason: str | None) -> None:
-    """Say in a run's folder how it ended."""
+    """Say in a run's folder how it ended; see also `note_kind`."""
     said = redact(reason) if reason is not None else None
     write_json({"status": status, "reason": said, "time": time.time()}, folder / STATUS_FILE)
 
@@ -102,9 +123,19 @@ def read_status(folder: Path) -> tuple[Status | None, str | None]:
     return record.get("status"), record.get("reason")
 
 
+def note_kind(folder: Path, kind: str) -> None:
+    """Add to what a run's folder says of its ending which kind of failure it was, see `JobFailed.kind`."""
+    write_json((read_json(folder / STATUS_FILE) or {}) | {"kind": kind}, folder / STATUS_FILE)
+
+
+def read_kind(folder: Path) -> str | None:
+    """The kind of failure that has ended the run in `folder`; None where it is none of `JobFailed.kind`."""
+    return (read_json(folder / STATUS_FILE) or {}).get("kind")
+
+
 def read_params(folder: Path) -> dict[str, str]:
     """The values of params.json, with the present names of moved modules; none where it is missing or damaged."""
-    return {key: new_name(value) for key, value in (read_json(folder / PARAMS_FILE) or {}).items()}
+    return {key: renamed(value) for key, value in (read_json(folder / PARAMS_FILE) or {}).items()}
 
 
 def read_values(path: Path) -> dict[str, str]:

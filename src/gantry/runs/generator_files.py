@@ -1,4 +1,4 @@
-"""The trained generator as files anyone can load: weights as safetensors, what rebuilds the network as JSON.
+"""Writes and reads a trained generator: weights as safetensors, the class and its arguments as JSON.
 
 Both are data from elsewhere. What is read from them chooses among classes that are trusted, and neither runs code nor
 takes memory that the files themselves do not take.

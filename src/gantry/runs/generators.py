@@ -1,4 +1,4 @@
-"""Trained generators on the disk, and the images they make."""
+"""Loads trained generators from disk and generates images from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.models.latents import stream
 from gantry.runs import checkpoints
-from gantry.runs.folder import GENERATOR, SUMMARY_FILE
+from gantry.runs.folder import BEST, GENERATOR, SUMMARY_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedFiles:
-    """A generator in a folder of its own, as `gantry.runs.generator_files.save_generator` writes it; picklable.
+    """An exported generator, as `gantry.runs.generator_files.save_generator` writes it; picklable.
 
     Attributes:
         folder: holds generator.safetensors and generator.json.
-        trusted: prefixes of the classes it may be of.
+        trusted: prefixes of the classes that may be instantiated.
     """
 
     folder: Path
     trusted: tuple[str, ...]
 
     def load(self) -> nn.Module:
-        """The network, in eval mode.
+        """Load the network, in eval mode.
 
         Raises:
-            UserError: it is not there, damaged, or of a class that is not trusted.
+            UserError: it is missing, damaged, or of a class that is not trusted.
         """
         from gantry.runs.generator_files import load_generator
 
         return load_generator(self.folder, self.trusted)
 
     def step(self) -> int | None:
-        """The generator step it is of; None where that was not noted."""
+        """Return the generator step it was exported at; None where that was not recorded."""
         from gantry.runs.generator_files import exported_step
 
         return exported_step(self.folder)
 
     def digest(self) -> str:
-        """sha256 of what it makes images with: weights and config."""
+        """Return the sha256 of its config and weights."""
         from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
 
         return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS)
 
     def is_of(self, digest: str) -> bool:
-        """Whether the folder holds the generator with this digest."""
+        """Return True where the folder holds the generator with this digest."""
         try:
             return self.digest() == digest
         except OSError:
@@ -63,7 +63,7 @@ class ExportedFiles:
 
     @property
     def z_dim(self) -> int:
-        """The length of the latents it takes; of a network that `load` has found good."""
+        """Return the length of its latents; requires that `load` has succeeded."""
         from gantry.runs.generator_files import GENERATOR_CONFIG
 
         length: int = json.loads((self.folder / GENERATOR_CONFIG).read_text())["z_dim"]
@@ -72,13 +72,13 @@ class ExportedFiles:
 
 @dataclass(frozen=True)
 class GeneratorFiles:
-    """A run's generator on the disk; picklable, for the processes that share its work.
+    """A run's generator on disk; picklable, for worker processes.
 
     Attributes:
         run: the run's folder.
         which: "best" (at the step with the best first metric) or "last".
-        raw: the generator without averaging, from the checkpoint.
-        trusted: prefixes of the classes it may be of.
+        raw: use the generator without averaging, from the checkpoint.
+        trusted: prefixes of the classes that may be instantiated.
     """
 
     run: Path
@@ -88,24 +88,24 @@ class GeneratorFiles:
 
     @property
     def exported(self) -> ExportedFiles:
-        """What the run has exported: of the raw generator the averaged one."""
+        """Return the run's export, which holds the averaged generator even where `raw` is set."""
         return ExportedFiles(self.run / GENERATOR / self.which, self.trusted)
 
     @property
     def folder(self) -> Path:
-        """Where it was exported to."""
+        """Return the folder of the export."""
         return self.exported.folder
 
     @property
     def z_dim(self) -> int:
-        """The length of the latents it takes."""
+        """Return the length of its latents."""
         return self.exported.z_dim
 
     def load(self) -> nn.Module:
-        """The network, in eval mode.
+        """Load the network, in eval mode.
 
         Raises:
-            UserError: it is not there, damaged, or of a class that is not trusted.
+            UserError: it is missing, damaged, or of a class that is not trusted.
         """
         network = self.exported.load()
         if self.raw:
@@ -120,27 +120,27 @@ class GeneratorFiles:
         return network
 
     def step(self) -> int:
-        """The generator step it is of."""
-        if self.raw:  # a run that was stopped has a later checkpoint than export
+        """Return the generator step of the network."""
+        if self.raw:  # the checkpoint of a stopped run is later than its export
             return self._checkpoint_step()
         step = self.exported.step()
-        if step is None:  # exported before the step was noted there
+        if step is None:  # exported before exports recorded the step
             summary = read_json(self.run / SUMMARY_FILE) or {}
-            step = summary.get("best_step" if self.which == "best" else "steps")
+            step = summary.get("best_step" if self.which == BEST else "steps")
         return self._checkpoint_step() if step is None else step
 
     def digest(self) -> str:
-        """sha256 of what it makes images with: weights and config."""
+        """Return the sha256 of its config and weights, and of the checkpoint where `raw` is set."""
         from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
 
         return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS, *([self._path()] if self.raw else []))
 
     def _path(self) -> Path:
-        kind = checkpoints.BEST if self.which == "best" else None
-        found = checkpoints.newest(self.run, kind)
-        if found is None:
+        kind = checkpoints.BEST if self.which == BEST else None
+        checkpoint = checkpoints.newest(self.run, kind)
+        if checkpoint is None:
             raise UserError(f"{self.run / checkpoints.FOLDER} holds no whole checkpoint of the {self.which} step")
-        return found.path
+        return checkpoint.path
 
     def _checkpoint_step(self) -> int:
         try:
@@ -156,16 +156,16 @@ class GeneratorFiles:
 
 @dataclass(frozen=True)
 class GeneratorSource:
-    """The images that a generator makes of one endless stream of noise.
+    """The images that a generator makes from one endless stream of latents.
 
-    Vector i follows from the seed and i alone, whatever is asked for before it and wherever.
+    Latent i depends on the seed and i alone, whatever is generated before it and by which process.
 
     Args:
         network: in eval mode, on its device; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
-        z_dim: length of a noise vector.
-        seed: of the noise.
-        first: where in the stream image 0 is.
-        count: how many images there are.
+        z_dim: length of a latent.
+        seed: of the latents.
+        first: position of image 0 in the stream.
+        count: number of images.
     """
 
     network: nn.Module
@@ -181,7 +181,7 @@ class GeneratorSource:
         return self._images(stream(self.seed, self.first + start, count, self.z_dim))
 
     def of(self, numbers: np.ndarray) -> Tensor:
-        """The images with these numbers, int64 (k,)."""
+        """Generate the images with these numbers, int64 (k,)."""
         vectors = [stream(self.seed, self.first + int(number), 1, self.z_dim) for number in numbers]
         return self._images(np.concatenate(vectors))
 
@@ -195,13 +195,13 @@ class GeneratorSource:
 
 
 def check_finite(network: nn.Module, folder: Path) -> None:
-    """Refuse weights that are not finite: their images, as uint8, would look like images."""
+    """Refuse weights that are not finite, since their output would still be valid uint8 images."""
     if not all(value.isfinite().all() for value in network.state_dict().values()):
         raise UserError(f"the weights of {folder} are not finite: its training has diverged")
 
 
 def _digest(*files: Path) -> str:
-    """sha256 of the files' contents, one after the other."""
+    """Return the sha256 of the files' concatenated contents."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gantry.core.files import write_json
 from gantry.core.text import here, redact, show, typed_command
-from gantry.runs.folder import REFUSED, SUMMARY_FILE, UNDELIVERED
+from gantry.runs.folder import BEST, FILM_FILE, GENERATOR, REFUSED, SAMPLES, SUMMARY_FILE, UNDELIVERED
 from gantry.runs.tracking.store import ui_command
 
 
@@ -22,7 +22,8 @@ class Summary:
         steps: generator steps.
         images: real images seen.
         seconds, evaluation_seconds: spent training and measuring.
-        primary: the metric by which the best step was chosen, lower is better.
+        primary: the metric by which the best step was chosen.
+        higher_is_better: by name, whether a higher value of a metric is the better one.
         first, best, final: metrics before training, at `best_step`, at the end.
         protocol: how the metrics were made.
         folder: the run's files.
@@ -48,6 +49,7 @@ class Summary:
     classes: dict[str, tuple[float, float]] | None = None
     peak_memory_mib: float = 0.0
     peak_gpu_memory_mib: float | None = None
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
 
     def save(self) -> None:
         """Write `summary.json` in the run's folder.
@@ -87,9 +89,9 @@ class Summary:
             f"  {protocol['n_generated']} generated against {protocol['n_real']} real images "
             f"({protocol['split']}), extractor {protocol['extractor']} {protocol['extractor_sha256'][:8]}",
             "",
-            f"samples    {show(self.folder / 'samples')}",
-            *([f"film       {show(film)}"] if (film := self.folder / "samples.gif").exists() else []),
-            f"generator  {show(self.folder / 'generator' / 'best')}",
+            f"samples    {show(self.folder / SAMPLES)}",
+            *([f"film       {show(film)}"] if (film := self.folder / FILM_FILE).exists() else []),
+            f"generator  {show(self.folder / GENERATOR / BEST)}",
         ]
         if self.tracking_uri is not None:
             command = ui_command(self.tracking_uri)  # a server's is its address

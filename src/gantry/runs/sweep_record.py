@@ -12,6 +12,7 @@ from gantry.core.files import write_json
 from gantry.core.text import redact
 
 SWEEP_FILE = "sweep.json"
+HYDRA_SWEEP = "multirun.yaml"  # Hydra's config of the latest start of the sweep
 PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
 
 

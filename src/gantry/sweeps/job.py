@@ -62,7 +62,7 @@ class Job:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0  # by time.time, as files are dated
     ended: float = 0.0
-    told: str | None = None  # why it was told to stop
+    stopped_for: str | None = None  # why it was told to stop
     deadline: float = 0.0  # by which it must have stopped
     label: str = ""
     program: list[str] | None = None  # what runs it, without overrides; None: what runs us
@@ -105,13 +105,13 @@ class Job:
         assert self.process is not None
         code = self.process.poll()
         if code is None:
-            if self.told is not None and time.time() > self.deadline:
+            if self.stopped_for is not None and time.time() > self.deadline:
                 self._signal(signal.SIGKILL)
             return False
         self._signal(signal.SIGKILL)
         self._end_ranks()
         self.ended = time.time()
-        self.status, self.reason = verdict(code, self.folder, self.told)
+        self.status, self.reason = verdict(code, self.folder, self.stopped_for)
         if read_status(self.folder) != (self.status, self.reason):
             try:
                 write_status(self.folder, self.status, self.reason)
@@ -119,10 +119,10 @@ class Job:
                 log.warning("%s: cannot write how it ended: %s", self.name, error)
         return True
 
-    def tell(self, why: str, grace: float = GRACE) -> None:
+    def stop(self, why: str, grace: float = GRACE) -> None:
         """Tell it to stop: it writes a checkpoint and closes its run, or is killed after `grace` seconds."""
-        if self.told is None:
-            self.told, self.deadline = why, time.time() + grace
+        if self.stopped_for is None:
+            self.stopped_for, self.deadline = why, time.time() + grace
             self._signal(signal.SIGTERM)
 
     def quiet_for(self) -> float:
@@ -149,22 +149,22 @@ class Job:
             os.killpg(self.process.pid, number)
 
 
-def verdict(code: int, folder: Path, told: str | None) -> tuple[Status, str | None]:
+def verdict(code: int, folder: Path, stopped_for: str | None) -> tuple[Status, str | None]:
     """How a job ended, from its exit code and from what it left.
 
     Args:
         code: negative where a signal ended it.
         folder: the job's.
-        told: why we told it to stop; None where we did not.
+        stopped_for: why we told it to stop; None where we did not.
 
     Returns:
         The status, and the reason where that is not FINISHED.
     """
     said, reason = read_status(folder)
-    if said == "FINISHED" and (folder / SUMMARY_FILE).exists() and (code == 0 or told is not None):
+    if said == "FINISHED" and (folder / SUMMARY_FILE).exists() and (code == 0 or stopped_for is not None):
         return "FINISHED", None  # told to stop while it closed its run, it had done its work
-    if told is not None:
-        return "KILLED", told
+    if stopped_for is not None:
+        return "KILLED", stopped_for
     number = -code if code < 0 else code - 128
     if code < 0 or number in (signal.SIGINT, *STOPS):
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"

@@ -9,6 +9,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from gantry.core.errors import JobFailed, UserError
 from gantry.core.processes.devices import Shares, cores, visible_gpus
 from gantry.core.processes.locks import is_held
 from gantry.core.processes.signals import stopped_by, undisturbed
-from gantry.runs.folder import best_value, set_aside, state_of
+from gantry.runs.folder import best_value, read_kind, set_aside, state_of
 from gantry.runs.sweep_record import JobRecord, SweepRecord
 from gantry.sweeps import sweep as leader
 from gantry.sweeps.job import GRACE_OF_HUNG, Job
@@ -58,8 +59,8 @@ class ProcessLauncher(Launcher):
             SystemExit, KeyboardInterrupt: the sweep was stopped; its jobs have been.
         """
         setup_globals()
-        taken_up = leader.taken_up(self.config)
-        jobs = self._jobs(job_overrides, initial_job_idx, taken_up)
+        resumed = leader.resumed_sweep(self.config)
+        jobs = self._jobs(job_overrides, initial_job_idx, resumed)
         refuse(jobs)
         options = jobs[0].config.sweep
         at_once = None if options.jobs == "auto" else min(options.jobs, len(jobs))
@@ -67,24 +68,24 @@ class ProcessLauncher(Launcher):
         shares.check([job.config.trainer for job in jobs])
         if self.config.hydra.sweeper.get("max_batch_size") is not None:
             raise UserError("hydra.sweeper.max_batch_size: sweep.jobs says how many jobs run at a time")
-        sweep = leader.begin(self.config, jobs[0].config, taken_up)
+        sweep = leader.lead(self.config, jobs[0].config, resumed)
         sweep.add(jobs)
-        if taken_up is not None:
-            print(found(jobs), flush=True)
+        if resumed is not None:
+            print(resumed_states(jobs), flush=True)
         with view(jobs) as shown:
-            run(
-                jobs,
+            Running(
+                deque(job for job in jobs if job.state != "finished"),
                 shares,
                 timeout=options.timeout,
                 may_fail=None if options.max_failures is None else options.max_failures - sweep.failures,
                 environment=sweep.environment,
-                ended=sweep.settle,
+                ended=sweep.record_ending,
                 shown=shown,
-            )
+            ).run()
         return [_returned(job) for job in jobs]
 
-    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, taken_up: SweepRecord | None) -> list[Job]:
-        known = taken_up.by_identity() if taken_up else {}
+    def _jobs(self, job_overrides: Sequence[Sequence[str]], first: int, resumed: SweepRecord | None) -> list[Job]:
+        known = resumed.by_identity() if resumed else {}
         number = max([first, *(job.number + 1 for job in known.values())])
         jobs = []
         for overrides in [*job_overrides, *self._others(job_overrides, known)]:
@@ -149,8 +150,8 @@ def composed_once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfi
     return composed
 
 
-def found(jobs: Sequence[Job]) -> str:
-    """What is known of the jobs of a sweep that is taken up."""
+def resumed_states(jobs: Sequence[Job]) -> str:
+    """The jobs of a sweep that is taken up, counted by state."""
     words = {"finished": "finished and kept", "continues": "to go on", "again": "to begin again", "new": "not begun"}
     states = [job.state for job in jobs]
     return ", ".join(f"{states.count(state)} {text}" for state, text in words.items() if state in states)
@@ -189,79 +190,86 @@ def _refuse_repeats(jobs: Sequence[Job]) -> None:
         seen[identity(job.record.overrides)] = job
 
 
-def run(
-    jobs: Sequence[Job],
-    shares: Shares,
-    *,
-    timeout: float | None,
-    may_fail: int | None,
-    environment: dict[str, str],
-    ended: Callable[[Job], None],
-    shown: View,
-) -> None:
-    """Run the jobs to their ends; when stopped, stop them first.
+@dataclass
+class Running:
+    """The jobs of a sweep on their way.
 
-    Args:
-        jobs: those that finished before are left alone.
+    Attributes:
+        waiting, running: those to be started and those that have been.
         shares: hands out GPUs and cores, and says how many run at once.
-        timeout: seconds without a sign of progress after which a job is stopped.
+        timeout: seconds without a sign of progress after which a job is stopped; None: never.
         may_fail: after so many failed jobs no further one is started; None: go on.
         environment: what each job gets beside ours.
         ended: called with each job once it has ended.
         shown: where the user sees it.
     """
-    waiting = deque(job for job in jobs if job.state != "finished")
-    running: list[Job] = []
-    failures = 0
-    leash, ours = os.pipe()
-    try:
-        while waiting or running:
-            for job in [job for job in running if job.poll()]:
-                running.remove(job)
-                shares.give_back(job.record.number)
-                failures += job.status != "FINISHED"
-                shown.ended(job)
-                ended(job)
-            if may_fail is not None and failures >= may_fail and waiting:
-                shown.given_up(failures, len(waiting))
-                waiting.clear()
-            # A job of a sweep that was killed may still be writing its checkpoint.
-            while (
-                waiting
-                and not is_held(waiting[0].folder)
-                and (share := shares.take(waiting[0].record.number, waiting[0].config.trainer)) is not None
-            ):
-                job = waiting.popleft()
-                if job.state in ("continues", "again"):
-                    job.state = state_of(job.folder)  # what its last moments came to
-                if job.state == "finished":
-                    shares.give_back(job.record.number)
-                    continue
-                if job.state == "again":
-                    set_aside(job.folder)
-                job.start(environment | share, leash)
-                running.append(job)
-                shown.started(job)
-            for job in running:
-                if timeout is not None and job.quiet_for() > timeout:
-                    job.tell(f"no progress for {timeout:g} s (sweep.timeout)", GRACE_OF_HUNG)
-            shown.tick()
-            time.sleep(TICK)
-    except BaseException as error:
-        with undisturbed():
-            number = stopped_by(error)
-            for job in running:
-                job.tell(f"the sweep was stopped by {number.name}" if number else f"the sweep failed: {error}")
-            while running:
-                for job in [job for job in running if job.poll()]:
-                    running.remove(job)
-                    shown.ended(job)
-                    ended(job)
+
+    waiting: deque[Job]
+    shares: Shares
+    timeout: float | None
+    may_fail: int | None
+    environment: dict[str, str]
+    ended: Callable[[Job], None]
+    shown: View
+    running: list[Job] = field(default_factory=list)
+    failures: int = 0
+
+    def run(self) -> None:
+        """Run the jobs to their ends; when stopped, stop them first."""
+        leash, ours = os.pipe()
+        try:
+            while self.waiting or self.running:
+                self._collect()
+                if self.may_fail is not None and self.failures >= self.may_fail and self.waiting:
+                    self.shown.given_up(self.failures, len(self.waiting))
+                    self.waiting.clear()
+                self._start(leash)
+                for job in self.running:
+                    if self.timeout is not None and job.quiet_for() > self.timeout:
+                        job.stop(f"no progress for {self.timeout:g} s (sweep.timeout)", GRACE_OF_HUNG)
+                self.shown.tick()
                 time.sleep(TICK)
-        raise
-    finally:
-        os.close(leash)
-        os.close(ours)
+        except BaseException as error:
+            with undisturbed():
+                number = stopped_by(error)
+                for job in self.running:
+                    job.stop(f"the sweep was stopped by {number.name}" if number else f"the sweep failed: {error}")
+                while self.running:
+                    self._collect()
+                    time.sleep(TICK)
+            raise
+        finally:
+            os.close(leash)
+            os.close(ours)
+
+    def _collect(self) -> None:
+        """Take the jobs that have ended from those that run."""
+        for job in [job for job in self.running if job.poll()]:
+            self.running.remove(job)
+            self.shares.give_back(job.record.number)
+            self.failures += job.status != "FINISHED"
+            self.shown.ended(job)
+            self.ended(job)
+
+    def _start(self, leash: int) -> None:
+        """Start what waits, as long as there is a share of the machine for it."""
+        # A job of a sweep that was killed may still be writing its checkpoint.
+        while (
+            self.waiting
+            and not is_held(self.waiting[0].folder)
+            and (share := self.shares.take(self.waiting[0].record.number, self.waiting[0].config.trainer)) is not None
+        ):
+            job = self.waiting.popleft()
+            if job.state in ("continues", "again"):
+                job.state = state_of(job.folder)  # what its last moments came to
+            if job.state == "finished":
+                self.shares.give_back(job.record.number)
+                continue
+            if job.state == "again":
+                set_aside(job.folder)
+            job.start(self.environment | share, leash)
+            self.running.append(job)
+            self.shown.started(job)
 
 
 class Returned(JobReturn):
@@ -288,5 +296,5 @@ def _returned(job: Job) -> JobReturn:
         status=JobStatus.COMPLETED if finished else JobStatus.FAILED,
         _return_value=best_value(job.folder)
         if finished
-        else JobFailed(f"job {job.name}: {job.reason or 'not started'}"),
+        else JobFailed(f"job {job.name}: {job.reason or 'not started'}", kind=read_kind(job.folder)),
     )

@@ -155,10 +155,10 @@ class TerminalView:
         room = max(8, self._live.console.width - others - 2)
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in head:
-            table.add_column(name, no_wrap=True)
+            table.add_column(Text(name), no_wrap=True)  # as Text: rich reads brackets and colons in a str as its own
         for row in cells:
             label = row[1] if len(row[1]) <= room else f"{row[1][: room - 1]}…"
-            table.add_row(row[0], Text(label), Text(row[2], STYLES[row[2]]), *row[3:])
+            table.add_row(row[0], Text(label), Text(row[2], STYLES[row[2]]), *map(Text, row[3:]))
         finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
         rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
         return Group(table, Text(rest, "dim"))

@@ -1,7 +1,7 @@
 """A search: where a sweep runs every combination, Optuna proposes each trial from what the earlier ones reached.
 
-It knows nothing of Hydra or of training: trials come out as overrides, values are told back, lower is better. The
-study lies in the sweep's folder, so that a search that was killed goes on where it was.
+It knows nothing of Hydra or of training: trials come out as overrides, values are told back. The study
+lies in the sweep's folder, so that a search that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.config.overrides import identity
-from gantry.core.errors import UserError
+from gantry.core.errors import DIVERGED, UserError
 from gantry.core.text import did_you_mean, show
 from gantry.sweeps.search_space import Space
 
@@ -32,7 +32,7 @@ SAMPLERS = ("tpe", "gp", "random")
 EARLY = 10  # proposals that cannot work, before any that can, after which the search itself is at fault
 
 JOB, OUTCOME = "job", "outcome"  # user attributes of a trial: the number of its job, and why it has no value
-DIVERGED, FAILED, REFUSED, REPEATS = "diverged", "failed", "refused", "repeats"  # first words of OUTCOME
+FAILED, REFUSED, REPEATS = "failed", "refused", "repeats"  # first words of OUTCOME, as `DIVERGED` is
 SPACE, AGAIN = "space", "again"  # user attributes of the study: what it searches, and the trials begun again
 
 
@@ -79,19 +79,25 @@ class Search:
         sampler: one of `SAMPLERS`.
         seed: of the proposals: the same seed and the same values told give the same proposals.
         folder: where the study is, or will be.
+        higher_is_better: whether what is told back is the better the higher; a study that goes on keeps its own.
 
     Raises:
         UserError: the study there is of another space.
     """
 
-    def __init__(self, space: Space, n_trials: int, sampler: str, seed: int, folder: Path) -> None:
+    def __init__(
+        self, space: Space, n_trials: int, sampler: str, seed: int, folder: Path, higher_is_better: bool = False
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
         self.space, self.n_trials, self.file = space, n_trials, folder.absolute() / STUDY_FILE
         self.study = optuna.create_study(
-            storage=f"sqlite:///{self.file}", study_name=STUDY, direction="minimize", load_if_exists=True
+            storage=f"sqlite:///{self.file}",
+            study_name=STUDY,
+            direction="maximize" if higher_is_better else "minimize",
+            load_if_exists=True,
         )
         self._check_space()
         self._distributions = {key: axis.distribution() for key, axis in space.axes.items()}
@@ -160,19 +166,17 @@ class Search:
             raise UserError(f"no trial can work; the last one was {refused[-1].user_attrs[OUTCOME]}")
         return batch
 
-    def tell(self, trial: Trial, value: float | None, failure: str | None = None) -> None:
+    def tell(self, trial: Trial, value: float | None, failure: str | None = None, kind: str | None = None) -> None:
         """What became of a trial.
 
         Args:
             value: the best of its first metric; None or NaN where it diverged.
             failure: why its job did not finish; None where it did.
+            kind: of the failure, see `gantry.core.errors.JobFailed`.
         """
-        diverged = (
-            failure is not None and f" {DIVERGED} " in f" {failure} "
-        )  # as `gantry.training.callbacks.divergence.Diverged` says it
-        if failure is not None and not diverged:
+        if failure is not None and kind != DIVERGED:
             self._fail(self._live(trial.number), FAILED, failure)
-        elif diverged or value is None or not math.isfinite(value):
+        elif value is None or not math.isfinite(value):
             self._diverged(self._live(trial.number))
         else:
             self.study.tell(trial.number, value)
@@ -184,8 +188,10 @@ class Search:
 
     def measured(self) -> list[FrozenTrial]:
         """The trials that reached a value of their own, the best first."""
-        own = (trial for trial in self.counted() if trial.value is not None and OUTCOME not in trial.user_attrs)
-        return sorted(own, key=lambda trial: (trial.value, trial.number))
+        sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
+        own = (trial for trial in self.counted() if OUTCOME not in trial.user_attrs)
+        found = ((sign * trial.value, trial.number, trial) for trial in own if trial.value is not None)
+        return [trial for _, _, trial in sorted(found)]
 
     def others(self, kind: str) -> list[FrozenTrial]:
         """The trials that reached none of their own, by why: `DIVERGED`, `FAILED`, `REFUSED` or `REPEATS`."""

@@ -27,7 +27,7 @@ from gantry.core.errors import REFUSED, JobFailed, UserError
 from gantry.core.processes.locks import held, is_held
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.text import show, typed_command
-from gantry.runs.folder import LOG_FILE, Status, log_tail, read_status, write_status
+from gantry.runs.folder import HYDRA_CONFIG, LOG_FILE, OVERRIDES, Status, log_tail, read_status, write_status
 from gantry.runs.sweep_record import PARENT_RUN, SWEEP_FILE, JobRecord, SweepRecord, load_sweep
 from gantry.runs.tracking.status import last_word
 from gantry.runs.tracking.store import check_store
@@ -67,7 +67,7 @@ class Sweep:
         record.save()
         # Telling MLflow waits for it; the next job does not.
         self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweep-clerk")
-        self._told: list[Future[None]] = []
+        self._sent: list[Future[None]] = []
         self.failures = 0
 
     @property
@@ -81,13 +81,15 @@ class Sweep:
         self.record.jobs += [job.record for job in jobs if job.record.number not in known]
         self.record.save()
 
-    def settle(self, job: Job) -> None:
+    def record_ending(self, job: Job) -> None:
         """See, in the background, that a job's run in MLflow says how it ended."""
         assert job.status is not None
         self.failures += job.status != "FINISHED"
-        self._settle(job.record, job.status, job.reason, job.config)
+        self._record_ending(job.record, job.status, job.reason, job.config)
 
-    def _settle(self, job: JobRecord, status: Status, reason: str | None, config: DictConfig | None = None) -> None:
+    def _record_ending(
+        self, job: JobRecord, status: Status, reason: str | None, config: DictConfig | None = None
+    ) -> None:
         record = self.record
         if record.tracking_uri is None or record.experiment is None or record.parent_run is None:
             return
@@ -97,7 +99,7 @@ class Sweep:
             tags["seed"] = str(config.seed)
         child = Child(folder, status, reason, job.folder, tags, folder / LOG_FILE, log_tail(folder))
         where = record.tracking_uri, record.experiment, record.parent_run
-        self._told.append(self._clerk.submit(settle, *where, child))
+        self._sent.append(self._clerk.submit(settle, *where, child))
 
     def end(self, error: BaseException | None) -> bool:
         """Close everything, show what became of the jobs, and compare them unless the user is waiting to leave.
@@ -115,11 +117,11 @@ class Sweep:
             status: Status = "KILLED" if number else ("FINISHED" if finished and error is None else "FAILED")
             if record.tracking_uri is not None and record.experiment is not None and record.parent_run is not None:
                 where = record.tracking_uri, record.experiment, record.parent_run
-                self._told += [
+                self._sent += [
                     self._clerk.submit(close_children, *where),
                     self._clerk.submit(close_parent, *where, status),
                 ]
-            if wait(self._told, TELLING).not_done:
+            if wait(self._sent, TELLING).not_done:
                 log.warning("MLflow does not answer: it may show runs of this sweep as RUNNING")
             self._clerk.shutdown(wait=False, cancel_futures=True)
         with suppress(OSError):  # the terminal may be gone
@@ -137,10 +139,10 @@ class Sweep:
     def _find_jobs(self) -> None:
         """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
         deadline, known = time.monotonic() + LEAVING, self.record.by_identity()
-        for file in sorted(self.record.folder.glob("*/.hydra/overrides.yaml")):
+        for file in sorted(self.record.folder.glob(f"*/{OVERRIDES}")):
             folder = file.parent.parent
             overrides = [str(text) for text in OmegaConf.load(file)]
-            hydra = OmegaConf.load(file.with_name("hydra.yaml"))
+            hydra = OmegaConf.load(folder / HYDRA_CONFIG)
             number = OmegaConf.select(hydra, "hydra.job.num", default=len(self.record.jobs))
             job = JobRecord(int(number), overrides, folder.name)
             if known.setdefault(identity(overrides), job) is job:
@@ -152,7 +154,7 @@ class Sweep:
             status, reason = last_word(folder)
             if read_status(folder)[0] is None:
                 write_status(folder, status, reason)
-            self._settle(job, status, reason)
+            self._record_ending(job, status, reason)
         self.record.jobs.sort(key=lambda job: job.number)
         self.record.save()
 
@@ -165,13 +167,13 @@ class Sweep:
             log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
 
 
-def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = None, own: bool = True) -> Sweep:
+def lead(config: DictConfig, job: DictConfig, resumed: SweepRecord | None = None, own: bool = True) -> Sweep:
     """Lead a sweep; a second call, for a further batch of the same sweep, returns the same.
 
     Args:
         config: Hydra's config of the multirun.
         job: one job's config, which names the store.
-        taken_up: the sweep to go on with.
+        resumed: the sweep to go on with.
         own: our launcher runs the jobs.
 
     Raises:
@@ -182,8 +184,8 @@ def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = No
         tracking: DictConfig = job.tracking
         if tracking:
             check_store(tracking.uri)
-        if taken_up is not None:
-            record = taken_up
+        if resumed is not None:
+            record = resumed
             record.overrides = typed(config)
         else:
             folder = Path(config.hydra.sweep.dir).absolute()
@@ -191,11 +193,11 @@ def begin(config: DictConfig, job: DictConfig, taken_up: SweepRecord | None = No
                 raise UserError(f"{folder} holds a sweep; take it up with sweep.resume={show(folder)}")
             record = SweepRecord(folder, f"sweep {show(folder)}", typed(config))
         record.tracking_uri, record.experiment = tracking.get("uri"), tracking.get("experiment")
-        _led = Sweep(record, taken_up is not None, own)
+        _led = Sweep(record, resumed is not None, own)
     return _led
 
 
-def taken_up(config: DictConfig) -> SweepRecord | None:
+def resumed_sweep(config: DictConfig) -> SweepRecord | None:
     """The sweep that `sweep.resume` names, in whose folder `config` runs; None where it names none."""
     return load_sweep(Path(config.hydra.sweep.dir)) if config.sweep.resume is not None else None
 
@@ -246,7 +248,7 @@ class OtherLaunchers(Callback):
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            sweep = begin(config, config, taken_up(config), own=False)
+            sweep = lead(config, config, resumed_sweep(config), own=False)
         except UserError as error:  # which Hydra would make a warning
             print(error, file=sys.stderr)
             sys.exit(REFUSED)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from gantry.core.errors import JobFailed
 from gantry.core.processes.signals import stopped_by, undisturbed
-from gantry.runs.folder import best_value
+from gantry.runs.folder import best_value, read_kind
 from gantry.runs.sweep_record import JobRecord
 from gantry.sweeps.job import Job
 
@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> float:
         except BaseException as error:
             with undisturbed():
                 number = stopped_by(error)
-                job.tell(f"its launcher was stopped by {number.name}" if number else f"its launcher failed: {error}")
+                job.stop(f"its launcher was stopped by {number.name}" if number else f"its launcher failed: {error}")
                 while not job.poll():
                     time.sleep(TICK)
             raise
@@ -60,6 +60,6 @@ def run(cfg: DictConfig) -> float:
         os.close(leash)
         os.close(ours)
     if job.status != "FINISHED":
-        raise JobFailed(f"job {job.record.number}: {job.status}, {job.reason}")
+        raise JobFailed(f"job {job.record.number}: {job.status}, {job.reason}", kind=read_kind(folder))
     best = best_value(folder)
     return math.nan if best is None else best

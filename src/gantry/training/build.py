@@ -13,13 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
 from gantry.core.config.instantiate import called_often, maker
+from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
 from gantry.core.processes.ranks import Place
 from gantry.data.grid import GRID
 from gantry.data.images import ImageSet
 from gantry.evaluation.evaluator import Evaluator
+from gantry.evaluation.metrics.metric import built
 from gantry.models.compilation import check_compiler
 from gantry.models.module import GAN
+from gantry.models.networks.blocks import UnsupportedError
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
 from gantry.training.callbacks.diagnostics import Health
@@ -32,7 +35,7 @@ from gantry.training.distributed.peers import AgreedStop, Peers
 from gantry.training.distributed.strategy import plugins
 from gantry.training.extension_rules import OPTIONS
 from gantry.training.hardware.precision import count_skipped_steps
-from gantry.training.lightning_overrides import NoProfiler, leave_out_empty_hooks
+from gantry.training.lightning_overrides import NoProfiler, leave_out_empty_hooks, leave_signals, note_hooks_quickly
 from gantry.training.stopwatch import Clock
 
 HEALTH_CHECKS = 5  # looks of the guard between two of the health's, which take five times as long
@@ -75,7 +78,8 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
     count_skipped_steps(trainer)
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]  # see `deferred`
+    leave_signals(trainer)
+    note_hooks_quickly()
     if cfg.compile:
         check_compiler(trainer.strategy.root_device)
     return trainer
@@ -86,6 +90,9 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
 
     Returns:
         The GAN, and what rebuilds its generator (`gantry.runs.generator_files`).
+
+    Raises:
+        UserError: the networks do not support the size of the images, or a normalisation.
     """
     torch.manual_seed(cfg.seed)
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
@@ -93,8 +100,11 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         if "betas" in model.get(name, {}):
             model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
-    generator = maker(network)()
-    discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    try:
+        generator = maker(network)()
+        discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+    except UnsupportedError as error:
+        raise UserError(str(error)) from error
     gan = maker(model)(
         generator=generator,
         discriminator=discriminator,
@@ -117,7 +127,9 @@ def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.
     """
     extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=device)
     peers.check_same({"metrics.extractor's sha256": extractor.digest})
-    return Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers)
+    metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
+    measured = built(metrics.get("measures", WHILE_TRAINING))
+    return Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measured)
 
 
 @dataclass(frozen=True)

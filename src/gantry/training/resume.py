@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from gantry.core.errors import UserError, reason
+from gantry.core.config.declaration import within
+from gantry.core.config.options import FREE, PLACES, WHILE_TRAINING
+from gantry.core.errors import JobFailed, UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
@@ -22,6 +24,7 @@ from gantry.runs.folder import (
     SUMMARY_FILE,
     TAGS_FILE,
     Status,
+    note_kind,
     read_metrics,
     read_params,
     read_values,
@@ -31,11 +34,6 @@ from gantry.runs.folder import (
     write_status,
 )
 from gantry.runs.tracking.params import flatten
-
-# What a run may go on with when it differs: its budget, where it runs, what is logged and kept, where things are.
-DEVICES = tuple(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm"))
-PLACES = ("paths.", "tracking.", "data.root")
-FREE = ("steps", "log_every", "checkpoint.", "guard.", "trainer.logger", *DEVICES, *PLACES)
 
 log = logging.getLogger(__name__)
 
@@ -114,12 +112,11 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
     if not before:
         return ()
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    if refused := [key for key in keys if not key.startswith(FREE)]:
+    if refused := [key for key in keys if not within(key, FREE)]:
         lines = [f"{key}: was {before.get(key, 'absent')}, is {now.get(key, 'absent')}" for key in refused]
-        may = ", ".join(key.rstrip(".") for key in FREE)
-        head = f"{folder} holds a run of another config, which cannot go on (what may change: {may}):"
+        head = f"{folder} holds a run of another config, which cannot go on (what may change: {', '.join(FREE)}):"
         raise UserError("\n".join([head, *lines]))
-    mine = [key for key in keys if not key.startswith(PLACES)]
+    mine = [key for key in keys if not within(key, PLACES)]
     return tuple(f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in mine)
 
 
@@ -164,6 +161,8 @@ def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
 def parameters(cfg: DictConfig) -> dict[str, str]:
     """The resolved config as flat text, as it stands in params.json and in MLflow, without how it was started."""
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:  # which runs begun before it could be said had
+        del tree["metrics"]["measures"]
     return flatten({key: value for key, value in tree.items() if key not in ("sweep", "resume")})
 
 
@@ -189,4 +188,7 @@ def ending_on_record(folder: Path, before: tuple[Status | None, str | None] | No
                     write_status(folder, "FAILED", reason(error))
             except OSError as full:  # must not take the place of what has ended the run, nor of its exit code
                 log.warning("%s cannot be written: %s", folder / STATUS_FILE, full)
+        if isinstance(error, JobFailed) and error.kind is not None:
+            with suppress(OSError):  # of a full disk the run has spoken
+                note_kind(folder, error.kind)
         raise

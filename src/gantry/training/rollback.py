@@ -50,7 +50,8 @@ class Rollback:
         if self.policy == "stop":
             raise error
         if self.gan.noise_stream >= self.most:
-            raise RunFailed(f"{error}; that was after guard.max_rollbacks={self.most} rollbacks") from error
+            said = f"{error}; that was after guard.max_rollbacks={self.most} rollbacks"
+            raise RunFailed(said, kind=error.kind) from error
         start = self.peers.tell(self._go_back(error) if self.peers.first else None)
         if start is None:
             raise error

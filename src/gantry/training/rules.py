@@ -4,67 +4,22 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from gantry.core.config.check import (
-    PARTS,
-    Rule,
-    _is_number,
-    _show,
-    absent_arguments,
-    absent_keys,
-    check,
-    empty_text,
-    not_finite,
-    out_of_range,
-    seed_too_large,
-    unknown_options,
-    wrong_values,
-)
+from gantry.core.config.check import Rule, check, is_number, shown
+from gantry.core.config.options import Train
 from gantry.core.config.schema import Config
 from gantry.core.moved import new_name
 from gantry.core.processes.ranks import AUTO, find_place, ranks
-from gantry.core.text import did_you_mean
 from gantry.runs.tracking.rules import wrong_store
 from gantry.training.extension_rules import wrong_extensions
 
 SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
 INPUT_GRADIENT = ("gantry.models.penalties.GradientPenalty", "gantry.models.penalties.R1", "gantry.models.penalties.R2")
-# What there is where no signature says so.
-GROUPS = {
-    "": (
-        *("data", "model", "metrics", "trainer", "tracking", "paths", "sweep", "resume", "checkpoint", "guard"),
-        *("steps", "batch_size", "accumulate", "compile", "seed", "log_every", "max_images"),
-    ),
-    "metrics": ("every", "n_generated", "raw", "extractor"),
-    "tracking": ("uri", "experiment", "run_name", "close_timeout"),
-    "paths": ("root", "cache"),
-    "checkpoint": ("every", "keep", "max_failures"),
-    "guard": ("every", "policy", "max_rollbacks"),
-    "sweep": ("jobs", "timeout", "max_failures", "resume"),
-    "model.ema": ("half_life", "ramp_up"),
-}
-LEAST = {"metrics.n_generated": 10, "sweep.timeout": 1}  # an image for each split of the Inception Score; seconds
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "auto")
-ACCELERATORS = ("auto", "cpu", "gpu", "mps")
-
-
-def unknown_keys(config: Config) -> Iterator[str]:
-    """Keys added with a + that nothing reads."""
-    for key in config.options:
-        group, _, name = key.rpartition(".")
-        if name not in GROUPS.get(group, (name,)):
-            yield f"{key}: no such option{did_you_mean(name, GROUPS[group])} (valid: {', '.join(GROUPS[group])})"
-
-
-def no_gradient_left(config: Config) -> Iterator[str]:
-    """A gradient clipped to nothing never moves a weight."""
-    if _is_number(norm := config.value("model.max_grad_norm")) and norm == 0:
-        yield "model.max_grad_norm: must be above 0, not 0; null clips nothing"
 
 
 def wrong_image_size(config: Config) -> Iterator[str]:
     """Sizes that the networks cannot reach by doubling a start of 4, 5, ... pixels."""
     size = config.value("data.image_size")
-    if _is_number(size) and (size % MULTIPLE or not SMALLEST <= size <= LARGEST):
+    if is_number(size) and (size % MULTIPLE or not SMALLEST <= size <= LARGEST):
         below = min(max(int(size) // MULTIPLE * MULTIPLE, SMALLEST), LARGEST)
         near = dict.fromkeys((below, min(below + MULTIPLE, LARGEST) if below < size else below))
         yield (
@@ -79,24 +34,26 @@ def wrong_optimizer(config: Config) -> Iterator[str]:
         if not key.endswith("optimizer"):
             continue
         for name, value in target.options.items():
-            if name == "lr" and not (_is_number(value) and value > 0):
-                yield f"{key}.lr: must be a number above 0, not {_show(value)}"
+            if name == "lr" and not (is_number(value) and value > 0):
+                yield f"{key}.lr: must be a number above 0, not {shown(value)}"
             elif name == "betas" and isinstance(value, list):
-                if len(value) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in value):
+                if len(value) != 2 or not all(is_number(beta) and 0 <= beta < 1 for beta in value):
                     yield f"{key}.betas: must be two numbers from 0 to below 1, not {value}"
-            elif name != "lr" and _is_number(value) and value < 0:
+            elif name != "lr" and is_number(value) and value < 0:
                 yield f"{key}.{name}: must be at least 0, not {value}"
 
 
 def part_without_target(config: Config) -> Iterator[str]:
     """`model.loss=hinge`, where it takes `model.loss._target_=gantry.models.losses.hinge`; or no loss at all."""
-    for key in PARTS:
+    for key, option in config.declared.items():
+        if not option.has_target:
+            continue
         if key not in config.options:
             yield f"{key}: missing; {key}._target_=package.module.name says what it is"
         elif key not in config.targets:
             value = config.options[key].value
             if not isinstance(value, dict):
-                yield f"{key}: takes a _target_ ({key}._target_=package.module.name), not {_show(value)}"
+                yield f"{key}: takes a _target_ ({key}._target_=package.module.name), not {shown(value)}"
 
 
 def penalty_under_batch_norm(config: Config) -> Iterator[str]:
@@ -144,10 +101,10 @@ def wrong_devices(config: Config) -> Iterator[str]:
     devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     for key, number in (("devices", devices), ("num_nodes", nodes)):
         if isinstance(number, int) and (isinstance(number, bool) or number < 1) and (key, number) != ("devices", -1):
-            yield f"trainer.{key}: must be at least 1, not {_show(number)}"
+            yield f"trainer.{key}: must be at least 1, not {shown(number)}"
             return
     if isinstance(devices, str) and devices not in AUTO:
-        yield f"trainer.devices: must be a number, a list of GPUs' numbers or auto, not {_show(devices)}"
+        yield f"trainer.devices: must be a number, a list of GPUs' numbers or auto, not {shown(devices)}"
         return
     if not isinstance(nodes, int) or not isinstance(devices, int | list | str):
         return  # `wrong_values` says so
@@ -162,11 +119,11 @@ def wrong_devices(config: Config) -> Iterator[str]:
             yield f"trainer: {place.by} has started {place.world_size} ranks; use {start} trainer.num_nodes={machines}"
         elif devices not in AUTO and count > 1:
             key = "num_nodes" if nodes > 1 else "devices"
-            yield f"trainer.{key}: {count} ranks need trainer=ddp (trainer=ddp trainer.{key}={_show(trainer[key])})"
+            yield f"trainer.{key}: {count} ranks need trainer=ddp (trainer=ddp trainer.{key}={shown(trainer[key])})"
         return
     if place.by != "nobody" and count != place.world_size:
         yield (
-            f"trainer.devices: {_show(devices)} on {nodes} machines (trainer.num_nodes) are {count} ranks, "
+            f"trainer.devices: {shown(devices)} on {nodes} machines (trainer.num_nodes) are {count} ranks, "
             f"but {place.by} has started {place.world_size}"
         )
     elif place.by == "nobody" and nodes > 1:
@@ -175,7 +132,7 @@ def wrong_devices(config: Config) -> Iterator[str]:
             f"torchrun --nnodes={nodes} --node-rank=<0, 1, ...> --nproc-per-node={count // nodes} "
             f"--master-addr=<the first's address> --master-port=29500 train.py ..."
         )
-    elif _is_number(size := config.value("batch_size")) and size > 0 and size % count:
+    elif is_number(size := config.value("batch_size")) and size > 0 and size % count:
         nearest = max(round(size / count), 1) * count
         yield (
             f"batch_size: {size} cannot be shared by {count} ranks: it counts the images of all of them "
@@ -183,36 +140,9 @@ def wrong_devices(config: Config) -> Iterator[str]:
         )
 
 
-def wrong_trainer(config: Config) -> Iterator[str]:
-    """Lightning would say so only after seconds, or while training."""
-    for name, choices in (("precision", PRECISIONS), ("accelerator", ACCELERATORS)):
-        value = config.value(f"trainer.{name}")
-        if f"trainer.{name}" in config.options and value not in choices:
-            closest = did_you_mean(str(value), choices)
-            yield f"trainer.{name}: must be one of {', '.join(choices)}, not {_show(value)}{closest}"
-
-
 RULES: tuple[Rule, ...] = (
-    unknown_options,
-    unknown_keys,
-    absent_keys(GROUPS),
-    absent_arguments,
-    empty_text,
-    wrong_values,
-    not_finite,
-    out_of_range(LEAST),
-    seed_too_large,
-    no_gradient_left,
-    wrong_image_size,
-    wrong_optimizer,
-    part_without_target,
-    penalty_under_batch_norm,
-    sigmoid_at_the_critic,
-    batch_norm_of_one,
-    wrong_devices,
-    wrong_trainer,
-    wrong_extensions,
-    wrong_store,
+    *(wrong_image_size, wrong_optimizer, part_without_target, penalty_under_batch_norm, sigmoid_at_the_critic),
+    *(batch_norm_of_one, wrong_devices, wrong_extensions, wrong_store),
 )
 
 
@@ -222,4 +152,4 @@ def check_run(cfg: DictConfig) -> None:
     Raises:
         UserError: see `check`.
     """
-    check(cfg, RULES)
+    check(cfg, Train, RULES)

@@ -5,6 +5,7 @@ What is slow to import (torch, Lightning) is imported only once the config and t
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -20,7 +21,8 @@ from gantry.core.config.instantiate import maker
 from gantry.core.errors import RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
-from gantry.runs.folder import METRICS_FILE
+from gantry.runs.directions import DIRECTIONS, PRIMARY
+from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
 from gantry.runs.tracking.tracker import Tracker, Trackers
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import Callback, Trainer
 
     from gantry.data.images import ImageSet
+    from gantry.evaluation.evaluator import Evaluator
     from gantry.models.module import GAN
     from gantry.training.build import Callbacks
 
@@ -87,7 +90,7 @@ def train(
         peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
         evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
-        record = _begin_record(cfg, folder, tags, data, evaluator.protocol, start) if peers.first else Trackers()
+        record = _begin_record(cfg, folder, tags, data, evaluator, start) if peers.first else Trackers()
         tracker = own.connect(trainer, record, params)
         with recorded(tracker, folder, peers), advised(cfg, peers.world_size):
             parts = (network, io, evaluator, data, tracker, peers)
@@ -117,7 +120,7 @@ def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
 
 
 def _begin_record(
-    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
+    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, evaluator: Evaluator, start: Start
 ) -> Tracker:
     """Begin the record of a run, or go on with that of an earlier attempt.
 
@@ -125,7 +128,8 @@ def _begin_record(
         UserError: the earlier attempt had other images.
     """
     take_up_record(folder, start, data.digest)
-    return open_tracker(cfg, folder, tags, data, protocol, start)
+    tags = tags | {PRIMARY: evaluator.primary, DIRECTIONS: json.dumps(evaluator.higher_is_better)}
+    return open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
 
 
 def summarise(
@@ -144,6 +148,7 @@ def summarise(
         seconds=callbacks.clock.read(),
         evaluation_seconds=evaluation.seconds,
         primary=evaluation.evaluator.primary,
+        higher_is_better=evaluation.evaluator.higher_is_better,
         first=evaluation.first,
         best=evaluation.best,
         best_step=evaluation.best_step,
@@ -169,7 +174,7 @@ def _save(summary: Summary, tracker: Tracker) -> None:
             f"trained, and kept in its last checkpoint, but its summary cannot be written: {error}; "
             f"resume={summary.folder} does it"
         ) from error
-    tracker.log_artifact(summary.folder / "summary.json")
+    tracker.log_artifact(summary.folder / SUMMARY_FILE)
 
 
 def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) -> Path:

@@ -20,7 +20,7 @@ from gantry.core.files import PACKAGED, ROOT
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.text import brief, redact
-from gantry.runs.folder import TAGS_FILE, read_values
+from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, TAGS_FILE, read_values
 from gantry.runs.sweep_record import PARENT_RUN
 from gantry.runs.tracking.deliver import deliver, has_left
 from gantry.runs.tracking.environment import environment, git_state
@@ -43,8 +43,8 @@ def open_tracker(
     cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
 ) -> Tracker:
     """Begin the record of a run, in its folder and, unless `tracking=none`, in MLflow."""
-    (folder / "config.yaml").write_text(as_yaml(cfg, resolve=True))
-    (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    (folder / CONFIG_FILE).write_text(as_yaml(cfg, resolve=True))
+    (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n")
     params = parameters(cfg)
     tags = (
         tags
@@ -85,8 +85,8 @@ def open_tracker(
     tracker = Trackers(*trackers)
     if start.goes_on:
         tracker.set_tags(_taken_up(folder, params, start))
-    tracker.log_artifact(folder / "config.yaml")
-    tracker.log_artifact(folder / "environment.json")
+    tracker.log_artifact(folder / CONFIG_FILE)
+    tracker.log_artifact(folder / ENVIRONMENT)
     return tracker
 
 
@@ -135,8 +135,8 @@ def generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for file in sorted((folder / "generator").glob("*/[!.]*")):
-            tracker.log_artifact(file, f"generator/{file.parent.name}")
+        for file in sorted((folder / GENERATOR).glob("*/[!.]*")):
+            tracker.log_artifact(file, f"{GENERATOR}/{file.parent.name}")
 
 
 @contextmanager

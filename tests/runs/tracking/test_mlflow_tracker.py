@@ -50,7 +50,7 @@ def whole_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ML
     tracker.set_tags({"seed": 0})
     image = np.random.default_rng(0).integers(0, 256, (40, 24, 1), dtype=np.uint8)
     shown = image.copy()
-    tracker.log_image(shown, "samples", 300)
+    tracker.log_image(shown, "samples", 300, zoom=12)
     shown[:] = 0  # the caller's buffer is the caller's again
     config = folder / "config.yaml"
     config.write_text("n_critic: 5")
@@ -95,6 +95,7 @@ def test_the_image_is_under_its_key_and_step(client: MlflowClient, whole_run: tu
     assert png.startswith("images/samples+step+300+")
     stored = Image.open(client.download_artifacts(tracker.run_id, png, str(tmp_path)))
     assert np.array_equal(np.asarray(stored.convert("L")), image[..., 0])
+    assert stored.info["zoom"] == "12"
     assert read(client, tracker).data.tags["mlflow.loggedImages"] == "True"
 
 

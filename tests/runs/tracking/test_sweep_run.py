@@ -8,10 +8,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from gantry.core.processes.locks import held
+from gantry.runs.find import NoSuchRun, find_sweep
+from gantry.runs.sweep_record import SweepRecord
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
+from gantry.runs.tracking.query import open_store
 from gantry.runs.tracking.store import prepare_store
-from gantry.runs.tracking.sweep_run import Child, close_children, close_parent, folder_of_sweep, open_parent, settle
+from gantry.runs.tracking.sweep_run import Child, close_children, close_parent, open_parent, settle
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +54,12 @@ def test_a_sweep_is_a_parent_with_nested_runs(store: Path, client: MlflowClient,
 def test_a_sweep_is_found_by_its_id_and_its_name_and_opened_again(
     store: Path, client: MlflowClient, tmp_path: Path, parent: str
 ) -> None:
+    SweepRecord(tmp_path, f"sweep {tmp_path}", [], parent).save()
+    opened = open_store(str(store), "gantry")
     for name in (parent, f"sweep {tmp_path}"):
-        assert folder_of_sweep(store, "gantry", name) == tmp_path
-    assert folder_of_sweep(store, "gantry", "no such sweep") is None
+        assert find_sweep(name, "sweep.resume", lambda: opened).folder == tmp_path
+    with pytest.raises(NoSuchRun, match="no such sweep"):
+        find_sweep("no such sweep", "sweep.resume", lambda: opened)
     close_parent(store, "gantry", parent, "KILLED")
     assert open_parent(store, "gantry", "sweep", [], tmp_path, parent) == parent
     assert client.get_run(parent).info.status == "RUNNING"

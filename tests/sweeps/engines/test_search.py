@@ -33,6 +33,18 @@ def search(folder, overrides, n_trials=10, sampler="tpe", seed=0):
     return Search(read_space(overrides), n_trials, sampler, seed, folder)
 
 
+def test_where_higher_is_better_the_best_trial_is_the_highest_and_the_search_goes_that_way(tmp_path):
+    pytest.importorskip("optuna")
+    for _ in range(2):  # as the search that goes on, too
+        found = Search(read_space(["lr=interval(0.1,1)"]), 8, "tpe", 0, tmp_path, higher_is_better=True)
+        for trial in found.next(4, works):
+            found.tell(trial, numbers([trial], "lr")[0])
+    values = [trial.value for trial in found.measured()]
+    assert found.study.direction.name == "MAXIMIZE"
+    assert values == sorted(values, reverse=True)
+    assert found.study.best_value == values[0]
+
+
 def numbers(trials, key):
     return [float(dict(text.split("=") for text in trial.overrides)[key]) for trial in trials]
 
@@ -197,6 +209,16 @@ def test_a_failed_trial_runs_again_when_the_search_is_taken_up(tmp_path):
     assert again.next(1, works) == []
     assert [found.value for found in again.measured()] == [0.5, 1.0]
     assert search(tmp_path, [RATE], 2).next(1, works) == []
+
+
+def test_a_trial_diverged_where_its_failure_is_of_that_kind_whatever_words_it_has(tmp_path):
+    study = search(tmp_path, [RATE], 3)
+    measured, diverged, failed = study.next(3, works)
+    study.tell(measured, 3.0)
+    study.tell(diverged, None, "job 1: no longer finite", "diverged")
+    study.tell(failed, None, "job 2: the folder diverged is full", "out_of_memory")
+    assert [(trial.number, trial.value) for trial in study.others("diverged")] == [(diverged.number, 3.0)]
+    assert [trial.number for trial in study.others("failed")] == [failed.number]
 
 
 def test_a_diverged_trial_is_the_worst_and_never_the_best(tmp_path):

@@ -29,6 +29,7 @@ CASES = {
     "nothing tracked": (lambda: nn.BatchNorm2d(3, track_running_stats=False), (3, 5, 4), 0.5, EVEN),
     "far from zero": (lambda: nn.BatchNorm2d(3), (3, 5, 4), 1000.0, EVEN),
     "bfloat16": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4)), (3, 5, 4), 0.5, EVEN),
+    "gradient penalty": (lambda: nn.BatchNorm2d(3), (3, 5, 4), 0.5, UNEVEN),
     "dcgan": (lambda: dcgan.Generator(8, (3, 16, 16), width=8), (8,), 0.0, EVEN),
     "wrapped": (lambda: dcgan.Discriminator((3, 16, 16), width=8), (3, 16, 16), 0.0, EVEN),
 }
@@ -58,7 +59,10 @@ def run(name, rank=0, world=1, synchronised=False):
             y = wrapped(x)
         # The weights of the sum are drawn for the whole batch, and squares make the gradient depend on the values.
         whole = torch.randn(8, *y.shape[1:])
-        (whole[part] * y.float().square()).sum().backward()
+        loss = (whole[part] * y.float().square()).sum()
+        if name == "gradient penalty":
+            loss = torch.autograd.grad(loss, x, create_graph=True)[0].square().sum()
+        loss.backward()
         outputs.append(y.detach())
         input_gradients.append(x.grad)
     with torch.no_grad():

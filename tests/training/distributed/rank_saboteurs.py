@@ -4,9 +4,9 @@ import os
 import signal
 import time
 
-from gantry.models.losses import non_saturating
+from gantry.models.losses import generator_sees, non_saturating
 
-AFTER = 8  # calls: two a step, and one that looks whether the generator sees the real logits
+AFTER = 8  # calls: two a step
 calls = 0
 
 
@@ -22,6 +22,7 @@ HARM = {
 }
 
 
+@generator_sees("fake")
 def loss(real, fake, harms: str):
     """The usual loss, but on the ranks that `harms` names, such as "1-kill" or "0-wait 1-fail"."""
     global calls

@@ -1,60 +1,40 @@
 """Refuses a config that cannot work, by reading it: before torch is imported, and with every problem at once.
 
-A rule is a function from the config to lines of text, each beginning with the key at fault. A new rule is one
-such function, entered in `RULES`.
+A rule is a function from the config to lines of text, each beginning with the key at fault. Those here hold any
+config to what `options` declares; each command adds its own.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gantry.core.config.declaration import Option, counts, declared, within
+from gantry.core.config.options import Train
 from gantry.core.config.schema import HYDRA_KEYS, MISSING, Config, missing_values, read
 from gantry.core.config.signatures import Signature
 from gantry.core.errors import UserError
 from gantry.core.text import did_you_mean
 
-MAY_BE_ZERO = ("seed",)  # whole numbers are counts, at least 1, but for these
-MAY_BE_NEGATIVE = ("model.loss",)  # parts of the config whose numbers may be labels, not sizes
-LARGEST_SEED = 2**63 - 1
-PARTS = (
-    "data",
-    "model",
-    "trainer",
-    "metrics.extractor",
-    *(f"model.{p}" for p in ("generator", "discriminator", "loss", "optimizer")),
-)
-MAY_BE_EMPTY = ("tracking", "model.ema")  # groups of options
 LARGEST_COUNT = 2**31 - 1
-# What the caller passes itself, or what would change what a step is: not the config's to set.
-RESERVED = {
-    "data": ("cache",),
-    "metrics.extractor": ("data", "cache", "device"),
-    "extractor": ("data", "cache", "device"),
-    "model": ("seed", "batch_size", "accumulate", "compile"),
-    "model.generator": ("z_dim", "image_shape"),
-    "model.discriminator": ("image_shape",),
-    "trainer": (
-        *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
-        *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-        *("enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
-        *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
-    ),
-}
+Rule = Callable[[Config], Iterator[str]]
 
 
-def check(cfg: DictConfig, rules: "Sequence[Rule]") -> None:
+def check(cfg: DictConfig, command: type, rules: Sequence[Rule] = ()) -> None:
     """Refuse a composed config that cannot work.
 
     Args:
         cfg: the job's config, without Hydra's own node; interpolations may be unresolved.
-        rules: what to hold it to.
+        command: the dataclass of its options.
+        rules: what to hold it to besides.
 
     Raises:
         UserError: one line for each problem, the dotted key first, with the valid choices.
     """
+    options = declared(command)
+    cfg = _own(cfg, options)  # since interpolations in it may not resolve
     problems = list(missing_values(OmegaConf.to_container(cfg, resolve=False)))
     try:
         tree = OmegaConf.to_container(cfg, resolve=True)
@@ -63,10 +43,32 @@ def check(cfg: DictConfig, rules: "Sequence[Rule]") -> None:
         if not problems:
             raise UserError("\n".join(unresolved(cfg)) or f"{error.full_key}: {_first_line(error)}") from error
     else:
-        config = read(tree)
-        problems += config.problems + [problem for rule in rules for problem in rule(config)]
+        config = read(tree, options)
+        problems += config.problems + [problem for rule in (*RULES, *rules) for problem in rule(config)]
     if problems:
         raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def refuse_absent(cfg: DictConfig, command: type) -> None:
+    """Refuse a config without one of the options at its top: those that are there can then be read.
+
+    Raises:
+        UserError: naming them.
+    """
+    needed = [key for key, option in declared(command).items() if "." not in key and not option.optional]
+    if lacking := [f"{key}: missing" for key in needed if key not in cfg]:
+        raise UserError("\n".join(lacking))
+
+
+def _own(cfg: DictConfig, options: dict[str, Option]) -> DictConfig:
+    """The config without what only train.py reads, such as the name of a new run, of a group that others read too."""
+    tree: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key in declared(Train).keys() - options.keys():
+        group, _, name = key.rpartition(".")
+        inside = tree.get(group) if group else tree
+        if isinstance(inside, dict):
+            inside.pop(name, None)
+    return OmegaConf.create(tree)
 
 
 def unresolved(cfg: DictConfig) -> list[str]:
@@ -95,11 +97,13 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rpartition("raised while resolving interpolation: ")[2]
 
 
-def _show(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as it is typed."""
     return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a number; a bool is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -109,34 +113,54 @@ def unknown_options(config: Config) -> Iterator[str]:
         if target.signature is None or target.signature.var_keyword:
             continue
         names = _own_options(target.signature, partial=bool(target.options.get("_partial_")))
-        names = [name for name in names if name not in RESERVED.get(key, ())]
+        names = [name for name in names if name not in _reserved(config, key)]
         for name in target.options:
             if name not in HYDRA_KEYS and name not in names:
                 valid = f"its options: {', '.join(names)}" if names else "it has none"
                 yield f"{key}.{name}: no such option{did_you_mean(name, names)} ({valid})"
 
 
-def absent_keys(groups: Mapping[str, Sequence[str]]) -> "Rule":
-    """Options taken away with a ~, or a whole group of them replaced by one value; the rule for these groups."""
+def _reserved(config: Config, key: str) -> tuple[str, ...]:
+    return config.declared[key].reserved if key in config.declared else ()
 
-    def rule(config: Config) -> Iterator[str]:
-        for group, names in groups.items():
-            there = config.value(group) if group else {key: 0 for key in config.options if "." not in key}
-            if isinstance(there, dict):
-                needed = () if group in MAY_BE_EMPTY and not there else names
-                yield from (f"{group}.{name}: missing".lstrip(".") for name in needed if name not in there)
-            elif group in config.options:
-                yield f"{group}: takes options ({', '.join(names)}), not {_show(there)}"
 
-    return rule
+def groups(options: dict[str, Option]) -> dict[str, list[Option]]:
+    """The groups without a `_target_` and the options directly in each; "" is the top."""
+    found: dict[str, list[Option]] = {"": []}
+    found |= {key: [] for key, option in options.items() if option.is_group and not option.has_target}
+    for key, option in options.items():
+        if (group := key.rpartition(".")[0]) in found:
+            found[group].append(option)
+    return found
+
+
+def unknown_keys(config: Config) -> Iterator[str]:
+    """Keys added with a + that nothing reads."""
+    known = {group: [option.name for option in options] for group, options in groups(config.declared).items()}
+    for key in config.options:
+        group, _, name = key.rpartition(".")
+        if name not in known.get(group, (name,)):
+            yield f"{key}: no such option{did_you_mean(name, known[group])} (valid: {', '.join(known[group])})"
+
+
+def absent_keys(config: Config) -> Iterator[str]:
+    """Options taken away with a ~, or a whole group of them replaced by one value."""
+    for group, options in groups(config.declared).items():
+        there = config.value(group) if group else {key: 0 for key in config.options if "." not in key}
+        if isinstance(there, dict):
+            needed = () if group and config.declared[group].may_be_empty and not there else options
+            yield from (f"{o.key}: missing" for o in needed if o.name not in there and not o.optional)
+        elif group in config.options:
+            yield f"{group}: takes options ({', '.join(o.name for o in options)}), not {shown(there)}"
 
 
 def absent_arguments(config: Config) -> Iterator[str]:
     """What a `_target_` cannot do without, and its caller does not pass."""
+    parts = [option.name for option in config.declared.values() if option.has_target]
     for key, target in config.targets.items():
         if target.signature is None or target.options.get("_partial_") or "_args_" in target.options:
             continue
-        given = {*target.options, *RESERVED.get(key, ()), *(part.rpartition(".")[2] for part in PARTS)}
+        given = {*target.options, *_reserved(config, key), *parts}
         for parameter in target.signature.parameters:
             if parameter.required and parameter.name not in given:
                 yield f"{key}.{parameter.name}: missing; {target.options['_target_']} needs it"
@@ -160,14 +184,34 @@ def _own_options(read: Signature, partial: bool) -> list[str]:
 
 
 def wrong_values(config: Config) -> Iterator[str]:
-    """Values that their annotation does not allow."""
+    """Values that their declaration or annotation does not allow."""
     for key, option in config.options.items():
-        if key in ("trainer.precision", "trainer.accelerator"):
-            continue  # see `wrong_trainer`
-        built = isinstance(option.value, dict) and "_target_" in option.value
+        only_plain = option.declared is not None and option.declared.kind is not None
+        built = not only_plain and isinstance(option.value, dict) and "_target_" in option.value
         if option.kind and not built and option.value != MISSING and not option.kind.accepts(option.value):
             closest = did_you_mean(str(option.value), map(str, option.kind.choices))
-            yield f"{key}: must be {option.kind}, not {_show(option.value)}{closest}"
+            yield f"{key}: must be {option.kind}, not {shown(option.value)}{closest}"
+
+
+def wrong_lists(config: Config) -> Iterator[str]:
+    """Declared lists that are none, or with members that may not be in them."""
+    for key, option in config.options.items():
+        if option.declared is None or (items := option.declared.items) is None:
+            continue
+        valid = ", ".join(map(str, items.choices))
+        if not isinstance(option.value, list):  # whose letters would be taken for a list
+            yield f"{key}: takes a list, {key}=[{option.value}]"
+        elif valid and not option.value:
+            yield f"{key}: name at least one of {valid}"
+        else:
+            named = [item for item in option.value if not (option.declared.built and _has_target(item))]
+            wrong = [item for item in named if not items.accepts(item)]
+            said = f"(valid: {valid})" if valid else f"(it takes {items} at each place)"
+            yield from (f"{key}: no {item}{did_you_mean(str(item), map(str, items.choices))} {said}" for item in wrong)
+
+
+def _has_target(item: object) -> bool:
+    return isinstance(item, dict) and "_target_" in item
 
 
 def not_finite(config: Config) -> Iterator[str]:
@@ -178,27 +222,26 @@ def not_finite(config: Config) -> Iterator[str]:
             yield f"{key}: must be a finite number, not {option.value}"
 
 
-def out_of_range(least: Mapping[str, int]) -> "Rule":
-    """Counts below 1 (or what `least` says of their key) or beyond all sense, and numbers below 0; the rule for it."""
-
-    def rule(config: Config) -> Iterator[str]:
-        for key, option in config.options.items():
-            if not option.ours or not _is_number(option.value) or key.startswith(MAY_BE_NEGATIVE):
-                continue
-            counts = option.kind is not None and float not in option.kind.types and int in option.kind.types
-            smallest = least.get(key, int(counts and option.name not in MAY_BE_ZERO))
-            if option.value < smallest:
-                yield f"{key}: must be at least {smallest}, not {option.value}"
-            elif counts and option.value > LARGEST_COUNT and option.name != "seed":
-                yield f"{key}: must be at most 2**31 - 1 = {LARGEST_COUNT}, not {option.value}"
-
-    return rule
-
-
-def seed_too_large(config: Config) -> Iterator[str]:
-    """The seed is one signed 64-bit number."""
-    if _is_number(seed := config.value("seed")) and seed > LARGEST_SEED:
-        yield f"seed: must be at most 2**63 - 1 = {LARGEST_SEED}, not {seed}"
+def out_of_range(config: Config) -> Iterator[str]:
+    """Numbers outside their declared range: without one, counts below 1 or beyond all sense, others below 0."""
+    any_sign = [key for key, option in config.declared.items() if option.negative]
+    for key, option in config.options.items():
+        if not option.ours or not is_number(option.value) or within(key, any_sign):
+            continue
+        own = option.declared
+        whole = counts(option.kind)
+        least = own.smallest(option.kind) if own else int(whole)
+        most = (own and own.most) or (LARGEST_COUNT if whole else None)
+        if option.value < least:
+            yield f"{key}: must be at least {least}, not {option.value}"
+        elif own and own.above is not None and option.value <= own.above:
+            null = own.sentence.partition("; null: ")[2]
+            yield f"{key}: must be above {own.above}, not {option.value}" + (f"; null: {null}" if null else "")
+        elif most is not None and option.value > most:
+            yield f"{key}: must be at most 2**{most.bit_length()} - 1 = {most}, not {option.value}"
 
 
-Rule = Callable[[Config], Iterator[str]]
+RULES: tuple[Rule, ...] = (
+    *(unknown_options, unknown_keys, absent_keys, absent_arguments),
+    *(empty_text, wrong_values, wrong_lists, not_finite, out_of_range),
+)

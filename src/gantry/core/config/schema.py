@@ -5,74 +5,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gantry.core.config.declaration import Option
 from gantry.core.config.definitions import OWN
 from gantry.core.config.signatures import Kind, Signature, signature
 from gantry.core.errors import UserError
 
-INT, FLOAT, TEXT = (Kind(types=frozenset({kind})) for kind in (int, float, str))
-# Options that no signature describes, because no `_target_` stands beside them.
-KINDS = {
-    "seed": INT,
-    "steps": INT,
-    "batch_size": INT,
-    "accumulate": INT,
-    "compile": Kind(types=frozenset({bool})),
-    "log_every": INT,
-    "max_images": Kind(types=frozenset({int}), optional=True),
-    "metrics.raw": Kind(types=frozenset({bool})),
-    "tracking.experiment": TEXT,
-    "tracking.run_name": TEXT,
-    "tracking.close_timeout": FLOAT,
-    "paths.root": TEXT,
-    "paths.cache": TEXT,
-    "resume": Kind(types=frozenset({str}), optional=True),
-    "checkpoint.every": INT,
-    "checkpoint.keep": INT,
-    "checkpoint.max_failures": INT,
-    "guard.every": INT,
-    "guard.policy": Kind(types=frozenset(), choices=("stop", "rollback")),
-    "guard.max_rollbacks": INT,
-    "sweep.jobs": Kind(types=frozenset({int}), choices=("auto",)),
-    "sweep.timeout": Kind(types=frozenset({float}), optional=True),
-    "sweep.max_failures": Kind(types=frozenset({int}), optional=True),
-    "sweep.resume": Kind(types=frozenset({str}), optional=True),
-    "metrics.every": INT,
-    "metrics.n_generated": INT,
-    "model.ema.half_life": FLOAT,
-    "model.ema.ramp_up": FLOAT,
-    # of evaluate.py
-    "n": INT,
-    "repeats": INT,
-    "generator": Kind(types=frozenset(), choices=("best", "last")),
-    "raw": Kind(types=frozenset({bool})),
-    "accelerator": Kind(types=frozenset(), choices=("auto", "cpu", "gpu", "mps")),
-    "devices": Kind(types=frozenset({int}), choices=("auto",)),
-    "protocol.official": Kind(types=frozenset({bool})),
-    "protocol.max_real": Kind(types=frozenset({int}), optional=True),
-    "protocol.split": Kind(types=frozenset(), choices=("train", "test", "valid", "all")),
-    # of sample.py
-    "interpolate": Kind(types=frozenset({int}), optional=True),
-    "latent_grid": Kind(types=frozenset({int}), optional=True),
-    "ui": Kind(types=frozenset({bool})),
-    "truncation": Kind(types=frozenset({float}), optional=True),
-    "frames": INT,
-    "extent": FLOAT,
-    "port": INT,
-    "register": Kind(types=frozenset({str}), optional=True),
-    "metric": Kind(types=frozenset({str}), optional=True),
-}
 HYDRA_KEYS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 MISSING = "???"
 
 
 @dataclass(frozen=True)
-class Option:
+class Given:
     """One given value, its dotted key, and what is known of the values it may have."""
 
     key: str
     value: Any
     kind: Kind | None
     ours: bool  # not an option of another package, such as Lightning's Trainer
+    declared: Option | None
 
     @property
     def name(self) -> str:
@@ -91,9 +41,10 @@ class Target:
 
 @dataclass
 class Config:
-    """The resolved config, flattened for the rules: all its options, all its targets."""
+    """The resolved config, flattened for the rules: what is declared, all that is given, all its targets."""
 
-    options: dict[str, Option]
+    declared: dict[str, Option]
+    options: dict[str, Given]
     targets: dict[str, Target]
     problems: list[str]  # found while reading: targets that do not exist
 
@@ -116,9 +67,9 @@ def missing_values(node: Any, key: str = "") -> Iterator[str]:
         yield from missing_values(child, f"{key}.{name}".lstrip("."))
 
 
-def read(tree: Any) -> Config:
-    """The plain config (dicts, lists, scalars) with its targets' signatures."""
-    config = Config({}, {}, [])
+def read(tree: Any, options: dict[str, Option]) -> Config:
+    """The plain config (dicts, lists, scalars) with its declared options and its targets' signatures."""
+    config = Config(options, {}, {}, [])
     _read(config, tree, "")
     return config
 
@@ -131,8 +82,9 @@ def _read(config: Config, node: Any, key: str) -> None:
             continue
         full = f"{key}.{name}".lstrip(".")
         parameter = target.signature.get(name) if target and target.signature else None
-        kind = (parameter and parameter.kind) or KINDS.get(full)
-        config.options[full] = Option(full, child, kind, ours)
+        option = config.declared.get(full)
+        kind = (option.kind if option else None) or (parameter.kind if parameter else None)
+        config.options[full] = Given(full, child, kind, ours, option)
         _read(config, child, full)
 
 

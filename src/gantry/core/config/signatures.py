@@ -1,6 +1,8 @@
 """What a `_target_` of the config accepts, read from its source without importing it.
 
-Importing torch takes seconds, which is too long to wait for "there is no option 'widht'".
+A refusal takes 1 s of a processor's time; `inspect.signature` would add the import of what it is asked about: 2.5 s
+for a network or an optimizer of torch, 8 s for Lightning's Trainer. A table made beforehand would hold for
+one version of these, and for no module of a user's.
 """
 
 import ast

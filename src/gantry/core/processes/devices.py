@@ -1,4 +1,4 @@
-"""Who computes where: GPUs for one job at a time, and the processor's cores shared out among the jobs beside it."""
+"""Assigns devices to jobs: each GPU serves one job at a time, the CPU cores are divided among simultaneous jobs."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The GPUs this process may use, by the names CUDA_VISIBLE_DEVICES takes; found without importing torch."""
+    """Return the GPUs this process may use, named as in CUDA_VISIBLE_DEVICES, without importing torch."""
     if GPUS in environment:
         return [name for name in environment[GPUS].split(",") if name not in ("", "-1", "NoDevFiles")]
     try:
-        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        found = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True)
+        query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        result = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return found.stdout.split()
+    return result.stdout.split()
 
 
 def gpus_wanted(trainer: Mapping[str, Any], there_are: int) -> int:
-    """How many GPUs a job with this `trainer` config takes of those there are; 0 on the processor."""
+    """Return how many of the `there_are` GPUs a job with this `trainer` config uses; 0 on the CPU."""
     if there_are == 0 or trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
         return 0
     devices = trainer.get("devices", 1)
@@ -43,7 +43,7 @@ def gpus_wanted(trainer: Mapping[str, Any], there_are: int) -> int:
 
 
 def processes_wanted(trainer: Mapping[str, Any], there_are: int) -> int:
-    """How many ranks a job with this `trainer` config has on this machine, which has so many GPUs."""
+    """Return how many ranks a job with this `trainer` config has on this machine, with `there_are` GPUs."""
     devices = trainer.get("devices", 1)
     if devices in ("auto", -1, "-1"):
         return max(1, gpus_wanted(trainer, there_are))
@@ -51,14 +51,14 @@ def processes_wanted(trainer: Mapping[str, Any], there_are: int) -> int:
 
 
 def chosen(accelerator: str, devices: int | str) -> tuple[str, int]:
-    """The kind of device, as torch calls it ("cpu", "cuda" or "mps"), and how many processes use one each.
+    """Return the device type in torch's terms ("cpu", "cuda" or "mps") and the number of processes, one per device.
 
     Args:
         accelerator: auto, cpu, gpu or mps.
-        devices: a number, or auto: all GPUs, one process on the processor.
+        devices: a number, or auto: all GPUs, or one process on the CPU.
 
     Raises:
-        UserError: there are none, or fewer.
+        UserError: there is no GPU, or there are fewer than requested.
     """
     import torch
 
@@ -74,14 +74,14 @@ def chosen(accelerator: str, devices: int | str) -> tuple[str, int]:
 
 
 class Shares:
-    """Hands out the machine to jobs that run at the same time.
+    """Divides the machine among jobs that run at the same time.
 
-    A job that uses GPUs gets a group of its own; one that does not, its share of the cores.
+    A job that uses GPUs gets its own group of GPUs; any other job gets its share of the cores.
 
     Args:
         gpus: their names for CUDA_VISIBLE_DEVICES.
-        at_once: the most jobs at a time; None: one on the processor, as many as there are free groups on GPUs.
-        n_cores: to be shared out.
+        at_once: the most jobs at a time; None: one on the CPU, one per free group of GPUs.
+        n_cores: the cores to divide.
     """
 
     def __init__(self, gpus: Sequence[str], at_once: int | None, n_cores: int) -> None:
@@ -92,17 +92,17 @@ class Shares:
         self.taken: dict[int, list[str]] = {}
 
     def check(self, trainers: Sequence[DictConfig]) -> None:
-        """Refuse jobs that no share can ever serve.
+        """Refuse jobs that need more GPUs than the machine has.
 
         Raises:
-            UserError: naming how many GPUs there are.
+            UserError: the message names the number of GPUs.
         """
         for trainer in trainers:
             if (wanted := gpus_wanted(trainer, self.total)) > self.total:
                 raise UserError(f"trainer.devices={trainer.devices} takes {wanted} GPUs; there are {self.total}")
 
     def take(self, job: int, trainer: DictConfig) -> dict[str, str] | None:
-        """The environment in which job number `job` is to run, or None where it must wait."""
+        """Reserve devices for job number `job` and return its environment variables; None where it must wait."""
         wanted = gpus_wanted(trainer, self.total)
         limit = self.at_once if self.at_once is not None else (self.total if wanted else 1)
         if len(self.taken) >= limit or wanted > len(self.free):
@@ -116,5 +116,5 @@ class Shares:
         return environment
 
     def give_back(self, job: int) -> None:
-        """The job has ended."""
+        """Free the devices of a job that has ended."""
         self.free = sorted([*self.free, *self.taken.pop(job)])

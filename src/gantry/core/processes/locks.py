@@ -1,4 +1,4 @@
-"""Folders held by the process that works in them, by which the dead are told from the living."""
+"""Locks a folder while a process works in it, so that others can see whether that process still runs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from filelock import FileLock, Timeout
 from gantry.core.errors import UserError
 
 LOCK_FILE = ".lock"
-PATIENCE = 2.0  # seconds: somebody may just be looking whether the folder is held
+PATIENCE = 2.0  # seconds to wait: another process may hold the lock briefly in `is_dead` or `is_held`
 
 
 @contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Hold `folder` while the process lives: the system lets go of the lock whatever ends it.
+    """Hold the lock of `folder` in this context; the system releases it however the process ends.
 
     Raises:
-        UserError: another process holds it; `what` names it in the message.
+        UserError: another process holds the lock; `what` names the folder in the message.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
@@ -35,12 +35,12 @@ def held(folder: Path, what: str) -> Iterator[None]:
 
 
 def is_dead(folder: Path) -> bool:
-    """Whether `folder` was held by a process of this machine that is gone; False where that cannot be told."""
+    """Return True where a process of this machine held `folder` and has ended; False where that is unknown."""
     return _is_free(folder) is True
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process of this machine holds `folder`; False where that cannot be told."""
+    """Return True where a process of this machine holds `folder`; False where that is unknown."""
     return _is_free(folder) is False
 
 

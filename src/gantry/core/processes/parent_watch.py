@@ -1,4 +1,7 @@
-"""A job's end of the tie to its sweep, or a rank's to its run: when the process that started it is gone, it stops."""
+"""Stops this process when its parent has died: a job's sweep, or a rank's run.
+
+The parent holds the other end of a pipe, and its end of file is the sign.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,15 @@ import signal
 import threading
 import time
 
-LEASH = "GANTRY_LEASH"  # environment variable: the file descriptor, readable to its end once the sweep is gone
-HOLDER = "GANTRY_LEASH_HOLDER"  # environment variable: whether a "sweep" (as without it) or a "run" holds the other end
+LEASH = "GANTRY_LEASH"  # environment variable: the pipe's file descriptor, at end of file once the parent is gone
+HOLDER = "GANTRY_LEASH_HOLDER"  # environment variable: the parent, a "sweep" (the default) or a "run"
 GRACE = 60.0  # seconds to write a checkpoint and close the run
 
 _gone = threading.Event()
 
 
 def follow() -> bool:
-    """Stop this process when the one that started it is gone; returns whether it is part of a sweep."""
+    """Stop this process once its parent is gone; return True where the parent is a sweep."""
     if (number := os.environ.pop(LEASH, None)) is None:
         return False
     threading.Thread(target=_watch, args=(int(number),), name="leash", daemon=True).start()
@@ -23,7 +26,7 @@ def follow() -> bool:
 
 
 def reason() -> str | None:
-    """Why the job was told to stop, where that was the end of the process that started it."""
+    """Return why the job stops, where its parent has died; else None."""
     if not _gone.is_set():
         return None
     whose = "its sweep is gone" if _in_sweep() else "its first process is gone"

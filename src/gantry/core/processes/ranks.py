@@ -1,4 +1,4 @@
-"""Which of a run's processes (ranks) this one is; told from the environment, without importing torch."""
+"""Reads this process's rank in its run from the environment, without importing torch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Literal
 
 from gantry.core.processes.devices import processes_wanted, visible_gpus
 
-RANKS = "GANTRY_RANKS"  # environment variable: how many ranks `gantry.training.distributed.spawn` has started
+RANKS = "GANTRY_RANKS"  # environment variable: the number of ranks `gantry.training.distributed.spawn` has started
 AUTO = ("auto", -1, "-1")
-INTERACTIVE = ("bash", "interactive")  # SLURM's job names under which Lightning too takes a process for one alone
+INTERACTIVE = ("bash", "interactive")  # SLURM's job names under which a process is a single one, as in Lightning
 
 
 @dataclass(frozen=True)
 class Place:
-    """This process among those of its run.
+    """The place of this process among the ranks of its run.
 
     Attributes:
         rank: 0 to world_size - 1; rank 0 tracks and writes.
-        world_size: how many there are, on all machines.
-        local_world_size: how many of them on this machine.
-        by: who started them; "nobody" where this process is alone, or has yet to start them.
+        world_size: the number of ranks on all machines.
+        local_world_size: the number of ranks on this machine.
+        by: the launcher of the ranks; "nobody" where this process is the only one, or has yet to start the others.
     """
 
     rank: int = 0
@@ -32,7 +32,7 @@ class Place:
 
 
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Where this process stands: as the sweep's job said, or torchrun, or SLURM's srun."""
+    """Return the place of this process, from the variables of Gantry's own ranks, of torchrun or of SLURM's srun."""
     if RANKS in environment:
         count = int(environment[RANKS])
         return Place(int(environment["LOCAL_RANK"]), count, count, "gantry")
@@ -47,21 +47,21 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def ranks_a_machine(trainer: Mapping[str, Any], place: Place) -> int:
-    """How many ranks a run of this `trainer` config has on each machine.
+    """Return how many ranks a run of this `trainer` config has on each machine.
 
-    `devices: auto` takes what the launcher has started, else all GPUs; on the processor, one.
+    `devices: auto` is what the launcher has started, else all GPUs, else one on the CPU.
     """
     if trainer.get("devices", 1) not in AUTO:
-        return processes_wanted(trainer, 0)  # looking for GPUs takes a process of its own
+        return processes_wanted(trainer, 0)  # avoids a subprocess that lists the GPUs
     return place.local_world_size if place.by != "nobody" else processes_wanted(trainer, len(visible_gpus()))
 
 
 def ranks(trainer: Mapping[str, Any], place: Place) -> int:
-    """How many ranks a run of this `trainer` config has, on all machines."""
+    """Return how many ranks a run of this `trainer` config has on all machines."""
     return ranks_a_machine(trainer, place) * int(trainer.get("num_nodes", 1))
 
 
 def fixed_devices(trainer: Mapping[str, Any], place: Place) -> Any:
-    """`trainer.devices` as it is recorded and given to Lightning: with a strategy, a number instead of `auto`."""
+    """Return `trainer.devices` for the record and for Lightning: with a strategy, a number instead of `auto`."""
     devices = trainer.get("devices", 1)
     return ranks_a_machine(trainer, place) if "strategy" in trainer and devices in AUTO else devices

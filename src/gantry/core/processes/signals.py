@@ -1,17 +1,17 @@
-"""Being asked to stop: by Ctrl-C, by a scheduler, by a closed terminal."""
+"""Turns SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a stop after the current step."""
 
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SLURM warns by the last of the end of a job's time
+STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # SLURM sends SIGUSR1 before a job's time limit
 
 
 class Stopping(SystemExit):
-    """A signal that ends this process.
+    """A signal ends this process.
 
-    Its exit code is 128 + the signal's number; SIGUSR1, by which a scheduler announces SIGTERM, has that one's.
+    The exit code is 128 + the signal's number; SIGUSR1 has that of SIGTERM, which it announces.
 
     Attributes:
         number: the signal.
@@ -23,12 +23,12 @@ class Stopping(SystemExit):
 
 
 class Stopped(Stopping):
-    """Raised by `Stop.check`, where nothing is half done."""
+    """Raised by `Stop.check` at a point where no work is half done."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turn the signals that ask to stop, but for Ctrl-C, into `Stopping`, so that the code around can tidy up."""
+    """Raise `Stopping` on the stop signals other than Ctrl-C, so that enclosing code can clean up."""
 
     def stop(number: int, _: Any) -> None:
         raise Stopping(number)
@@ -38,16 +38,16 @@ def stoppable() -> Iterator[None]:
 
 
 class Stop:
-    """A request to stop that waits until the code asks for it."""
+    """A stop request that takes effect at the next call of `check`."""
 
     def __init__(self) -> None:
         self.number: signal.Signals | None = None
 
     def check(self) -> None:
-        """Stop here, if asked to.
+        """Stop here if a signal has been received.
 
         Raises:
-            Stopped: naming the signal.
+            Stopped: holds the signal.
         """
         if self.number is not None:
             raise Stopped(self.number)
@@ -55,10 +55,10 @@ class Stop:
 
 @contextmanager
 def deferred(stop: Stop) -> Iterator[None]:
-    """Note the first request to stop in `stop`; a second Ctrl-C raises at once.
+    """Store the first stop signal in `stop`; a later Ctrl-C raises `Stopping` at once.
 
-    Other requests that follow change nothing: a scheduler warns with one signal and insists with another, and ends
-    by itself what takes too long.
+    Other later signals are ignored: a scheduler warns with one signal, repeats with another, and kills by itself what
+    takes too long.
     """
 
     def note(number: int, _: Any) -> None:
@@ -73,17 +73,17 @@ def deferred(stop: Stop) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignore further requests to stop: what runs inside takes bounded time and must not be left half done."""
+    """Ignore stop signals in this context, whose work takes bounded time and must not be left half done."""
     with handled(signal.SIG_IGN):
         yield
 
 
 @contextmanager
 def handled(handler: Any, numbers: Sequence[signal.Signals] = (*STOPS, signal.SIGINT)) -> Iterator[None]:
-    """Have `handler` take the signals that ask to stop, and put back who took them before."""
-    # What is ignored stays so: `nohup` asks for it.
-    asked = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in asked}
+    """Install `handler` for the stop signals in this context, and restore the previous handlers afterwards."""
+    # A signal that is ignored stays so: `nohup` relies on it.
+    handled_here = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in handled_here}
     try:
         yield
     finally:
@@ -92,7 +92,7 @@ def handled(handler: Any, numbers: Sequence[signal.Signals] = (*STOPS, signal.SI
 
 
 def stopped_by(error: BaseException) -> signal.Signals | None:
-    """The signal behind an exception; None where it is an error."""
+    """Return the signal that caused an exception; None where it is an error."""
     if isinstance(error, KeyboardInterrupt):
         return signal.SIGINT
     if isinstance(error, Stopping):

@@ -1,4 +1,4 @@
-"""Processes that share a piece of work out."""
+"""Divides work among worker processes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from gantry.core.errors import JobFailed
 
-GRACE = 10.0  # seconds another process has to end once it is told to
+GRACE = 10.0  # seconds a process may take to end after `terminate`
 
 
 @dataclass(frozen=True)
 class Crew:
-    """The processes that share the images out.
+    """A group of processes that divide the images among them.
 
     Args:
-        size: how many, this one included.
-        share: what another one does, `share(folder, rank, size)`, by calling `look_at_share`; must be picklable.
+        size: the number of processes, this one included.
+        share: the function another process runs on its share, `share(folder, rank, size)`; must be picklable.
     """
 
     size: int = 1
@@ -27,10 +27,10 @@ class Crew:
 
     @contextmanager
     def at_work(self, folder: Path) -> Iterator[Callable[[], bool]]:
-        """Have the others look at their shares; gives what says whether they are done.
+        """Run the other processes in this context; yields a function that returns True once all are done.
 
         Raises:
-            JobFailed: one of them has failed, and has printed why.
+            JobFailed: one of them has failed; it has printed the reason.
         """
         context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
         assert self.share is not None or self.size == 1

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet
-from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.extractors.extractor import NetworkExtractor
 
 logger = logging.getLogger(__name__)
 

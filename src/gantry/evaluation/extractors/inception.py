@@ -1,18 +1,76 @@
 """The papers' Inception network as torch-fidelity ports it: its own forward, and a faster one of the same value."""
 
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from gantry.core.errors import UserError
+from gantry.data.images import ImageSet
+from gantry.evaluation.extractors.extractor import Colour, NetworkExtractor, check_channels
 from gantry.evaluation.extractors.tf1_resize import resize_like_tensorflow1
-from gantry.evaluation.extractors.weights import tensors_alone
+from gantry.evaluation.extractors.weights import Published, read, tensors_alone, understood
 
 Layer = Literal[64, 192, 768, 2048]
 LAYERS: tuple[int, ...] = get_args(Layer)  # the channels, after which the papers call them
 ENDS = {64: "MaxPool_1", 192: "MaxPool_2", 768: "Mixed_6e", 2048: "AvgPool"}
 SIDE = 299
+INCEPTION = Published(
+    what="The Inception weights of FID (91 MB)",
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
+
+
+def inception(
+    *,
+    weights: str | None = None,
+    layer: Layer = 2048,
+    fast: bool = True,
+    data: ImageSet | None = None,
+    cache: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> NetworkExtractor:
+    """The Inception network of the papers' FID, KID and Inception Score, as torch-fidelity ports it.
+
+    Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule: features are the 2048 of the last
+    pooling, logits the 1008 without bias. Images are resized to 299 x 299 the TensorFlow 1 way.
+
+    Args:
+        weights: file of the weights; without it torch-fidelity's own, from torch.hub's checkpoint folder,
+            fetched there when missing. A file with another hash is used, its scores named after that hash.
+        layer: the features: those of the last pooling, or the means over the image of an earlier layer's
+            channels, 64, 192 or 768, without logits; its scores are then named after `inception-768`, say.
+        fast: compute them about twice as fast, the same up to rounding: FID agrees to 1e-5 of itself.
+        data: the images to be measured; greyscale is repeated to three channels.
+        cache: unused; every extractor accepts it.
+        device: where the network runs.
+
+    Raises:
+        UserError: the weights are missing and cannot be fetched, are damaged, or are not of this network; the
+            images have neither one nor three channels; there is no such layer.
+    """
+    if layer not in LAYERS:
+        raise UserError(f"extractor.layer: one of {', '.join(map(str, LAYERS))}, not {layer}")
+    check_channels("inception", data)
+    path, content, digest = read(weights, INCEPTION)
+    with understood(path, "torch-fidelity's Inception weights"):
+        network = plain(content, layer)
+    last = layer == LAYERS[-1]
+    device = torch.device(device)
+    return NetworkExtractor(
+        network=Colour(Folded(network, layer) if fast else network),
+        name="inception" if last else f"inception-{layer}",
+        digest=digest,
+        resize="tensorflow-1 bilinear 299",
+        device=device,
+        official=last and digest == INCEPTION.sha256,
+        has_logits=last,
+        batch_size=16 if device.type == "cpu" else 128,  # a CPU's caches hold no more
+        arithmetic="folded" if fast else "plain",
+    )
 
 
 def plain(content: bytes, layer: int) -> nn.Module:

@@ -1,1 +1,13 @@
-"""The metrics, each computed from features."""
+"""The metrics: a file each, whose function `metric` returns it."""
+
+# The module of each `gantry.core.config.options.Measure`.
+MEASURES = {
+    "fid": "fid",
+    "kid": "kid",
+    "inception_score": "inception_score",
+    "precision_recall": "precision_recall",
+    "fid_infinity": "fid_infinity",
+    "classes": "class_shares",
+    "memorisation": "memorization",
+    "augmentation": "classification_accuracy",
+}

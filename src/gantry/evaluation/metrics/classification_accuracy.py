@@ -9,21 +9,26 @@ compare with one another and with nobody else's.
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal, NamedTuple
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet, digest_of
 from gantry.evaluation.extractors.classifier import RECIPE, Classifier, fit, one_thread, untrained, verdicts
+from gantry.evaluation.metrics.classification_results import Augmentation, Diet, Trained, gain_of
+from gantry.evaluation.metrics.metric import SETS, Found, Inputs, Metric
 
 logger = logging.getLogger(__name__)
 
 BUDGET = 32_000  # images a classifier sees in training: 9 s on one core at 28 pixels
 HELD_OUT = "held-out"  # the split of a test set taken from the images that the generator may have learned from
+MOST_GENERATED = 10_000  # generated images a classifier is trained on, at most
 MOST_BYTES = 2**30  # of images copied by `held_out`
 
 CAVEAT = (
@@ -35,88 +40,27 @@ CAVEAT_HELD_OUT = (
     "so that every accuracy with generated images may be too high."
 )
 
-Diet = Literal["real", "generated", "real + generated"]
+
+def metric() -> Metric:
+    """The table of accuracies, which is no single value."""
+    return Metric("augmentation", {}, compute=_compute, needs=(SETS,), values=(), first_draw=True)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """The classifiers trained on one diet, one for each seed.
+def _compute(inputs: Inputs) -> Found:
+    sets = inputs.sets
+    assert sets is not None
+    train, test = sets.trained_on, sets.held_out
+    if test is None:
+        train, test = held_out(train)
+    made = sets.generated(MOST_GENERATED)
+    often = 0.5 if sys.stderr.isatty() else 10.0
+    with tqdm(desc="classifiers", unit="step", dynamic_ncols=True, delay=1, mininterval=often) as bar:
 
-    Attributes:
-        diet: what they were trained on.
-        size: the size of the real training set; None where the diet does not depend on it.
-        real, generated: how many different images of each kind there were to learn from.
-        accuracies: share of the real test images recognised, 0 to 1, by seed.
-    """
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
 
-    diet: Diet
-    size: int | None
-    real: int
-    generated: int
-    accuracies: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.accuracies))
-
-    @property
-    def std(self) -> float:
-        """The standard deviation over seeds (n - 1); NaN for one seed."""
-        return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else math.nan
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What adding the generated images to `size` real ones changed: accuracy with them less accuracy without.
-
-    Attributes:
-        size: the size of the real training set.
-        mean: the mean difference over seeds; each seed has its own real subset, the same with and without.
-        interval: half the width of its 95 % interval, for the draw of seeds (Student's t) and of test images
-            (normal) together; NaN for one seed.
-    """
-
-    size: int
-    mean: float
-    interval: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether the difference, up or down, is more than noise: the interval does not hold 0."""
-        return abs(self.mean) > self.interval
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What `augmentation` found.
-
-    Attributes:
-        trained: the classifiers of every diet, by size, then real, generated, both.
-        gains: one for each size.
-        labels: where the generated images' labels come from: "given" with them, or verdicts of the
-            "classifier of the m real images", of the same seed and size, which knows no other image.
-        steps, batch_size: the budget, equal for every classifier.
-        seeds: how many classifiers for each diet and size.
-        n_test: real images they were tested on.
-        test_split: which ones.
-        caveats: what one must know to read the numbers.
-    """
-
-    trained: tuple[Trained, ...]
-    gains: tuple[Gain, ...]
-    labels: Literal["given", "classifier of the m real images"]
-    steps: int
-    batch_size: int
-    seeds: int
-    n_test: int
-    test_split: str
-    caveats: tuple[str, ...]
-
-    def record(self) -> dict:
-        """All of it as JSON knows it, with means and standard deviations; null for what one seed cannot tell."""
-        trained = [asdict(row) | {"mean": row.mean, "std": _number(row.std)} for row in self.trained]
-        gains = [asdict(gain) | {"interval": _number(gain.interval), "clear": gain.clear} for gain in self.gains]
-        return asdict(self) | {"trained": trained, "gains": gains}
+        return Found({}, augmentation(made, train, test, seed=inputs.seed, progress=progress).record())
 
 
 class _Source(NamedTuple):
@@ -162,6 +106,39 @@ def augmentation(
         UserError: real images without labels or with fewer than two classes, sizes there are not, test images
             that are the training images, or images of different shapes.
     """
+    classes = _checked(generated, train, test, seeds)
+    chosen_sizes = default_sizes(len(train), classes, budget) if sizes is None else sorted(set(sizes))
+    if not chosen_sizes or chosen_sizes[0] < 2 or chosen_sizes[-1] > len(train):
+        raise UserError(f"augmentation sizes {list(sizes or ())}: each must be 2 to {len(train)}, the images there are")
+    given = labels_among(generated, train.classes or tuple(map(str, range(classes))))
+    steps = -(-max(budget, chosen_sizes[-1]) // RECIPE.batch_size)
+    total = seeds * steps * (2 * len(chosen_sizes) + (len(chosen_sizes) if given is None else 1))
+    lessons = _Lessons(train, test, classes, steps, lambda done: progress(done, total))
+    used = min(len(generated), steps * RECIPE.batch_size)
+    with one_thread():
+        for own in range(seed, seed + seeds):
+            made = draws(own, 0, "augmentation generated").permutation(len(generated))[:used]
+            lessons.of_seed(own, generated, made, given, chosen_sizes)
+    correct = lessons.correct
+    return Augmentation(
+        trained=tuple(sorted(_trained(correct, used), key=lambda row: row.size or 0)),
+        gains=tuple(gain_of(size, correct["real", size], correct["real + generated", size]) for size in chosen_sizes),
+        labels="classifier of the m real images" if given is None else "given",
+        steps=steps,
+        batch_size=RECIPE.batch_size,
+        seeds=seeds,
+        n_test=len(test),
+        test_split=test.split,
+        caveats=(CAVEAT, CAVEAT_HELD_OUT) if test.split == HELD_OUT else (CAVEAT,),
+    )
+
+
+def _checked(generated: ImageSet, train: ImageSet, test: ImageSet, seeds: int) -> int:
+    """How many classes the real images have.
+
+    Raises:
+        UserError: see `augmentation`.
+    """
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
         raise UserError(f"augmentation needs a data set with labels of two classes or more; {train.name} has not")
     if train.digest == test.digest:
@@ -171,50 +148,58 @@ def augmentation(
             f"augmentation needs images of one shape: generated {generated.shape}, training {train.shape}, "
             f"test {test.shape}"
         )
-    classes = max(int(train.labels.max()) + 1, int(test.labels.max()) + 1, len(train.classes or ()))
-    chosen_sizes = default_sizes(len(train), classes, budget) if sizes is None else sorted(set(sizes))
-    if not chosen_sizes or chosen_sizes[0] < 2 or chosen_sizes[-1] > len(train):
-        raise UserError(f"augmentation sizes {list(sizes or ())}: each must be 2 to {len(train)}, the images there are")
     if seeds < 1 or not len(generated):
         raise UserError(f"augmentation needs one seed and one generated image at least, not {seeds}, {len(generated)}")
+    return max(int(train.labels.max()) + 1, int(test.labels.max()) + 1, len(train.classes or ()))
 
-    given = labels_among(generated, train.classes or tuple(map(str, range(classes))))
-    steps = -(-max(budget, chosen_sizes[-1]) // RECIPE.batch_size)
-    total = seeds * steps * (2 * len(chosen_sizes) + (len(chosen_sizes) if given is None else 1))
-    done = 0
-    correct: dict[tuple[Diet, int | None], list[np.ndarray]] = {}
 
-    def learn(diet: Diet, size: int | None, sources: Sequence[_Source], seed: int) -> Classifier:
-        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            nonlocal done
-            for batch in _batches(sources, steps, seed):
-                yield batch
-                done += 1
-                progress(done, total)
+@dataclass
+class _Lessons:
+    """Trains the classifiers and keeps which of the `test` images each recognises, bool (n_test,), in `correct`."""
 
-        network = untrained(train.shape[0], train.shape[1], classes, seed)
-        fit(network, counted(), steps, train.flip, seed)
-        seen = verdicts(network, test.images, np.arange(len(test))) == test.labels
-        correct.setdefault((diet, size), []).append(seen)
+    train: ImageSet
+    test: ImageSet
+    classes: int
+    steps: int
+    progress: Callable[[int], object]
+    done: int = 0
+    correct: dict[tuple[Diet, int | None], list[np.ndarray]] = field(default_factory=dict)
+
+    def of_seed(
+        self, seed: int, generated: ImageSet, made: np.ndarray, given: np.ndarray | None, sizes: Sequence[int]
+    ) -> None:
+        """Train one classifier for each diet and size on the images `made` of `generated`, whose labels are `given`."""
+        images, known = self.train.images, self.train.labels
+        assert known is not None
+        order = draws(seed, 0, "augmentation real").permutation(len(self.train))
+        if given is not None:
+            self.learn("generated", None, [_Source(generated.images, made, given[made])], seed)
+        for size in sizes:
+            real = _Source(images, order[:size], known[order[:size]])
+            teacher = self.learn("real", size, [real], seed)
+            labels = verdicts(teacher, generated.images, made) if given is None else given[made]
+            fake = _Source(generated.images, made, labels)
+            if given is None:
+                self.learn("generated", size, [fake], seed)
+            self.learn("real + generated", size, [real, fake], seed)
+
+    def learn(self, diet: Diet, size: int | None, sources: Sequence[_Source], seed: int) -> Classifier:
+        """A classifier trained on `sources`."""
+        network = untrained(self.train.shape[0], self.train.shape[1], self.classes, seed)
+        fit(network, self._counted(sources, seed), self.steps, self.train.flip, seed)
+        seen = verdicts(network, self.test.images, np.arange(len(self.test))) == self.test.labels
+        self.correct.setdefault((diet, size), []).append(seen)
         return network
 
-    used = min(len(generated), steps * RECIPE.batch_size)
-    with one_thread():
-        for own in range(seed, seed + seeds):
-            order = draws(own, 0, "augmentation real").permutation(len(train))
-            made = draws(own, 0, "augmentation generated").permutation(len(generated))[:used]
-            if given is not None:
-                learn("generated", None, [_Source(generated.images, made, given[made])], own)
-            for size in chosen_sizes:
-                real = _Source(train.images, order[:size], train.labels[order[:size]])
-                teacher = learn("real", size, [real], own)
-                labels = verdicts(teacher, generated.images, made) if given is None else given[made]
-                fake = _Source(generated.images, made, labels)
-                if given is None:
-                    learn("generated", size, [fake], own)
-                learn("real + generated", size, [real, fake], own)
+    def _counted(self, sources: Sequence[_Source], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for batch in _batches(sources, self.steps, seed):
+            yield batch
+            self.done += 1
+            self.progress(self.done)
 
-    trained = [
+
+def _trained(correct: Mapping[tuple[Diet, int | None], Sequence[np.ndarray]], used: int) -> list[Trained]:
+    return [
         Trained(
             diet,
             size,
@@ -224,17 +209,6 @@ def augmentation(
         )
         for (diet, size), rows in correct.items()
     ]
-    return Augmentation(
-        trained=tuple(sorted(trained, key=lambda row: row.size or 0)),
-        gains=tuple(_gain(size, correct["real", size], correct["real + generated", size]) for size in chosen_sizes),
-        labels="classifier of the m real images" if given is None else "given",
-        steps=steps,
-        batch_size=RECIPE.batch_size,
-        seeds=seeds,
-        n_test=len(test),
-        test_split=test.split,
-        caveats=(CAVEAT, CAVEAT_HELD_OUT) if test.split == HELD_OUT else (CAVEAT,),
-    )
 
 
 def default_sizes(count: int, classes: int, budget: int = BUDGET) -> list[int]:
@@ -313,20 +287,3 @@ def _stream(count: int, size: int, steps: int, seed: int, purpose: str) -> Itera
             epoch += 1
         yield left[:size]
         left = left[size:]
-
-
-def _gain(size: int, without: Sequence[np.ndarray], with_them: Sequence[np.ndarray]) -> Gain:
-    """From which test images were recognised, bool (n_test,), by seed."""
-    from scipy import stats
-
-    differences = np.array(with_them, float) - np.array(without, float)  # (seeds, n_test)
-    seeds, n_test = differences.shape
-    if seeds < 2 or n_test < 2:
-        return Gain(size, float(differences.mean()), math.nan)
-    of_seeds = stats.t.ppf(0.975, seeds - 1) * differences.mean(1).std(ddof=1) / math.sqrt(seeds)
-    of_images = stats.norm.ppf(0.975) * differences.mean(0).std(ddof=1) / math.sqrt(n_test)
-    return Gain(size, float(differences.mean()), float(math.hypot(of_seeds, of_images)))
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

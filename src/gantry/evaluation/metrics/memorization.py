@@ -10,12 +10,35 @@ from torchvision.utils import make_grid
 
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
+from gantry.evaluation.metrics.metric import SETS, Found, Inputs, Metric
 from gantry.evaluation.metrics.precision_recall import ROWS, distance_blocks
 
 COPIED = 0.01  # share of held-out real images that are as near to a training image as what counts as a copy
 LEFT_OUT = 10_000  # training images at most that stand for held-out ones
 CANDIDATES = 4  # nearest images by rough distances, among which exact ones decide
 TILE = 96  # pixels an image of the picture is enlarged to, at least
+
+
+def metric() -> Metric:
+    """`copy_rate`, lower is better, and `distance_ratio`, higher is better; beside them all of `Memorisation`."""
+    directions = {"copy_rate": False, "distance_ratio": True}
+    return Metric(
+        "memorisation", directions, compute=_compute, needs=(SETS,), values=tuple(directions), first_draw=True
+    )
+
+
+def _compute(inputs: Inputs) -> Found:
+    sets = inputs.sets
+    assert sets is not None
+    train = sets.real_images("training")
+    unseen = None if sets.held_out is None else sets.real_images("held-out")
+    known = sets.reals("training").features
+    found = memorisation(inputs.features, known, None if unseen is None else sets.reals("held-out").features)
+    about = {name: value for name, value in found._asdict().items() if name not in ("distances", "indices")}
+    about |= {"training_images": len(train), "training_digest": train.digest}
+    about |= {"held_out_images": 0 if unseen is None else len(unseen)}
+    values = {"copy_rate": found.copy_rate, "distance_ratio": found.distance_ratio}
+    return Found(values, about, closest_pairs(sets.source.of, train.images, found))
 
 
 class Memorisation(NamedTuple):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from gantry.core.errors import UserError
-from gantry.evaluation.metrics.fid_kid_is import chunks
+from gantry.evaluation.metrics.metric import Inputs, Metric
+from gantry.evaluation.moments import chunks
 
 PRECISION_NEIGHBOURS = 3  # Kynkaanniemi et al. 2019
 COVERAGE_NEIGHBOURS = 5  # Naeem et al. 2020
@@ -21,6 +22,21 @@ class Manifold(NamedTuple):
     recall: float
     density: float
     coverage: float
+
+
+def metric() -> Metric:
+    """`precision`, `recall`, `density` and `coverage`, higher is better."""
+    return Metric(
+        "precision_recall",
+        higher_is_better=True,
+        compute=lambda inputs: inputs.once(_both)[0]._asdict(),
+        spread=lambda inputs, values: inputs.once(_both)[1]._asdict(),
+        values=Manifold._fields,
+    )
+
+
+def _both(inputs: Inputs) -> tuple[Manifold, Manifold]:
+    return manifold(inputs.real.features, inputs.features, inputs.real.derived("radii", radii))
 
 
 def distance_blocks(queries: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor]]:

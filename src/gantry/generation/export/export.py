@@ -1,4 +1,4 @@
-"""A generator exported to a folder in the formats asked for, each with its model card."""
+"""Exports a generator to a folder in the formats asked for, with its model card."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHOWN = 64  # images of the picture
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported.
+    """An export that was written.
 
     Attributes:
         folder: where.

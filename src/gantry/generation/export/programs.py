@@ -1,4 +1,4 @@
-"""A generator as a program that needs none of its source: a torch.export program, and ONNX.
+"""Writes a generator as a program that needs none of its source: a torch.export program, and ONNX.
 
 Both map latents (B, z_dim), float32, to images (B, C, H, W), float32, in [-1, 1], for any B of at least 1. Each file is
 read back and compared with the network before it gets its name: there is a whole, right one or none.

@@ -12,6 +12,7 @@ its class, in the folder network. Loading it runs that source, so load it only f
         save(network(z), "drawn.png")
 """
 
+import builtins
 import importlib.util
 import json
 import math
@@ -19,7 +20,10 @@ import struct
 import sys
 import uuid
 import zlib
+from importlib.machinery import FileFinder, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,23 +53,38 @@ def load(folder: str | Path = HERE) -> nn.Module:
     """
     folder = Path(folder)
     config = json.loads((folder / "generator.json").read_text())
-    network: nn.Module = network_class(folder, config.pop("_target_"))(**config)
+    module, _, name = config.pop("_target_").rpartition(".")
+    network: nn.Module = getattr(imported(folder / "network", module), name)(**config)
     network.load_state_dict(read_safetensors(folder / "generator.safetensors"))
     return network.eval().requires_grad_(False)
 
 
-def network_class(folder: Path, name: str) -> type[nn.Module]:
-    """The class of that dotted name, from the folder `network`; installed packages of the same name are not touched."""
+def imported(folder: Path, name: str) -> ModuleType:
+    """The module of that dotted name in `folder`, under a name of its own: installed packages are left alone."""
     package = f"generator_{uuid.uuid4().hex}"  # its own for each folder and each time, so that none finds another's
-    source = folder / "network" / "__init__.py"
-    spec = importlib.util.spec_from_file_location(package, source, submodule_search_locations=[str(source.parent)])
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[package] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[package])
-    module, _, found = name.rpartition(".")
-    kind: type[nn.Module] = getattr(importlib.import_module(f"{package}.{module}"), found)
-    return kind
+    root = ModuleType(package)
+    root.__path__ = [str(folder.resolve())]
+    for place in (folder.resolve(), *folder.resolve().rglob("*/")):
+        sys.path_importer_cache[str(place)] = FileFinder(str(place), (Copy, [".py"]))
+    sys.modules[package] = root
+    return importlib.import_module(f"{package}.{name}")
+
+
+class Copy(SourceFileLoader):
+    """Runs a module in such a folder; what it imports by an absolute name is looked for in the folder first."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        package = module.__name__.partition(".")[0]
+
+        def find(name: str, variables: Any = None, local: Any = None, names: Any = (), level: int = 0) -> ModuleType:
+            top = f"{package}.{name.partition('.')[0]}"
+            if level or importlib.util.find_spec(top) is None:
+                return __import__(name, variables, local, names, level)
+            found = __import__(f"{package}.{name}", variables, local, names)
+            return found if names else sys.modules[top]
+
+        vars(module)["__builtins__"] = vars(builtins) | {"__import__": find}
+        super().exec_module(module)
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -99,9 +118,14 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
+def quantise(images: Tensor) -> Tensor:
+    """Images in [-1, 1], any shape, as uint8: rounded to the nearest of 256 levels."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def save(images: Tensor, path: str | Path, columns: int = 8) -> None:
     """Write images (N, C, H, W) in [-1, 1], C 1 (grey) or 3 (RGB), as one PNG picture with `columns` in a row."""
-    pixels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    pixels = quantise(images).cpu()
     count, channels, height, width = pixels.shape
     columns = min(columns, count)
     pixels = torch.cat([pixels, pixels.new_zeros(-count % columns, channels, height, width)])

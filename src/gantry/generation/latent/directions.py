@@ -1,4 +1,4 @@
-"""Directions of latent space, by what they change in the image."""
+"""Finds the directions of latent space along which images change most."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Where in latent space a given image lies, and from there what stood where the image is damaged."""
+"""Projects images onto a generator's latent space, and fills in what is damaged in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Progress = Callable[[float], object]
 
 @dataclass(frozen=True)
 class Projection:
-    """What `project` found of N images.
+    """Latents of N images, and the images that the generator makes of them.
 
     Attributes:
         latents: float32 (N, z_dim), on the CPU like the rest.
@@ -88,44 +88,46 @@ def project(
     damaged = damaged.expand(len(target), 1, *target.shape[2:])
     pool = torch.from_numpy(draws(seed, 0, "projection").standard_normal((POOL, z_dim), dtype="float32")).to(device)
     short = max(1, round(SHORT * steps))
-    done, work = 0, len(target) * (starts * short + steps - short)
-
-    def advance(latents: int) -> None:
-        nonlocal done
-        done += latents
-        if progress is not None:
-            progress(done / work)
-
-    search = _Search(network, advance)
-    found = []
+    search = _Search(network, len(target) * (starts * short + steps - short), progress)
     together = max(1, AT_ONCE // (starts * target[0].numel()))
-    for images, holes in zip(target.split(together), damaged.split(together), strict=True):
-        wanted, hole = to_float(images.to(device)), holes.to(device)
-        weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
-        z = search.nearest(pool, wanted, weight * ~hole, starts)
-        z = search.descend(z, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
-        made = search.images(z).unflatten(0, (-1, starts))
-        # Of a whole image nothing of this is left but the choice of the start.
-        expected = torch.where(hole, made.mean(1), wanted)
-        weights = torch.where(hole, CONSENSUS * weight, weight)
-        errors = ((made - expected[:, None]).square() * weights[:, None]).flatten(2).sum(2)
-        best = z.unflatten(0, (-1, starts))[torch.arange(len(images), device=device), errors.argmin(1)]
-        found.append(search.descend(best, expected, weights, steps - short))
+    parts = zip(target.split(together), damaged.split(together), strict=True)
+    found = [search.project(one.to(device), hole.to(device), pool, starts, short, steps - short) for one, hole in parts]
     latents = torch.cat(found)
     return _projection(latents.cpu(), quantise(search.images(latents)).cpu(), target, damaged, mask is not None)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Search:
-    """What moves latents towards images; each independently of the others beside it.
+    """Moves latents towards images, each independently of the others beside it.
 
-    Args:
+    Attributes:
         network: see `project`.
-        advance: called with the number of latents moved by a step.
+        work: steps that latents are moved by in all, counted for each latent.
+        progress: see `project`.
+        done: of `work`.
     """
 
     network: nn.Module
-    advance: Callable[[int], None]
+    work: int
+    progress: Progress | None
+    done: int = 0
+
+    def project(self, target: Tensor, hole: Tensor, pool: Tensor, starts: int, short: int, rest: int) -> Tensor:
+        """Latents (N, z_dim) of uint8 images (N, C, H, W), damaged in the holes (N, 1, H, W).
+
+        All starts are moved for `short` steps, the best of each image's for the `rest`.
+        """
+        wanted = to_float(target)
+        weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
+        z = self.nearest(pool, wanted, weight * ~hole, starts)
+        z = self.descend(z, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
+        made = self.images(z).unflatten(0, (-1, starts))
+        # Of a whole image nothing of this is left but the choice of the start.
+        expected = torch.where(hole, made.mean(1), wanted)
+        weights = torch.where(hole, CONSENSUS * weight, weight)
+        errors = ((made - expected[:, None]).square() * weights[:, None]).flatten(2).sum(2)
+        best = z.unflatten(0, (-1, starts))[torch.arange(len(target), device=z.device), errors.argmin(1)]
+        return self.descend(best, expected, weights, rest)
 
     def images(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) of latents (B, z_dim), so many at a time as memory is taken for."""
@@ -135,7 +137,7 @@ class _Search:
             return torch.cat([self.network(part) for part in parts])
 
     def nearest(self, pool: Tensor, wanted: Tensor, weights: Tensor, count: int) -> Tensor:
-        """Of each image (N, C, H, W) the `count` latents of the pool with the least error, (N * count, z_dim)."""
+        """The `count` latents of the pool with the least error to each image (N, C, H, W): (N * count, z_dim)."""
         weighed = weights.expand_as(wanted).flatten(1)
         errors = []
         for part in pool.split(max(1, AT_ONCE // wanted[0].numel())):
@@ -154,7 +156,9 @@ class _Search:
                 errors = ((self.network(z) - wanted).square() * weights).sum() + PRIOR * z.square().mean(1).sum()
             (z.grad,) = torch.autograd.grad(errors, z)
             optimizer.step()
-            self.advance(len(z))
+            self.done += len(z)
+            if self.progress is not None:
+                self.progress(self.done / self.work)
         return z.detach()
 
 
@@ -185,13 +189,13 @@ def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, 
     if target.dtype != torch.uint8 or target.dim() != 4 or len(target) == 0 or target.shape[1:] != shape:
         raise UserError(
             f"the images to project must be uint8, (N, {', '.join(map(str, shape))}) as the generator makes them, "
-            f"not {_told(target)}"
+            f"not {_kind(target)}"
         )
     if mask is None:
         return
     if mask.dtype != torch.bool or mask.shape not in {(count, 1, *shape[1:]) for count in (1, len(target))}:
         raise UserError(
-            f"the mask must be bool, ({len(target)} or 1, 1, {shape[1]}, {shape[2]}) for the images, not {_told(mask)}"
+            f"the mask must be bool, ({len(target)} or 1, 1, {shape[1]}, {shape[2]}) for the images, not {_kind(mask)}"
         )
     shares = mask.float().mean((1, 2, 3))
     for wrong, what in ((0.0, "empty: it marks no pixel as damaged"), (1.0, "full: it leaves no pixel to go by")):
@@ -199,5 +203,5 @@ def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, 
             raise UserError(f"mask number {int((shares == wrong).int().argmax())} is {what}")
 
 
-def _told(tensor: Tensor) -> str:
+def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}, ({', '.join(map(str, tensor.shape))})"

@@ -1,4 +1,4 @@
-"""Which version of a registered model is its champion: the best by one metric, among those measured alike."""
+"""Chooses the champion of a registered model: the best version by one metric, among those measured alike."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.text import did_you_mean
-from gantry.evaluation.metrics.direction import lower_is_better
-from gantry.generation.export.facts import mapping
-from gantry.generation.export.markdown import is_number
+from gantry.generation.export.facts import is_number, mapping
+from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import EVALUATIONS, SUMMARY_FILE
 
 METRIC, VALUE, PROTOCOL = "metric", "value", "protocol"  # tags of a version
@@ -30,38 +29,46 @@ class Measured:
         metric: what was measured, such as `fid`.
         value: NaN where it could not be.
         protocol: all that determines the value besides the generator.
+        higher_is_better: the metric's direction; None, where no record says it, stands for what its name says.
     """
 
     metric: str
     value: float
     protocol: Mapping[str, Any]
+    higher_is_better: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.higher_is_better is None:
+            object.__setattr__(self, "higher_is_better", higher_is_better(self.metric, {}) is True)
 
     @property
     def tags(self) -> dict[str, str]:
-        """As a registered version keeps it."""
-        return {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
+        """The tags in which a registered version keeps it."""
+        said = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
+        return said | {HIGHER: _text(self.higher_is_better)}
 
     @property
     def text(self) -> str:
         return f"{self.metric} {self.value:.5g}"
 
     def beats(self, other: Measured) -> bool:
-        """Whether it is the better of two measured alike: by more than nothing; NaN beats nothing."""
+        """Tell whether it is better, and not equal, of two measured alike; NaN beats nothing."""
         if math.isnan(self.value) or math.isnan(other.value):
             return not math.isnan(self.value)
-        return self.value < other.value if lower_is_better(self.metric) else self.value > other.value
+        return self.value > other.value if self.higher_is_better else self.value < other.value
 
     def apart(self, other: Measured) -> list[str]:
-        """In what the measuring of two differs, `n_generated: 2000 and 50000`; nothing where they compare."""
+        """The settings in which two protocols differ, `n_generated: 2000 and 50000`; empty where they compare."""
         named = {"metric": self.metric, **self.protocol}, {"metric": other.metric, **other.protocol}
         keys = [key for key in {**named[0], **named[1]} if _text(named[0].get(key)) != _text(named[1].get(key))]
         return [f"{key}: {' and '.join(str(one.get(key, 'not said'))[:20] for one in named)}" for key in keys]
 
 
 def from_tags(tags: Mapping[str, str]) -> Measured | None:
-    """What `Measured.tags` made; None of a version that somebody registered by other means."""
+    """The inverse of `Measured.tags`; None of a version that somebody registered by other means."""
     try:
-        return Measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])))
+        higher = json.loads(tags.get(HIGHER, "null"))
+        return Measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])), higher)
     except (KeyError, ValueError, TypeError):
         return None
 
@@ -72,14 +79,14 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a version becomes the champion, and the sentence that says why."""
+    """A decision: the new version `wins` the alias or not, and the sentence that says why."""
 
     wins: bool
     why: str
 
 
 def verdict(mine: Measured | None, champion: Measured | None, holder: str | None) -> Verdict:
-    """Whether a new version takes the place of the champion.
+    """Decide whether a new version takes the place of the champion.
 
     Args:
         mine: how good the new version is; None where it was not measured.
@@ -104,7 +111,7 @@ def verdict(mine: Measured | None, champion: Measured | None, holder: str | None
 
 
 def measured(folder: Path, step: int | None, digest: str, raw: bool = False, metric: str | None = None) -> Measured:
-    """How good a run's generator is.
+    """Read the quality of a run's generator.
 
     Args:
         folder: the run's.
@@ -139,7 +146,8 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
     if name not in values:
         choices = [*values, *_choices(_records(folder, digest))]
         raise UserError(f"metric={name}: not measured{did_you_mean(name, choices)} (valid: {', '.join(choices)})")
-    return Measured(name, _number(values[name]), mapping(summary.get("protocol")))
+    higher = parse(summary.get(HIGHER)).get(name)
+    return Measured(name, _number(values[name]), mapping(summary.get("protocol")), higher)
 
 
 def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
@@ -154,7 +162,9 @@ def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
             raise UserError(f"metric={wanted}: measured in {len(found)} ways; name one of {keys}")
         if found:
             drawn = {key: found[0]["subject"].get(key) for key in DRAWN}
-            return Measured(name, _number(found[0]["values"][name]), {**found[0]["settings"], **drawn})
+            settings = {**found[0]["settings"], **drawn}
+            higher = parse(found[0].get(HIGHER)).get(name)
+            return Measured(name, _number(found[0]["values"][name]), settings, higher)
     choices = ", ".join(_choices(records)) or "none yet: python evaluate.py makes one"
     raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
 
@@ -178,7 +188,7 @@ def _choices(records: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _is_quality(name: str) -> bool:
-    """Whether it is a value, and not how far one scatters, of which neither much nor little is good."""
+    """Tell a metric's value from its standard deviation, of which neither much nor little is good."""
     return "_std" not in name
 
 

@@ -1,4 +1,4 @@
-"""What a registered model may be called; imports nothing slow, so that a wrong name is refused at once."""
+"""Checks the name of a registered model; imports nothing slow, so that a wrong one is refused at once."""
 
 import re
 

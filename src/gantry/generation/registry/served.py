@@ -37,7 +37,8 @@ from pydantic import BaseModel, Field, field_validator
 LIMIT = 256  # images in an answer, which bounds its memory
 FORMATS = ("png", "grid")
 ROW = 8  # images in a row of the grid
-GENERATOR, DRAWING = "generator", "drawing"  # artifacts: what Gantry exports, and how it draws from it
+GENERATOR, DRAWING = "generator", "drawing"  # artifacts: what Gantry exports, and the source of what draws latents
+LATENTS = "gantry.models.latents"  # in it
 
 
 class Request(BaseModel, extra="forbid"):
@@ -57,7 +58,7 @@ class Request(BaseModel, extra="forbid"):
 
 
 class Answer(BaseModel):
-    """What a request is answered with: each image, or the grid of all, as a PNG file in base64."""
+    """The answer to a request: each image, or the grid of all, as a PNG file in base64."""
 
     seed: int
     n: int
@@ -70,9 +71,11 @@ class Served(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         folder = Path(context.artifacts[GENERATOR])
-        self._drawing = _module(Path(context.artifacts[DRAWING]))
+        loader = _module(folder / "generator.py")
+        self._latents = loader.imported(Path(context.artifacts[DRAWING]), LATENTS)
+        self._quantise = loader.quantise
         self._z_dim = json.loads((folder / "generator.json").read_bytes())["z_dim"]
-        self._network = _module(folder / "generator.py").load(folder).eval().requires_grad_(False)
+        self._network = loader.load(folder)
 
     def predict(self, model_input: list[Request]) -> list[Answer]:  # type: ignore[override]
         """An answer for each request.
@@ -95,12 +98,11 @@ class Served(PythonModel):
 
     def _images(self, seed: int, n: int, truncation: float | None) -> np.ndarray:
         """uint8 (n, H, W, C)."""
-        draw = self._drawing
-        tiles = []
-        for first in range(0, n, draw.TILE):
-            z = torch.from_numpy(draw.stream(seed, first, draw.TILE, self._z_dim, truncation))
+        tile, tiles = self._latents.TILE, []
+        for first in range(0, n, tile):
+            z = torch.from_numpy(self._latents.stream(seed, first, tile, self._z_dim, truncation))
             with torch.inference_mode():
-                tiles.append(draw.quantise(self._network(z)).permute(0, 2, 3, 1).numpy())
+                tiles.append(self._quantise(self._network(z)).permute(0, 2, 3, 1).numpy())
         return np.concatenate(tiles)[:n]
 
 

@@ -1,4 +1,4 @@
-"""What Streamlit runs anew whenever somebody moves a slider: `app.py <generator's folder> <trusted>...`."""
+"""The page, run anew by Streamlit whenever somebody moves a slider: `app.py <generator's folder> <trusted>...`."""
 
 import base64
 import io

@@ -1,10 +1,9 @@
-"""A page to look at a generator with: sliders for the noise it is given, on this machine only."""
+"""Serves a page that shows a generator's images, with sliders for its latents, on this machine only."""
 
 from __future__ import annotations
 
 import functools
 import json
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +15,12 @@ from torch import nn
 from gantry.core.errors import UserError
 from gantry.data.grid import enlarged_grid
 from gantry.generation.latent.directions import directions
+from gantry.generation.output_paths import ADDRESS, check_port
 from gantry.models.latents import stream
 from gantry.models.sampling import generate
 from gantry.runs.generator_files import GENERATOR_CONFIG, load_generator
 
 APP = Path(__file__).parent / "app.py"  # in a folder of its own: Streamlit puts that first on sys.path
-ADDRESS = "127.0.0.1"  # of the page
 SETTINGS = {
     "server.address": ADDRESS,
     "server.headless": "true",
@@ -97,17 +96,3 @@ def picture(shown: Shown, seed: int, count: int, truncation: float | None, along
     grid = enlarged_grid(generate(shown.network, torch.from_numpy(z)))
     scale = max(1, WIDE // max(grid.shape[:2]))
     return grid.repeat(scale, 0).repeat(scale, 1)
-
-
-def check_port(port: int) -> None:
-    """Refuse a port of the loopback interface on which nothing can be served now.
-
-    Raises:
-        UserError: says why.
-    """
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one just ended is no obstacle
-        try:
-            tried.bind((ADDRESS, port))
-        except (OSError, OverflowError) as error:
-            raise UserError(f"port={port} cannot be had on {ADDRESS}: {error}; choose another with port=") from error

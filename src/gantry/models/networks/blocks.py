@@ -1,4 +1,7 @@
-"""What the networks share: sizes, normalisation, initialisation."""
+"""Sizes, normalisations and layers that the networks of this folder share.
+
+The networks import torch and this module, relatively, and nothing else: an export carries copies of the files.
+"""
 
 from typing import Literal
 
@@ -6,25 +9,27 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.utils.parametrizations import spectral_norm
 
-from gantry.core.errors import UserError
-
 Shape = tuple[int, int, int]
 GeneratorNorm = Literal["batch", "layer", "instance", "none"]
 DiscriminatorNorm = Literal["batch", "layer", "instance", "spectral", "none"]
 
 
+class UnsupportedError(ValueError):
+    """An argument that the networks do not support; the message names the valid ones."""
+
+
 def doublings(size: int) -> tuple[int, int]:
-    """How an image's side is reached by doubling: the start, and the number of doublings.
+    """The start and the number of doublings by which a generator reaches an image's side.
 
     The start is 4 to 7 pixels, or 4 to 31 where the size has no more factors of two; below three doublings
     (images under 32 pixels) it may be 2 or 3, since two layers are too few to tell one digit from another.
     32 is 4 doubled 3 times, 28 is 7 doubled twice, 16 is 2 doubled 3 times.
 
     Raises:
-        UserError: the size is not a multiple of 4 between 8 and 128.
+        UnsupportedError: the size is not a multiple of 4 between 8 and 128.
     """
     if size % 4 or not 8 <= size <= 128:
-        raise UserError(f"data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not {size}")
+        raise UnsupportedError(f"data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not {size}")
     count = 0
     while size % 2 == 0 and (size >= 8 or (size >= 4 and count < 3)):
         size //= 2
@@ -47,7 +52,7 @@ def normalisation(norm: str, channels: int, dense: bool = False) -> nn.Module:
         case "none" | "spectral":
             return nn.Identity()
     choices = "batch, layer, spectral, none" if dense else "batch, layer, instance, spectral, none"
-    raise UserError(f"norm: {norm!r} is not one of {choices} (spectral: discriminators only)")
+    raise UnsupportedError(f"norm: {norm!r} is not one of {choices} (spectral: discriminators only)")
 
 
 def constrain_spectrally(network: nn.Module) -> None:

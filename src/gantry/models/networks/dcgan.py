@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gantry.models.networks.blocks import (
+from .blocks import (
     DiscriminatorNorm,
     FromVector,
     GeneratorNorm,

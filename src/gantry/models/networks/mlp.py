@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gantry.models.networks.blocks import Shape, constrain_spectrally, doublings, normalisation
+from .blocks import Shape, constrain_spectrally, doublings, normalisation
 
 
 class Generator(nn.Module):

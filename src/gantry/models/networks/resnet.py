@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
-from gantry.models.networks.blocks import (
+from .blocks import (
     DiscriminatorNorm,
     GeneratorNorm,
     Shape,

@@ -1,4 +1,4 @@
-"""What a run in MLflow holds already, where its record is sent a second time."""
+"""Finds what a run in MLflow holds already, so that a record sent a second time adds only what is missing."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 class Known:
-    """What a run held before it was taken up again: the steps after its checkpoint come a second time.
+    """The values and images a run held before it was resumed, since the steps after its checkpoint are logged again.
 
     Args:
-        since: in ms since 1970, when it was last rolled back; what was logged before does not count.
+        since: time of the last rollback in ms since 1970; values logged before it do not count.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, since: int = 0) -> None:
@@ -42,21 +42,21 @@ class Known:
         self._steps: dict[str, set[int]] = {}
 
     def is_new(self, key: str, step: int) -> bool:
-        """Whether the metric has no value at this step yet; one that was sent late may leave gaps before it."""
+        """Return True where the metric has no value at this step yet; gaps are possible, as values may arrive late."""
         if key not in self._steps:
             history = self._client.get_metric_history(self._run_id, key)
             self._steps[key] = {point.step for point in history if point.timestamp >= self._since}
         return step not in self._steps[key]
 
     def has_image(self, key: str, step: int) -> bool:
-        """Whether an image stands under this key and step."""
+        """Return True where the run has an image of this key and step."""
         return (key.replace("/", "~"), step) in self.images
 
 
 def last_rollback(client: MlflowClient, run_id: str, folder: Path, before: int) -> int:
-    """When the run was last rolled back before the time `before`, both in ms since 1970; 0 for never.
+    """Return the time of the run's last rollback before the time `before`, both in ms since 1970; 0 for never.
 
-    The record in its folder may be ahead of what MLflow is being told: of a later rollback, which is still to come.
+    The record in its folder may be ahead of the delivery and hold a later rollback, which is not delivered yet.
     """
     tags = client.get_run(run_id).data.tags, read_values(folder / TAGS_FILE)
     times = [rolled_back_at(values[ROLLED_BACK]) for values in tags if ROLLED_BACK in values]
@@ -64,12 +64,12 @@ def last_rollback(client: MlflowClient, run_id: str, folder: Path, before: int) 
 
 
 def rolled_back_at(tag: str) -> int:
-    """The time that a tag of `gantry.runs.tracking.tracker.rolled_back` holds."""
+    """Return the time in a tag of `gantry.runs.tracking.tracker.rolled_back`, in ms since 1970."""
     return int(tag.split()[0])
 
 
 def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
-    """Send what the record in a run's folder holds and MLflow does not: the process was killed before it could."""
+    """Send what the run's folder records and MLflow lacks, such as after a kill before the delivery."""
     from mlflow.entities import Metric, Param, RunTag
 
     data = client.get_run(run_id).data
@@ -78,24 +78,24 @@ def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
         client.log_batch(run_id, params=[Param(name, params[name]) for name in names], synchronous=True)
     for names in parts((name for name in tags if data.tags.get(name) != tags[name]), PARAMS_PER_REQUEST):
         client.log_batch(run_id, tags=[RunTag(name, tags[name]) for name in names], synchronous=True)
-    known = Known(client, run_id)
+    logged = Known(client, run_id)
     metrics = [
         Metric(key, math.nan if value is None else value, int(line["time"] * 1000), line["step"])
         for line in read_metrics(folder)
         for key, value in line.items()
-        if key not in ("step", "time") and known.is_new(key, line["step"])
+        if key not in ("step", "time") and logged.is_new(key, line["step"])
     ]
     for part in parts(metrics, METRICS_PER_REQUEST):
         client.log_batch(run_id, metrics=part, synchronous=True)
     for file in sorted(folder.glob("*/[0-9]*.png")):
         key, step = file.parent.name, file.stem
-        logged = key != FILM and len(step) == 7 and step.isdigit()
-        if logged and not known.has_image(key, int(step)):
+        is_image = key != FILM and len(step) == 7 and step.isdigit()
+        if is_image and not logged.has_image(key, int(step)):
             send_image(client, run_id, file, key, int(step), int(file.stat().st_mtime * 1000))
 
 
 def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of at most `size` of the items."""
+    """Split the items into lists of at most `size`."""
     rest = iter(items)
     while part := list(islice(rest, size)):
         yield part

@@ -1,8 +1,8 @@
-"""Tell MLflow what runs had to say while it was away:
+"""Delivers to MLflow the events that runs logged while it was away:
 
     python -m gantry.tracking.deliver [folder ...] [tracking.uri=http://user:password@host:5000]
 
-The folders are runs', or hold runs; without any, `outputs` of the current folder. What is delivered is removed from
+The folders are runs, or contain runs; by default `outputs` of the current folder. Delivered events are removed from
 `undelivered.jsonl`; a run that the store never created is created. It can be stopped and repeated at any time.
 Exit codes: 0 nothing is left, 1 something is, 2 a wrong argument, 130 interrupted.
 """
@@ -32,33 +32,33 @@ from gantry.runs.tracking.store import check_store, locate
 
 OPTION = "tracking.uri="
 USAGE = f"usage: python -m gantry.tracking.deliver [folder ...] [{OPTION}address]"
-TRIES, PAUSE = 3, 1.0  # of a batch; seconds between
+TRIES, PAUSE = 3, 1.0  # attempts at a batch; seconds between them
 DONE, LEFT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 def has_left(folder: Path) -> bool:
-    """Whether the run in `folder` has something for MLflow that MLflow does not have."""
+    """Return True where the run in `folder` has undelivered events, or MLflow has not created it yet."""
     plan = read_plan(folder)
     return plan is not None and (plan.run_id is None or (folder / UNDELIVERED).exists())
 
 
 def deliver(folder: Path, uri: str | None = None) -> tuple[int, int]:
-    """Deliver what the run in `folder` has left, and end it as it ended. Waits for the store.
+    """Deliver the remaining events of the run in `folder` and set its final status in MLflow. Waits for the store.
 
     Args:
         uri: the store's address; None for the one in the run's record.
 
     Returns:
-        How many events were delivered, and how many of them MLflow refused.
+        The number of events delivered, and the number of those that MLflow refused.
 
     Raises:
         UserError: the run is running, here or elsewhere, or the address of its store is not known.
-        Exception: whatever MLflow raises; what is not delivered stays.
+        Exception: whatever MLflow raises; undelivered events stay.
     """
     with held(folder, "the run in"):
         plan = read_plan(folder)
         if plan is None or not has_left(folder):
-            return 0, 0  # somebody else was faster
+            return 0, 0  # another process has delivered it meanwhile
         if uri is not None:
             plan = replace(plan, uri=uri)
         if plan.password_hidden:
@@ -105,24 +105,24 @@ def _tried(call: Callable[[], None]) -> None:
 
 
 def find_runs(given: Sequence[str]) -> list[Path]:
-    """The folders of the runs that the arguments name.
+    """Return the folders of the runs that the arguments name.
 
     Raises:
         UserError: there is no such folder, or no run in it.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for folder in [Path(text).expanduser().absolute() for text in given] or [Path("outputs").absolute()]:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; name runs' folders, or one that holds runs\n{USAGE}")
         runs = sorted(file.parent for file in folder.rglob(RUN_FILE))
         if not runs:
             raise UserError(f"{folder} holds no run that MLflow was to hear of, which has a {RUN_FILE}\n{USAGE}")
-        found += [run for run in runs if run not in found]
-    return found
+        folders += [run for run in runs if run not in folders]
+    return folders
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line and return the exit code."""
     addresses = [text.removeprefix(OPTION) for text in arguments if text.startswith(OPTION)]
     given = [text for text in arguments if not text.startswith(OPTION)]
     try:
@@ -135,18 +135,18 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return REFUSED
-    left = [folder for folder in runs if not _told(folder, address, named=bool(given))]
+    left = [folder for folder in runs if not _report_delivery(folder, address, named=bool(given))]
     if not runs:
         print("nothing is left to deliver")
     return LEFT if left else DONE
 
 
-def _told(folder: Path, address: str | None, named: bool) -> bool:
-    """Deliver a run and say in a line what became of it; returns whether MLflow has it all now."""
+def _report_delivery(folder: Path, address: str | None, named: bool) -> bool:
+    """Deliver a run and print the outcome in a line; return True where MLflow now has all of it."""
     try:
         if is_held(folder):
             raise UserError("it is still running, and delivers itself")
-        count, refused = deliver(folder, address if named or _meant(folder, address) else None)
+        count, refused = deliver(folder, address if named or _is_recorded(folder, address) else None)
     except UserError as error:
         print(f"{folder}: {redact(str(error))}", flush=True)
         return False
@@ -158,8 +158,8 @@ def _told(folder: Path, address: str | None, named: bool) -> bool:
     return not refused
 
 
-def _meant(folder: Path, address: str | None) -> bool:
-    """Whether `address` is the one that the run's record holds without its password."""
+def _is_recorded(folder: Path, address: str | None) -> bool:
+    """Return True where `address` without its password is the one in the run's record."""
     plan = read_plan(folder)
     return address is not None and plan is not None and plan.uri == redact(locate(address).tracking_uri)
 

@@ -1,8 +1,8 @@
-"""One run's events, told to MLflow. Every call may wait and may raise; whoever calls tries again.
+"""Sends one run's events to MLflow. Every call may wait and may raise; the caller retries.
 
-Sending an event twice changes nothing, since nobody knows whether one arrived whose answer did not: MLflow ignores a
-metric of the same key, step, time and value, a param, tag, data set or artifact replaces itself, an image has a name
-made of what it is (`gantry.runs.tracking.media`), and a run is known by its tag `gantry.id`.
+Sending is idempotent, since an event may have arrived although the answer was lost: MLflow ignores a metric of the
+same key, step, time and value, a param, tag, data set or artifact replaces itself, an image has a deterministic name
+(`gantry.runs.tracking.media`), and a run is identified by its tag `gantry.id`.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 
 
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"}
-PERHAPS = "BAD_REQUEST"  # what a database says of a value it cannot take, and of a connection it has lost
-TRIES = 3  # in a row, after which such an answer is one of the value
-REFUSED_FILES = (400, 411, 413, 414, 415, 422)  # HTTP's answers to an upload that would be the same the next time
+PERHAPS = "BAD_REQUEST"  # a database's error for an invalid value and for a lost connection
+TRIES = 3  # such errors in a row, after which the value is taken to be the cause
+REFUSED_FILES = (400, 411, 413, 414, 415, 422)  # HTTP statuses of an upload that retrying would not change
 
 
 class RunSession:
     """A run in an MLflow store.
 
     Args:
-        plan: which run.
-        folder: its own.
-        lives: its process is this one: the run is RUNNING while it delivers.
+        plan: identifies the run.
+        folder: the run's folder.
+        lives: whether this is the run's own process: the run is RUNNING while it delivers.
     """
 
     def __init__(self, plan: RunPlan, folder: Path, lives: bool = True) -> None:
@@ -57,23 +57,23 @@ class RunSession:
         self.client: MlflowClient
         self._folder, self._lives = folder, lives
         self._connected = False
-        self._asked = False  # for a run to be created
+        self._asked = False  # whether this session has requested the creation of a run
         self._tried = plan.uncertain
         self._experiment_id = ""
-        self._known: Known | None = None
+        self._logged: Known | None = None
 
     @property
     def run_id(self) -> str | None:
-        """The run's id; None until the store has created it."""
+        """Return the run's id; None until the store has created it."""
         return self.plan.run_id if self._connected else None
 
     def connect(self) -> None:
-        """Open the store and create the run, or go on with it; take one that a failed call may have created."""
+        """Open the store and create the run or continue it, including one that a failed call may have created."""
         plan = self.plan
         self.client, self._experiment_id = prepare_store(plan.uri, plan.experiment)
         if not self._asked:
             close_dead(self.client, self._experiment_id)
-        if plan.run_id is not None and not self._holds(plan.run_id):  # another store than the run began in
+        if plan.run_id is not None and not self._holds(plan.run_id):  # not the store in which the run began
             self._tried, plan = True, replace(plan, run_id=None)
         if plan.run_id is None and self._tried:
             self.plan = plan = replace(plan, run_id=next(iter(self._twins()), None))
@@ -90,7 +90,7 @@ class RunSession:
         self._connected = True
 
     def beat(self) -> None:
-        """Show that the process lives; a run that somebody took for dead meanwhile is RUNNING again."""
+        """Send a heartbeat; set the run RUNNING again where another process has closed it as dead."""
         from mlflow.entities import RunTag
 
         assert self.plan.run_id is not None, "connect first"
@@ -100,16 +100,16 @@ class RunSession:
             reopen(self.client, info.run_id)
 
     def look(self) -> None:
-        """Raise where the store does not answer."""
+        """Raise an error where the store does not answer."""
         assert self.plan.run_id is not None, "connect first"
         self.client.get_run(self.plan.run_id)
 
     def send(self, events: Sequence[Event]) -> None:
-        """Deliver one event, or several of metrics in as few requests as MLflow allows."""
+        """Deliver one event, or several metrics events in as few requests as MLflow allows."""
         from mlflow.entities import Metric, Param, RunTag
 
         assert self.run_id is not None, "connect first"
-        run_id, client, known = self.run_id, self.client, self._known
+        run_id, client, logged = self.run_id, self.client, self._logged
         match events[0]:
             case Metrics():
                 metrics = [
@@ -117,7 +117,7 @@ class RunSession:
                     for event in events
                     if isinstance(event, Metrics)
                     for key, value in event.values.items()
-                    if known is None or known.is_new(key, event.step)
+                    if logged is None or logged.is_new(key, event.step)
                 ]
                 for part in parts(metrics, METRICS_PER_REQUEST):
                     client.log_batch(run_id, metrics=part, synchronous=True)
@@ -129,9 +129,9 @@ class RunSession:
                 for names in parts(values, PARAMS_PER_REQUEST):
                     tags = [RunTag(name, values[name]) for name in names]
                     client.log_batch(run_id, tags=tags, synchronous=True)
-                if ROLLED_BACK in values and known is not None:
-                    self._known = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
-            case Image(_, step, key, _) if known is not None and known.has_image(key, step):
+                if ROLLED_BACK in values and logged is not None:
+                    self._logged = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
+            case Image(_, step, key, _) if logged is not None and logged.has_image(key, step):
                 pass
             case Image(time, step, key, image):
                 send_image(client, run_id, image, key, step, time)
@@ -144,7 +144,7 @@ class RunSession:
                 if self._lives:
                     reopen(client, run_id)
                     replenish(client, run_id, self._folder)
-                self._known = Known(client, run_id, since)
+                self._logged = Known(client, run_id, since)
             case Ended(time, status, reason):
                 self._remove_twins()
                 end_run(client, run_id, status, reason, time)
@@ -162,11 +162,11 @@ class RunSession:
 
     def _twins(self) -> list[str]:
         mine = f"tags.`gantry.id` = '{self.plan.key}'"
-        found = self.client.search_runs([self._experiment_id], mine, order_by=["attributes.start_time ASC"])
-        return [run.info.run_id for run in found]
+        runs = self.client.search_runs([self._experiment_id], mine, order_by=["attributes.start_time ASC"])
+        return [run.info.run_id for run in runs]
 
     def _remove_twins(self) -> None:
-        """Delete the empty runs of ours that a server made of requests it had answered nobody."""
+        """Delete the empty duplicates of the run that a server created for requests whose answers were lost."""
         if self._tried:
             for run_id in self._twins():
                 if run_id != self.run_id:
@@ -178,16 +178,16 @@ class RunSession:
 
 
 class Delivery:
-    """A journal's way into a run: event by event, what MLflow refuses set aside."""
+    """Delivers a journal's events to a run in order, and sets aside those that MLflow refuses."""
 
     def __init__(self, session: RunSession, journal: Journal) -> None:
         self._session, self._journal = session, journal
-        self._again = 0  # answers in a row that may be of the value or of the database
-        self._said: set[str] = set()  # kinds of events
+        self._again = 0  # answers in a row that may be about the value or about the connection
+        self._warned: set[str] = set()  # kinds of refused events
         self.refused = 0
 
     def send(self, batch: list[Event]) -> None:
-        """Deliver a batch of the journal; it is the journal's again where this raises."""
+        """Deliver a batch of the journal; the batch stays in the journal where this raises."""
         self._send(batch)
         self._again = 0
         self._journal.done(batch)
@@ -199,7 +199,7 @@ class Delivery:
         except Exception as error:
             if not self._is_refusal(error):
                 raise
-            if len(batch) > 1:  # find the one at fault
+            if len(batch) > 1:  # find the refused event
                 for event in batch:
                     self._send([event])
                 return
@@ -223,8 +223,8 @@ class Delivery:
         text = redact(str(error))
         self._journal.refuse(event, text)
         kind = type(event).__name__.lower()
-        if kind not in self._said:  # a run deleted while it trains refuses everything
-            self._said.add(kind)
+        if kind not in self._warned:  # for a run deleted while it trains, MLflow refuses everything
+            self._warned.add(kind)
             log.warning("MLflow refused %s (kept in %s; said once): %s", kind, self._journal.refused, text)
 
     @never_raises
@@ -233,15 +233,15 @@ class Delivery:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether MLflow answered, and will never take this event: trying again is no use."""
+    """Return True where MLflow has refused the event for good, so that retrying is useless."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
         return error.error_code in REFUSALS
-    if isinstance(error, OSError):  # also the parent of everything `requests` raises
+    if isinstance(error, OSError):  # also the base class of the errors of `requests`
         answer = getattr(getattr(error, "response", None), "status_code", None)
         return isinstance(error, FileNotFoundError) or answer in REFUSED_FILES
-    # What is no JSON was somebody else's answer, such as a proxy's page.
+    # An answer that is not JSON comes from something else, such as a proxy.
     return isinstance(error, TypeError | ValueError) and not isinstance(error, json.JSONDecodeError)
 
 

@@ -1,4 +1,4 @@
-"""What the run ran on: versions, processors and the state of the checkout."""
+"""Records a run's environment: package versions, hardware and the state of the git checkout."""
 
 import getpass
 import os
@@ -28,9 +28,9 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Python, platform, processors, GPUs and package versions; nothing is imported to find them.
+    """Return Python, platform, CPUs, GPUs and package versions, without importing anything.
 
-    GPUs are named where torch is already imported and sees them.
+    GPUs are included where torch is already imported and sees them.
     """
     record: dict[str, Any] = {
         "python": platform.python_version(),
@@ -53,7 +53,7 @@ def _version(package: str) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, str]:
-    """`git.commit` and `git.dirty` ("true" where a file is changed or new) of the checkout around `folder`.
+    """Return `git.commit` and `git.dirty` ("true" where a file is changed or new) of the checkout around `folder`.
 
     Empty outside a checkout, before the first commit, and where git is missing or does not answer.
     """
@@ -66,15 +66,15 @@ def git_state(folder: Path) -> dict[str, str]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # Without optional locks, or `status` would write the index under the feet of the user's own git.
+    # Without this option `status` would write the index, in conflict with git commands of the user.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
 
 def origin() -> dict[str, str]:
-    """The tags MLflow's run table shows as the user and the source."""
+    """Return the tags that MLflow's run table shows as the user and the source."""
     tags = {"mlflow.source.name": sys.argv[0] or "<console>", "mlflow.source.type": "LOCAL"}
     try:
         return tags | {"mlflow.user": getpass.getuser()}
-    except (KeyError, OSError, ImportError):  # a container may run as a number without a name
+    except (KeyError, OSError, ImportError):  # a container may run under a user id without a name
         return tags

@@ -1,4 +1,4 @@
-"""What a run has to tell MLflow, and the JSON line it is on disk (see `gantry.runs.tracking.journal`)."""
+"""Defines the events of a run for MLflow and their JSON lines on disk (see `gantry.runs.tracking.journal`)."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Image:
     time: int
     step: int
     key: str
-    image: np.ndarray | Path  # a PNG held on disk; uint8 (height, width, channels) where the disk took none
+    image: np.ndarray | Path  # a PNG on disk; uint8 (height, width, channels) where it could not be written
 
 
 @dataclass(frozen=True)
 class Artifact:
-    file: Path  # our copy
+    file: Path  # a copy that later writes do not change
     folder: str | None
 
 
@@ -53,7 +53,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The run goes on in a new process: what it logs at steps that MLflow holds already is a repetition."""
+    """The run continues in a new process: values at steps that MLflow holds already are repetitions."""
 
     time: int
 
@@ -73,7 +73,7 @@ PLAIN: dict[str, type[Params | Tags | Resumed | Ended]] = {
 
 
 def to_line(event: Event, folder: Path) -> dict[str, Any]:
-    """An event as JSON values: null for NaN, files relative to the run's `folder`."""
+    """Convert an event to JSON values: null for NaN, files relative to the run's `folder`."""
     kind = {"kind": type(event).__name__.lower()}
     match event:
         case Metrics(time, step, values):
@@ -91,7 +91,7 @@ def to_line(event: Event, folder: Path) -> dict[str, Any]:
 
 
 def from_line(text: str | bytes, folder: Path) -> Event | None:
-    """The event of a line; None where a kill or a full disk left it half written."""
+    """Return the event of a line; None where a kill or a full disk left the line half written."""
     try:
         line = json.loads(text)
         kind = line.pop("kind")

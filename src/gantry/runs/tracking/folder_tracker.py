@@ -1,4 +1,4 @@
-"""The record every run keeps in its own folder, with or without MLflow."""
+"""Writes the record that every run keeps in its own folder, with or without MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantry.core.files import append_lines, write_json, write_png
 from gantry.core.text import redact
-from gantry.runs.folder import METRICS_FILE, PARAMS_FILE, TAGS_FILE, Status, read_values, write_status
+from gantry.runs.folder import METRICS_FILE, PARAMS_FILE, TAGS_FILE, Status, picture, read_values, write_status
 from gantry.runs.tracking.tracker import never_raises
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ MOST_WAITING = 10_000  # calls
 
 
 class FolderTracker:
-    """Writes plain files that outlive any server.
+    """Writes a run's record as plain files, independent of any server.
 
-    `metrics.jsonl` has a line a call, `{"step": 50, "time": <seconds since 1970>, "loss/generator": 0.7}`,
-    with null for what is not finite; images are `<key>/<step, 7 digits>.png`; `params.json` and `tags.json`
-    hold the latest values; `status.json` appears when the run ends: `{"status", "reason", "time"}`. What a full
-    disk does not take is written, in order, as soon as a later call finds that it does.
+    `metrics.jsonl` has a line per call, `{"step": 50, "time": <seconds since 1970>, "loss/generator": 0.7}`,
+    with null for values that are not finite; images are `<key>/<step, 7 digits>.png`; `params.json` and `tags.json`
+    hold the latest values; `status.json` appears when the run ends: `{"status", "reason", "time"}`. Writes that fail
+    on a full disk are retried, in order, at every later call.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,8 +53,8 @@ class FolderTracker:
         self._write(partial(append_lines, self._folder / METRICS_FILE, [line]))
 
     @never_raises
-    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
-        self._write(partial(write_png, image.copy(), self._folder / key / f"{step:07d}.png"))
+    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
+        self._write(partial(write_png, image.copy(), picture(self._folder, key, step), zoom))
 
     @never_raises
     def log_artifact(self, path: Path, folder: str | None = None) -> None:

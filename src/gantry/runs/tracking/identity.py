@@ -1,4 +1,4 @@
-"""Which run in MLflow a folder's is: `mlflow_run.json`, written before anything asks the store."""
+"""Records which MLflow run belongs to a folder: `mlflow_run.json`, written before the store is contacted."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gantry.runs.tracking.store import locate
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The run to create, or to go on with.
+    """The run to create or to continue.
 
     Attributes:
-        uri: the store's address; read back from a folder, without its password.
-        experiment, run_name, tags: of the run; it is named by MLflow where `run_name` is None.
+        uri: the store's address; without its password where read from a folder.
+        experiment, run_name, tags: of the run; MLflow chooses a name where `run_name` is None.
         start_time: in ms since 1970.
-        key: its tag `gantry.id`, by which the store knows it whether or not its answer ever arrived.
+        key: its tag `gantry.id`, which identifies it in the store even where the answer to its creation was lost.
         run_id: None until the store has created it.
-        uncertain: the store may know it although there is no run id.
+        uncertain: whether the store may have created it although there is no run id.
     """
 
     uri: str
@@ -40,18 +40,18 @@ class RunPlan:
 
     @property
     def password_hidden(self) -> bool:
-        """Whether the address is not whole, since passwords are not kept."""
+        """Return True where the password is missing from the address, since passwords are not stored."""
         return HIDDEN in self.uri
 
 
 def new_plan(uri: str | Path, experiment: str, run_name: str | None, tags: Mapping[str, str]) -> RunPlan:
-    """The plan of a run that begins now."""
+    """Return the plan of a run that begins now."""
     name = None if run_name is None else redact(run_name)
     return RunPlan(str(uri), experiment, name, dict(tags), int(time.time() * 1000), uuid.uuid4().hex)
 
 
 def write_plan(plan: RunPlan, folder: Path) -> None:
-    """Keep a plan in the run's folder, its address absolute and without a password."""
+    """Write a plan to the run's folder, with an absolute address and no password."""
     record = {
         "run_id": plan.run_id,
         "experiment": plan.experiment,
@@ -65,7 +65,7 @@ def write_plan(plan: RunPlan, folder: Path) -> None:
 
 
 def read_plan(folder: Path) -> RunPlan | None:
-    """The plan in a run's folder; None where there is none that says how the run is to be made."""
+    """Read the plan in a run's folder; None where it is missing or incomplete."""
     try:
         record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
         return RunPlan(
@@ -82,14 +82,14 @@ def read_plan(folder: Path) -> RunPlan | None:
         return None
 
 
-def taken_up(folder: Path, begun: RunPlan, run_id: str | None) -> RunPlan:
-    """The plan to go on with: the one in `folder` as far as it is of the same run, at the address given now.
+def resumed_plan(folder: Path, fresh: RunPlan, run_id: str | None) -> RunPlan:
+    """Return the plan to continue with: the one in `folder` where it is of the same run, at the address of `fresh`.
 
     Args:
-        begun: what the run would be if it began now.
+        fresh: the plan of a run that would begin now.
         run_id: of the run, where the caller knows it.
     """
     before = read_plan(folder)
     if before is None or (run_id is not None and before.run_id not in (None, run_id)):
-        return replace(begun, run_id=run_id)
-    return replace(before, uri=begun.uri, experiment=begun.experiment, run_id=run_id or before.run_id)
+        return replace(fresh, run_id=run_id)
+    return replace(before, uri=fresh.uri, experiment=fresh.experiment, run_id=run_id or before.run_id)

@@ -1,10 +1,10 @@
-"""What MLflow has still to be told, on disk from the moment it is logged.
+"""Queues events for MLflow on disk, from the moment they are logged until they are delivered.
 
-`<run folder>/undelivered.jsonl` exists while something waits and can be replayed from top to bottom, also where some
-of it had arrived already: every request says the same the second time (see `gantry.runs.tracking.delivery`). A line
-is one event: `params`, `tags`, `metrics` (null for NaN), `image`, `artifact`, `dataset`, `resumed`, `ended`; times are
-in ms since 1970, files are named relative to the run's folder, and copies that wait are in `<run folder>/undelivered/`.
-`refused.jsonl` holds what MLflow has answered it will never take, each with its `error`.
+`<run folder>/undelivered.jsonl` exists while events wait and can be replayed from top to bottom, even where some have
+arrived already, since every request is idempotent (see `gantry.runs.tracking.delivery`). A line is one event:
+`params`, `tags`, `metrics` (null for NaN), `image`, `artifact`, `dataset`, `resumed`, `ended`; times are in ms since
+1970, files are named relative to the run's folder, and copies that wait are in `<run folder>/undelivered/`.
+`refused.jsonl` holds the events that MLflow has refused for good, each with its `error`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-VALUES_AT_ONCE = 1000  # of metrics; what MLflow takes in a request
-LOOSE_EVENTS = 10_000  # that memory holds where the disk takes nothing
-LOOSE_BYTES = 256 * 2**20  # of images among them
+VALUES_AT_ONCE = 1000  # metric values that MLflow accepts in a request
+LOOSE_EVENTS = 10_000  # most events held in memory while the disk is full
+LOOSE_BYTES = 256 * 2**20  # most bytes of images among them
 
 
 class Journal:
     """A queue on disk between the thread that logs (`put`) and the one that delivers (`take`, `done`, `clear`).
 
-    Memory holds one batch of it, and, while the disk takes nothing, at most `LOOSE_EVENTS`.
+    Memory holds one batch of it, and, while the disk is full, at most `LOOSE_EVENTS`.
 
     Args:
-        folder: the run's.
-        fresh: drop what an earlier run left there.
+        folder: the run's folder.
+        fresh: delete the events that an earlier run left there.
     """
 
     def __init__(self, folder: Path, fresh: bool = False) -> None:
@@ -49,20 +49,20 @@ class Journal:
             self.path.unlink(missing_ok=True)
             shutil.rmtree(self._files, ignore_errors=True)
         self._places = threading.Lock()  # guards the folder of held files
-        self._lock = threading.Lock()  # guards the file and all below; never held while waiting for MLflow
+        self._lock = threading.Lock()  # guards the file and all fields below; never held while waiting for MLflow
         self._size = self.path.stat().st_size if self.path.exists() else 0
-        self._offset = 0  # delivered
-        self._taken = 0  # where the batch under way ends
-        self._loose: deque[Event] = deque()
-        self._from_memory = False  # the batch under way, of which `_loose_taken` events have not reached the disk since
+        self._offset = 0  # end of the delivered events in the file
+        self._taken = 0  # end of the batch under way
+        self._loose: deque[Event] = deque()  # events not on disk yet
+        self._from_memory = False  # the batch under way; `_loose_taken` of its events are still not on disk
         self._loose_taken = 0
         self.waiting = self._count() if self._size else 0  # events
 
     def put(self, event: Event) -> None:
-        """Add an event; in memory where the disk takes nothing.
+        """Add an event, in memory while the disk is full.
 
         Raises:
-            OSError: the disk takes nothing and memory holds as much as it may.
+            OSError: the disk is full, and so is the space in memory.
         """
         with self._lock:
             self._loose.append(event)
@@ -78,7 +78,7 @@ class Journal:
             self.waiting += 1
 
     def hold(self, path: Path) -> Path:
-        """A copy of `path` that the caller's later writes do not reach; `path` itself where the disk is full."""
+        """Copy `path`, so that later writes do not change it, and return the copy; `path` where the disk is full."""
         if not path.exists():
             raise FileNotFoundError(2, "No such file", str(path))
         try:
@@ -86,14 +86,14 @@ class Journal:
         except OSError:
             return path
 
-    def hold_image(self, image: np.ndarray, key: str, step: int) -> Path:
-        """The image as a PNG file."""
+    def hold_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> Path:
+        """Write the image as a PNG file and return its path."""
         path = self._place() / f"{key.replace('/', '~')}-{step:07d}.png"
-        write_png(image, path)
+        write_png(image, path, zoom)
         return path
 
     def take(self) -> list[Event]:
-        """The oldest event, or the metrics at the head of the queue; they stay until `done`."""
+        """Return the oldest event, or all metrics events at the head of the queue; they stay queued until `done`."""
         with self._lock:
             offset, size = self._offset, self._size
         if offset < size:
@@ -112,9 +112,9 @@ class Journal:
             return batch
 
     def done(self, batch: list[Event]) -> None:
-        """The batch that `take` gave has been delivered, or refused for good."""
+        """Remove the batch that `take` returned from the queue, once it is delivered or refused for good."""
         with self._lock:
-            if self._from_memory:  # but for what went to the disk meanwhile, which is delivered again
+            if self._from_memory:  # events of it that reached the disk meanwhile are delivered again
                 for _ in range(self._loose_taken):
                     self._loose.popleft()
                 self.waiting -= self._loose_taken
@@ -124,7 +124,7 @@ class Journal:
                 self.waiting -= len(batch)
 
     def clear(self) -> bool:
-        """Remove the file where all of it is delivered; returns whether nothing waits."""
+        """Remove the file where all events are delivered; return True where none waits."""
         with self._lock:
             if self._offset < self._size or self._loose:
                 return False
@@ -134,7 +134,7 @@ class Journal:
             return True
 
     def release(self, event: Event) -> None:
-        """Remove the held file of an event that is delivered, and the folders it leaves empty."""
+        """Remove the copied file of a delivered event, and the folders it leaves empty."""
         path = _file(event)
         if path is None or not path.is_relative_to(self._files):
             return
@@ -145,20 +145,20 @@ class Journal:
                     folder.rmdir()
 
     def is_gone(self, event: Event) -> bool:
-        """Whether the event's held file was removed, as it is once delivered."""
+        """Return True where the event's copied file has been removed, which means that it was delivered."""
         path = _file(event)
         return path is not None and path.is_relative_to(self._files) and not path.exists()
 
     def refuse(self, event: Event, error: str) -> None:
-        """Keep an event that MLflow will never take."""
+        """Record an event that MLflow has refused for good."""
         with self._lock:
             append_lines(self.refused, [to_line(self._held(event), self._folder) | {"error": error}])
 
     def save(self) -> None:
-        """Write what only memory holds, where the disk takes it now.
+        """Write the events that only memory holds to disk.
 
         Raises:
-            OSError: it does not.
+            OSError: the disk is still full.
         """
         with self._lock:
             self._flush()
@@ -169,7 +169,7 @@ class Journal:
                 append_lines(self.path, [to_line(self._held(self._loose[0]), self._folder)])
             finally:
                 self._size = self.path.stat().st_size if self.path.exists() else 0
-                if self._size < self._offset:  # somebody has delivered it for us
+                if self._size < self._offset:  # another process has delivered and removed the file
                     self._offset = 0
             self._loose.popleft()
             self._loose_taken = max(0, self._loose_taken - 1)
@@ -185,7 +185,7 @@ class Journal:
             return Path(tempfile.mkdtemp(dir=self._files))
 
     def _read(self, offset: int, size: int) -> tuple[list[Event], int]:
-        """The batch that begins at `offset`, and where it ends: a half-written line is passed over."""
+        """Return the batch that begins at `offset`, and its end; half-written lines are skipped."""
         ends = [offset]
 
         def events() -> Iterator[Event]:
@@ -206,7 +206,7 @@ class Journal:
 
 
 def _head(events: Iterable[Event]) -> list[Event]:
-    """The first event, or the metrics that come first, as many as go into a request."""
+    """Return the first event, or the leading metrics events, as many as fit in a request."""
     batch: list[Event] = []
     values = 0
     for event in events:

@@ -1,4 +1,4 @@
-"""Images and data sets as MLflow's pages show them."""
+"""Sends images and data sets in the form that MLflow's pages display."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
     from mlflow import MlflowClient
+    from PIL.PngImagePlugin import PngInfo
 
 
 DIGEST_LENGTH = 36
-SHOWN = "mlflow.loggedImages"  # tag by which MLflow's page offers its image charts
+SHOWN = "mlflow.loggedImages"  # tag that makes MLflow's page offer image charts
 KEY = re.compile(r"[\w\-./ ]+", re.ASCII)
 
 
 def send_image(client: MlflowClient, run_id: str, image: np.ndarray | Path, key: str, step: int, time: int) -> None:
-    """Log an image as `MlflowClient.log_image` does, but so that a second time writes the same two files.
+    """Log an image like `MlflowClient.log_image`, but idempotently: a second call writes the same two files.
 
-    MLflow draws a new name each time, and an image whose answer was lost would stand twice; this name is a function
-    of what it names.
+    MLflow draws a random name each time, so that an image would appear twice where an answer was lost; here the name
+    is a function of run, key, step and time.
 
     Args:
         image: a PNG file, or uint8 (height, width, 1 or 3).
         time: when it was logged, in ms since 1970.
 
     Raises:
-        ValueError: MLflow takes no such key.
+        ValueError: MLflow does not accept the key.
     """
     from mlflow.tracking.multimedia import compress_image_size
 
@@ -44,11 +45,21 @@ def send_image(client: MlflowClient, run_id: str, image: np.ndarray | Path, key:
     with tempfile.TemporaryDirectory() as folder:
         whole, small = Path(folder) / f"{name}.png", Path(folder) / f"{name}+compressed.webp"
         with _opened(image) as opened:
-            opened.save(whole)
+            opened.save(whole, pnginfo=_text(opened))
             compress_image_size(opened).save(small)
         for file in (whole, small):
             client.log_artifact(run_id, str(file), "images")
     client.set_tag(run_id, SHOWN, "True", synchronous=True)
+
+
+def _text(image: PIL.Image.Image) -> PngInfo:
+    """The text of a PNG file, which PIL reads and does not write again."""
+    from PIL.PngImagePlugin import PngInfo
+
+    said = PngInfo()
+    for key, value in getattr(image, "text", {}).items():
+        said.add_text(key, value)
+    return said
 
 
 def _opened(image: np.ndarray | Path) -> PIL.Image.Image:
@@ -60,7 +71,7 @@ def _opened(image: np.ndarray | Path) -> PIL.Image.Image:
 
 
 def send_dataset(client: MlflowClient, run_id: str, info: DatasetInfo) -> None:
-    """Show a data set as the run's input; MLflow knows it again by name and digest."""
+    """Log a data set as the run's input; MLflow identifies it by name and digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     height, width, channels = info.shape
@@ -69,7 +80,7 @@ def send_dataset(client: MlflowClient, run_id: str, info: DatasetInfo) -> None:
         {"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, height, width, channels]}},
     ]
     profile = {
-        "num_rows": info.images,  # the two the UI shows
+        "num_rows": info.images,  # the UI shows num_rows and num_elements
         "num_elements": info.images * height * width * channels,
         "split": info.split,
         "classes": info.classes,

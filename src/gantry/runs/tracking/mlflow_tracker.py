@@ -1,4 +1,4 @@
-"""A run in MLflow that training never waits for."""
+"""Tracks a run in MLflow without ever blocking training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gantry.runs.folder import Status
 from gantry.runs.tracking.delivery import Delivery, RunSession
 from gantry.runs.tracking.environment import origin
 from gantry.runs.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Resumed, Tags
-from gantry.runs.tracking.identity import new_plan, taken_up, write_plan
+from gantry.runs.tracking.identity import new_plan, resumed_plan, write_plan
 from gantry.runs.tracking.journal import Journal
 from gantry.runs.tracking.status import BEAT
 from gantry.runs.tracking.store import check_store
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-GATHER = 1.0  # seconds metrics wait for company: a request costs the training process some 5 to 10 ms of Python
+GATHER = 1.0  # seconds metrics wait to share a request, each of which costs training some 5 to 10 ms of Python
 FIRST_PAUSE, LONGEST_PAUSE, CLOSING_PAUSE = 1.0, 60.0, 1.0  # seconds between attempts
-QUIET = 2.0  # seconds `close` waits before it says so
+QUIET = 2.0  # seconds `close` waits before it logs that it waits
 
 
 class MLflowTracker:
@@ -36,28 +36,29 @@ class MLflowTracker:
 
     Values are written in the call, images and files copied to `<run folder>/undelivered/` and removed once
     delivered (see `gantry.runs.tracking.journal`), so that whatever ends the process,
-    `python -m gantry.tracking.deliver` or the next attempt at the run delivers what is left. Metrics keep the time of
-    the call. An infinite metric
-    becomes NaN, a gap in the chart (it would stretch the axis to 1e308), and the tag `gantry.infinite` says where it
-    first was. Where MLflow fails, one warning is logged and the delivery retried with growing pauses.
+    `python -m gantry.tracking.deliver` or the next attempt at the run delivers the rest. Metrics keep the time of
+    the call. An infinite metric becomes NaN, a gap in the chart (it would stretch the axis to 1e308), and the tag
+    `gantry.infinite` names the step at which it first was infinite. Where MLflow fails, one warning is logged and the
+    delivery is retried with growing pauses.
 
-    `<run folder>/mlflow_run.json` names the run, by its id once it exists (see `gantry.runs.tracking.identity`).
+    `<run folder>/mlflow_run.json` identifies the run, by its id once it exists (see `gantry.runs.tracking.identity`).
 
     Args:
         uri: the store, see `gantry.runs.tracking.store.locate`.
         experiment: the MLflow experiment, created where missing.
         folder: the run's own folder.
-        run_name: shown in the run table; MLflow makes one up where None.
-        tags, params: known at the start; params as `gantry.runs.tracking.flatten` makes them.
+        run_name: shown in the run table; MLflow chooses one where None.
+        tags, params: those at the start; params as `gantry.runs.tracking.flatten` returns them.
         dataset: shown as the run's input.
         parent_run_id: the sweep's parent run.
-        close_timeout: seconds `close` waits for what is left.
-        continues: the id of the run to go on with, which keeps its tags, params and data set; what it holds
-            already at a step is not sent again.
-        goes_on: what an earlier attempt left in the folder is of the same run, which may never have been created.
+        close_timeout: seconds `close` waits for the remaining events.
+        continues: the id of the run to continue, which keeps its tags, params and data set; values it has
+            already at a step are not sent again.
+        goes_on: whether the events that an earlier attempt left in the folder belong to the same run, which MLflow may
+            never have created.
 
     Raises:
-        UserError: as `check_store`.
+        UserError: see `check_store`.
     """
 
     def __init__(
@@ -82,17 +83,17 @@ class MLflowTracker:
         again = continues is not None or goes_on
         plan = new_plan(uri, experiment, run_name, all_tags)
         if again:
-            plan = taken_up(folder, plan, continues)
+            plan = resumed_plan(folder, plan, continues)
         self._uri = redact(plan.uri)
         self._session = RunSession(plan, folder)
         self._journal = Journal(folder, fresh=not again)
         self._delivery = Delivery(self._session, self._journal)
         self._close_timeout = close_timeout
-        self._changed = threading.Condition()  # guards all below
+        self._changed = threading.Condition()  # guards all fields below
         self._infinite: dict[str, str] = {}
-        self._closed = False  # no further events
-        self._delivered = False  # the last one has arrived
-        self._abandoned = False  # the thread is to stop where it is
+        self._closed = False  # no further events are accepted
+        self._delivered = False  # the last event has arrived
+        self._abandoned = False  # the thread must stop, whatever is left
         self._failing = False
         self._begin(folder, again, params, dataset)
         threading.Thread(target=self._work, name="mlflow-delivery", daemon=True).start()
@@ -107,15 +108,15 @@ class MLflowTracker:
                 self._put(Dataset(dataset))
         if again:
             self._put(Resumed(_now()))
-        write_plan(plan, folder)  # last: a run that is known has said so much
+        write_plan(plan, folder)  # last: a recorded run has its params and data set in the journal
 
     @property
     def run_id(self) -> str | None:
-        """The run's id; None until the store has created it."""
+        """Return the run's id; None until the store has created it."""
         return self._session.run_id
 
     def wait_for_run(self, timeout: float) -> str | None:
-        """The run's id, after waiting up to `timeout` seconds for it."""
+        """Wait up to `timeout` seconds for the run's id and return it; None where it is still unknown."""
         with self._changed:
             self._changed.wait_for(lambda: self.run_id is not None or self._abandoned, timeout)
         return self.run_id
@@ -139,9 +140,9 @@ class MLflowTracker:
             self._put(Tags({"gantry.infinite": "; ".join(self._infinite.values())}))
 
     @never_raises
-    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
+    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
         try:
-            held: np.ndarray | Path = self._journal.hold_image(image, key, step)
+            held: np.ndarray | Path = self._journal.hold_image(image, key, step, zoom)
         except OSError:
             held = image.copy()
         self._put(Image(_now(), step, key, held))
@@ -163,7 +164,7 @@ class MLflowTracker:
                 if not self._changed.wait_for(lambda: self._delivered, patience):
                     log.info("Waiting up to %.0f s for MLflow to take the rest.", self._close_timeout)
                     self._changed.wait_for(lambda: self._delivered, self._close_timeout - patience)
-        finally:  # an interrupt ends the waiting, not the record
+        finally:  # an interrupt ends the wait; the events stay on disk
             self._abandon()
 
     def _put(self, event: Event) -> None:
@@ -221,7 +222,7 @@ class MLflowTracker:
                 self._report(None)
 
     def _next_batch(self, until: float) -> list[Event]:
-        """The oldest event, or the metrics at the head of the journal; none where nothing came by then."""
+        """Return the oldest event, or the metrics at the head of the journal; empty where none came before `until`."""
         batch = self._journal.take()
         if not batch and self._journal.clear():
             with self._changed:
@@ -234,7 +235,7 @@ class MLflowTracker:
         return batch
 
     def _report(self, error: Exception | None) -> None:
-        """Say once that deliveries fail, and once that they work again."""
+        """Log once that deliveries fail, and once that they work again."""
         if error is not None and not self._failing:
             log.warning(
                 "MLflow at %s fails, training goes on and deliveries are retried: %s", self._uri, redact(str(error))
@@ -252,7 +253,7 @@ class MLflowTracker:
 
 @contextmanager
 def _making_way() -> Iterator[None]:
-    """Let the training thread have Python's lock ten times as often: importing MLflow keeps it busy for seconds."""
+    """Give the training thread the GIL ten times as often, since importing MLflow holds it for seconds."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(before / 10)
     try:

@@ -1,4 +1,4 @@
-"""A config as MLflow params, and text without passwords."""
+"""Converts a config to MLflow params, with passwords hidden."""
 
 import json
 import re
@@ -7,17 +7,17 @@ from typing import Any
 
 from gantry.core.text import redact
 
-VALUE_LIMIT = 6000  # characters, MLflow's for a param's value
+VALUE_LIMIT = 6000  # characters that MLflow accepts in a param's value
 KEY_LIMIT = 250
-CHANGED = "gantry.changed"  # tag: JSON of the params that a run was taken up with and did not begin with
+CHANGED = "gantry.changed"  # tag: JSON of the params that changed when the run was resumed
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, str]:
-    """A nested, resolved config as flat text: `{"model": {"lr": 2e-4}}` becomes `{"model.lr": "0.0002"}`.
+    """Flatten a nested, resolved config to text: `{"model": {"lr": 2e-4}}` becomes `{"model.lr": "0.0002"}`.
 
     Lists, numbers, booleans and empty mappings are written as JSON; text stays as it is. Passwords in
-    addresses are hidden, characters MLflow does not take in a key become `_`, and what exceeds MLflow's
-    lengths is cut.
+    addresses are hidden, characters that MLflow refuses in a key become `_`, and keys and values are cut to
+    MLflow's limits.
     """
     flat: dict[str, str] = {}
     for key, value in config.items():

@@ -1,29 +1,31 @@
-"""Runs, sweeps and their children looked up in an MLflow store. Every call may wait for the store, and may raise."""
+"""Finds runs, sweeps and their children in an MLflow store. Every call may wait for the store, and may raise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gantry.core.errors import UserError
 from gantry.core.text import redact
 from gantry.runs.tracking.status import SUPERSEDED, close_left
-from gantry.runs.tracking.store import check_store, each_run, locate, prepare_store
+from gantry.runs.tracking.store import check_store, each_run, locate, prepare_store, tagged
+from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MLflowRun
+    from omegaconf import DictConfig
 
 
 NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
-NOTE_LIMIT = 8000  # characters MLflow takes
+NOTE_LIMIT = 8000  # characters that MLflow accepts
 SWEEP = "tags.`gantry.kind` = 'sweep'"
 
 
 class Unanswered(UserError):
-    """A store that is away."""
+    """A store does not answer."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Store:
     experiment_id: str
 
     def sweeps(self) -> list[MLflowRun]:
-        """The sweeps' own runs, the latest first."""
+        """Return the sweeps' own runs, the latest first."""
         return list(each_run(self.client, self.experiment_id, SWEEP, "attributes.start_time DESC"))
 
     def sweep(self, wanted: str | None) -> MLflowRun | None:
-        """The sweep with this run id, name or folder's name, the latest of several; None where there is none.
+        """Return the sweep with this run id, name or folder name, the latest of several; None where there is none.
 
         Args:
             wanted: None for the latest sweep.
@@ -56,12 +58,21 @@ class Store:
                 return run
         return None
 
+    def named(self, name: str) -> MLflowRun | None:
+        """The latest run or sweep of this name; a sweep's may be its folder's. None where there is none."""
+        for run in each_run(
+            self.client, self.experiment_id, tagged("mlflow.runName", name), "attributes.start_time DESC"
+        ):
+            if run.info.run_name == name and run.data.tags.get(SUPERSEDED) != "true":
+                return run
+        return self.sweep(name)
+
     def children(self, parent: str) -> list[MLflowRun]:
-        """The jobs of a sweep in the order they began, attempts that were replaced left out."""
+        """Return the jobs of a sweep in the order they began, without attempts that were replaced."""
         return self.search(f"tags.`mlflow.parentRunId` = '{parent}'")
 
     def search(self, condition: str) -> list[MLflowRun]:
-        """The runs that an MLflow filter picks in the order they began; sweeps' own runs are not among them.
+        """Return the runs that match an MLflow filter in the order they began, without sweeps' own runs.
 
         Raises:
             UserError: MLflow does not understand the filter.
@@ -69,7 +80,7 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = list(each_run(self.client, self.experiment_id, condition, "attributes.start_time ASC"))
+            matches = list(each_run(self.client, self.experiment_id, condition, "attributes.start_time ASC"))
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
@@ -77,17 +88,17 @@ class Store:
                 f"filter: MLflow does not understand {condition!r}: {error.message}\n"
                 "such as: filter=\"tags.variant = 'wgan' and params.steps = '3000'\""
             ) from error
-        kept = [run for run in found if "gantry.kind" not in run.data.tags]
-        return [run for run in kept if run.data.tags.get(SUPERSEDED) != "true"]
+        jobs = [run for run in matches if "gantry.kind" not in run.data.tags]
+        return [run for run in jobs if run.data.tags.get(SUPERSEDED) != "true"]
 
     def get(self, run_id: str) -> MLflowRun | None:
-        """The run with this id; None where there is none."""
+        """Return the run with this id; None where there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
             return self.client.get_run(run_id)
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # a path is no id
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # for a path
                 raise
             return None
 
@@ -95,7 +106,7 @@ class Store:
         """Log files to `folder` of a run's artifacts, and put `text` at the end of its description.
 
         Args:
-            mark: begins `text`; what stands from it on is replaced, what a user wrote above it stays.
+            mark: begins `text`; the description from the mark on is replaced, the user's text above it is kept.
         """
         for file in files:
             self.client.log_artifact(run_id, str(file), folder)
@@ -105,7 +116,7 @@ class Store:
 
 
 def open_store(uri: str, experiment: str) -> Store | None:
-    """The store at `uri`, which is not created: None where there is none yet.
+    """Open the store at `uri` without creating it; None where there is none yet.
 
     Raises:
         UserError: the store cannot be used, or has no such experiment.
@@ -115,29 +126,50 @@ def open_store(uri: str, experiment: str) -> Store | None:
     if location.database is not None and not location.database.exists():
         return None
     client, _ = answering(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        names = sorted(known.name for known in client.search_experiments())
+    opened = client.get_experiment_by_name(experiment)
+    if opened is None:
+        names = sorted(other.name for other in client.search_experiments())
         raise UserError(f"tracking.experiment={experiment}: not in {redact(uri)}, which has {', '.join(names)}")
-    close_left(client, found.experiment_id)
-    return Store(client, uri, found.experiment_id)
+    close_left(client, opened.experiment_id)
+    return Store(client, uri, opened.experiment_id)
+
+
+def configured_store(tracking: Mapping[str, Any] | DictConfig, needed: bool = True) -> Store | None:
+    """The store that a config's `tracking` names; None where there is none.
+
+    Args:
+        tracking: with `uri` and `experiment`; empty for `tracking=none`.
+        needed: whether a store that does not answer is an error; else it is a warning, and there is none.
+
+    Raises:
+        UserError: see `open_store`.
+    """
+    if not tracking:
+        return None
+    try:
+        return open_store(str(tracking["uri"]), str(tracking["experiment"]))
+    except Unanswered as error:
+        if needed:
+            raise
+        log.warning("%s; looking in outputs instead", error)
+        return None
 
 
 def answering(uri: str, experiment: str = "Default") -> tuple[MlflowClient, str]:
-    """What `prepare_store` returns, of a store that answers.
+    """Call `prepare_store` and return its result, with a `UserError` where the store does not answer.
 
     Args:
-        experiment: made where it is missing. Every store has the default, so that a look creates none.
+        experiment: created where it is missing. Every store has the default one, so that reading creates none.
 
     Raises:
         UserError: the store cannot be used.
-        Unanswered: it does not answer.
+        Unanswered: the store does not answer.
     """
     check_store(uri)
     try:
         return prepare_store(uri, experiment)
     except Exception as error:
-        from mlflow.exceptions import MlflowException  # not sooner: MLflow reads how much it shall say when imported
+        from mlflow.exceptions import MlflowException  # after `prepare_store`: MLflow reads its log level when imported
 
         if not isinstance(error, MlflowException | OSError):
             raise

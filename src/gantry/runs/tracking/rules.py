@@ -8,7 +8,7 @@ from gantry.runs.tracking.store import locate
 
 
 def wrong_store(config: Config) -> Iterator[str]:
-    """MLflow's stores: a folder, a SQLite file, a server or a data base."""
+    """Yield an error where `tracking.uri` is not a folder, an SQLite file, a server or a database."""
     if "tracking.uri" in config.options:
         uri = config.value("tracking.uri")
         try:

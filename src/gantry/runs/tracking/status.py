@@ -1,4 +1,4 @@
-"""How a run ends in MLflow."""
+"""Sets the status of runs in MLflow, and closes runs whose processes have died."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ HEARTBEAT = "gantry.heartbeat"  # tag: when the run's process last showed that i
 HOST = "gantry.host"  # tag: the machine it runs on
 BEAT = 60.0  # seconds between heartbeats
 SILENCE = 15 * 60.0  # seconds without one after which a process of another machine is taken for dead
-REASON_LIMIT = 5000  # characters, the least of the lengths MLflow's stores take
+REASON_LIMIT = 5000  # characters, the smallest limit of MLflow's stores
 
 
 def end_run(
     client: MlflowClient, run_id: str, status: Status, reason: str | None = None, end_time: int | None = None
 ) -> None:
-    """Set a run's status and, where there is one, the tag `gantry.reason`; `end_time` in ms since 1970."""
+    """Set a run's status and, where given, its tag `gantry.reason`; `end_time` in ms since 1970."""
     if reason is not None:
         client.set_tag(run_id, "gantry.reason", redact(reason)[:REASON_LIMIT], synchronous=True)
     client.set_terminated(run_id, status=status, end_time=end_time)
 
 
 def reopen(client: MlflowClient, run_id: str) -> None:
-    """Set a run RUNNING again, and take back why it had ended."""
+    """Set a run RUNNING again, and delete the tags that describe its end."""
     client.update_run(run_id, status="RUNNING")
     for tag in client.get_run(run_id).data.tags.keys() & {"gantry.reason", "gantry.log_tail"}:
         client.delete_tag(run_id, tag)
 
 
 def supersede(client: MlflowClient, experiment_id: str, run: Run) -> None:
-    """Mark, of the attempts at the same job, in the same folder of the same sweep, those before the latest.
+    """Tag all but the latest attempt at a job (same folder, same sweep) as superseded.
 
     Args:
-        run: just created; a store that was away may hear of the latest attempt first.
+        run: just created; after an outage the store may receive the latest attempt first.
     """
     parent, folder = (run.data.tags.get(tag) for tag in (PARENT, FOLDER))
     if parent is None or folder is None:
@@ -65,12 +65,13 @@ def supersede(client: MlflowClient, experiment_id: str, run: Run) -> None:
 
 
 def close_dead(client: MlflowClient, experiment_id: str) -> None:
-    """End the runs shown as RUNNING whose processes are gone: as they said, else as KILLED.
+    """Close the runs shown as RUNNING whose processes are gone: with their recorded status, else as KILLED.
 
-    A process of this machine holds its run's folder, one of another machine says every minute that it lives. One
-    that lives after all sets its run RUNNING again.
+    A process of this machine holds its run's folder; one of another machine sends a heartbeat every minute. A process
+    that is alive after all sets its run RUNNING again.
     """
-    for run in list(each_run(client, experiment_id, "attributes.status = 'RUNNING'")):  # which ending them changes
+    # A list, since closing runs changes the result of the query.
+    for run in list(each_run(client, experiment_id, "attributes.status = 'RUNNING'")):
         folder, beat = run.data.tags.get(FOLDER), _heartbeat(run)
         if folder is not None and _is_here(run) and is_dead(Path(folder)):
             status, reason = last_word(Path(folder))
@@ -84,12 +85,12 @@ def close_dead(client: MlflowClient, experiment_id: str) -> None:
 
 
 def lives(run: Run) -> bool:
-    """Whether a run's process is known to live: it holds its folder here, or has spoken lately elsewhere."""
+    """Return True where a run's process is alive: it holds its folder here, or has a recent heartbeat elsewhere."""
     return _is_held(run) or lives_elsewhere(run)
 
 
 def lives_elsewhere(run: Run) -> bool:
-    """Whether a run's process has lately said on another machine that it lives."""
+    """Return True where a run has a recent heartbeat from another machine."""
     beat = _heartbeat(run)
     return not _is_here(run) and beat is not None and time.time() - beat <= SILENCE
 
@@ -110,7 +111,7 @@ def _heartbeat(run: Run) -> float | None:
 
 
 def close_runs_left(uri: str | Path, experiment: str) -> None:
-    """`close_dead`, where the store may be away; never raises."""
+    """Open the store and call `close_dead`; log a warning instead of raising."""
     try:
         client, experiment_id = prepare_store(uri, experiment)
     except Exception as error:
@@ -120,7 +121,7 @@ def close_runs_left(uri: str | Path, experiment: str) -> None:
 
 
 def close_left(client: MlflowClient, experiment_id: str) -> None:
-    """`close_dead`, of a store that may go away; never raises."""
+    """Call `close_dead`; log a warning instead of raising."""
     try:
         close_dead(client, experiment_id)
     except Exception as error:
@@ -128,6 +129,6 @@ def close_left(client: MlflowClient, experiment_id: str) -> None:
 
 
 def last_word(folder: Path) -> tuple[Status, str | None]:
-    """How a run whose process is gone ended: what it said in its folder, else killed without a word."""
+    """Return the status and reason of a run whose process is gone: those in its folder, else KILLED."""
     status, reason = read_status(folder)
     return (status, reason) if status is not None else ("KILLED", WORDLESS)

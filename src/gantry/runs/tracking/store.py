@@ -1,4 +1,4 @@
-"""The tracking store: where it is, whether it can be used, and its creation by whichever process is first."""
+"""Locates, checks and opens the tracking store; the first process to open it creates it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-PAGE = 1000  # runs asked for at a time
+PAGE = 1000  # runs per request
 LOCK_TIMEOUT = 60.0  # seconds; creating the tables takes about two
 
 
 @dataclass(frozen=True)
 class Location:
-    """A store's address for MLflow, and the folder of its lock and artifacts (None: a server keeps them)."""
+    """A store's address for MLflow, and the folder of its lock and artifacts (None: a server stores them)."""
 
     tracking_uri: str
     folder: Path | None = None
@@ -37,12 +37,12 @@ class Location:
 
 
 def locate(uri: str | Path) -> Location:
-    """The store that `tracking.uri` names.
+    """Return the store that `tracking.uri` names.
 
     Args:
         uri: a folder (holding `mlflow.db` and `artifacts`), `sqlite:///<path>` (artifacts beside it),
             `http(s)://host`, or `postgresql://` or `mysql://` with an optional `+driver` (artifacts in
-            `mlruns/artifacts` of the current folder: MLflow keeps only rows in the database).
+            `mlruns/artifacts` of the current folder: MLflow stores only rows in the database).
 
     Raises:
         UserError: it is none of these.
@@ -77,7 +77,7 @@ def _sqlite(database: Path) -> Location:
 
 
 def check_store(uri: str | Path) -> None:
-    """Refuse, before anything slow, a store that cannot work. Imports no MLflow and asks no server.
+    """Refuse early a store that cannot work, without importing MLflow or contacting a server.
 
     Raises:
         UserError: MLflow is not installed, the address is malformed, or the folder cannot be written.
@@ -108,7 +108,7 @@ def _check_database(database: Path) -> None:
 
 
 def ui_command(uri: str | Path) -> str:
-    """What to type to look at the runs; for a server, its address."""
+    """Return the command that opens MLflow's UI; for a server, its address."""
     location = locate(uri)
     if location.folder is None:
         return redact(location.tracking_uri)
@@ -116,11 +116,10 @@ def ui_command(uri: str | Path) -> str:
 
 
 def prepare_store(uri: str | Path, experiment: str) -> tuple[MlflowClient, str]:
-    """Open the store, creating it and the experiment where they are missing.
+    """Open the store; create it and the experiment where they are missing.
 
-    MLflow's own creation of tables fails when two processes begin it at once, so a local store is opened
-    under a file lock. Artifacts get an absolute place, since MLflow would take the current folder of whoever
-    came first.
+    MLflow's creation of tables fails when two processes begin it at once, so a local store is opened under a file
+    lock. Artifacts get an absolute path, since MLflow would use the current folder of the first process.
 
     Returns:
         A client and the experiment's id.
@@ -137,7 +136,7 @@ def prepare_store(uri: str | Path, experiment: str) -> tuple[MlflowClient, str]:
 
 
 def each_run(client: MlflowClient, experiment_id: str, condition: str, order: str | None = None) -> Iterator[Run]:
-    """All runs that a filter picks, however many; MLflow gives no more than a page at a time."""
+    """Yield all runs that match a filter, page by page."""
     order_by, token = None if order is None else [order], None
     while True:
         page = client.search_runs([experiment_id], condition, max_results=PAGE, order_by=order_by, page_token=token)
@@ -147,7 +146,7 @@ def each_run(client: MlflowClient, experiment_id: str, condition: str, order: st
 
 
 def tagged(tag: str, value: str) -> str:
-    """A filter for the runs with this tag; where the value has quotes or backslashes, it may pick others besides."""
+    """Return a filter for the runs with this tag; a value with quotes or backslashes may match other runs too."""
     pattern = re.sub(r"['\\]", "_", value)
     return f"tags.`{tag}` {'=' if pattern == value else 'LIKE'} '{pattern}'"
 
@@ -158,29 +157,28 @@ def _open(location: Location, experiment: str) -> tuple[MlflowClient, str]:
 
     client = MlflowClient(tracking_uri=location.tracking_uri)
     artifacts = None if location.folder is None else (location.folder / "artifacts").as_uri()
-    known = client.get_experiment_by_name(experiment)
-    if known is None:
+    existing = client.get_experiment_by_name(experiment)
+    if existing is None:
         try:
             return client, client.create_experiment(experiment, artifact_location=artifacts)
         except MlflowException:
-            known = client.get_experiment_by_name(experiment)  # another machine may have been faster
-            if known is None:
+            existing = client.get_experiment_by_name(experiment)  # another machine may have created it meanwhile
+            if existing is None:
                 raise
-    if known.lifecycle_stage == "deleted":
+    if existing.lifecycle_stage == "deleted":
         log.warning("The MLflow experiment %r had been deleted; it is restored for this run.", experiment)
-        client.restore_experiment(known.experiment_id)
-    return client, known.experiment_id
+        client.restore_experiment(existing.experiment_id)
+    return client, existing.experiment_id
 
 
 def _configure_mlflow() -> None:
-    """MLflow's settings for this process; what the user has set stays.
+    """Set MLflow's environment variables for this process, except those the user has set.
 
-    By default an absent server holds each call for four minutes; we keep our own queue and would rather try
-    again.
+    By default each call waits four minutes for an absent server; Gantry has its own queue and retries instead.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # its account of creating tables
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # hides its log of creating tables
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry; we say it once
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # hides a line per retry; Gantry warns once

@@ -1,7 +1,7 @@
-"""The run above a sweep's jobs, and the true ending of jobs that could not write their own.
+"""Manages a sweep's parent run in MLflow, and records the end of jobs that could not do so themselves.
 
-Called by the process that leads a sweep, so these wait for the store (seconds, where a server is away), but like
-all of tracking they do not raise: a sweep without its parent run is better than no sweep.
+The sweep's leading process calls these functions, so they may wait for the store (seconds, where a server is away),
+but like all of tracking they do not raise: a sweep can do without its parent run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gantry.runs.tracking.status import (
     reopen,
     supersede,
 )
-from gantry.runs.tracking.store import each_run, locate, prepare_store, tagged
+from gantry.runs.tracking.store import each_run, prepare_store, tagged
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ class Child:
     """A job that has ended.
 
     Args:
-        folder: the job's.
+        folder: the job's folder.
         status, reason: how it ended.
-        name: for the run table, where it made no run itself.
+        name: for the run table, where the job created no run itself.
         tags: for such a run.
-        log: its log file; need not exist.
+        log: its log file; may be missing.
         tail: the log's last lines.
     """
 
@@ -68,16 +68,16 @@ class Child:
 def open_parent(
     uri: str | Path, experiment: str, name: str, overrides: Sequence[str], folder: Path, run_id: str | None = None
 ) -> str | None:
-    """Create a sweep's run, or open it again.
+    """Create a sweep's run, or reopen it.
 
     Args:
         name: the sweep's name in the run table.
-        overrides: the sweep's command line, kept in the tag `overrides`.
-        folder: the sweep's.
-        run_id: of the sweep that is taken up.
+        overrides: the sweep's command line, stored in the tag `overrides`.
+        folder: the sweep's folder.
+        run_id: of the sweep that is resumed.
 
     Returns:
-        Its id, to be given to the jobs as `parent_run_id`; None where the store cannot be reached.
+        Its id, the `parent_run_id` of the jobs; None where the store cannot be reached.
     """
     with _warns("The sweep has no parent run in MLflow, its jobs stand alone"):
         client, experiment_id = prepare_store(uri, experiment)
@@ -98,7 +98,7 @@ def close_parent(uri: str | Path, experiment: str, run_id: str, status: Status) 
 
 
 def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
-    """See that a job's run says how the job ended; a job that died before it had a run gets one."""
+    """Record in MLflow how a job ended; create a run for a job that died before it had one."""
     with _warns(f"MLflow may not show how {child.name} ended"):
         client, experiment_id = prepare_store(uri, experiment)
         if has_left(child.folder):
@@ -106,7 +106,7 @@ def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
         run = _run_of(client, experiment_id, parent, child.folder)
         if run is None:
             if child.status == "FINISHED":
-                return  # its server was away; the record waits in its folder
+                return  # the server was away; the job's events wait in its folder
             tags = origin() | {key: redact(value) for key, value in child.tags.items()} | {PARENT: parent}
             run = client.create_run(experiment_id, tags=tags, run_name=child.name)
             supersede(client, experiment_id, run)
@@ -124,43 +124,18 @@ def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
 
 
 def close_children(uri: str | Path, experiment: str, parent: str) -> None:
-    """End the runs under `parent` that are still RUNNING, but for those whose process lives on (on a cluster, say)."""
+    """Close the runs under `parent` that are still RUNNING, except those whose process is alive, as on a cluster."""
     with _warns("MLflow may still show jobs of the sweep as RUNNING"):
         client, experiment_id = prepare_store(uri, experiment)
         mine = f"{tagged(PARENT, parent)} and attributes.status = 'RUNNING'"
-        for run in list(each_run(client, experiment_id, mine)):  # which ending them changes
+        for run in list(each_run(client, experiment_id, mine)):  # closing runs changes the query
             folder = Path(run.data.tags.get(FOLDER, os.devnull))
             if not lives(run):
                 end_run(client, run.info.run_id, *last_word(folder))
 
 
-def folder_of_sweep(uri: str | Path, experiment: str, name: str) -> Path | None:
-    """The folder of the sweep whose run has this id or name, as its tag says; None where the store knows none."""
-    location = locate(uri)
-    if location.database is not None and not location.database.exists():
-        return None
-    with _warns(f"cannot look for {name} in MLflow"):
-        client, experiment_id = prepare_store(uri, experiment)
-        for run in each_run(client, experiment_id, tagged(KIND, "sweep")):
-            if name in (run.info.run_id, run.info.run_name):
-                return Path(run.data.tags[FOLDER])
-    return None
-
-
-def folder_of_run(uri: str | Path, experiment: str, run_id: str) -> Path | None:
-    """The folder of the run with this id, as its tag says; None where the store knows none."""
-    location = locate(uri)
-    if location.database is not None and not location.database.exists():
-        return None
-    with _warns(f"cannot look for {run_id} in MLflow"):
-        client, _ = prepare_store(uri, experiment)
-        folder = client.get_run(run_id).data.tags.get(FOLDER)
-        return None if folder is None else Path(folder)
-    return None
-
-
 def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path) -> Run | None:
-    """The run of the job in `folder`: by its own record, or, where it was killed before it wrote one, by its tags."""
+    """Return the run of the job in `folder`: by its record, or by its tags where it was killed before writing one."""
     record = folder / RUN_FILE
     if record.exists() and (run_id := json.loads(record.read_text())["run_id"]) is not None:
         return client.get_run(run_id)
@@ -172,7 +147,7 @@ def _run_of(client: MlflowClient, experiment_id: str, parent: str, folder: Path)
 
 
 def _log_redacted(client: MlflowClient, run_id: str, log: Path) -> None:
-    """Log a job's log without the passwords that an error may have shown in it."""
+    """Log a job's log file, with passwords in its error messages hidden."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / log.name
         copy.write_text(redact(log.read_text(errors="replace")))

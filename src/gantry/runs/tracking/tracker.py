@@ -1,4 +1,4 @@
-"""What training knows of tracking: a handful of calls that never raise and never wait."""
+"""Defines the tracker interface for training: a few calls that never raise and never wait."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ ROLLED_BACK = "gantry.rolled_back"  # tag, see `rolled_back`
 
 
 class Tracker(Protocol):
-    """One run's record. No call raises into the caller, whatever the disk or the server does.
+    """Records one run. No call raises, whatever the disk or the server does.
 
     Steps count generator steps.
     """
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Record what the run was asked to do: a flat mapping, see `gantry.runs.tracking.flatten`."""
+        """Record the run's config, a flat mapping; see `gantry.runs.tracking.flatten`."""
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
-        """Record words to filter runs by; a later value replaces an earlier one."""
+        """Record tags to filter runs by; a later value replaces an earlier one."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers at `step`."""
 
-    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
-        """Record an image: uint8, (height, width, channels) with 1 or 3 channels, 0 to 255."""
+    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
+        """Record an image: uint8, (height, width, channels) with 1 or 3 channels, 0 to 255; `zoom`: see `write_png`."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Record a file as it is now in `folder` of the run's artifacts; the caller may change it later."""
+        """Record a copy of a file in `folder` of the run's artifacts; the caller may change the file later."""
 
     def close(self, status: Status, reason: str | None = None) -> None:
         """End the run; `reason` says in a line why it failed. A second call does nothing."""
 
 
 def rolled_back(step: int) -> dict[str, str]:
-    """The tag to set when training goes back to `step` in mid-run.
+    """Return the tag to set when training is rolled back to `step`.
 
-    What was logged beyond it stays in MLflow, and what is logged from now on stands beside it as the truth; a run
-    taken up again knows by the tag which of the two it has not to repeat.
+    Values logged beyond that step stay in MLflow, beside the valid ones that are logged from now on; a resumed run
+    tells the two apart by the time in the tag.
     """
     now = int(time.time() * 1000) + 1
-    while time.time() * 1000 < now:  # what is logged before and after is told apart by the millisecond
+    while time.time() * 1000 < now:  # so that the millisecond separates values logged before and after
         time.sleep(0.0005)
     return {ROLLED_BACK: f"{now} to step {step}"}
 
 
 class Trackers:
-    """Several trackers as one, called in turn: put the one that never waits first."""
+    """Calls several trackers in turn; the one that never waits should be the first."""
 
     def __init__(self, *trackers: Tracker) -> None:
         self._trackers = trackers
@@ -75,9 +75,9 @@ class Trackers:
         for tracker in self._trackers:
             tracker.log_metrics(metrics, step)
 
-    def log_image(self, image: np.ndarray, key: str, step: int) -> None:
+    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
         for tracker in self._trackers:
-            tracker.log_image(image, key, step)
+            tracker.log_image(image, key, step, zoom)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         for tracker in self._trackers:
@@ -90,16 +90,16 @@ class Trackers:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The data a run trains on, as MLflow shows it beside the run.
+    """The data a run trains on, which MLflow shows as the run's input.
 
     Args:
         name: the data set's name, such as `cifar10`.
-        digest: a hash of the images as training sees them; MLflow keeps the first 36 characters.
-        source: where they came from: a web address, a folder, or the function that makes them.
-        split: which part of them, such as `train`.
-        images: how many.
+        digest: a hash of the images as training sees them; MLflow stores the first 36 characters.
+        source: their origin: a web address, a folder, or the function that makes them.
+        split: the part of the data set, such as `train`.
+        images: number of images.
         shape: (height, width, channels) of one.
-        classes: how many classes; 0 where there are no labels.
+        classes: number of classes; 0 where there are no labels.
     """
 
     name: str
@@ -115,9 +115,9 @@ P = ParamSpec("P")
 
 
 def never_raises(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
-    """A tracker's method that reports an error as a warning, once per kind of error, and goes on.
+    """Decorate a tracker's method to log an error as a warning, once per type of error, instead of raising it.
 
-    The traceback is shown where the error is a mistake in code, not where it is the disk's.
+    The traceback is included unless the error is an `OSError`, since other errors are mistakes in code.
     """
 
     @functools.wraps(method)

@@ -1,1 +1,1 @@
-"""Lightning callbacks: logging, evaluation, checkpoints, divergence, diagnostics, the film."""
+"""Lightning callbacks: logging, evaluation, checkpointing, divergence, diagnostics, film."""

@@ -1,4 +1,4 @@
-"""When a run's state is written to disk, and what happens where it cannot be."""
+"""Writes a run's checkpoints on schedule, and ends the run where they repeatedly cannot be written."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from gantry.core.processes.signals import Stop, Stopped
 from gantry.core.safe_load import load_plain
 from gantry.models.module import GAN
 from gantry.runs import checkpoints
+from gantry.runs.folder import BEST, GENERATOR, LAST
 from gantry.runs.generator_files import save_generator
 from gantry.training.callbacks.divergence import Diverged, Guard
 from gantry.training.callbacks.evaluation import Evaluation
@@ -29,20 +30,20 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointFailed(RunFailed):
-    """Checkpoints could not be written: several in a row, or that of the end of training."""
+    """Several checkpoints in a row, or the one at the end of training, could not be written."""
 
 
 class DurableIO(TorchCheckpointIO):
-    """Writes Lightning's checkpoints as `gantry.runs.checkpoints` does; reads them without running code in them.
+    """Writes Lightning's checkpoints by `gantry.runs.checkpoints`; reads them without running code in them.
 
-    Lightning's own would raise on the first rank only, while the others wait for it.
+    Errors are kept in `error`, since Lightning's own class raises on rank 0 only, while the other ranks wait for it.
 
     Args:
         run: the run's folder.
 
     Attributes:
         written: the file of the last attempt; None where that failed.
-        error: why it failed.
+        error: the error of the last attempt; None where it succeeded.
     """
 
     def __init__(self, run: Path) -> None:
@@ -51,7 +52,7 @@ class DurableIO(TorchCheckpointIO):
         self.error: Exception | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` under a name of its own; `path` is not used."""
+        """Write `checkpoint` under the name that its step and digest give; `path` is not used."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         self.written = self.error = None
@@ -61,31 +62,31 @@ class DurableIO(TorchCheckpointIO):
             self.error = error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """The checkpoint at `path`: tensors and plain values only.
+        """Load the checkpoint at `path`: tensors and plain values only.
 
         Raises:
-            UserError: it cannot be read, or holds anything else.
+            UserError: the file cannot be read, or holds anything else.
         """
         loaded: dict[str, Any] = load_plain(Path(path), f"the checkpoint {path}")
         return loaded
 
 
 class Checkpointing(Callback):
-    """Keep the run's state every so many steps, after each evaluation, and where it is asked to stop.
+    """Writes a checkpoint every `every` steps, after each evaluation, and when the run is stopped.
 
-    A checkpoint is of sound numbers only: `guard` looks first. One that cannot be written is reported and those
-    before it stay; training goes on until `max_failures` in a row. All ranks must call it together; the
-    files are rank 0's.
+    `guard` checks first, so that a checkpoint holds finite numbers only. Where one cannot be written, a warning is
+    logged and earlier ones stay; training continues until `max_failures` in a row. All ranks must call it together;
+    rank 0 writes the files.
 
     Args:
-        io: the trainer's.
-        settings: the config's `checkpoint`: `every` (generator steps), `keep` (the last so many, beside the best
-            evaluation's) and `max_failures` (in a row, at which the run ends).
-        evaluation: comes before this one in the trainer's callbacks.
+        io: the trainer's checkpoint plugin.
+        settings: the config's `checkpoint`: `every` (generator steps), `keep` (number of latest checkpoints, beside
+            the best evaluation's) and `max_failures` (in a row, at which the run ends).
+        evaluation: must precede this callback in the trainer's list.
         network: the generator's config, from which the export is rebuilt.
         guard: refuses numbers that are not finite.
-        clock: stopped meanwhile.
-        stop: asked after every step whether to stop.
+        clock: paused while a checkpoint is written.
+        stop: checked after every step.
     """
 
     def __init__(
@@ -101,27 +102,27 @@ class Checkpointing(Callback):
         self.io = io
         self.every, self.keep, self.max_failures = settings.every, settings.keep, settings.max_failures
         self.evaluation, self.network, self.guard, self.clock, self.stop = evaluation, network, guard, clock, stop
-        self.seen: int | None = None  # the last evaluation that was to be kept
-        self.kept: int | None = None  # and the last that has been
-        self.stream = 0  # of noise, in the last checkpoint
+        self.seen: int | None = None  # step of the last evaluation that a checkpoint was due for
+        self.kept: int | None = None  # step of the last evaluation whose checkpoint and export are written
+        self.stream = 0  # the noise stream of the last checkpoint
         self.failures = 0  # in a row
-        self.unsaved: tuple[int, nn.Module] | None = None  # the best generator, and its step, until a disk takes it
+        self.unsaved: tuple[int, nn.Module] | None = None  # step and best generator that could not be written yet
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Keep the beginning, what a stop or a kill had cut short of an evaluation, and a rollback's other noise."""
+        """Save the initial state, the checkpoint of an evaluation cut short by a stop, or a rollback's new noise."""
         if self.kept != self.evaluation.last or self.stream != pl_module.noise_stream:
             self.save(trainer, pl_module)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when due; stop when asked to."""
+        """Save when due, and stop on request."""
         if trainer.global_step % self.every == 0 or self.seen != self.evaluation.last:
             self.save(trainer, pl_module)
         self.stop.check()
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
-        """Save if the run was stopped between two steps, where it can be taken up again; not what has diverged."""
+        """Save where the run was stopped between two steps, so that it can resume there; not where it has diverged."""
         if isinstance(exception, Stopped):
             try:
                 self.guard.check(trainer, pl_module)
@@ -133,19 +134,19 @@ class Checkpointing(Callback):
                 self._write(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which evaluation this checkpoint is to keep, and which has been: its export comes after it."""
+        """Return the steps of the evaluation due with this checkpoint and of the last exported, and the noise."""
         return {"seen": self.seen, "kept": self.kept, "stream": self.stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up `state_dict`."""
+        """Restore the state from a checkpoint."""
         self.seen, self.kept, self.stream = (state_dict[name] for name in ("seen", "kept", "stream"))
 
     def save(self, trainer: Trainer, gan: GAN) -> None:
-        """Write a checkpoint and, after an evaluation, what it has measured: the generator, as the best where it is.
+        """Write a checkpoint and, after an evaluation, export the generator, also as the best one where it is.
 
         Raises:
             Diverged: the numbers are not finite.
-            CheckpointFailed: so many in a row could not be written.
+            CheckpointFailed: `max_failures` checkpoints in a row could not be written.
         """
         with self.clock.stopped():
             self.guard.check(trainer, gan)
@@ -156,7 +157,7 @@ class Checkpointing(Callback):
             )
 
     def finish(self, trainer: Trainer, gan: GAN) -> None:
-        """See that the end of training is on the disk.
+        """Write the final state where its checkpoint failed before.
 
         Raises:
             CheckpointFailed: it cannot be written now either.
@@ -177,7 +178,7 @@ class Checkpointing(Callback):
             self.unsaved = None
         try:
             if self.unsaved is not None:
-                save_generator(self.io.run / "generator" / "best", self.unsaved[1], self.network, self.unsaved[0])
+                save_generator(self.io.run / GENERATOR / BEST, self.unsaved[1], self.network, self.unsaved[0])
                 self.unsaved = None
             if self.io.error is not None:
                 raise self.io.error
@@ -186,8 +187,8 @@ class Checkpointing(Callback):
                 checkpoints.mark_best(self.io.run, self.io.written)
             checkpoints.keep(self.io.run, self.keep)
             if new and step > 0:
-                exported = self.io.run / "generator"
-                for which in ("last", "best") if best else ("last",):
+                exported = self.io.run / GENERATOR
+                for which in (LAST, BEST) if best else (LAST,):
                     save_generator(exported / which, gan.averaged.module, self.network, step)
         except (OSError, SafetensorError) as error:
             self.io.error = error

@@ -1,12 +1,11 @@
-"""What goes wrong in training a GAN, said while it happens: D has won, modes collapse, the generator stands still.
+"""Warns of failures in GAN training: the discriminator has won, modes collapse, the generator stands still.
 
 Each measure compares a run with itself or with its data, so that one threshold serves all losses, networks and data.
-The thresholds lie well between what healthy runs of every variant on the digits reach and what runs made to fail do
-(tests/faults/test_bad_numbers.py has both): the gradient of a healthy generator facing a discriminator that tells
-all images apart was never under 0.04 of its largest, that of a lost one at most 0.0003; images of healthy ones were
-at least 0.5 as different as real ones once they had begun to be, which took 700 steps at most, those of collapsed
-ones at most 0.23; healthy weights moved by 0.002 or more in 50 steps, those of a generator that lost its gradient
-still by 0.00001.
+The thresholds lie well between the values of healthy runs of every variant on the digits and those of runs made to
+fail (tests/faults/test_bad_numbers.py has both): the gradient of a healthy generator against a discriminator that
+separates all images was never below 0.04 of its largest, that of a failed one at most 0.0003; the variety of healthy
+images was at least 0.5 of that of real ones after at most 700 steps, that of collapsed ones at most 0.23; healthy
+weights changed by 0.002 or more of their norm in 50 steps, those of a generator without gradient by only 0.00001.
 """
 
 import logging
@@ -26,28 +25,29 @@ from gantry.models.module import GAN
 from gantry.models.sampling import normal
 from gantry.runs.tracking.tracker import Tracker
 
-APART = 0.99  # share of (real, generated) pairs that D ranks rightly, from which on they are perfectly apart
-VANISHED = 1e-3  # of the largest gradient the generator has had
-ALIKE = 0.3  # distance of generated images in that of real ones, below which they are alike
+APART = 0.99  # share of (real, generated) pairs that D ranks correctly, from which they count as separated
+VANISHED = 1e-3  # gradient norm relative to its maximum, below which it has vanished
+ALIKE = 0.3  # variety of generated images relative to real ones, below which they have collapsed
 VARIED = 0.5  # the same, above which the generator has begun to make different images
 START = 1000  # generator steps an untrained generator has for that
-STILL = 1e-6  # change of weights between two checks, in their size
-PART = 256  # numbers of each weight that are compared
+STILL = 1e-6  # change of weights between two checks relative to their norm, below which they are frozen
+PART = 256  # most entries of each weight that are compared
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Of a GAN at one step.
+    """Diagnostic measures of a GAN at one step.
 
     Attributes:
         real, fake: mean scores of the last discriminator step.
         apart: probability that D scores a real image higher than a generated one (the area under the ROC curve).
-        gradient: norm of the generator's gradient, in the largest it has had.
-        spread: mean distance of two generated images, in that of two real ones.
-        nearest: mean distance of a generated image to the one next to it, in that of a real one to its own.
-        change: of the generator's weights since the last check, in their size; NaN at the first.
+        gradient: norm of the generator's gradient, relative to its maximum so far.
+        spread: mean distance of two generated images, relative to that of two real ones.
+        nearest: mean distance of a generated image to its nearest neighbour, relative to that of a real one.
+        change: norm of the change of the generator's weights since the last check, relative to theirs; NaN at the
+            first check.
     """
 
     real: float
@@ -60,51 +60,51 @@ class Measures:
 
     @property
     def variety(self) -> float:
-        """How different generated images are: few modes have many neighbours, whatever their distance is."""
+        """Return the variety of generated images, the lesser of both distances, since few modes may be far apart."""
         return min(self.spread, self.nearest)
 
 
 class Health(Callback):
-    """Warn, in the log and by a tag of the run, of what a GAN does not recover from, until it does.
+    """Warns, in the log and by a tag of the run, of failures from which a GAN rarely recovers, until it does.
 
-    A warning wants two checks in turn to agree. Tags are `gantry.warning.<name>`:
+    A warning requires two consecutive checks to agree. Tags are `gantry.warning.<name>`:
 
-    - `discriminator_won`: D tells all images apart, and the generator's gradient has vanished (Arjovsky and Bottou
+    - `discriminator_won`: D separates all images, and the generator's gradient has vanished (Arjovsky and Bottou
       2017, Towards Principled Methods for Training GANs, theorem 2.4; Goodfellow et al. 2014, section 3).
-      A critic that tells them apart and still leads the generator on is no reason to warn.
-    - `mode_collapse`: generated images are alike that once were not, or after `START` steps still are.
+      A critic that separates them while the generator still has a gradient is no reason to warn.
+    - `mode_collapse`: generated images are alike after they were not, or still are after `START` steps.
     - `generator_frozen`: the generator's weights do not change.
 
-    Training is not touched: networks are asked in eval mode, and the global random numbers put back. Only at a
-    check is anything read from the device. One rank is enough, and says the same as every other.
+    Training is unaffected: networks run in eval mode, and the state of the global random generators is restored.
+    Values are read from the device only at a check. One rank suffices, since all ranks would report the same.
 
     Args:
         tracker: receives the tags.
         every: generator steps between two checks.
-        real: uint8 real images (N, C, H, W), of which generated ones are compared with as many.
+        real: uint8 real images (N, C, H, W), compared with as many generated ones.
     """
 
     def __init__(self, tracker: Tracker, every: int, real: Tensor) -> None:
         self.tracker, self.every, self.real = tracker, every, real
         self.gradient = self.peak = torch.zeros(())
-        self.weights: Tensor | None = None  # a part of them, at the last check
+        self.weights: Tensor | None = None  # a sample of them, at the last check
         self.varied = False
-        self.since: dict[str, int] = {}  # what was found, and at which check first
-        self.warned: dict[str, str] = {}  # what was said of it
+        self.since: dict[str, int] = {}  # problems, and the step of the check that first found them
+        self.warned: dict[str, str] = {}  # problems warned of, and the text of the warning
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Take everything to the device."""
+        """Move the tensors to the device."""
         device = pl_module.device
         self.real, self.gradient, self.peak = self.real.to(device), self.gradient.to(device), self.peak.to(device)
         self.weights = None if self.weights is None else self.weights.to(device)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:  # type: ignore[override]
-        """Keep the norm of the generator's gradient of a check, and of first steps: D may win within fifty."""
+        """Record the norm of the generator's gradient, at checks and at early steps, since D may win within fifty."""
         step = trainer.global_step + 1
         early = step & (step - 1) == 0  # 1, 2, 4, 8, ...
         if optimizer is trainer.optimizers[0] and (early or step % self.every == 0):
             self.gradient = get_total_norm([w.grad for w in pl_module.generator.parameters() if w.grad is not None])
-            # Loss scaling leaves out a step whose gradient overflows.
+            # Loss scaling skips a step whose gradient overflows.
             self.peak = torch.where(self.gradient.isfinite(), torch.maximum(self.peak, self.gradient), self.peak)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -118,14 +118,14 @@ class Health(Callback):
             self._report(findings(measures, self.varied or step >= START), step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next check compares with, and what has been said."""
+        """Return the values the next check compares with, and the warnings in force."""
         names = ("gradient", "peak", "weights", "varied", "since", "warned")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up `state_dict`; what has been said since, before a rollback, no longer holds."""
-        said = {name: self.since[name] for name in self.warned.keys() - state_dict["warned"].keys()}
-        for name, since in said.items():
+        """Restore the state from a checkpoint; warnings given after it, before a rollback, are closed."""
+        closed = {name: self.since[name] for name in self.warned.keys() - state_dict["warned"].keys()}
+        for name, since in closed.items():
             text = f"from step {since} until training was rolled back: {self.warned[name]}"
             self.tracker.set_tags({f"gantry.warning.{name}": text})
         for name, value in state_dict.items():
@@ -133,14 +133,14 @@ class Health(Callback):
 
     @torch.no_grad()
     def measure(self, gan: GAN, outputs: dict[str, Tensor]) -> Measures:
-        """How the GAN is now, after a step with these scores; the next change is counted from here."""
+        """Measure the GAN after a step with the scores in `outputs`; the next `change` is relative to this call."""
         z = torch.from_numpy(normal(gan.seed, "health noise", (len(self.real), gan.z_dim))).to(gan.device)
         real = to_float(self.real)
-        with untouched(gan.generator, gan.discriminator, gan.device):
+        with evaluation_mode(gan.generator, gan.discriminator, gan.device):
             fake = gan.generator(z)
             real_scores, fake_scores = gan.discriminator(real), gan.discriminator(fake)
         margins = real_scores[:, None] - fake_scores
-        weights = some_of(gan.generator)
+        weights = sample_weights(gan.generator)
         change = torch.full_like(self.peak, torch.nan)
         if self.weights is not None:
             change = (weights - self.weights).norm() / self.weights.norm()
@@ -155,13 +155,13 @@ class Health(Callback):
         ]
         return Measures(*torch.stack(values).tolist())
 
-    def _report(self, found: dict[str, str], step: int) -> None:
-        for name in [name for name in self.since if name not in found]:
+    def _report(self, problems: dict[str, str], step: int) -> None:
+        for name in [name for name in self.since if name not in problems]:
             since = self.since.pop(name)
             if text := self.warned.pop(name, None):
                 log.info("%s: no longer, at step %d", _words(name), step)
                 self.tracker.set_tags({f"gantry.warning.{name}": f"from step {since} to {step}: {text}"})
-        for name, text in found.items():
+        for name, text in problems.items():
             since = self.since.setdefault(name, step)
             if since < step and name not in self.warned:
                 self.warned[name] = text
@@ -170,44 +170,44 @@ class Health(Callback):
 
 
 def findings(now: Measures, begun: bool) -> dict[str, str]:
-    """What is wrong by these measures, each with the numbers that say so.
+    """Return the problems that the measures show, by name, each with its numbers in words.
 
     Args:
         begun: whether the images of a healthy generator would differ by now.
     """
-    found = {}
+    problems = {}
     if now.apart >= APART and now.gradient < VANISHED:
         scores = f"D(real) {now.real:.3g}, D(fake) {now.fake:.3g}"
-        found["discriminator_won"] = f"{scores}, the generator's gradient fell to {now.gradient:.1g} of what it was"
+        problems["discriminator_won"] = f"{scores}, the generator's gradient fell to {now.gradient:.1g} of what it was"
     if begun and now.variety < ALIKE:
-        found["mode_collapse"] = (
+        problems["mode_collapse"] = (
             f"the distance of two generated images is {now.spread:.2g} of that of two real ones, "
             f"of the nearest two {now.nearest:.2g}"
         )
     if now.change < STILL:
-        found["generator_frozen"] = f"its weights changed by {now.change:.1g} of their size since the check before"
-    return found
+        problems["generator_frozen"] = f"its weights changed by {now.change:.1g} of their size since the check before"
+    return problems
 
 
 def distances(images: Tensor) -> Tensor:
-    """Mean distance of two of the images (N, C, H, W), and mean distance of one to the nearest other; (2,)."""
+    """Return the mean distance of two of the images (N, C, H, W), and of one to its nearest neighbour; (2,)."""
     flat = images.flatten(1)
-    # By matrix products the distance of images that are alike would be rounding.
+    # Matrix products would give only rounding errors for similar images.
     between = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     count = len(images)
     nearest = (between + torch.diag(torch.full_like(between[0], torch.inf))).amin(1).mean()
     return torch.stack([between.sum() / (count * (count - 1)), nearest])
 
 
-def some_of(network: nn.Module) -> Tensor:
-    """Every so many-th number of each of a network's weights, in one float32 vector."""
+def sample_weights(network: nn.Module) -> Tensor:
+    """Return evenly spaced entries of each of a network's weights, at most `PART`, in one float32 vector."""
     parts = [weight.detach().flatten() for weight in network.parameters()]
     return torch.cat([part[:: -(-len(part) // PART)].float() for part in parts])
 
 
 @contextmanager
-def untouched(generator: nn.Module, discriminator: nn.Module, device: torch.device) -> Iterator[None]:
-    """Meanwhile the networks are in eval mode; afterwards each of their modules, and the random numbers, as before."""
+def evaluation_mode(generator: nn.Module, discriminator: nn.Module, device: torch.device) -> Iterator[None]:
+    """Set both networks to eval mode; restore each module's mode and the random generators afterwards."""
     modes = {module: module.training for network in (generator, discriminator) for module in network.modules()}
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

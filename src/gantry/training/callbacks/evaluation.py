@@ -1,6 +1,5 @@
-"""What is measured while training: metrics and sample grids."""
+"""Computes metrics and sample grids during training."""
 
-import math
 import resource
 import sys
 import time
@@ -11,10 +10,11 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from gantry.core.processes.signals import Stop
-from gantry.data.grid import GRID, enlarged_grid
+from gantry.data.grid import GRID, enlarged_grid, zoom
 from gantry.evaluation.evaluator import Evaluator
 from gantry.models.module import GAN
 from gantry.models.sampling import generate, normal
+from gantry.runs.folder import REAL, SAMPLES
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.stopwatch import Clock
@@ -23,19 +23,19 @@ STATE = ("first", "best", "best_step", "final", "last", "classes", "seconds")  #
 
 
 class Evaluation(Callback):
-    """Every `every` steps, and at the start and the end: metrics and a sample grid.
+    """Logs metrics and a sample grid every `every` steps, at the start and at the end.
 
     All ranks measure together.
 
     Args:
         evaluator: measures the averaged generator, and the raw one under `raw/` where `raw` is set.
         tracker: receives metrics and grids.
-        clock: stopped meanwhile.
+        clock: paused during evaluations.
         every: generator steps between evaluations.
-        real: uint8 real images (N, C, H, W) shown beside the samples, once.
-        raw: measure the generator without averaging too.
-        guard: refuses numbers that are not finite: as uint8 their images would look like images.
-        stop: asked while measuring whether to stop.
+        real: uint8 real images (N, C, H, W), logged once for comparison.
+        raw: whether to measure the generator without averaging too.
+        guard: refuses weights that are not finite, since their output would still be valid uint8 images.
+        stop: checked while measuring.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Evaluation(Callback):
         self.final: dict[str, float] = {}
         self.best: dict[str, float] = {}
         self.best_step = 0
-        self.last: int | None = None  # the step measured last
+        self.last: int | None = None  # the step of the last evaluation
         self.classes: dict[str, tuple[float, float]] | None = None
         self.seconds = 0.0
-        self.drawn: Tensor | None = None  # the images of the last grid, where it was drawn in this process
+        self.drawn: Tensor | None = None  # the images of the last grid, where this process generated it
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Show the real images, and where the untrained generator stands, or measure what a stop cut short."""
+        """Log real images and evaluate the untrained generator, or repeat an evaluation cut short by a stop."""
         if self.last is None:
-            self.tracker.log_image(enlarged_grid(self.real), "real", 0)
+            self.tracker.log_image(enlarged_grid(self.real), REAL, 0, zoom(self.real))
             self.evaluate(trainer, pl_module)
             self.first = dict(self.final)
         elif self._due(trainer) and self.last != trainer.global_step:
@@ -78,11 +78,11 @@ class Evaluation(Callback):
             self.evaluate(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know of the evaluations before."""
+        """Return what a resumed run needs of earlier evaluations."""
         return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up `state_dict`."""
+        """Restore the state from a checkpoint."""
         for name in STATE:
             setattr(self, name, state_dict[name])
         self.drawn = None
@@ -91,11 +91,11 @@ class Evaluation(Callback):
         return trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
 
     def evaluate(self, trainer: Trainer, gan: GAN) -> None:
-        """Measure the generator as it is now, and show its samples.
+        """Measure the generator at this step, and log metrics and samples.
 
         Raises:
             Diverged: its numbers are not finite.
-            Stopped: asked to stop meanwhile.
+            Stopped: a stop was requested meanwhile.
         """
         self.guard.check(trainer, gan)
         step = trainer.global_step
@@ -115,11 +115,11 @@ class Evaluation(Callback):
                 logged |= {f"final/{name}": value for name, value in values.items()}
             cost = {"evaluation_seconds": seconds} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
-            self.tracker.log_image(enlarged_grid(self.drawn), "samples", step)
+            self.tracker.log_image(enlarged_grid(self.drawn), SAMPLES, step, zoom(self.drawn))
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary
-        return math.isfinite(values[primary]) and (not self.best or values[primary] < self.best[primary])
+        return self.evaluator.improves(values[primary], self.best.get(primary))
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
         z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
@@ -134,12 +134,12 @@ class Evaluation(Callback):
 
 
 def grid_noise(gan: GAN) -> Tensor:
-    """The latents (64, z_dim) of every sample grid and of the film."""
+    """Return the latents (64, z_dim) of every sample grid and of the film."""
     return torch.from_numpy(normal(gan.seed, "grid noise", (GRID * GRID, gan.z_dim)))
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory this process has held so far, in MiB: resident, and on the GPU where there is one."""
+    """Return this process's peak memory so far in MiB: resident, and on the GPU where there is one."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of `ru_maxrss`
     peak = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
     if torch.cuda.is_available():

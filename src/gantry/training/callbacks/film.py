@@ -1,4 +1,4 @@
-"""A film of training: the samples of one fixed noise, taken again and again, more often early on."""
+"""Makes a film of training: samples of fixed latents at many steps, more densely early on."""
 
 from __future__ import annotations
 
@@ -21,46 +21,45 @@ from gantry.data.grid import GRID
 from gantry.generation.animation import save_animation
 from gantry.models.module import GAN
 from gantry.models.sampling import generate
-from gantry.runs.folder import FILM
+from gantry.runs.folder import FILM, FILM_FILE, picture
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.evaluation import Evaluation, grid_noise
 from gantry.training.stopwatch import Clock
 
-FILM_FILE = "samples.gif"
 FRAMES = 48  # of a run
 FPS, HOLD = 8, 2.0  # frames a second, seconds that the last one stays
-LARGEST = 104  # pixels of an image's longer side; a larger one is shown smaller
-SIDE = 340  # pixels of a frame, at most: smaller images are enlarged, and of larger ones it takes fewer
+LARGEST = 104  # pixels of an image's longer side, above which it is reduced
+SIDE = 340  # most pixels of a frame's side: smaller images are enlarged, larger ones are fewer in a frame
 
 log = logging.getLogger(__name__)
 
 
 @cache
 def moments(steps: int) -> frozenset[int]:
-    """The generator steps of a run of `steps` that are in its film, the first and the last among them."""
+    """Return the generator steps in the film of a run of `steps` steps, the first and the last among them."""
     return frozenset(round(steps * (number / (FRAMES - 1)) ** 2) for number in range(FRAMES))
 
 
 class Film(Callback):
-    """Keeps the samples of a run's `moments` as `film/<step, 7 digits>.png` in its folder.
+    """Saves the samples at a run's `moments` as `film/<step, 7 digits>.png` in its folder.
 
-    For rank 0: nothing here asks the others, or draws from a generator that training draws from too. A
-    moment's frame is on the disk before its checkpoint, so that a run taken up again lacks none.
+    It runs on rank 0 alone: it neither communicates nor uses random numbers of training. A frame is written before
+    the checkpoint of its step, so that a resumed run lacks none.
 
     Args:
-        folder: the run's.
-        evaluation: comes before this one in the trainer's callbacks; what it has drawn is not drawn again.
-        clock: stopped meanwhile.
+        folder: the run's folder.
+        evaluation: must precede this callback in the trainer's list; its samples are reused.
+        clock: paused while a frame is made.
     """
 
     def __init__(self, folder: Path, evaluation: Evaluation, clock: Clock) -> None:
         self.folder, self.evaluation, self.clock = folder, evaluation, clock
-        self.record = FolderTracker(folder)  # a frame that a full disk does not take waits for the next
+        self.record = FolderTracker(folder)  # retries a frame that a full disk refused with the next one
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Take the first frame, or what a stop cut short."""
-        if not (self.folder / FILM / f"{trainer.global_step:07d}.png").exists():
+        """Take the first frame, or one that a stop prevented."""
+        if not picture(self.folder, FILM, trainer.global_step).exists():
             self.take(trainer, pl_module)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -70,10 +69,10 @@ class Film(Callback):
         self.take(trainer, pl_module)
 
     def take(self, trainer: Trainer, gan: GAN) -> None:
-        """Keep the samples of the generator as it is now, if this is one of the film's moments."""
+        """Save the generator's samples, if this step is one of the film's moments."""
         step = trainer.global_step
         if step in moments(trainer.max_steps):
-            with self.clock.stopped(), trainer.precision_plugin.forward_context():  # to look at: as training goes
+            with self.clock.stopped(), trainer.precision_plugin.forward_context():  # training precision suffices
                 drawn = self.evaluation.drawn if self.evaluation.last == step else None
                 self.record.log_image(
                     frame(generate(gan.averaged, grid_noise(gan)) if drawn is None else drawn), FILM, step
@@ -81,7 +80,7 @@ class Film(Callback):
 
 
 def frame(images: Tensor) -> np.ndarray:
-    """The first of uint8 images (N, C, H, W), as many as `SIDE` has room for, in rows: uint8 (H', W', C)."""
+    """Arrange the first of uint8 images (N, C, H, W), as many as fit in `SIDE`, in rows: uint8 (H', W', C)."""
     longest = max(images.shape[-2:])
     columns = min(GRID, (SIDE - 1) // (min(longest, LARGEST) + 1))
     shown = images[: columns**2].cpu()
@@ -94,7 +93,7 @@ def frame(images: Tensor) -> np.ndarray:
 
 @contextmanager
 def film_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
-    """Make the run's film and log it, however the run ends; where that fails it is only said."""
+    """Make the run's film and log it, however the run ends; a failure is only logged as a warning."""
     try:
         yield
     finally:
@@ -107,29 +106,29 @@ def film_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
 
 
 def develop(folder: Path) -> bool:
-    """Make `samples.gif` of the frames in a run's folder; False where there are not even two.
+    """Make `samples.gif` from the frames in a run's folder; return False where there are fewer than two.
 
     Raises:
         OSError: a frame cannot be read, or the film cannot be written.
     """
-    kept = sorted((folder / FILM).glob("[0-9]*.png"), key=lambda path: int(path.stem))
-    pictures = list(_readable(kept))
+    frames = sorted((folder / FILM).glob("[0-9]*.png"), key=lambda path: int(path.stem))
+    pictures = list(_readable(frames))
     if len(pictures) > 1:
         save_animation(pictures, folder / FILM_FILE, FPS, HOLD)
     return len(pictures) > 1
 
 
 def _readable(frames: list[Path]) -> Iterator[np.ndarray]:
-    """The frames' pictures, but for those that are damaged."""
+    """Yield the frames' pictures, except damaged ones."""
     for path in frames:
         try:
             yield enlarged(path)
-        except (OSError, ValueError, SyntaxError) as error:  # all of which Pillow raises for damaged files
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises these for damaged files
             log.warning("The film lacks the frame %s: %s", path, error)
 
 
 def enlarged(path: Path) -> np.ndarray:
-    """The frame at `path`, uint8 (H, W, 3), enlarged without smoothing as far as `SIDE` allows."""
+    """Read the frame at `path`, uint8 (H, W, 3), enlarged without smoothing as far as `SIDE` allows."""
     with Image.open(path) as image:
         picture = np.asarray(image.convert("RGB"))
     scale = max(1, SIDE // max(picture.shape[:2]))

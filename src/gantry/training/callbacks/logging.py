@@ -1,6 +1,6 @@
-"""Logs losses, scores and speed while training. Metrics are in `gantry.training.callbacks.evaluation`.
+"""Logs losses, scores and speed during training. Metrics are in `gantry.training.callbacks.evaluation`.
 
-All of them count generator steps (`trainer.global_step`), and write to a tracker, which never raises.
+Steps are generator steps (`trainer.global_step`), and values go to a tracker, which never raises.
 """
 
 import logging
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class TrainingLog(Callback):
-    """Log the means of losses and scores, since the last log and over all ranks, every `every` steps.
+    """Logs the means of losses and scores, since the last log and over all ranks, every `every` steps.
 
-    They are read from the device, and exchanged, only then; from a GPU during the step after, so that it never waits.
+    They are read from the device and exchanged only then; from a GPU during the next step, so that it never waits.
     """
 
     def __init__(self, tracker: Tracker, clock: Clock, every: int, peers: Peers | None = None) -> None:
@@ -38,23 +38,23 @@ class TrainingLog(Callback):
         self.due: tuple[int, float, int, list[str], Fetched, dict[str, float]] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Begin to measure the speed here."""
+        """Start measuring the speed."""
         self.clock.start()
         self.mark = (trainer.global_step, self.clock.read())
         self.sums = {name: total.to(pl_module.device) for name, total in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The time spent, and the sums of a log that is not due yet, means over the ranks: all of them call this."""
+        """Return the training time and the sums since the last log, averaged over the ranks, which all call this."""
         self.deliver()
         sums = dict(self.sums)
-        if sums and self.peers.world_size > 1:  # only rank 0's is kept, and read by all
+        if sums and self.peers.world_size > 1:  # only rank 0's is stored, and all ranks load it
             means = self.peers.mean(torch.stack(list(sums.values()))).float()
             sums = dict(zip(sums, means, strict=True))
         return {"seconds": self.clock.read(), "sums": sums, "counts": dict(self.counts)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up `state_dict`."""
-        self.clock.seconds = max(self.clock.read(), state_dict["seconds"])  # what a rollback repeats counts too
+        """Restore the state from a checkpoint."""
+        self.clock.seconds = max(self.clock.read(), state_dict["seconds"])  # time before a rollback counts too
         self.sums, self.counts, self.due = state_dict["sums"], state_dict["counts"], None
 
     def on_train_batch_end(  # type: ignore[override]
@@ -76,13 +76,13 @@ class TrainingLog(Callback):
                 self.deliver()
 
     def deliver(self) -> None:
-        """Log what is due."""
+        """Log the means that are due."""
         if self.due is None:
             return
         (step, now, images, names, means, more), self.due = self.due, None
         ahead = not means.arrived()
         values = dict(zip(names, self.peers.mean(means.read()).tolist(), strict=True))
-        if ahead:  # the host, of the device: only now that step is done
+        if ahead:  # the host was ahead of the device, which has only now finished the step
             now = self.clock.read()
         values["images_seen"] = step * images
         values["training_seconds"] = now
@@ -91,11 +91,11 @@ class TrainingLog(Callback):
         self.tracker.log_metrics(values | more, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Log what is due where training was stopped."""
+        """Log the means that are due."""
         self.deliver()
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
-        """Log what is due, where no rank has failed alone: the others would be waited for."""
+        """Log the means that are due, unless a single rank has failed, since the exchange would wait for it."""
         if self.peers.world_size == 1 or isinstance(exception, Diverged | Stopped):
-            with suppress(RuntimeError):  # of a device that answers no more
+            with suppress(RuntimeError):  # the device no longer answers
                 self.deliver()

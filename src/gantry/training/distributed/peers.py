@@ -11,14 +11,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gantry.core.config.declaration import within
+from gantry.core.config.options import PLACES
 from gantry.core.errors import PeerFailed, UserError
 from gantry.core.processes.signals import Stop, Stopped, Stopping
 from gantry.training.distributed.watch import Watch, is_communication
 
 T = TypeVar("T")
-
-# Where a machine has its files; that the data are the same is told by their digest.
-PLACES = ("paths.", "tracking.", "data.root", "data.folder", "metrics.extractor.weights")
 
 
 class Peers:
@@ -75,7 +74,7 @@ class Peers:
             UserError: naming those that differ.
         """
         theirs = self.tell(settings)
-        keys = sorted(key for key in settings.keys() | theirs.keys() if not key.startswith(PLACES))
+        keys = sorted(key for key in settings.keys() | theirs.keys() if not within(key, PLACES))
         differ = [key for key in keys if settings.get(key) != theirs.get(key)]
         if differ:
             lines = [f"{k}: {settings.get(k, 'absent')}, at rank 0 {theirs.get(k, 'absent')}" for k in differ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -23,13 +22,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gantry.core.config.overrides import command, quoted
-from gantry.core.errors import REFUSED
+from gantry.core.errors import REFUSED, PeerFailed, reason
+from gantry.core.files import read_json, write_json
 from gantry.core.processes.devices import THREADS, cores
 from gantry.core.processes.locks import is_held
 from gantry.core.processes.parent_watch import HOLDER, LEASH
 from gantry.core.processes.ranks import RANKS
 from gantry.core.processes.signals import handled
-from gantry.runs.folder import RANK_PIDS, best_value, read_status, write_status
+from gantry.core.text import redact
+from gantry.runs.folder import RANK_PIDS, best_value, note_kind, rank_ending, rank_log, read_status, write_status
 from gantry.runs.tracking.status import close_runs_left
 
 TICK = 0.1  # seconds between two looks at the ranks
@@ -84,6 +85,20 @@ def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
     return math.nan if best is None else best
 
 
+@contextmanager
+def ending_left(folder: Path, rank: int) -> Iterator[None]:
+    """Leave in the run's folder why this rank, not the first, has failed: its starter reads it where rank 0 is gone."""
+    with suppress(OSError):
+        rank_ending(folder, rank).unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        said = reason(error) if isinstance(error, PeerFailed) else f"rank {rank}: {reason(error)}"
+        with suppress(OSError):
+            write_json({"reason": redact(said), "kind": getattr(error, "kind", None)}, rank_ending(folder, rank))
+        raise
+
+
 def _start(rank: int, count: int, port: int, folder: Path, tie: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a rank in a session of its own: a signal reaches it once, through this process."""
     overrides = HydraConfig.get().overrides
@@ -91,7 +106,7 @@ def _start(rank: int, count: int, port: int, folder: Path, tie: dict[str, str]) 
     program = [sys.executable, *command(), *words, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     place = {RANKS: str(count), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     threads = {} if THREADS in os.environ else {THREADS: str(max(1, cores() // count))}
-    output = None if rank == 0 else (folder / f"rank_{rank}.txt").open("wb")
+    output = None if rank == 0 else rank_log(folder, rank).open("wb")
     try:
         return subprocess.Popen(
             program,
@@ -138,11 +153,12 @@ def _report(failed: int, codes: list[int], folder: Path, cfg: DictConfig) -> Non
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     print(f"rank {failed} failed first: {how}", file=sys.stderr, flush=True)
     if code != REFUSED and read_status(folder)[0] is None and not is_held(folder):
-        tail = "" if failed == 0 else (folder / f"rank_{failed}.txt").read_text(errors="replace")[-4000:].strip()
+        tail = "" if failed == 0 else rank_log(folder, failed).read_text(errors="replace")[-4000:].strip()
         print(tail, file=sys.stderr, flush=True)
-        last = (tail.splitlines() or [how])[-1]
-        other = re.search(r"^(rank \d+ on .+) failed:$", tail, re.MULTILINE)  # `Cause.failure`: not its own
-        write_status(folder, "FAILED", f"{other[1] if other else f'rank {failed}'}: {last}")
+        ending = read_json(rank_ending(folder, failed)) or {}
+        write_status(folder, "FAILED", ending.get("reason") or f"rank {failed}: {(tail.splitlines() or [how])[-1]}")
+        if ending.get("kind"):
+            note_kind(folder, ending["kind"])
         if cfg.tracking:
             close_runs_left(cfg.tracking.uri, cfg.tracking.experiment)
 

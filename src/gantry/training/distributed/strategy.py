@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from gantry.core.errors import UserError
 from gantry.core.processes.ranks import Place
 from gantry.training.distributed.sync_batch_norm import SyncBatchNormAnywhere
+from gantry.training.lightning_overrides import leave_signals
 
 
 def plugins(place: Place, sync_batchnorm: bool) -> list[Any]:
@@ -82,10 +83,7 @@ class NetworkwiseDDP(DDPStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Prepare for `trainer`."""
-        # Lightning's way to stop together waits for the other ranks within the signal handler, which ends in a
-        # deadlock, and for the device at every step. Here `AgreedStop` sees to that.
-        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        leave_signals(trainer)
         super().setup(trainer)
 
     def configure_ddp(self) -> None:
@@ -142,7 +140,3 @@ def agree(buffers: list[Tensor]) -> None:
     flat /= dist.get_world_size()
     for buffer, mean in zip(buffers, flat.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_((mean if buffer.is_floating_point() else mean.round()).view_as(buffer))
-
-
-def _nothing() -> None:
-    """Stands for what Lightning does about SIGTERM."""

@@ -1,1 +1,1 @@
-"""Fits training to the device: precision, memory, copies from a GPU."""
+"""Adapts training to the device: precision, memory, copies from a GPU."""

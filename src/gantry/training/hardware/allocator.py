@@ -1,18 +1,18 @@
-"""The C library's memory allocator, told to keep what a training step frees for the next one to use."""
+"""Makes glibc's allocator keep freed memory, so that each training step reuses that of the step before."""
 
 import ctypes
 import sys
 
-# Of mallopt(3), in glibc's malloc.h, and what to set them to.
+# Parameters of mallopt(3), from glibc's malloc.h, and their values.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 SETTINGS = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep large blocks of memory that are freed, and say whether that could be done.
+    """Make this process keep large freed blocks of memory; return True where that succeeded.
 
-    By default glibc gives each back to the kernel, which has to clear its pages before handing them out again:
-    activations and gradients of every step. Under another C library nothing changes.
+    By default glibc returns them to the kernel, which must clear their pages before reuse: activations and gradients
+    of every step. With another C library nothing changes.
     """
     if sys.platform != "linux":
         return False

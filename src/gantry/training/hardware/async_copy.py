@@ -1,24 +1,24 @@
-"""Numbers that are fetched from the device while training goes on."""
+"""Copies values from the GPU asynchronously, while training continues."""
 
 import torch
 from torch import Tensor
 
 
 class Fetched:
-    """Values on their way from a GPU, or already here.
+    """An asynchronous copy from the GPU; `read()` waits for it, on a CPU it returns at once.
 
-    Read a step later they are waited for only as long as it takes the GPU to end the step they are of, while it has
-    the next one's work waiting: it never runs dry.
+    Read one step later, it waits only until the GPU has finished the step of the values, while the next step's work
+    is already queued, so that the GPU never idles.
 
     Args:
         values: detached, of any shape.
 
     Attributes:
-        here: whether they were never on their way.
+        here: whether the values were on the CPU already.
     """
 
     def __init__(self, values: Tensor) -> None:
-        self._values = values.to("cpu", non_blocking=values.is_cuda)  # then into pinned memory
+        self._values = values.to("cpu", non_blocking=values.is_cuda)  # to pinned memory where non-blocking
         self._arrived: torch.cuda.Event | None = None
         if values.is_cuda:
             self._arrived = torch.cuda.Event()
@@ -26,11 +26,11 @@ class Fetched:
         self.here = self._arrived is None
 
     def arrived(self) -> bool:
-        """Whether reading them now would wait for nothing."""
+        """Return True where `read` would not wait."""
         return self._arrived is None or self._arrived.query()
 
     def read(self) -> Tensor:
-        """The values, on the CPU."""
+        """Return the values, on the CPU."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._values

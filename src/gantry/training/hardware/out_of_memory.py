@@ -1,23 +1,23 @@
-"""What to do where memory did not suffice."""
+"""Turns out-of-memory errors into advice for the user."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from omegaconf import DictConfig
 
-from gantry.core.errors import RunFailed
+from gantry.core.errors import OUT_OF_MEMORY, RunFailed
 
 OF_THE_DEVICE = ("out of memory", "alloc_failed")  # in messages of CUDA, MPS, cuBLAS and cuDNN
 OF_THE_HOST = ("can't allocate memory", "not enough memory", "std::bad_alloc")  # of torch's allocator and of C++
 
 
 def advice(error: BaseException, batch_size: int, accumulate: int, precision: str, world_size: int = 1) -> str | None:
-    """What the user can do about an error, if it says that memory did not suffice; None: it says something else.
+    """Return advice on an out-of-memory error; None for any other error.
 
     Args:
-        error: that has ended a run.
+        error: the error that has ended a run.
         batch_size, accumulate, precision: of the run's config.
-        world_size: its ranks, of which each takes as many images of `batch_size`.
+        world_size: number of its ranks, which divide `batch_size` equally.
     """
     text = str(error).lower() if isinstance(error, RuntimeError) else ""
     device = type(error).__name__ == "OutOfMemoryError" or any(words in text for words in OF_THE_DEVICE)
@@ -41,16 +41,17 @@ def advice(error: BaseException, batch_size: int, accumulate: int, precision: st
 
 @contextmanager
 def advised(cfg: DictConfig, world_size: int) -> Iterator[None]:
-    """Have what runs inside end with advice, where memory does not suffice for it.
+    """Convert an out-of-memory error in this context into one with advice.
 
     Raises:
-        RunFailed: with that.
+        RunFailed: the message holds the advice and the original error.
     """
     try:
         yield
     except Exception as error:
-        if (said := advice(error, cfg.batch_size, cfg.accumulate, cfg.trainer.precision, world_size)) is None:
+        if (text := advice(error, cfg.batch_size, cfg.accumulate, cfg.trainer.precision, world_size)) is None:
             raise
         raise RunFailed(
-            f"{said}\n({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+            f"{text}\n({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            kind=OUT_OF_MEMORY,
         ) from error

@@ -1,4 +1,4 @@
-"""Which precision suits a machine, and the loss scaling of float16 with its skipped steps counted."""
+"""Chooses the precision that suits the device, and counts the steps that float16 loss scaling skips."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,10 +15,10 @@ NETWORKS = ("generator", "discriminator")  # in the order of `GAN.configure_opti
 
 
 def choose(accelerator: str) -> tuple[str, str]:
-    """The precision that `trainer.precision=auto` stands for on this machine, and why.
+    """Return the precision that `trainer.precision=auto` means on this machine, and the reason.
 
-    bf16-mixed where the device computes with bfloat16 natively, else 32-true: nothing is timed, so that the same
-    machine always chooses the same. On others torch emulates bfloat16, more slowly than float32.
+    It is bf16-mixed where the device computes with bfloat16 natively, else 32-true, since torch's emulation of
+    bfloat16 is slower than float32. Nothing is timed, so that a machine always makes the same choice.
 
     Args:
         accelerator: `trainer.accelerator`.
@@ -31,14 +31,14 @@ def choose(accelerator: str) -> tuple[str, str]:
     if accelerator != "cpu" and torch.backends.mps.is_available():
         return "32-true", "Gantry is not tried with bfloat16 on Apple's GPUs"
     sets = (("avx512_bf16", torch.cpu._is_avx512_bf16_supported()), ("amx", torch.cpu._is_amx_tile_supported()))
-    found = [name for name, there in sets if there]
-    if found:
-        return "bf16-mixed", f"the processor has bfloat16 instructions ({', '.join(found)})"
+    supported = [name for name, there in sets if there]
+    if supported:
+        return "bf16-mixed", f"the processor has bfloat16 instructions ({', '.join(supported)})"
     return "32-true", "the processor has no bfloat16 instructions (avx512_bf16 or amx)"
 
 
 def settled(cfg: DictConfig, quiet: bool = False) -> DictConfig:
-    """The config with a precision in the place of `auto`; says in a line which and why, unless `quiet`."""
+    """Return the config with a precision instead of `auto`; print the choice and its reason unless `quiet`."""
     if cfg.trainer.precision != AUTO:
         return cfg
     precision, reason = choose(cfg.trainer.accelerator)
@@ -48,9 +48,9 @@ def settled(cfg: DictConfig, quiet: bool = False) -> DictConfig:
 
 
 class LossScaling(MixedPrecision):
-    """Lightning's 16-mixed, which also counts for each network the steps left out because a gradient overflowed.
+    """Lightning's 16-mixed precision, which also counts each network's steps skipped because a gradient overflowed.
 
-    The loss is scaled up so that float16 gradients do not vanish; where one is not finite, the step is skipped and
+    The loss is scaled up so that float16 gradients do not underflow; where one is not finite, the step is skipped and
     the scale halved (Micikevicius et al. 2018, Mixed Precision Training, section 3.2). Both networks share the scale.
     """
 
@@ -61,7 +61,7 @@ class LossScaling(MixedPrecision):
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
     ) -> Any:
-        """Step, or skip and count; the counts stay on the device, which nothing here waits for."""
+        """Step, or skip and count; the counts stay on the device, so that nothing waits for it."""
         scaler = cast(torch.amp.GradScaler, self.scaler)
         one = torch.ones((), device=model.device)
         before = scaler.scale(one)
@@ -71,22 +71,22 @@ class LossScaling(MixedPrecision):
         return result
 
     def values(self) -> dict[str, float]:
-        """`skipped/generator` and `skipped/discriminator`, of the run so far, and the `loss_scale` now."""
+        """Return `skipped/generator` and `skipped/discriminator`, counts so far, and the current `loss_scale`."""
         counts = {f"skipped/{name}": float(count) for name, count in self.skipped.items()}
         return counts | {"loss_scale": cast(torch.amp.GradScaler, self.scaler).get_scale()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The scaler's state, and the counts."""
+        """Return the scaler's state and the counts."""
         return super().state_dict() | {"skipped": {name: int(count) for name, count in self.skipped.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up `state_dict`."""
+        """Restore the state from a checkpoint."""
         self.skipped = dict(state_dict["skipped"])
         super().load_state_dict({name: value for name, value in state_dict.items() if name != "skipped"})
 
 
 def count_skipped_steps(trainer: Trainer) -> None:
-    """Where the trainer scales losses, have it count the steps it skips."""
+    """Replace the trainer's loss scaling, where it has one, with `LossScaling`, which counts the skipped steps."""
     plugin = trainer.precision_plugin
     if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
         trainer.strategy.precision_plugin = LossScaling(plugin.device, plugin.scaler)

@@ -1,0 +1,147 @@
+"""Declares options: a group of options is a dataclass, an option is one of its fields, made by `option` or `group`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache, reduce
+from inspect import getdoc
+from operator import or_
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from gantry.core.config.signatures import Kind
+
+
+class Target:
+    """A group with a `_target_`: besides the options declared here it has the parameters of what that names."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One declared option, or a group of options.
+
+    Attributes:
+        key: dotted.
+        type: its annotation: a class of options for a group.
+        default: plain values; text may be an interpolation.
+        sentence: for people.
+        least: the smallest number; None: 1 for whole numbers, 0 for others.
+        above: a number that it must exceed.
+        most: the largest number; None: 2**31 - 1 for whole numbers.
+        negative: numbers within may have any sign, since they are no sizes.
+        optional: may be absent.
+        may_be_empty: the group may be {}, which leaves out what it configures.
+        resumable: a run goes on though the value is another than it began with.
+        place: says where things are, which may differ between the machines of one run.
+        compared: shapes what a run learns, so that a comparison names it where runs differ.
+        built: members of the list may be made by a `_target_` instead.
+        modes: of `sample.py`, those that read it, "" for images; empty: all.
+        reserved: parameters of the `_target_` that its caller passes, or that would change what a step is.
+    """
+
+    key: str
+    type: Any
+    default: Any
+    sentence: str
+    least: float | None = None
+    above: float | None = None
+    most: int | None = None
+    negative: bool = False
+    optional: bool = False
+    may_be_empty: bool = False
+    resumable: bool = False
+    place: bool = False
+    compared: bool = True
+    built: bool = False
+    modes: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The last part of the key."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def kind(self) -> Kind | None:
+        """The values it takes; None: any, or what a signature says."""
+        return kind_of(self.type)
+
+    @property
+    def items(self) -> Kind | None:
+        """What the members of a list must be; None where it is no list."""
+        return kind_of(get_args(self.type)[0]) if get_origin(self.type) is list else None
+
+    @property
+    def values(self) -> str:
+        """The values it takes, for people; "" where any may do."""
+        kind = self.items or self.kind
+        if kind is None:
+            return ""
+        words = [f"a list, each {kind}" if self.items else str(kind)]
+        if kind.types & {int, float}:
+            words += [f"above {self.above}" if self.above is not None else f"at least {self.smallest(kind)}"]
+        return ", ".join(words)
+
+    def smallest(self, kind: Kind | None) -> float:
+        """The smallest number there may be where `kind` allows numbers: no count is below 1."""
+        return self.least if self.least is not None else int(counts(kind))
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it stands for the options below it."""
+        return is_dataclass(self.type)
+
+    @property
+    def has_target(self) -> bool:
+        """Whether it is a group with a `_target_`."""
+        return isinstance(self.type, type) and issubclass(self.type, Target)
+
+
+def option(default: Any, sentence: str, **more: Any) -> Any:
+    """An option's field; `more` are attributes of `Option`."""
+    return field(default=default, metadata={"sentence": sentence, **more})
+
+
+def group(sentence: str = "", **more: Any) -> Any:
+    """The field of a group of options, whose annotation is their dataclass, which tells of it where this does not."""
+    return option(None, sentence, **more)
+
+
+@cache
+def declared(command: type) -> dict[str, Option]:
+    """The options of a command's dataclass by their dotted keys, groups before what is in them."""
+    return {one.key: one for one in _below(command, "")}
+
+
+def _below(options: Any, prefix: str) -> Iterator[Option]:
+    for one in fields(options):
+        default = list(one.default) if isinstance(one.default, tuple) else one.default
+        told = str(getdoc(one.type)).partition("\n")[0].removesuffix(".")
+        sentence = one.metadata["sentence"] or told[0].lower() + told[1:]
+        made = Option(f"{prefix}{one.name}", one.type, default, **{**one.metadata, "sentence": sentence})
+        yield made
+        if made.is_group:
+            yield from _below(one.type, f"{made.key}.")
+
+
+def counts(kind: Kind | None) -> bool:
+    """Whether the numbers that `kind` allows are whole."""
+    return kind is not None and int in kind.types and float not in kind.types
+
+
+def within(key: str, groups: Sequence[str]) -> bool:
+    """Whether the dotted `key` is one of `groups`, or stands in one."""
+    return any(f"{key}.".startswith(f"{one}.") for one in groups)
+
+
+def kind_of(annotation: Any) -> Kind | None:
+    """The values that an annotation such as `int | None` allows; None where it says more than a `Kind` can."""
+    if get_origin(annotation) is Literal:
+        return Kind(choices=get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        kinds = [kind_of(member) for member in get_args(annotation)]
+        return None if None in kinds else reduce(or_, kinds)
+    if annotation is NoneType:
+        return Kind(optional=True)
+    return Kind(types=frozenset({annotation})) if annotation in (int, float, bool, str) else None

@@ -1,0 +1,340 @@
+"""The options of the four commands, each declared once.
+
+From here come the check, `--help`, the reference page, the comments in conf/*.yaml, what a resumed run may change and
+what a comparison leaves out. Hydra reads the defaults in conf/*.yaml; a test holds them and the comments to these.
+"""
+
+# ruff: noqa: RUF009  (`option` and `group` return `dataclasses.field`)
+# No `from __future__ import annotations` here: the annotations are read, and would be text.
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from gantry.core.config.declaration import Target, declared, group, option
+
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+Measure = Literal[
+    "fid", "fid_infinity", "kid", "inception_score", "precision_recall", "classes", "memorisation", "augmentation"
+]
+WHILE_TRAINING: tuple[Measure, ...] = ("fid", "kid", "inception_score", "classes")
+CACHE = "${oc.env:GANTRY_CACHE,${oc.env:HOME}/.cache/gantry}"
+EXTRACTOR_GETS = ("data", "cache", "device")
+
+
+@dataclass
+class Root:
+    """Where things are."""
+
+    root: str = option("${hydra:runtime.cwd}", "where mlruns is")
+
+
+@dataclass
+class Paths(Root):
+    """Where things are."""
+
+    cache: str = option(CACHE, "data sets, weights, features of real images")
+
+
+@dataclass
+class Store:
+    """The MLflow store that holds the runs and the registered models."""
+
+    uri: Any = option(
+        "${paths.root}/mlruns",
+        "a folder (SQLite and artifacts), sqlite:///..., http://host:5000, postgresql://..., mysql://...",
+    )
+    experiment: str = option("gantry", "the runs' experiment in it")
+
+
+@dataclass
+class Tracking(Store):
+    """The MLflow store of the runs, and how a new one is tracked."""
+
+    run_name: str = option(
+        "${hydra:runtime.choices.model}-${hydra:runtime.choices.data}-${seed}", "the new run's name in MLflow"
+    )
+    close_timeout: float = option(
+        30, "seconds a run waits at its end for a store that is away; what is left stays in its folder"
+    )
+
+
+@dataclass
+class Data(Target):
+    """The data set; for evaluate.py that of the run where none is given."""
+
+    root: str = option("${paths.cache}/data", "the folder of downloaded data", resumable=True, place=True)
+    folder: str = option("???", "the folder of images: data.folder=/path", place=True)
+
+
+@dataclass
+class Extractor(Target):
+    """The network whose features are compared."""
+
+    weights: str | None = option(None, "file of the weights; null: the published ones, fetched once", place=True)
+
+
+@dataclass
+class Ema:
+    """The averaged generator."""
+
+    half_life: float = option(
+        10000, "images after which a weight's share in the averaged generator has halved; 0: no averaging"
+    )
+    ramp_up: float = option(0.05, "the half-life is at most this share of the images seen so far")
+
+
+@dataclass
+class Model(Target):
+    """The variant."""
+
+    generator: Target = group("the generator's network", reserved=("z_dim", "image_shape"))
+    discriminator: Target = group("the discriminator's network", reserved=("image_shape",))
+    loss: Target = group("the loss of both networks", negative=True)  # its numbers may be labels
+    optimizer: Target = group("made for each network")
+    max_grad_norm: float | None = option(
+        None, "the longest a network's gradient may be, a longer one is scaled down to it; null: no clipping", above=0
+    )
+    ema: Ema = group(may_be_empty=True)
+
+
+@dataclass
+class Metrics:
+    """The measurements while training."""
+
+    every: int = option(500, "generator steps between evaluations")
+    # At least an image for each split of the Inception Score.
+    n_generated: int = option(2000, "generated images in each evaluation; 50000 in the papers", least=10)
+    measures: list[Measure] = option(
+        WHILE_TRAINING,
+        "the first one picks the best step; {_target_: my_metrics.contrast} is one of yours",
+        **{"optional": True, "compared": False, "built": True},
+    )
+    raw: bool = option(False, "measure the generator without averaging too, under raw/")
+    extractor: Extractor = group(reserved=EXTRACTOR_GETS)
+
+
+@dataclass
+class Trainer(Target):
+    """The devices and the precision, options of Lightning's Trainer."""
+
+    accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps", resumable=True)
+    devices: Any = option(1, "on this machine: a number, a list of GPUs' numbers or auto", resumable=True)
+    num_nodes: int = option(1, "machines; above 1 torchrun or srun starts the ranks", resumable=True)
+    strategy: Any = option(None, "how the ranks share the batch", resumable=True)
+    sync_batchnorm: bool | None = option(
+        False, "BatchNorm over the whole batch: the same run on any number of devices; false: faster", resumable=True
+    )
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = option(
+        "auto", "bf16-mixed where the device computes with it, else 32-true; or: 32-true, bf16-mixed, 16-mixed (GPU)"
+    )
+    callbacks: Any = option(None, "a list of Lightning's callbacks or your own, each a _target_", optional=True)
+    logger: Any = option(
+        None, "a list of Lightning's loggers or your own, each a _target_", optional=True, resumable=True
+    )
+
+
+@dataclass
+class Checkpoint:
+    """The checkpoints of a run."""
+
+    every: int = option(500, "generator steps; besides, after each evaluation and when asked to stop")
+    keep: int = option(2, "the last so many, beside that of the best evaluation")
+    max_failures: int = option(3, "that could not be written, one after the other, at which the run ends")
+
+
+@dataclass
+class Guard:
+    """The guard against losses and weights that are not finite."""
+
+    every: int = option(50, "generator steps between two looks")
+    policy: Literal["stop", "rollback"] = option(
+        "stop", "stop: the run ends FAILED; rollback: to the last checkpoint, with other noise"
+    )
+    max_rollbacks: int = option(3, "of one run")
+
+
+@dataclass
+class Sweep:
+    """A sweep, `python train.py -m ...`."""
+
+    jobs: int | Literal["auto"] = option("auto", "at a time; auto: one on a CPU, one for each free group of GPUs")
+    timeout: float | None = option(
+        None, "seconds without a step or a measurement after which a job counts as hung; null: wait for ever", least=1
+    )
+    max_failures: int | None = option(None, "failed jobs after which no further one is started; null: go on")
+    resume: str | None = option(None, "a sweep to take up: its folder, id or name in MLflow, latest, best")
+
+
+@dataclass
+class Train:
+    """python train.py [group=choice ...] [key=value ...]: trains a run; -m sweeps over comma-separated values."""
+
+    steps: int = option(3000, "budget: generator steps, the same for every variant", resumable=True)
+    batch_size: int = option(128, "real images in a discriminator step, over all devices")
+    accumulate: int = option(
+        1, "such batches in a step, one after the other: the same as one batch as many times as large"
+    )
+    compile: bool = option(False, "run the networks through torch.compile")
+    seed: int = option(0, "of every draw; seed=0,1,2 repeats", least=0, most=2**63 - 1, compared=False)
+    log_every: int = option(50, "generator steps between logged losses", resumable=True, compared=False)
+    resume: str | None = option(None, "a run to go on with: its folder, id or name in MLflow, latest, best, or auto")
+    max_images: int | None = option(
+        None, "train on, and measure against, a random part of the data set; null: all of it"
+    )
+    data: Data = group(reserved=("cache",))
+    model: Model = group(reserved=("seed", "batch_size", "accumulate", "compile"))
+    metrics: Metrics = group()
+    checkpoint: Checkpoint = group(resumable=True)
+    guard: Guard = group(resumable=True)
+    trainer: Trainer = group(
+        reserved=(
+            *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
+            *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+            *("enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
+            *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
+        )
+    )
+    paths: Paths = group(resumable=True, place=True, compared=False)
+    tracking: Tracking = group(may_be_empty=True, resumable=True, place=True, compared=False)
+    sweep: Sweep = group(compared=False)
+
+
+@dataclass
+class Protocol:
+    """The protocol of an evaluation: how many images are compared with which."""
+
+    name: str = option("papers", "names the results")
+    n: int = option(50000, "generated images")
+    split: Literal["train", "test", "valid", "all"] = option("train", "of the real images")
+    max_real: int | None = option(None, "a random part of the real images; null: all of them")
+    official: bool = option(True, "with other extractors or weights it is not called by this name")
+    repeats: int = option(1, "draws of n images; their spread says what a difference is worth")
+
+
+@dataclass
+class Generator:
+    """The options that evaluate.py and sample.py share."""
+
+    run: Any = option(None, "a run's folder, id or name in MLflow, latest, best")
+    generator: Literal["best", "last"] = option("best", "best: at the step with the best first metric; last")
+    raw: bool = option(False, "true: the generator without averaging")
+    trusted: list[str] = option(
+        (), "modules besides gantry.models.networks that a generator may come from, such as [my_networks.]"
+    )
+
+
+@dataclass
+class Evaluate(Generator):
+    """python evaluate.py run=... or images=... [key=value ...]: numbers one can publish, and what FID does not show."""
+
+    run: Any = option(None, "a run's folder, id or name in MLflow, latest, best, or a sweep's; [.., ..] for several")
+    images: str | None = option(None, "a folder of images, or a .npz or .npy, in place of a run")
+    # At least two images for each point of FID_infinity.
+    n: int = option("${protocol.n}", "generated images", least=30)
+    repeats: int = option("${protocol.repeats}", "how many such draws")
+    seed: int = option(0, "of the noise", least=0, most=2**63 - 1)
+    measures: list[Measure] = option(
+        tuple(measure for measure in get_args(Measure) if measure != "augmentation"),
+        "and augmentation, which takes minutes; {_target_: my_metrics.contrast} is one of yours",
+        built=True,
+    )
+    accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps")
+    devices: int | Literal["auto"] = option("auto", "on this machine; auto: all GPUs, one process on the processor")
+    out: str | None = option(None, "folder of the results; null: the run's own, a new one in outputs for images")
+    protocol: Protocol = group()
+    extractor: Extractor = group(reserved=EXTRACTOR_GETS)
+    data: Data = group(optional=True, reserved=("cache",))
+    paths: Paths = group()
+    tracking: Store = group(may_be_empty=True)
+
+
+@dataclass
+class Sample(Generator):
+    """python sample.py run=... [key=value ...]: images from a trained generator, and ways to hand it on.
+
+    At most one of interpolate, latent_grid, project, export, register and ui. Without them n=64 is a grid; n=50000
+    out=folder writes numbered PNG files, out=file.npz an archive, and the same command goes on where it was stopped.
+    """
+
+    run: Any = option(
+        None, "a run's folder, id or name in MLflow, latest, best, an exported folder, a registered model"
+    )
+    interpolate: int | None = option(None, "latents to walk through, such as 8: a film, or a strip", least=2)
+    latent_grid: int | None = option(None, "points along a side, such as 9: the plane of two directions", least=2)
+    project: str | None = option(None, "an image, or a folder or .npz of images: the samples nearest to them")
+    export: str | None = option(None, "a folder for files that others can load")
+    register: str | None = option(None, "a name in MLflow's model registry")
+    ui: bool = option(False, "true: a page to look at it")
+    n: int = option(64, "images; of a film, walks side by side", modes=("", "interpolate"))
+    seed: int = option(
+        0, "of the latents", least=0, most=2**63 - 1, modes=("", "interpolate", "latent_grid", "project")
+    )
+    truncation: float | None = option(
+        None,
+        "0.7: no latent value beyond it: more typical images, less varied (Brock et al. 2019); null: no bound",
+        above=0,
+        modes=("", "interpolate", "latent_grid"),
+    )
+    out: str | None = option(
+        None,
+        "samples: a .png, an .npz or a folder of PNG files; films: .gif, .webp, .mp4, .png for a strip",
+        modes=("", "interpolate", "latent_grid", "project"),
+    )
+    batch_size: int = option(512, "images on the device at a time; changes no image", modes=("",))
+    frames: int = option(16, "of a film between two latents", modes=("interpolate",))
+    directions: list[int] = option(
+        (0, 1), "of a latent_grid, by their effect on the images, the strongest first", least=0, modes=("latent_grid",)
+    )
+    extent: float = option(
+        3.0,
+        "how far a latent_grid goes each way, in standard deviations of a latent's values",
+        above=0,
+        modes=("latent_grid",),
+    )
+    mask: str | None = option(
+        None, "for project: an image, white where the given one is damaged and to be filled in", modes=("project",)
+    )
+    formats: list[Literal["safetensors", "torch_export", "onnx"]] = option(
+        ("safetensors", "torch_export", "onnx"), "of an export", modes=("export",)
+    )
+    licence: str | None = option(
+        None, "of the generator, for its model card, such as CC-BY-4.0", modes=("export", "register")
+    )
+    metric: str | None = option(
+        None,
+        "by which a registered model becomes champion; null: the run's first; papers/fid: an evaluation's",
+        modes=("register",),
+    )
+    port: int = option(8501, "of the page", modes=("ui",))
+    accelerator: Accelerator = option(
+        "auto", "auto, cpu, gpu, mps", modes=("", "interpolate", "latent_grid", "project")
+    )
+    devices: int | Literal["auto"] = option(
+        "auto", "processes that share the images out; auto: all GPUs, one process on the processor", modes=("",)
+    )
+    paths: Paths = group()
+    tracking: Store = group(may_be_empty=True)
+
+
+@dataclass
+class Compare:
+    """python compare.py [key=value ...]: one HTML report of runs side by side.
+
+    At most one of sweep, runs and filter says which.
+    """
+
+    sweep: str | None = option(None, "a sweep's folder, id or name in MLflow, latest, best; null: the latest")
+    runs: Any = option(None, "[run ids and folders]")
+    filter: str | None = option(None, "MLflow's, such as \"tags.variant = 'wgan' and params.batch_size = '64'\"")
+    metric: str | None = option(
+        None, "rank by this one, or by an evaluation's, as papers/fid; null: the one that picked the best step"
+    )
+    steps: Any = option(None, "[generator steps] to look at besides the end; null: at most four, evenly spread")
+    out: str | None = option(None, "folder of report.html and its PNGs; null: comparison/ in the sweep's folder")
+    paths: Root = group()
+    tracking: Store = group(may_be_empty=True)
+
+
+COMMANDS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "compare": Compare}
+PLACES = [key for key, one in declared(Train).items() if one.place]  # may differ between machines
+FREE = [key for key, one in declared(Train).items() if one.resumable]  # may differ when a run goes on
+NOT_COMPARED = [key for key, one in declared(Train).items() if not one.compared]

@@ -1,0 +1,100 @@
+"""The Frechet Inception Distance, and how much it varies between draws."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gantry.evaluation.metrics.metric import Inputs, Metric
+from gantry.evaluation.moments import Moments, Reference, chunks, moments, reference
+
+AGREEMENT = 1e-6  # of an FID: bound on the rounding up to which ours stands for torch-fidelity's (ten times what it is)
+RANK = 1e-12  # eigenvalues below this part of the largest are rounding
+
+
+def metric() -> Metric:
+    """`fid`, lower is better."""
+    return Metric(
+        "fid",
+        higher_is_better=False,
+        compute=lambda inputs: fid(inputs.real.reference, inputs.moments),
+        spread=lambda inputs, values: {"fid": inputs.once(spread)},
+    )
+
+
+def spread(inputs: Inputs) -> float:
+    """The spread of the FID of the generated images."""
+    return fid_spread(inputs.real.reference, inputs.features, inputs.moments)
+
+
+def fid(real: Moments | Reference, generated: Tensor | Moments) -> float:
+    """Frechet Inception Distance of `generated` features (n, d), n at least 2, or of their moments, from the real ones.
+
+    Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, equation 6: the squared Frechet
+    distance of the Gaussians with the features' means and covariances. Lower is better.
+
+    The value is torch-fidelity's. Where a covariance is singular, as with no more images than dimensions, that holds
+    rounding noise of up to 1e-5 of the whole, so it is computed by torch-fidelity; else by `frechet`.
+    """
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    if isinstance(generated, Tensor):
+        generated = moments(generated)
+    given = real if isinstance(real, Moments) else real.moments
+    if min(given.n, generated.n) > len(given.mean):
+        real = reference(real) if isinstance(real, Moments) else real
+        distance, noise = _frechet(real, generated)
+        if real.root.shape[1] == len(given.mean) and noise < AGREEMENT * distance:
+            return distance
+    first, second = ({"mu": side.mean.numpy(), "sigma": side.covariance.numpy()} for side in (generated, given))
+    return fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID]
+
+
+def frechet(real: Reference, generated: Moments) -> float:
+    """The squared Frechet distance of two Gaussians, accurately, also where a covariance is singular.
+
+    The trace of (S1 S2)^(1/2) is the sum of the roots of the eigenvalues of R^T S2 R, with S1 = R R^T, which is
+    symmetric: three times as fast as S1 S2, and without its rounding noise.
+    """
+    return _frechet(real, generated)[0]
+
+
+def _frechet(real: Reference, generated: Moments) -> tuple[float, float]:
+    """The distance, and about how far rounding takes the library's eigenvalues of S1 S2 from it."""
+    rank = min(real.root.shape[1], generated.n - 1)
+    values = torch.linalg.eigvalsh(real.root.T @ generated.covariance @ real.root)[-rank:].clamp(min=0)
+    difference = real.moments.mean - generated.mean
+    traces = real.moments.covariance.trace() + generated.covariance.trace()
+    distance = difference @ difference + traces - 2 * values.sqrt().sum()
+    error = values[-1:].sum() * torch.finfo(values.dtype).eps  # of an eigenvalue e; of its root, error / 2 sqrt(e)
+    noise = (error / torch.maximum(values, error).sqrt()).nan_to_num().sum()
+    return distance.item(), noise.item()
+
+
+def fid_spread(real: Reference, generated: Tensor, known: Moments | None = None) -> float:
+    """The spread of the FID of `generated` features (n, d), n at least 3.
+
+    The delta method: FID is a smooth function of the generated mean m and covariance S, so its error is the mean over
+    the images x, c = x - m, of their influence
+
+        2 c . (m - m_real) + c^T (1 - T) c,    T = R (R^T S R)^(-1/2) R^T,    R R^T the real covariance,
+
+    T being the optimal transport map from the generated Gaussian to the real one. Within a fifth of the truth in
+    simulations where FIDs of ten parts, with their own biases, are off by up to a factor of two.
+
+    Args:
+        real: the real images' moments with their root.
+        generated: in any order.
+        known: `moments(generated)`, where they are known.
+    """
+    mean, covariance, n = moments(generated) if known is None else known
+    values, vectors = torch.linalg.eigh(real.root.T @ covariance @ real.root)
+    kept = values > values[-1:] * RANK
+    kept[: max(len(values) - (n - 1), 0)] = False
+    half = real.root @ (vectors[:, kept] * values[kept] ** -0.25)  # T = half @ half.T
+    influence = []
+    for chunk in chunks(generated):
+        centred = chunk.double() - mean
+        squares = centred.square().sum(1) - (centred @ half).square().sum(1)
+        influence.append(2 * centred @ (mean - real.moments.mean) + squares)
+    return torch.cat(influence).std().item() / math.sqrt(n)

@@ -1,0 +1,63 @@
+"""Mean and covariance of features, which the Frechet distance compares.
+
+Features may be a memory map of a file: they are read in chunks of rows, so that memory does not grow with them.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 1024  # rows in float64 at a time: 16 MiB of 2048 features
+
+
+class Moments(NamedTuple):
+    """Of n features: mean (d,) and unbiased covariance (d, d), float64.
+
+    The mean of float32 features is the float32 running sum's, as torch-fidelity takes it: at n = 50,000 it is off
+    by some 1e-6, which an FID below 1 shows in its sixth digit. The covariance is about the exact mean.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    n: int
+
+
+class Reference(NamedTuple):
+    """Moments to which many others are compared, with a root (d, r): root @ root.T is the covariance, r its rank."""
+
+    moments: Moments
+    root: Tensor
+
+
+def chunks(features: Tensor, rows: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
+    """`features` (n, d), or those of `rows`, int64 (m,), in pieces of at most `size` rows."""
+    if rows is None:
+        yield from features.split(size)
+    else:
+        for part in rows.split(size):
+            yield features[part]
+
+
+def moments(features: Tensor, rows: Tensor | None = None) -> Moments:
+    """The moments of `features` (n, d), or of those of `rows`, int64 (m,); at least 2."""
+    n, dimensions = len(features) if rows is None else len(rows), features.shape[1]
+    running = features.new_zeros(dimensions).numpy()
+    total = torch.zeros(dimensions, dtype=torch.float64)
+    for chunk in chunks(features, rows):
+        running = np.add.reduce(np.concatenate((running[None], chunk.numpy())), axis=0)  # row after row, as np.mean
+        total += chunk.sum(0, dtype=torch.float64)
+    covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64)
+    for chunk in chunks(features, rows):
+        centred = chunk.double() - total / n
+        covariance.addmm_(centred.T, centred)
+    return Moments(torch.from_numpy(running / running.dtype.type(n)).double(), covariance.div_(n - 1), n)
+
+
+def reference(real: Moments) -> Reference:
+    """`real` with its covariance's root: the costly half of an FID, to be kept where there are many."""
+    values, vectors = torch.linalg.eigh(real.covariance)
+    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    return Reference(real, vectors[:, kept] * values[kept].sqrt())

@@ -1,0 +1,47 @@
+"""The protocol of a measurement: what a value may be called under it, and what goes on record beside the values."""
+
+from gantry.data.images import ImageSet
+from gantry.evaluation.extractors.extractor import Extractor
+from gantry.evaluation.metrics import inception_score, kid
+
+STANDARD_COUNT = 50_000  # generated images behind the papers' numbers
+
+
+def suffix(extractor: Extractor, n_generated: int, split: str) -> str:
+    """What follows a metric's name: nothing only under the papers' protocol.
+
+    Official Inception weights: `fid` for 50,000 generated images, `fid_5k`, `fid_2048` for other counts.
+    Inception with other weights: `fid_inception-0a1b2c3d_5k`, after their hash. Against another split
+    than the training set, or a part of it: `fid_test`, `fid_5k_train-1000`. On the data set's own classes:
+    `fid_classifier`, and `modes_classifier` for the classes covered.
+
+    Args:
+        extractor: what looked at the images.
+        n_generated: how many there were.
+        split: the real images, of which split.
+    """
+    if extractor.labelled:
+        return f"_{extractor.name}"
+    text = "" if extractor.official else f"_{extractor.name}-{extractor.digest[:8]}"
+    if n_generated != STANDARD_COUNT:
+        text += f"_{n_generated // 1000}k" if n_generated % 1000 == 0 else f"_{n_generated}"
+    return text if split in ("train", "all") else f"{text}_{split}"
+
+
+def protocol(extractor: Extractor, data: ImageSet, n_generated: int, kid_subsets: int) -> dict[str, str | int | float]:
+    """What one must know to compare values with others: extractor, weights, data, split, counts."""
+    return {
+        "extractor": extractor.name,
+        "extractor_sha256": extractor.digest,
+        "extractor_resize": extractor.resize,
+        "extractor_arithmetic": extractor.arithmetic,
+        **extractor.details,
+        "data": data.name,
+        "data_digest": data.digest,
+        "split": data.split,
+        "n_real": len(data),
+        "n_generated": n_generated,
+        "kid_subsets": kid_subsets,
+        "kid_subset_size": kid.subset_size(len(data), n_generated),
+        "inception_score_splits": inception_score.SPLITS,
+    }

@@ -1,0 +1,70 @@
+"""Scores generated images by metrics: here values are computed and named, for training and for evaluate.py."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gantry.evaluation.extractors.extractor import Extractor
+from gantry.evaluation.metrics.metric import LABELS, LOGITS, Inputs, Metric, Need
+from gantry.evaluation.protocol import suffix
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the metrics found.
+
+    Attributes:
+        values: by name, which says the protocol where it is not the papers'.
+        spread: of some of them the standard deviation over draws of as many images.
+        details: by metric, what it found besides.
+        pictures: by metric.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def score(
+    metrics: Sequence[Metric],
+    inputs: Inputs,
+    judged: Inputs | None = None,
+    spread: bool = False,
+    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Scores:
+    """The metrics of one draw of generated images.
+
+    Args:
+        inputs: what most metrics look at.
+        judged: what those look at that need labels; None: the same.
+        spread: compute the values' spread over draws too.
+        watch: entered with each metric's name while it computes.
+    """
+    scores = Scores()
+    for metric in metrics:
+        given = judged if judged is not None and LABELS in metric.needs else inputs
+        with watch(metric.name):
+            found = metric.found(given)
+            spreads = metric.spread(given, found.values) if spread and metric.spread else {}
+        after = suffix(given.extractor, len(given.features), given.data.split)
+        scores.values.update(_named(found.values, after))
+        scores.spread.update(_named(spreads, after))
+        if found.details is not None:
+            scores.details[metric.name] = found.details
+        if found.picture is not None:
+            scores.pictures[metric.name] = found.picture
+    return scores
+
+
+def _named(values: Mapping[str, float], after: str) -> dict[str, float]:
+    return {name + after: value for name, value in values.items()}
+
+
+def lacking(metric: Metric, extractor: Extractor) -> Need | None:
+    """What a metric needs and an extractor does not give, "logits" or "labels"; None where there is nothing."""
+    given: dict[Need, bool] = {LOGITS: extractor.has_logits, LABELS: extractor.labelled}
+    return next((need for need in metric.needs if not given.get(need, True)), None)

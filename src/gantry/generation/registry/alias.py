@@ -1,0 +1,72 @@
+"""Moves the champion's alias to the best version of a registered model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gantry.generation.registry import champion
+from gantry.generation.registry.champion import Measured
+from gantry.generation.registry.versions import CHAMPION, RUN, champion_of, versions
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+TOGETHER = 60_000  # ms; versions made within this may be of registrations that are under way at once
+
+
+def settle(client: MlflowClient, name: str, version: str, measured: Measured | None) -> tuple[bool, str]:
+    """Move the alias to a version if it is better than its champion.
+
+    Registries know no "set it if it is still that one", and of two registrations at once the worse one may be the last
+    to write. So whoever writes looks afterwards, and puts the best of what was registered meanwhile in its place:
+    whichever writes last, the best stays. Only one that is killed between writing and looking leaves it wrong.
+
+    Returns:
+        True where the version is the champion now, and the reason.
+    """
+    holder = champion_of(client, name)
+    if holder is not None and str(holder.version) == version:
+        return True, "it is the champion"
+    present = champion.from_tags(holder.tags) if holder else None
+    found = champion.verdict(measured, present, str(holder.version) if holder else None)
+    if not found.wins or measured is None:
+        return False, found.why + _remedy(name, measured, holder)
+    best, placed = (version, measured), None
+    while placed != best[0]:
+        placed = best[0]
+        client.set_registered_model_alias(name, CHAMPION, placed)
+        best = _best_meanwhile(client, name, best)
+    if placed != version:
+        return False, f"version {placed} was registered at the same time and is the champion, with {best[1].text}"
+    return True, f"the champion: {found.why}"
+
+
+def _best_meanwhile(client: MlflowClient, name: str, best: tuple[str, Measured]) -> tuple[str, Measured]:
+    """The best of `best` and of the latest versions that were measured alike.
+
+    Older ones are left out: somebody may have put another in the place of one that has the better value.
+    """
+    held = versions(client, name)
+    now = max(int(one.creation_timestamp) for one in held)
+    for one in held:
+        other = champion.from_tags(one.tags)
+        if other is None or now - int(one.creation_timestamp) > TOGETHER:
+            continue
+        if not other.apart(best[1]) and other.beats(best[1]):
+            best = str(one.version), other
+    return best
+
+
+def _remedy(name: str, mine: Measured | None, holder: ModelVersion | None) -> str:
+    """The commands that make two versions comparable; nothing where they are."""
+    if mine is None or holder is None:
+        return ""
+    other = champion.from_tags(holder.tags)
+    if other is not None and not mine.apart(other):
+        return ""
+    run = holder.tags.get(RUN) or "<its run>"
+    return (
+        f". To compare them, measure both alike and register both again by that, version {holder.version} first: "
+        f"python evaluate.py run=[{run},...] and python sample.py run={run} register={name} metric=papers/fid"
+    )

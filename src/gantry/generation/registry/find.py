@@ -1,0 +1,109 @@
+"""Finds registered generators, and fetches their weights and configs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantry.core.errors import UserError
+from gantry.core.text import brief
+from gantry.generation.registry.names import NAME
+from gantry.generation.registry.versions import ABSENT, DIGEST, MODEL, RUN, champion_of, mlflow_errors, versions
+from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
+from gantry.runs.generators import ExportedFiles
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def find_model(client: MlflowClient, name: str, cache: Path) -> Path:
+    """A folder with the generator.safetensors and generator.json of a registered model's version.
+
+    They are data, see `gantry.runs.generator_files.load_generator`; code that the registry holds beside them is not
+    fetched.
+
+    Args:
+        name: `models:/<name>@<alias>`, `models:/<name>/<version>`, or `<name>` for its champion, and where it has none
+            for its newest version.
+        cache: the folder is below it.
+
+    Raises:
+        UserError: there is no such model, version or alias, it holds no generator, or MLflow does not answer.
+    """
+    with mlflow_errors(f"run={name}"):
+        version = _version(client, name)
+        origin = hashlib.sha256(f"{client.tracking_uri} {version.source}".encode()).hexdigest()[:12]
+        folder = cache / "models" / version.name / f"{version.version}_{origin}"  # another store may have one so called
+        if not ((digest := version.tags.get(DIGEST)) and ExportedFiles(folder, ()).is_of(digest)):
+            _fetch(client, version, folder)
+    return folder
+
+
+def run_of(client: MlflowClient, name: str) -> str | None:
+    """The id of the run that trained what `find_model` finds; None where none is known."""
+    with mlflow_errors(f"run={name}"):
+        return _version(client, name).tags.get(RUN) or None
+
+
+def models(client: MlflowClient) -> list[str]:
+    """The names of all registered models."""
+    names: list[str] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_registered_models(page_token=token)  # a hundred
+        names += [model.name for model in page]
+        token = page.token or ""
+    return sorted(names)
+
+
+def _version(client: MlflowClient, wanted: str) -> ModelVersion:
+    from mlflow.exceptions import MlflowException
+
+    plain = wanted.removeprefix("models:/")
+    name, mark, which = re.fullmatch(r"([^/@]*)([/@]?)(.*)", plain, re.DOTALL).groups()  # type: ignore[union-attr]
+    if not NAME.fullmatch(name) or (mark and not re.fullmatch(r"\d{1,9}" if mark == "/" else r"[\w-]{1,99}", which)):
+        raise UserError(f"run={wanted}: write models:/<name>@<alias>, models:/<name>/<version> or a model's name")
+    try:
+        if mark == "@":
+            return client.get_model_version_by_alias(name, which)
+        if mark == "/":
+            return client.get_model_version(name, which)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
+    held = versions(client, name)
+    if not held:
+        known = models(client)
+        if name in known:
+            raise UserError(f"run={wanted}: the model has no version that is whole")
+        raise UserError(f"run={wanted}: no model of that name is registered (there are: {', '.join(known) or 'none'})")
+    if mark:
+        aliases = client.get_registered_model(name).aliases
+        there = [*(f"@{alias}" for alias in aliases), *(f"/{one.version}" for one in held)]
+        raise UserError(f"run={wanted}: there is no such version (there are: {', '.join(there)})")
+    return champion_of(client, name) or held[-1]
+
+
+def _fetch(client: MlflowClient, version: ModelVersion, folder: Path) -> None:
+    """Copy the two files to `folder`, each whole or not at all."""
+    from mlflow.artifacts import download_artifacts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    source = client.get_model_version_download_uri(version.name, version.version)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for file in (WEIGHTS, GENERATOR_CONFIG):
+            uri = f"{source.rstrip('/')}/artifacts/{MODEL}/{file}"
+            try:
+                path = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=client.tracking_uri))
+            except Exception as error:  # each kind of artifact store has its own for what is not there
+                raise UserError(
+                    f"{version.name} version {version.version} holds no generator of Gantry's, or it cannot be "
+                    f"fetched: {brief(error)}"
+                ) from error
+            path.replace(folder / file)
+    if (wanted := version.tags.get(DIGEST)) and not ExportedFiles(folder, ()).is_of(wanted):
+        raise UserError(f"{version.name} version {version.version} is damaged: its files are not those registered")

@@ -1,0 +1,77 @@
+"""Reads the config a run was trained with: a file from elsewhere, which may name trusted code alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from gantry.core.config.definitions import find, is_trusted
+from gantry.core.errors import UserError
+from gantry.runs.folder import CONFIG_FILE
+
+
+def run_config(folder: Path) -> DictConfig:
+    """The config of the run in `folder`.
+
+    Raises:
+        UserError: it cannot be read, or is of something else.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, DictConfig) or "data" not in loaded:
+        raise UserError(f"{path} is not a run's config: it names no data")
+    return loaded
+
+
+def data_config(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
+    """The part of a run's config that makes the data it was trained on, as plain values.
+
+    Args:
+        folder: the run's.
+        trusted: see `GeneratorFiles`; what makes the data must stand there, or in gantry.data.
+
+    Raises:
+        UserError: it does not, or the config cannot be read or is to be filled in from this machine's environment.
+    """
+    node: Any = OmegaConf.to_container(run_config(folder), resolve=False)["data"]  # type: ignore[index, call-overload]
+    path = folder / CONFIG_FILE
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        raise UserError(f"{path} is not a run's config: its data has no _target_")
+    for key, value in _leaves(node):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(f"{path}: data.{key} is {value}, which a finished run's config spells out; data=... tells")
+        if key.rpartition(".")[2] == "_target_" and not _defined_in(str(value), ("gantry.data", *trusted)):
+            known = ", ".join(("gantry.data.", *trusted))
+            raise UserError(
+                f"{path} names {value} as what makes its data; trusted is what is defined in {known}. If you "
+                f"trust its code: trusted=[{str(value).partition('.')[0]}.]; data=... measures against other data"
+            )
+    return node
+
+
+def _defined_in(name: str, trusted: Sequence[str]) -> bool:
+    """Whether what `name` leads to is defined in one of `trusted`: mine.os.system is not, though `mine` imports os."""
+    if not is_trusted(name, trusted):
+        return False
+    found = find(name)
+    if found is None or not isinstance(found.statement, ast.FunctionDef | ast.ClassDef):  # an import, perhaps
+        return False
+    return is_trusted(f"{found.module.name}.{found.statement.name}", trusted)
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dicts and lists, with their dotted keys."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
+    if children is None:
+        yield key, node
+        return
+    for name, child in children:
+        yield from _leaves(child, f"{key}.{name}".lstrip("."))

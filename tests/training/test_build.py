@@ -1,0 +1,23 @@
+"""The GAN that a config asks for."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small import NOISE
+
+from gantry.core.errors import UserError
+from gantry.training.build import build_model
+
+
+@pytest.mark.parametrize(
+    ("size", "overrides", "message"),
+    [
+        (30, [], "data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not 30"),
+        (8, ["model.generator.norm=spektral"], "norm: 'spektral' is not one of batch, layer, instance, spectral, none"),
+    ],
+)
+def test_what_the_networks_do_not_support_is_the_users_to_change(config, size, overrides, message):
+    images = replace(NOISE, images=np.zeros((50, 1, size, size), np.uint8))
+    with pytest.raises(UserError, match=message):
+        build_model(config("model=dcgan", *overrides), images)
