@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from project import ROOT
 from tracking_servers import Postgres, Server, Wire, has_postgres, serving
 
-from gantry.runs.tracking import mlflow_tracker
+from gantry.runs.tracking import delivery_thread
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.status import close_dead
 from gantry.runs.tracking.store import prepare_store
@@ -41,8 +41,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outages of seconds, as those of minutes: what waits, waits shorter."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    monkeypatch.setattr(mlflow_tracker, "LONGEST_PAUSE", 1.0)
-    monkeypatch.setattr(mlflow_tracker, "BEAT", 1.0)
+    monkeypatch.setattr(delivery_thread, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(delivery_thread, "BEAT", 1.0)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -16,9 +16,9 @@ from mlflow.entities import Run
 from gantry.core.processes.locks import held
 from gantry.runs.folder import rewind
 from gantry.runs.tracking.deliver import deliver, main
-from gantry.runs.tracking.delivery import RunSession
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
+from gantry.runs.tracking.session import RunSession
 from gantry.runs.tracking.status import WORDLESS
 from gantry.runs.tracking.store import prepare_store
 from gantry.runs.tracking.tracker import DatasetInfo, Trackers, rolled_back
@@ -134,7 +134,7 @@ def test_delivering_can_be_killed_at_any_request(
 
     monkeypatch.setattr(RunSession, "connect", counted(connect))
     monkeypatch.setattr(RunSession, "send", counted(send))
-    monkeypatch.setattr("gantry.runs.tracking.delivery.write_plan", lambda *_: None)  # the id is not noted either
+    monkeypatch.setattr("gantry.runs.tracking.session.write_plan", lambda *_: None)  # the id is not noted either
     for attempt in range(100):
         left = attempt // 2
         try:

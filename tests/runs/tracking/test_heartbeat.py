@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gantry.core.processes.locks import held
-from gantry.runs.tracking import mlflow_tracker
+from gantry.runs.tracking import delivery_thread
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.status import SILENCE, WORDLESS, close_dead
 from gantry.runs.tracking.store import prepare_store
@@ -58,7 +58,7 @@ def test_a_run_that_was_taken_for_dead_is_running_again(
     store: Path, experiment: tuple[MlflowClient, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, _ = experiment
-    monkeypatch.setattr(mlflow_tracker, "BEAT", 0.05)
+    monkeypatch.setattr(delivery_thread, "BEAT", 0.05)
     tracker = MLflowTracker(store, "heartbeats", tmp_path)
     run_id = str(tracker.wait_for_run(30))
     first = client.get_run(run_id).data.tags["gantry.heartbeat"]

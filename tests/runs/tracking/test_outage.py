@@ -18,10 +18,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
-from gantry.runs.tracking import journal, mlflow_tracker
-from gantry.runs.tracking.delivery import RunSession
+from gantry.runs.tracking import delivery_thread, journal
 from gantry.runs.tracking.events import Event
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
+from gantry.runs.tracking.session import RunSession
 from gantry.runs.tracking.store import prepare_store
 from gantry.runs.tracking.sweep_run import open_parent
 from gantry.runs.tracking.tracker import DatasetInfo
@@ -110,8 +110,8 @@ def test_a_sweep_goes_on_without_its_parent(hanging: str, tmp_path: Path, caplog
 def test_deliveries_resume_in_order(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mlflow_tracker, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(mlflow_tracker, "GATHER", 0.01)
+    monkeypatch.setattr(delivery_thread, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(delivery_thread, "GATHER", 0.01)
     connect, send = RunSession.connect, RunSession.send
     failures = {"connect": 1, "send": 3}
 
@@ -149,8 +149,8 @@ def test_what_arrived_although_its_answer_was_lost_is_not_doubled(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every call to MLflow does what it should and fails, the first time."""
-    monkeypatch.setattr(mlflow_tracker, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(mlflow_tracker, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(delivery_thread, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(delivery_thread, "LONGEST_PAUSE", 0.01)
     prepare_store(store, "lost answers")
     lost: set[str] = set()
 
@@ -193,7 +193,7 @@ def test_a_database_that_is_lost_for_a_moment_refuses_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: int, arrives: bool
 ) -> None:
     """MLflow's answer is the same as to a value that the database can never take."""
-    monkeypatch.setattr(mlflow_tracker, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(delivery_thread, "FIRST_PAUSE", 0.01)
     send = MlflowClient.log_batch
     given = 0
 

@@ -23,10 +23,11 @@ from gantry.core.text import brief, redact
 from gantry.runs.folder import REFUSED as REFUSED_FILE
 from gantry.runs.folder import RUN_FILE, UNDELIVERED, read_status
 from gantry.runs.tracking.already_logged import replenish
-from gantry.runs.tracking.delivery import Delivery, RunSession
+from gantry.runs.tracking.delivery import Delivery
 from gantry.runs.tracking.events import Ended, Image, Metrics
 from gantry.runs.tracking.identity import RunPlan, read_plan
 from gantry.runs.tracking.journal import Journal
+from gantry.runs.tracking.session import RunSession
 from gantry.runs.tracking.status import HOST, end_run, last_word, lives_elsewhere
 from gantry.runs.tracking.store import check_store, locate
 

@@ -1,7 +1,7 @@
 """Queues events for MLflow on disk, from the moment they are logged until they are delivered.
 
 `<run folder>/undelivered.jsonl` exists while events wait and can be replayed from top to bottom, even where some have
-arrived already, since every request is idempotent (see `gantry.runs.tracking.delivery`). A line is one event:
+arrived already, since every request is idempotent (see `gantry.runs.tracking.session`). A line is one event:
 `params`, `tags`, `metrics` (null for NaN), `image`, `artifact`, `dataset`, `resumed`, `ended`; times are in ms since
 1970, files are named relative to the run's folder, and copies that wait are in `<run folder>/undelivered/`.
 `refused.jsonl` holds the events that MLflow has refused for good, each with its `error`.

@@ -1,0 +1,173 @@
+"""A run in an MLflow store: created, continued, and told one event at a time.
+
+Every call may wait and may raise; the caller tries again. Sending an event twice changes nothing, because nobody knows
+whether a request whose answer was lost has arrived: MLflow ignores a metric of the same key, step, time and value; a
+param, tag, data set or artifact replaces itself; an image's name is a function of its contents
+(`gantry.runs.tracking.media`); and a run is identified by its tag `gantry.id`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gantry.runs.tracking.already_logged import (
+    METRICS_PER_REQUEST,
+    PARAMS_PER_REQUEST,
+    Known,
+    last_rollback,
+    parts,
+    replenish,
+    rolled_back_at,
+)
+from gantry.runs.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Resumed, Tags
+from gantry.runs.tracking.identity import RunPlan, write_plan
+from gantry.runs.tracking.media import send_dataset, send_image
+from gantry.runs.tracking.status import HEARTBEAT, HOST, close_dead, end_run, reopen, supersede
+from gantry.runs.tracking.store import prepare_store
+from gantry.runs.tracking.tracker import ROLLED_BACK, never_raises
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class RunSession:
+    """A run in an MLflow store.
+
+    Args:
+        plan: identifies the run.
+        folder: the run's folder.
+        lives: whether this is the run's own process: the run is RUNNING while it delivers.
+    """
+
+    def __init__(self, plan: RunPlan, folder: Path, lives: bool = True) -> None:
+        self.plan = plan
+        self.client: MlflowClient
+        self._folder, self._lives = folder, lives
+        self._connected = False
+        self._asked = False  # whether this session has requested the creation of a run
+        self._tried = plan.uncertain
+        self._experiment_id = ""
+        self._logged: Known | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """Return the run's id; None until the store has created it."""
+        return self.plan.run_id if self._connected else None
+
+    def connect(self) -> None:
+        """Open the store and create the run or continue it, including one that a failed call may have created."""
+        plan = self.plan
+        self.client, self._experiment_id = prepare_store(plan.uri, plan.experiment)
+        if not self._asked:
+            close_dead(self.client, self._experiment_id)
+        if plan.run_id is not None and not self._holds(plan.run_id):  # not the store in which the run began
+            self._tried, plan = True, replace(plan, run_id=None)
+        if plan.run_id is None and self._tried:
+            self.plan = plan = replace(plan, run_id=next(iter(self._twins()), None))
+        if plan.run_id is None:
+            self._asked = self._tried = True
+            tags = plan.tags | {"gantry.id": plan.key} | _beat()
+            run = self.client.create_run(self._experiment_id, plan.start_time, tags, plan.run_name)
+            supersede(self.client, self._experiment_id, run)
+            self.plan = replace(plan, run_id=run.info.run_id)
+        elif self._lives:
+            reopen(self.client, plan.run_id)
+            self.beat()
+        self._note()
+        self._connected = True
+
+    def beat(self) -> None:
+        """Send a heartbeat; set the run RUNNING again where another process has closed it as dead."""
+        from mlflow.entities import RunTag
+
+        assert self.plan.run_id is not None, "connect first"
+        info = self.client.get_run(self.plan.run_id).info
+        self.client.log_batch(info.run_id, tags=[RunTag(*tag) for tag in _beat().items()], synchronous=True)
+        if info.status != "RUNNING" and info.lifecycle_stage == "active":
+            reopen(self.client, info.run_id)
+
+    def look(self) -> None:
+        """Raise an error where the store does not answer."""
+        assert self.plan.run_id is not None, "connect first"
+        self.client.get_run(self.plan.run_id)
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Deliver one event, or several metrics events in as few requests as MLflow allows."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        assert self.run_id is not None, "connect first"
+        run_id, client, logged = self.run_id, self.client, self._logged
+        match events[0]:
+            case Metrics():
+                metrics = [
+                    Metric(key, value, event.time, event.step)
+                    for event in events
+                    if isinstance(event, Metrics)
+                    for key, value in event.values.items()
+                    if logged is None or logged.is_new(key, event.step)
+                ]
+                for part in parts(metrics, METRICS_PER_REQUEST):
+                    client.log_batch(run_id, metrics=part, synchronous=True)
+            case Params(values):
+                for names in parts(values, PARAMS_PER_REQUEST):
+                    params = [Param(name, values[name]) for name in names]
+                    client.log_batch(run_id, params=params, synchronous=True)
+            case Tags(values):
+                for names in parts(values, PARAMS_PER_REQUEST):
+                    tags = [RunTag(name, values[name]) for name in names]
+                    client.log_batch(run_id, tags=tags, synchronous=True)
+                if ROLLED_BACK in values and logged is not None:
+                    self._logged = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
+            case Image(_, step, key, _) if logged is not None and logged.has_image(key, step):
+                pass
+            case Image(time, step, key, image):
+                send_image(client, run_id, image, key, step, time)
+            case Artifact(file, folder):
+                client.log_artifact(run_id, str(file), folder)
+            case Dataset(info):
+                send_dataset(client, run_id, info)
+            case Resumed(time):
+                since = last_rollback(client, run_id, self._folder, time)
+                if self._lives:
+                    reopen(client, run_id)
+                    replenish(client, run_id, self._folder)
+                self._logged = Known(client, run_id, since)
+            case Ended(time, status, reason):
+                self._remove_twins()
+                end_run(client, run_id, status, reason, time)
+
+    def _holds(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+    def _twins(self) -> list[str]:
+        mine = f"tags.`gantry.id` = '{self.plan.key}'"
+        runs = self.client.search_runs([self._experiment_id], mine, order_by=["attributes.start_time ASC"])
+        return [run.info.run_id for run in runs]
+
+    def _remove_twins(self) -> None:
+        """Delete the empty duplicates of the run that a server created for requests whose answers were lost."""
+        if self._tried:
+            for run_id in self._twins():
+                if run_id != self.run_id:
+                    self.client.delete_run(run_id)
+
+    @never_raises
+    def _note(self) -> None:
+        write_plan(self.plan, self._folder)
+
+
+def _beat() -> dict[str, str]:
+    return {HEARTBEAT: str(int(time.time())), HOST: socket.gethostname()}
