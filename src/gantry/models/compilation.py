@@ -1,6 +1,6 @@
-"""torch.compile for the networks of a training step.
+"""Compiles the networks of a training step by torch.compile.
 
-It cannot compile a gradient of a gradient, so penalties are given the networks themselves.
+torch.compile cannot differentiate twice, so penalties get the uncompiled networks.
 """
 
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from gantry.core.errors import UserError
 
 
 def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The network's forward pass, compiled at its first call; the network itself stays as it is.
+    """Return the network's forward pass, compiled at its first call; the network itself is not changed.
 
-    Every batch has one size, so the code is for that size only.
+    All batches have the same size, so the code is compiled for that size only.
     """
     return torch.compile(network, dynamic=False)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile and run something small, forwards and backwards.
+    """Compile and run a small function, forwards and backwards.
 
     Raises:
-        UserError: this machine cannot, and why.
+        UserError: this machine cannot compile; the message says why.
     """
     try:
         layer = nn.Linear(2, 2).to(device)

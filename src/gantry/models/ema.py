@@ -1,4 +1,4 @@
-"""An exponential moving average of the generator, the one that is evaluated and exported."""
+"""Exponential moving average of the generator's weights; the average is evaluated and exported."""
 
 import copy
 
@@ -25,7 +25,7 @@ class AveragedGenerator(nn.Module):
         self.half_life, self.ramp_up = half_life, ramp_up
 
     def share(self, images: int, batch: int) -> float:
-        """The new weights' share after a step of `batch` images, `images` of them having been seen before it.
+        """Return the new weights' share after a step of `batch` images, with `images` seen before that step.
 
         1 - 0.5 ** (batch / half-life), in [0, 1].
         """
@@ -34,7 +34,7 @@ class AveragedGenerator(nn.Module):
 
     @torch.no_grad()
     def update(self, generator: nn.Module, share: float | Tensor) -> None:
-        """Move towards `generator` by this share of the way; a float32 tensor () gives the same numbers."""
+        """Move the average towards `generator` by `share`; a float32 tensor () gives the same values as a float."""
         old: list[Tensor] = list(self.module.parameters())
         new = [weight.float() for weight in generator.parameters()]
         if isinstance(share, Tensor):
@@ -45,7 +45,7 @@ class AveragedGenerator(nn.Module):
             buffer.copy_(source)
 
     def train(self, mode: bool = True) -> "AveragedGenerator":
-        """Stay in eval mode: the average never trains."""
+        """Stay in eval mode, since the average is never trained."""
         return super().train(False)
 
     def forward(self, z: Tensor) -> Tensor:

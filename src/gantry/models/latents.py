@@ -1,4 +1,4 @@
-"""The latents that images are generated from: for each seed an endless stream, each vector a function of its number."""
+"""Draws latents: an infinite stream for each seed, in which a vector depends on the seed and its index only."""
 
 import functools
 
@@ -7,16 +7,16 @@ import numpy as np
 from gantry.core.randomness import draws
 
 BLOCK = 512  # vectors drawn at a time
-TILE = 64  # images made at a time, whose numbers begin at a multiple of it: rounding depends on the batch size
+TILE = 64  # images generated at a time, from an index that is a multiple of it: rounding depends on the batch size
 
 
 def stream(seed: int, first: int, count: int, z_dim: int, truncation: float | None = None) -> np.ndarray:
-    """Vectors `first` to `first + count` of the stream of `seed`.
+    """Return vectors `first` to `first + count` of the stream of `seed`.
 
     Args:
         seed: 0 to 2**63 - 1.
-        first: the first one's number, at least 0.
-        count: how many.
+        first: index of the first vector, at least 0.
+        count: number of vectors.
         z_dim: length of a vector.
         truncation: the values are of a normal distribution cut off at plus and minus this, above 0: images nearer to
             the typical one, less varied (Brock et al. 2019, Large Scale GAN Training, section 3.1). A value that is
@@ -33,8 +33,8 @@ def stream(seed: int, first: int, count: int, z_dim: int, truncation: float | No
 
 
 def truncated(z: np.ndarray, limit: float) -> np.ndarray:
-    """Standard normal values as those of the distribution cut off at plus and minus `limit`, in the same order."""
-    from scipy.special import ndtr, ndtri  # half of what the command line takes to refuse a misspelt option
+    """Map standard normal values to the normal distribution truncated at plus and minus `limit`; the order is kept."""
+    from scipy.special import ndtr, ndtri  # slow to import: half the time in which a misspelt option is refused
 
     share = ndtr(z.astype(np.float64))
     low = ndtr(-limit)

@@ -1,9 +1,9 @@
 """Adversarial losses: pure functions of the discriminator's raw outputs.
 
 Each takes the logits of a batch of real and of generated images, two tensors of one shape with values in
-(-inf, inf), and returns what each player minimises, as scalars. No sigmoid stands before them: where a paper
-writes log sigmoid(x), the softplus here is the same number without its overflow. A loss of one's own is a function
-like these; `generator_sees` says whether the generator's step needs real images, and may be left out.
+(-inf, inf), and returns the scalars that the discriminator and the generator minimise. No sigmoid is applied before:
+where a paper writes log sigmoid(x), the softplus here is equal and does not overflow. Users can write a loss as such a
+function; `generator_sees` declares whether the generator's step needs real images, and is optional.
 """
 
 import copy
@@ -28,7 +28,7 @@ DECLARED = "generator_sees"  # an attribute of a loss
 
 
 def generator_sees(*outputs: str) -> Callable[[Loss], Loss]:
-    """Declare which of the discriminator's outputs, "real" and "fake", a loss makes the generator's loss of.
+    """Declare which of the discriminator's outputs, "real" and "fake", the generator's loss depends on.
 
     Raises:
         ValueError: there are no such outputs.
@@ -89,11 +89,11 @@ def relativistic_pairing(real: Tensor, fake: Tensor) -> Losses:
 
 
 def seen_by_generator(loss: Loss) -> frozenset[str]:
-    """Which of the discriminator's outputs, "real" and "fake", the generator's loss is a function of.
+    """Return which of the discriminator's outputs, "real" and "fake", the generator's loss depends on.
 
-    As the loss declares by `generator_sees`. One that does not is tried out: it sees the real logits if its gradient
-    reaches them, or if its value changes with them, as it does where they are detached or compared with a bound. Where
-    it does not see them the generator's step need not run the discriminator on real images.
+    A loss without a declaration by `generator_sees` is tried out: it depends on the real logits if its gradient reaches
+    them, or if its value changes with them (they may be detached or compared with a bound). If it does not depend on
+    them, the generator's step need not run the discriminator on real images.
     """
     function = loss
     while isinstance(function, partial):
@@ -103,7 +103,7 @@ def seen_by_generator(loss: Loss) -> frozenset[str]:
         return declared
     fake = torch.tensor([0.1, 0.4], requires_grad=True)
     trials = [torch.tensor([0.3, -0.2]) * scale for scale in (1.0, -1.0, 0.01, 10.0, 1e4, -1e4)]
-    tried = copy.deepcopy(loss)  # one with a memory keeps no trial in it
+    tried = copy.deepcopy(loss)  # a stateful loss must not keep state from the trial
     values = [tried(real.requires_grad_(), fake).generator for real in trials]
     (gradient,) = torch.autograd.grad(values[0], trials[0], allow_unused=True)
     same = gradient is None and all(torch.equal(value, values[0]) for value in values)

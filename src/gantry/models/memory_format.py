@@ -1,6 +1,6 @@
-"""The memory format of images and weights: channels last, so that all channels of a pixel lie together.
+"""Sets the memory format of images and weights to channels last: all channels of a pixel are adjacent.
 
-Convolutions in bfloat16 want them so, on processors as on GPUs; values are what they are in any order.
+Convolutions in bfloat16 use this format on CPUs and GPUs; the values do not depend on the format.
 """
 
 from collections.abc import Iterable
@@ -11,20 +11,20 @@ from torch.optim import Optimizer
 
 
 def lies_channels_last(network: nn.Module) -> bool:
-    """True for a network of images rather than of flat vectors: it has convolutions."""
+    """Return True for a network with convolutions, as opposed to one of flat vectors."""
     return any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in network.modules())
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network itself, where it has convolutions with its weights channels last."""
+    """Put the weights of a network with convolutions into channels last, and return the network."""
     return network.to(memory_format=torch.channels_last) if lies_channels_last(network) else network
 
 
 def lay_out(optimizers: Iterable[Optimizer]) -> None:
-    """Have what optimizers keep of each weight lie in memory as the weight does.
+    """Give the optimizers' state of each weight the memory format of the weight.
 
-    A checkpoint may hold it otherwise, and torch's fused optimizers would then pair numbers of different places
-    without a word.
+    A checkpoint may hold it in another format, and torch's fused optimizers would then combine values of different
+    positions without an error.
     """
     for optimizer in optimizers:
         for weight, state in optimizer.state.items():

@@ -24,7 +24,7 @@ from gantry.models.optimizers import OptimizerFactory, check_clipping, fused
 from gantry.models.penalties import INPUT_GRADIENT, Constraint, Penalty
 from gantry.models.step import Players, Record, Term, Turn, due, step, weights_of
 
-AHEAD = 2**17  # numbers drawn ahead of time, at most: half a MiB
+AHEAD = 2**17  # largest number of values drawn ahead of time: half a MiB
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class LightningEngine:
     module: LightningModule
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss to the weights', scaled where losses are."""
+        """Add the gradient of a loss to the weights' gradients, scaled by the loss scaler if there is one."""
         self.module.manual_backward(loss)
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """A context in which gradients stay on their rank: Lightning's, which strategies of one device lack."""
+        """Return Lightning's context without gradient synchronisation; strategies of one device have none."""
         return getattr(self.module.trainer.strategy, "block_backward_sync", nullcontext)()
 
     def update(self, optimizer: Optimizer) -> None:
-        """Move the weights; `global_step` counts the generator's steps alone, which come first in `optimizers()`.
+        """Step an optimizer; `global_step` counts the generator's steps alone, whose optimizer is the first.
 
-        Lightning's wrapper of an optimizer counts, and then asks the strategy, as is done here for the others.
+        Lightning's wrapper of an optimizer counts, then calls the strategy; for the others only the strategy is called.
         """
         counted = cast(list[LightningOptimizer], self.module.optimizers())[0]
         if optimizer is counted.optimizer:
@@ -58,15 +58,15 @@ class LightningEngine:
 
 
 class GAN(LightningModule):
-    """A generator and a discriminator trained in turns, composed of parts that know nothing of one another.
+    """A generator and a discriminator trained in turns, composed of independent parts.
 
     One step is one generator step: `n_critic` discriminator steps, each on a new batch of real images, then
     one step of the generator. `global_step` counts generator steps.
 
-    With `accumulate` each of these steps takes its batch in as many equal parts, one after the other, and adds up
-    their gradients: the step of the whole batch, up to rounding, in the memory of a part. Two things see a part
-    only: BatchNorm, whose statistics are those of a part as they are those of a rank's share, and spectral
-    normalisation, which takes a power iteration at every part.
+    With `accumulate` each of these steps splits its batch into as many equal parts, runs them in turn and adds up their
+    gradients: up to rounding the step of the whole batch, in the memory of one part. Two things differ: BatchNorm
+    takes its statistics over a part (as it does over a rank's share), and spectral normalisation does a power iteration
+    at every part.
 
     Args:
         generator: maps latents (B, z_dim) to images (B, C, H, W) in [-1, 1].
@@ -81,17 +81,17 @@ class GAN(LightningModule):
         n_critic: discriminator steps in one generator step.
         ema: `half_life` (images) and `ramp_up` of the averaged generator.
         discriminator_optimizer: where the discriminator's optimizer differs (two time-scales, Heusel et al. 2017).
-        accumulate: parts a batch is taken in; divides each device's share of `batch_size`.
-        max_grad_norm: the longest a network's gradient, all its weights together, may be; a longer one is
-            scaled down to it before the step (Pascanu et al. 2013, algorithm 1). None: as long as it is.
-        compile: run the networks through torch.compile, but for penalties (`gantry.models.compilation`).
+        accumulate: number of parts a batch is split into; divides each device's share of `batch_size`.
+        max_grad_norm: largest norm of a network's gradient over all its weights; a larger gradient is scaled down to
+            it before the step (Pascanu et al. 2013, algorithm 1). None: no clipping.
+        compile: run the networks through torch.compile, except for penalties (`gantry.models.compilation`).
 
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
-            a checkpoint holds it, and loading one never counts it down.
+            saved in checkpoints; loading one never lowers it.
 
     Raises:
-        UserError: the parts do not go together.
+        UserError: the parts are not compatible.
     """
 
     averaged: AveragedGenerator
@@ -131,10 +131,10 @@ class GAN(LightningModule):
         self.players = Players(self.generator, self.discriminator, self.averaged, *forward)
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """The generator's and the discriminator's optimizers, in this order.
+        """Return the generator's and the discriminator's optimizers, in this order.
 
         Raises:
-            UserError: gradients are to be clipped that only the optimizer itself unscales.
+            UserError: `max_grad_norm` is set, and only the optimizer itself unscales the gradients.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         factories = (self.optimizer, self.discriminator_optimizer)
@@ -147,14 +147,14 @@ class GAN(LightningModule):
         return optimizers
 
     def on_train_start(self) -> None:
-        """Lay out what a checkpoint has brought as the weights are, and make terms of the loss and the penalties."""
+        """Give the optimizers' state the weights' memory format, and build the terms of the loss and the penalties."""
         lay_out(self.trainer.optimizers)
         self.objective = objective(self.loss, self.penalties)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Record:
-        """One generator step on `batch["images"]`, uint8 of shape (n_critic, B, C, H, W).
+        """Run one generator step on `batch["images"]`, uint8 of shape (n_critic, B, C, H, W).
 
-        Returns what happened, as detached scalars: `loss/discriminator`, `loss/generator` and the mean outputs
+        Returns detached scalars: `loss/discriminator`, `loss/generator` and the mean outputs
         `score/real`, `score/fake` of the last discriminator step, and the last value of each penalty due; each
         the mean over the parts of a batch.
         """
@@ -164,7 +164,7 @@ class GAN(LightningModule):
         return step(self.players, turns, optimizers, share, LightningEngine(self), self.accumulate)
 
     def turns(self, images: Tensor, index: int) -> list[Turn]:
-        """Prepare all that differs from step to step, for generator step number `index`, on the device.
+        """Prepare the inputs of generator step number `index` on the device.
 
         Args:
             images: real ones, uint8 (n_critic, B, C, H, W).
@@ -181,15 +181,15 @@ class GAN(LightningModule):
         return Turn(player, terms, images, self.noise(index, f"{player} noise"), draws, after)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient: by now it is the whole batch's, the mean over ranks, and no longer scaled."""
+        """Clip the gradient, which at this point is that of the whole batch, averaged over ranks and unscaled."""
         if self.max_grad_norm is not None:
             clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
 
     def noise(self, index: int, purpose: str) -> Tensor:
-        """Latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch.
+        """Return latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch.
 
-        Those of the next indices are drawn with them. One after the other they take a third of the time: between
-        two steps the code of a draw, and its tables, leave the processor's cache.
+        Those of the next indices are drawn in the same call, in a third of the time: between two steps the code and the
+        tables of a draw are evicted from the processor's cache.
         """
         wanted = (purpose, self.noise_stream, index)
         if wanted not in self._latents:
@@ -216,14 +216,14 @@ class GAN(LightningModule):
 
 
 def _nothing() -> None:
-    """The closure of a step whose gradients are there."""
+    """Do nothing: the closure of a step whose gradients are computed already."""
 
 
 def check_parts(discriminator: nn.Module, penalties: Sequence[Penalty]) -> None:
-    """Refuse a discriminator whose outputs are no logits, or one whose images have no gradient of their own.
+    """Refuse a discriminator that ends in a sigmoid, or one with BatchNorm where a penalty needs per-image gradients.
 
     Raises:
-        UserError: naming the part and what to use instead.
+        UserError: names the part and the alternatives.
     """
     modules = list(discriminator.modules())
     if isinstance(modules[-1], nn.Sigmoid):

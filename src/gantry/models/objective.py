@@ -1,4 +1,4 @@
-"""The objective: losses and penalties, which users write as plain functions, as terms on a play."""
+"""Builds the objective: wraps losses and penalties, which users write as plain functions, as terms on a play."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gantry.models.step import Play, Term
 
 @dataclass(frozen=True)
 class Adversarial:
-    """A player's side of a loss: a function of the logits of real and of generated images."""
+    """The term of one player of a loss, a function of the logits of real and of generated images."""
 
     loss: Loss
     player: str
@@ -28,7 +28,7 @@ class Adversarial:
 
     def __call__(self, play: Play) -> Tensor:
         fake = play.outputs["fake"].logits
-        # A loss takes two arguments; where this side of it does not depend on the real logits, any will do.
+        # A loss takes two arguments; where this player's loss does not depend on the real logits, any tensor is valid.
         real = play.outputs["real"].logits if "real" in self.needs else fake.detach()
         value: Tensor = getattr(self.loss(real, fake), self.player)
         return value
@@ -36,12 +36,12 @@ class Adversarial:
 
 @dataclass(frozen=True)
 class Penalising:
-    """A penalty, number `index` of a GAN's, as a term of the discriminator's."""
+    """Penalty number `index` of a GAN as a term of the discriminator's loss."""
 
     penalty: Penalty
     index: int
     player: ClassVar[str] = "discriminator"
-    needs: ClassVar[frozenset[str]] = frozenset()  # images, but no logits of them
+    needs: ClassVar[frozenset[str]] = frozenset()  # it needs images, but none of their logits
 
     @property
     def name(self) -> str:
@@ -50,12 +50,12 @@ class Penalising:
 
     @property
     def every(self) -> int:
-        """The penalty's own."""
+        """The penalty's interval."""
         return self.penalty.every
 
     @property
     def draws(self) -> tuple[str, ...]:
-        """One purpose, by the penalty's number."""
+        """One purpose, named after the penalty's number."""
         return (f"penalty {self.index}",)
 
     def __call__(self, play: Play) -> Tensor:
@@ -63,7 +63,7 @@ class Penalising:
 
 
 def objective(loss: Loss, penalties: Sequence[Penalty]) -> tuple[Term, ...]:
-    """The terms of both players."""
+    """Return the terms of both players."""
     return (
         Adversarial(loss, "discriminator", frozenset({"real", "fake"})),
         *(Penalising(penalty, index) for index, penalty in enumerate(penalties)),

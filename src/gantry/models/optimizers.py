@@ -1,4 +1,4 @@
-"""Options of the networks' optimizers that follow from the precision."""
+"""Sets the options of optimizers that depend on the precision."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -13,21 +13,21 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 def fused(factory: OptimizerFactory) -> OptimizerFactory:
-    """Have an optimizer of torch's step all weights in one pass, where it can and the config does not say how.
+    """Use the fused implementation of a torch optimizer, if it has one and the config does not choose another.
 
-    Not for 16-mixed: gradients would be unscaled only in that pass, after clipping and after anyone looks at them.
+    Not for 16-mixed: gradients would be unscaled only inside the fused step, after clipping and after callbacks.
     """
     options = signature(factory).parameters if isinstance(factory, partial) else {}
-    said = factory.keywords if isinstance(factory, partial) else {}
-    asks = "fused" in options and not {"fused", "foreach", "differentiable", "capturable"} & said.keys()
+    keywords = factory.keywords if isinstance(factory, partial) else {}
+    asks = "fused" in options and not {"fused", "foreach", "differentiable", "capturable"} & keywords.keys()
     return partial(factory, **{"fused": True}) if asks else factory
 
 
 def check_clipping(optimizers: Sequence[Optimizer], max_grad_norm: float | None, scaled: bool) -> None:
-    """Refuse to clip under a loss scaler what fused optimizers unscale only in their step.
+    """Refuse gradient clipping with a loss scaler and fused optimizers, which unscale gradients only in their step.
 
     Raises:
-        UserError: naming the keys that exclude each other.
+        UserError: names the keys that exclude each other.
     """
     fused = any(getattr(optimizer, "_step_supports_amp_scaling", False) for optimizer in optimizers)
     if max_grad_norm is not None and scaled and fused:

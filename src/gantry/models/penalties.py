@@ -1,10 +1,10 @@
-"""Penalties and constraints: terms added to the discriminator's loss, and projections of its weights.
+"""Penalties, which are added to the discriminator's loss, and constraints, which project its weights.
 
-A penalty is an object with `every` (it is due at each `every`-th discriminator step, and then counts `every` times:
+A penalty is an object with `every` (it is due at each `every`-th discriminator step, with `every` times the weight:
 lazy regularisation, Karras et al. 2020, StyleGAN2, section 3.2) that is called with the discriminator, a batch of
-real and one of generated images, each (B, C, H, W) in [-1, 1], and B uniform numbers in [0, 1), and gives a scalar.
-Under float16 the gradients of the discriminator's output with respect to its input are taken in float32 all the
-same, since they overflow; bfloat16 has float32's range, and what is made of the gradients is in float32 anyway.
+real and one of generated images, each (B, C, H, W) in [-1, 1], and B uniform numbers in [0, 1); it returns a scalar.
+Under float16 the gradients of the discriminator's output with respect to its input are computed in float32, since
+they overflow; bfloat16 has float32's range, and the norms of the gradients are computed in float32 in any case.
 """
 
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ class Constraint(Protocol):
 
 
 def squared_gradient_norm(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """The squared norm of the gradient of each image's logit with respect to that image.
+    """Return the squared norm of the gradient of each image's logit with respect to that image.
 
     Args:
         discriminator: maps (B, C, H, W) to one logit an image; a network that mixes the images of a batch

@@ -1,4 +1,4 @@
-"""Images from a generator, and how they are shown."""
+"""Generates images of a generator from latents."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from gantry.models.latents import TILE, stream
 
 
 def generate(network: nn.Module, z: Tensor) -> Tensor:
-    """uint8 images (B, C, H, W) of a generator in eval mode from latents (B, z_dim); its modes are put back."""
+    """Generate uint8 images (B, C, H, W) in eval mode from latents (B, z_dim); the modules' modes are restored."""
     training = [module for module in network.modules() if module.training]
     network.eval()
     with torch.inference_mode():
@@ -24,16 +24,16 @@ def generate(network: nn.Module, z: Tensor) -> Tensor:
 
 
 def normal(seed: int, purpose: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Fixed float32 noise of a purpose: the same at every step and for every variant of one z_dim."""
+    """Return fixed float32 noise for a purpose: the same at every step and for every variant of one z_dim."""
     return draws(seed, 0, purpose).standard_normal(shape, dtype="float32")
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """The images that a generator makes of the latents of a seed, `TILE` at a time.
+    """Generates the images of a seed's latents, `TILE` at a time.
 
-    On one kind of device an image is the same to the last bit whatever is asked for beside it, and whatever the
-    number of threads: it is always made in the same company.
+    On one kind of device an image is bitwise the same for any requested range and any number of threads, since it is
+    always generated in the same batch.
 
     Args:
         network: in eval mode, on its device; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
@@ -48,11 +48,11 @@ class Tiles:
     truncation: float | None = None
 
     def tile(self, number: int) -> Tensor:
-        """Images `TILE * number` and those after it, uint8 (TILE, C, H, W) on the network's device."""
+        """Return the `TILE` images from `TILE * number` on, uint8 (TILE, C, H, W) on the network's device."""
         z = stream(self.seed, number * TILE, TILE, self.z_dim, self.truncation)
         with whole_float32(), repeatable():
             return generate(self.network, torch.from_numpy(z))
 
     def first(self, count: int) -> Tensor:
-        """Images 0 to `count`, uint8 (count, C, H, W)."""
+        """Return images 0 to `count`, uint8 (count, C, H, W)."""
         return torch.cat([self.tile(number) for number in range(-(-count // TILE))])[:count]

@@ -1,8 +1,8 @@
-"""One step of training a GAN: tensors in, tensors out.
+"""Computes one training step of a GAN from tensors alone.
 
-It knows no Lightning and waits for no device. All that differs from step to step comes in from outside (images, noise,
-uniform numbers, which terms are due, the share of the average), so that a plain loop, Lightning and a captured graph
-call the same function.
+It does not use Lightning and does not synchronise with the device. Everything that changes between steps is an argument
+(images, noise, uniform numbers, which terms are due, the share of the average), so that a plain loop, Lightning and a
+captured CUDA graph can call the same function.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,19 +31,19 @@ class Batch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """The discriminator's of a batch: logits (B,), float32."""
+    """The discriminator's outputs for a batch: logits (B,), float32."""
 
     logits: Tensor
 
 
 @dataclass(frozen=True)
 class Play:
-    """The images of a turn and the discriminator's outputs of them: all that a term may look at.
+    """The inputs of a term: the images of a turn and the discriminator's outputs for them.
 
     Attributes:
         shown: real images, uint8 (B, C, H, W).
-        fake: generated ones; without a gradient in the discriminator's turn.
-        outputs: the discriminator's of "real" and "fake", as far as a term of this turn needs them.
+        fake: generated images; detached in the discriminator's turn.
+        outputs: the discriminator's outputs for "real" and "fake", those that a term of this turn needs.
         discriminator: the network itself, for terms that call it again.
         draws: this turn's uniform numbers in [0, 1), (B,) for each purpose.
     """
@@ -56,7 +56,7 @@ class Play:
 
     @cached_property
     def real(self) -> Batch:
-        """The real images, converted when a term first asks for them."""
+        """The real images in [-1, 1], converted at first use."""
         return Batch(to_float(self.shown))
 
 
@@ -65,10 +65,10 @@ class Term(Protocol):
 
     Attributes:
         name: under which it is recorded.
-        player: who minimises it: "generator" or "discriminator".
-        every: it is due at each `every`-th turn of its player, and then counts `every` times.
-        needs: the outputs of the discriminator it looks at, of "real" and "fake".
-        draws: purposes for which it wants uniform numbers, one an image.
+        player: the player that minimises it, "generator" or "discriminator".
+        every: it is due at each `every`-th turn of its player, with `every` times the weight.
+        needs: the outputs of the discriminator that it reads, of "real" and "fake".
+        draws: purposes for which it needs uniform numbers, one an image.
     """
 
     @property
@@ -91,7 +91,7 @@ class Players:
 
     Attributes:
         generator, discriminator: the networks themselves.
-        averaged: follows the generator.
+        averaged: the moving average of the generator.
         generate, discriminate: their forward passes, compiled or as they are.
     """
 
@@ -104,15 +104,15 @@ class Players:
 
 @dataclass(frozen=True)
 class Turn:
-    """One optimizer step: who moves, what it minimises, and the batch it does so on.
+    """One optimizer step: the player that is updated, the terms it minimises, and the batch.
 
     Attributes:
         player: "generator" or "discriminator".
-        terms: those due, at least one.
-        images: real ones, uint8 (B, C, H, W), lying in memory as the discriminator wants them.
+        terms: the terms that are due, at least one.
+        images: real images, uint8 (B, C, H, W), in the discriminator's memory format.
         z: latents (B, z_dim).
         draws: uniform numbers (B,), by purpose.
-        after: called with the player's network once it has moved.
+        after: called with the player's network after its update.
     """
 
     player: str
@@ -123,10 +123,10 @@ class Turn:
     after: Sequence[Callable[[nn.Module], None]] = ()
 
     def parts(self, count: int) -> Iterator["Turn"]:
-        """The turn in so many equal parts.
+        """Split the turn into `count` equal parts.
 
         Raises:
-            RuntimeError: the batch has no such parts.
+            RuntimeError: `count` does not divide the batch.
         """
         if count == 1:
             yield self
@@ -138,38 +138,38 @@ class Turn:
 
 
 class Engine(Protocol):
-    """Takes gradients and moves weights: precision, loss scaling and ranks come in here."""
+    """Computes gradients and updates weights; handles precision, loss scaling and ranks."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss to the weights'."""
+        """Add the gradient of a loss to the weights' gradients."""
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """A context in which gradients stay on their rank."""
+        """Return a context in which gradients are not exchanged between ranks."""
 
     def update(self, optimizer: Optimizer) -> None:
-        """Move the weights."""
+        """Update the weights."""
 
 
 @dataclass(frozen=True)
 class Plain:
-    """PyTorch alone, on one device.
+    """An `Engine` of plain PyTorch on one device.
 
     Args:
-        max_grad_norm: the longest a network's gradient may be; None: as long as it is.
+        max_grad_norm: largest norm of a network's gradient; None: no clipping.
     """
 
     max_grad_norm: float | None = None
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss to the weights'."""
+        """Add the gradient of a loss to the weights' gradients."""
         loss.backward()
 
     def no_sync(self) -> AbstractContextManager[None]:
-        """One device has nothing to exchange."""
+        """Return an empty context, since one device exchanges nothing."""
         return nullcontext()
 
     def update(self, optimizer: Optimizer) -> None:
-        """Clip the gradient and move the weights."""
+        """Clip the gradient and update the weights."""
         if self.max_grad_norm is not None:
             clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
         optimizer.step()
@@ -183,16 +183,16 @@ def step(
     engine: Engine | None = None,
     accumulate: int = 1,
 ) -> Record:
-    """One generator step: the turns one after the other, then the average.
+    """Run one generator step: the turns one after the other, then the update of the average.
 
-    A turn takes its batch in `accumulate` parts, each a backward pass of its own, and moves its player along their
-    mean gradient while the others' weights stay fixed.
+    A turn splits its batch into `accumulate` parts, runs a backward pass for each, and updates its player by their
+    mean gradient; the weights of the other player take no gradient.
 
     Args:
         turns: `n_critic` of the discriminator, then one of the generator.
         optimizers: by player.
         share: of the new weights in the average (`AveragedGenerator.share`).
-        engine: `Plain` where there is none.
+        engine: computes gradients and updates; None: `Plain`.
 
     Returns:
         Detached scalars, each the mean over the parts of the last turn that has it: the terms by their names, and the
@@ -207,10 +207,10 @@ def step(
         records: list[Record] = []
         with frozen(others):
             for part in turn.parts(accumulate):
-                with cached():  # the weights stay: what parametrizations make of them, they make once
+                with cached():  # the weights do not change here, so parametrizations are computed once
                     loss, values = minimised(part, players)
                 records.append({name: value.detach() for name, value in values.items()})
-                # The sum over the parts is exchanged between ranks, once.
+                # Exchange the sum over the parts between ranks, once.
                 with nullcontext() if len(records) == accumulate else engine.no_sync():
                     engine.backward(loss / accumulate)
         engine.update(optimizer)
@@ -222,7 +222,7 @@ def step(
 
 
 def minimised(turn: Turn, players: Players) -> tuple[Tensor, Record]:
-    """The scalar that the player of a turn minimises, and what is recorded of it."""
+    """Return the scalar that the player of a turn minimises, and the values to record."""
     play = played(turn, players)
     values = {term.name: term(play) for term in turn.terms}
     pairs = zip(turn.terms, values.values(), strict=True)
@@ -235,7 +235,7 @@ def minimised(turn: Turn, players: Players) -> tuple[Tensor, Record]:
 def played(turn: Turn, players: Players) -> Play:
     """Generate images, and run the discriminator on those batches whose outputs the terms of the turn need.
 
-    The order of the batches is fixed, since it shows in BatchNorm's running statistics and in rounding.
+    The order of the batches is fixed, since BatchNorm's running statistics and rounding depend on it.
     """
     generating = turn.player == "generator"
     with nullcontext() if generating else torch.no_grad():
@@ -250,13 +250,13 @@ def played(turn: Turn, players: Players) -> Play:
 
 
 def due(terms: Iterable[Term], player: str, turn: int) -> list[Term]:
-    """The terms that a player minimises in its turn of this number, counted from 0."""
+    """Return the terms that a player minimises in turn number `turn`, counted from 0."""
     return [term for term in terms if term.player == player and turn % term.every == 0]
 
 
 @contextmanager
 def frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Meanwhile these weights take no gradient; those that did before do again afterwards."""
+    """Within this context, turn off `requires_grad` of these weights, and restore it afterwards."""
     taking = [weight for weight in weights if weight.requires_grad]
     for weight in taking:
         weight.requires_grad_(False)
@@ -268,7 +268,7 @@ def frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def weights_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """The weights that an optimizer moves."""
+    """Return the weights that an optimizer updates."""
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 

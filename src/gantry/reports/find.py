@@ -1,4 +1,4 @@
-"""Finds what to compare: the latest sweep, the one called so, or single runs."""
+"""Finds the runs to compare: the latest sweep, a named sweep, or single runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gantry.runs.sweep_record import SWEEP_FILE
 
 
 def find_compared_sweep(word: str | None, store: Opener) -> Found:
-    """A sweep by what a user may call it (see `gantry.runs.find.find`).
+    """Find a sweep by a name, id or folder (see `gantry.runs.find.find`).
 
     Args:
         word: None for the latest sweep, here or in MLflow.
@@ -37,14 +37,14 @@ def find_compared_sweep(word: str | None, store: Opener) -> Found:
 
 
 def find_compared_runs(words: Sequence[str], store: Opener) -> list[Run]:
-    """The runs a user names, each once, in the order given; of a sweep all that have begun.
+    """Find the runs a user names, each once, in the given order; of a sweep all runs that have begun.
 
     Args:
         words: see `gantry.runs.find.WORDS`.
-        store: opens where to look for what no folder here is called.
+        store: opens the MLflow store, which is searched for words that match no folder here.
 
     Raises:
-        UserError: there is no such run, or a folder holds none.
+        UserError: there is no such run, or a folder does not contain one.
     """
     if not words:
         raise UserError("runs: name at least one, by its folder, or its id or name in MLflow")

@@ -1,4 +1,4 @@
-"""Sample grids side by side, and how often each class is drawn."""
+"""Draws sample grids side by side, and the share of each class in generated images."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 GRID = 8  # images in a row of a logged grid
-MOST_GROUPS = 12  # whose samples are shown
+MOST_GROUPS = 12  # largest number of groups whose samples are shown
 LARGEST = 384  # pixels a side that a grid is cropped to, before enlargement
 CELL = 240  # pixels a side, about, of a grid in samples.png
-PHOTOGRAPH = 60_000  # bytes of PNG from which a grid is kept as JPEG
-MOST_NAMED = 20  # classes up to which each cell of the map bears its number
+PHOTOGRAPH = 60_000  # bytes of PNG from which a grid is stored as JPEG
+MOST_NAMED = 20  # largest number of classes for which the cells of the map are labelled
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Samples:
-    """Grids by label and step; a step that a run did not reach is not there."""
+    """Grids by label and step; steps that a run did not reach are missing."""
 
     real: Tile | None
     tiles: dict[str, dict[int, Tile]]
@@ -48,21 +48,21 @@ class Samples:
 
 
 def images_across(groups: int) -> int:
-    """How many images of each row and column of a grid are shown, so that many groups stay legible."""
+    """Return the number of images to show of each row and column of a grid; fewer if there are many groups."""
     return next((across for most, across in ((4, GRID), (9, 6)) if groups <= most), 4)
 
 
 def crop(content: bytes, across: int) -> PIL.Image.Image:
-    """The first `across` images of the first `across` rows of a logged grid, one pixel an image's pixel.
+    """Crop a logged grid to the first `across` images of the first `across` rows, without enlargement.
 
     A grid is 8 cells and a border of one pixel wide, all enlarged k times (`gantry.data.grid.enlarged_grid`). The
-    file's text says k; in older files it does not, and there k is what the width leaves over 8, k below 8.
+    file's text chunk gives k; older files have none, and there k, below 8, is the width modulo 8.
     """
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as opened:
-        pixels, said = np.asarray(opened.convert("RGB")), str(opened.info.get("zoom", ""))
-    scale = max(1, int(said) if re.fullmatch(r"\d{1,3}", said, re.ASCII) else pixels.shape[1] % GRID)
+        pixels, zoom = np.asarray(opened.convert("RGB")), str(opened.info.get("zoom", ""))
+    scale = max(1, int(zoom) if re.fullmatch(r"\d{1,3}", zoom, re.ASCII) else pixels.shape[1] % GRID)
     pixels = pixels[::scale, ::scale]
     cell = pixels.shape[1] // GRID
     across = max(2, min(across, LARGEST // max(cell, 1)))
@@ -70,7 +70,7 @@ def crop(content: bytes, across: int) -> PIL.Image.Image:
 
 
 def samples(one: ComparableSet, steps: Sequence[int]) -> Samples | None:
-    """The grids of the first seed of each group at `steps`, and real images; None where nothing was drawn."""
+    """Return the grids of the first seed of each group at `steps`, and real images; None without any grid."""
     groups = [group for group in one.groups if any(step in _grids(group) for step in steps)][:MOST_GROUPS]
     if not groups:
         return None
@@ -107,7 +107,7 @@ def _tile(image: PIL.Image.Image) -> Tile:
 
 
 def _sheet(real: PIL.Image.Image | None, grids: dict[str, dict[int, PIL.Image.Image]], steps: Sequence[int]) -> bytes:
-    """One PNG: a row a group, a column a step, real images on the left."""
+    """Return one PNG: a row for each group, a column for each step, real images on the left."""
     from PIL import Image, ImageDraw
 
     any_grid = next(image for row in grids.values() for image in row.values())
@@ -149,7 +149,7 @@ def _fitted(text: str, font: FreeTypeFont, width: float) -> str:
 
 
 def shares(one: ComparableSet) -> tuple[list[str], list[Group], np.ndarray, np.ndarray] | None:
-    """How often each class is drawn: classes, groups, their real shares (c,), the generated ones (groups, c).
+    """Return the class shares: classes, groups, real shares (c,), generated shares (groups, c).
 
     Means over seeds, from 0 to 1, of the last measurement; None where no classes are known.
     """
@@ -163,7 +163,7 @@ def shares(one: ComparableSet) -> tuple[list[str], list[Group], np.ndarray, np.n
 
 
 def coverage(one: ComparableSet) -> bytes | None:
-    """A map of each class's generated share over its real share, a row a group; None where no classes are known."""
+    """Draw each class's generated share over its real share, a row for each group; None where no classes are known."""
     found = shares(one)
     if found is None:
         return None

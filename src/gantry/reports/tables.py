@@ -1,4 +1,4 @@
-"""The report's tables as text cells, and its sentences: what HTML, Markdown and the terminal share."""
+"""Builds the report's tables as text cells, and its sentences, for HTML, Markdown and the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """A head and rows of equally many cells; `labels` says which group each row is of, where rows are groups."""
+    """A header and rows of equally many cells; `labels` names the group of each row, where rows are groups."""
 
     head: Row
     rows: list[Row]
@@ -27,14 +27,14 @@ class Table:
 
 
 def number(value: float) -> str:
-    """Four significant digits, thousands apart, never an exponent above one."""
+    """Format a number with four significant digits and thousands separators, without an exponent above one."""
     if not math.isfinite(value):
         return "diverged"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def shown(found: Spread | None) -> str:
-    """`3.05 ± 0.12`: the mean to the second digit of the standard deviation; `diverged` where a run did."""
+    """Format as `3.05 ± 0.12`, the mean to the second digit of the standard deviation; `diverged` where a run did."""
     if found is None:
         return ABSENT
     if found.diverged:
@@ -46,7 +46,7 @@ def shown(found: Spread | None) -> str:
 
 
 def ranking(one: ComparableSet, steps: Sequence[int]) -> Table:
-    """The groups, best first: the metric at the end, at its best and at `steps`, the other metrics at the end."""
+    """List the groups, best first: the metric's last and best values and those at `steps`, other metrics' last ones."""
     at = [step for step in steps if 0 < step < one.budget]
     others = [name for name in one.quality if name != one.metric]
     head = ("", "runs", "seeds", f"{one.metric}, final", "best", *(f"step {s:,}" for s in at), *others)
@@ -78,7 +78,7 @@ def ranking(one: ComparableSet, steps: Sequence[int]) -> Table:
 
 
 def seeds(group: Group) -> str:
-    """How many seeds finished, of how many where not all did."""
+    """Return the number of finished seeds, with the total if some did not finish."""
     of = len({run.seed for run in (*group.finished, *group.others)})
     return str(len(group.finished)) + ("" if of == len(group.finished) else f" of {of}")
 
@@ -92,7 +92,7 @@ def _at(name: str, step: int) -> Callable[[Run], float | None]:
 
 
 def basis(one: ComparableSet) -> str:
-    """How to read the columns of a set's ranking."""
+    """Return the explanation of the columns of a set's ranking."""
     primary = one.protocol["metric"]
     best = "highest" if direction(primary, one.runs) else "lowest"
     return (
@@ -103,7 +103,7 @@ def basis(one: ComparableSet) -> str:
 
 
 def cautions(one: ComparableSet, metric: str | None) -> list[str]:
-    """What a set's ranking must not be taken for; `metric` is the one asked for."""
+    """Return the limits of a set's ranking; `metric` is the requested one."""
     standings, notes = one.standings, []
     if metric is not None and one.metric != metric:
         notes.append(f"{metric} was not measured here: ranked by {one.metric}.")
@@ -130,14 +130,14 @@ def cautions(one: ComparableSet, metric: str | None) -> list[str]:
 
 
 def separation(sets: Sequence[ComparableSet]) -> str:
-    """The sentence that says why there are several rankings; empty where there is one."""
+    """Return the reason why there are several rankings; empty where there is one."""
     if len(sets) < 2:
         return ""
     return f"Not all runs can be compared ({'; '.join(apart(sets))}): each table ranks only its own."
 
 
 def cost(one: ComparableSet) -> Table:
-    """What the finished groups cost, each the mean over its seeds."""
+    """List the cost of the finished groups, each the mean over its seeds."""
     columns: dict[str, tuple[Callable[[Run], float | None], Callable[[float], str]]] = {
         "training": (_last("training_seconds"), duration),
         "measuring": (_sum("evaluation_seconds"), duration),
@@ -155,7 +155,7 @@ def cost(one: ComparableSet) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """`8.3 s`, `4 min 12 s`, `2 h 05 min`."""
+    """Format a duration as `8.3 s`, `4 min 12 s` or `2 h 05 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -175,7 +175,7 @@ def _speed(run: Run) -> float | None:
 
 
 def differing(one: ComparableSet) -> Table:
-    """The options that are not the same in all groups of a set; a row an option where there are few groups."""
+    """List the options that differ between the groups of a set; one row for each option if there are few groups."""
     groups = [group for group in one.groups if group.shown]
     table = {
         key: [ABSENT if value is None else value for value in values]
@@ -188,7 +188,7 @@ def differing(one: ComparableSet) -> Table:
 
 
 def statuses(runs: Sequence[Run]) -> str:
-    """`12 runs: 7 finished, 4 failed, 1 still running`."""
+    """Count runs by status, as `12 runs: 7 finished, 4 failed, 1 still running`."""
     counts = Counter(run.status for run in runs)
     words = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "killed", "RUNNING": "still running"}
     words |= {"NOT STARTED": "not started"}
@@ -197,24 +197,24 @@ def statuses(runs: Sequence[Run]) -> str:
 
 
 def reason(run: Run) -> str:
-    """Why a run is not among the finished ones."""
+    """Return the reason why a run is not among the finished ones."""
     if run.reason:
         return run.reason
     return {"RUNNING": "no ending recorded: still running, or lost with its machine"}.get(run.status, "")
 
 
 def sweep_command(typed: Sequence[str]) -> str:
-    """What was typed to start the sweep."""
+    """Return the command that started the sweep."""
     return shlex.join(["python", "train.py", "-m", *typed])
 
 
 def command(run: Run) -> str:
-    """What to type to run it again by itself."""
+    """Return the command that repeats a single run."""
     return shlex.join(["python", "train.py", *of_the_run(run.overrides)])
 
 
 def state(run: Run) -> str:
-    """The code it ran on."""
+    """Return the version of the code that a run used."""
     commit = run.tags.get("git.commit", "")
     if not commit:
         return "commit unknown"

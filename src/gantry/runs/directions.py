@@ -1,4 +1,4 @@
-"""Which way a metric is better: as the record of its run says, or, of a record from before it did, by its name."""
+"""Determines whether a higher value of a metric is better: from the run's record, or in older records by its name."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Mapping
 
 PRIMARY, DIRECTIONS = "metrics.primary", "metrics.higher_is_better"  # tags of a run
 HIGHER = "higher_is_better"  # in summary.json and in an evaluation's record: true or false by the metric's name
-# Beginnings of the names there were when no record said it.
+# Prefixes of the metrics that older records, without the field, can contain.
 HIGHER_BEFORE = ("inception_score", "precision", "recall", "density", "coverage", "modes", "distance_ratio")
 LOWER_BEFORE = ("fid", "kid", "copy_rate")
 
 
 def higher_is_better(metric: str, recorded: Mapping[str, bool]) -> bool | None:
-    """Whether a higher value of `metric` is the better one; None where it is no metric of quality that is known.
+    """Return True if a higher value of `metric` is better; None if it is not a known metric of quality.
 
     Args:
-        recorded: what its record says, see `parse`.
+        recorded: the directions in its record, see `parse`.
     """
     name = metric.removeprefix("raw/")
     if name in recorded:
@@ -24,10 +24,10 @@ def higher_is_better(metric: str, recorded: Mapping[str, bool]) -> bool | None:
     return True if name.startswith(HIGHER_BEFORE) else False if name.startswith(LOWER_BEFORE) else None
 
 
-def parse(said: object) -> dict[str, bool]:
-    """The directions by name in a record's field, or in a tag's JSON; none where it says none."""
+def parse(value: object) -> dict[str, bool]:
+    """Parse the directions by name from a record's field or a tag's JSON; empty where there are none."""
     try:
-        found = json.loads(said) if isinstance(said, str) else said
+        found = json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return {}
     return {str(name): higher is True for name, higher in found.items()} if isinstance(found, dict) else {}

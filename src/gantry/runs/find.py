@@ -1,4 +1,4 @@
-"""Finds runs and sweeps by what a user may call them: the same words in every command."""
+"""Finds runs and sweeps by name, id, folder or keyword; all commands accept the same words."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 AUTO, LATEST, BEST = "auto", "latest", "best"
 WORDS = "a folder, an id or a name in MLflow, latest or best"
-NAMED = 5  # runs named where one is not found
+NAMED = 5  # number of runs listed in the message when one is not found
 
-Opener = Callable[[], "Store | None"]  # opens the MLflow store; called only for what no folder here is called
+Opener = Callable[[], "Store | None"]  # opens the MLflow store; called only if no folder here matches
 
 
 class NoSuchRun(UserError):
-    """No run or sweep is called so."""
+    """There is no run or sweep of the given name."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Found:
 
     Attributes:
         folder: its files on this machine; None where only MLflow has them.
-        tracked, store: its MLflow run and where that is, where it was looked up there.
+        tracked, store: its MLflow run and the store, if it was looked up in MLflow.
     """
 
     folder: Path | None
@@ -62,57 +62,57 @@ class Found:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether it is a sweep, not a single run or a job."""
+        """True for a sweep, False for a single run or a job."""
         if self.folder is not None:
             return (self.folder / SWEEP_FILE).exists()
         return self.tracked is not None and self.tracked.data.tags.get("gantry.kind") == "sweep"
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether `folder` holds a sweep whose record can be read."""
+    """Return True if `folder` contains a sweep with a readable record."""
     return read_json(folder / SWEEP_FILE) is not None
 
 
 def is_recorded(folder: Path) -> bool:
-    """Whether `folder` holds the record of a run, or of an evaluation."""
+    """Return True if `folder` contains the record of a run or of an evaluation."""
     return any((folder / file).exists() for file in (TAGS_FILE, STATUS_FILE))
 
 
 def has_generator(folder: Path) -> bool:
-    """Whether `folder` holds a run that has exported a generator."""
+    """Return True if `folder` contains a run that has exported a generator."""
     return (folder / GENERATOR).is_dir() and (folder / CONFIG_FILE).exists()
 
 
 def can_go_on(folder: Path) -> bool:
-    """Whether `folder` holds a run that Hydra began, whose command line is known."""
+    """Return True if `folder` contains a run that Hydra started, whose command line is known."""
     return (folder / OVERRIDES).exists()
 
 
 def here(wanted: Callable[[Path], bool]) -> list[Path]:
-    """The wanted folders in `outputs` of the current folder, jobs of sweeps included, the latest begun first."""
+    """Return the wanted folders in `outputs` of the current folder, including jobs of sweeps, latest start first."""
     outputs = Path("outputs").absolute()
     folders = [folder for depth in ("*/*", "*/*/*") for folder in outputs.glob(depth) if wanted(folder)]
     return sorted(folders, key=begun, reverse=True)
 
 
 def begun(folder: Path) -> float:
-    """When the latest attempt at a run or a sweep began, in seconds since 1970; 0 where nothing tells."""
+    """Return the start of the latest attempt at a run or sweep in seconds since 1970; 0 where it is unknown."""
     dated = (folder / file for file in (HYDRA_SWEEP, CONFIG_FILE, OVERRIDES, SWEEP_FILE))
     return next((file.stat().st_mtime for file in dated if file.exists()), 0.0)
 
 
 def find(word: str, option: str, wanted: Callable[[Path], bool], store: Opener, by_name: bool = True) -> Found:
-    """The run or sweep called `word`; of several of one name the latest.
+    """Find the run or sweep called `word`; of several with one name, the latest.
 
     Args:
         word: see `WORDS`.
-        option: what it was given for, such as `run`: messages begin with it.
-        wanted: what `latest` and `best` choose among, such as `has_generator`.
-        by_name: whether names count, or only folders and ids.
+        option: the option it was given to, such as `run`; messages begin with it.
+        wanted: selects the folders among which `latest` and `best` choose, such as `has_generator`.
+        by_name: match names too, not only folders and ids.
 
     Raises:
         NoSuchRun: there is none; the message names the latest ones.
-        UserError: there is nothing yet that `latest` or `best` could mean.
+        UserError: there are no runs for `latest` or `best` to choose among.
     """
     folder = Path(word).expanduser().absolute()
     if word and folder.is_dir():
@@ -137,23 +137,23 @@ def find(word: str, option: str, wanted: Callable[[Path], bool], store: Opener, 
 
 
 def _called(folder: Path, by_name: bool) -> set[str | None]:
-    """The ids of a run or a sweep in MLflow and, where wanted, its names."""
+    """Return the ids of a run or a sweep in MLflow and, if `by_name`, its names."""
     run, sweep = (read_json(folder / file) or {} for file in (RUN_FILE, SWEEP_FILE))
     names = {run.get("run_name"), sweep.get("name"), folder.name if sweep else None} if by_name else set()
     return names | {run.get("run_id"), sweep.get("parent_run")}
 
 
 def _its_folder(run: MLflowRun) -> Path | None:
-    """The folder that an MLflow run names, where it is here and says the same of itself.
+    """Return the folder that an MLflow run names, if it exists here and contains that run's id.
 
-    Results are written there, so a store's word for where a run is is not enough.
+    Results are written there, so the path in the store alone is not sufficient.
     """
     folder = Path(run.data.tags.get(FOLDER, os.devnull))
     return folder if run.info.run_id in _called(folder, by_name=False) else None
 
 
 def find_sweep(word: str, option: str, store: Opener) -> Found:
-    """The sweep called `word`, or the one that a run called so is a job of; see `find`.
+    """Find the sweep called `word`, or the sweep of the job called `word`; see `find`.
 
     Raises:
         UserError: there is none.
@@ -177,14 +177,14 @@ def find_sweep(word: str, option: str, store: Opener) -> Found:
 
 
 def find_run(word: str, arguments: Sequence[str], store: Opener) -> Path | None:
-    """The folder of the run that `resume=` goes on with.
+    """Return the folder of the run that `resume=` continues.
 
     Args:
-        word: see `WORDS`; or "auto" for the latest unfinished run of this very command line.
+        word: see `WORDS`; or "auto" for the latest unfinished run with this command line.
         arguments: the command line.
 
     Returns:
-        None where "auto" finds nothing to go on with.
+        None where "auto" finds no run to continue.
 
     Raises:
         UserError: there is no such run, or not on this machine.
@@ -200,23 +200,23 @@ def find_run(word: str, arguments: Sequence[str], store: Opener) -> Path | None:
     return folder
 
 
-def on_this_machine(found: Found, said: str) -> Path:
-    """The folder of what was found.
+def on_this_machine(found: Found, typed: str) -> Path:
+    """Return the folder of a found run or sweep.
 
     Args:
-        said: the option as it was given, for the message.
+        typed: the option as it was given, for the message.
 
     Raises:
-        UserError: it is on another machine, or holds another run by now.
+        UserError: it is on another machine, or the folder now contains another run.
     """
     if found.folder is None:
         where = found.tracked.data.tags.get(FOLDER, "") if found.tracked is not None else ""
-        raise UserError(f"{said}: its folder {where} is not on this machine; it can only go on there")
+        raise UserError(f"{typed}: its folder {where} is not on this machine; it can only go on there")
     return found.folder
 
 
 def _unfinished(arguments: Sequence[str]) -> Path | None:
-    """The latest run of this command line that has begun, has not finished and is not running."""
+    """Return the latest run of this command line that has begun, has not finished and is not running."""
     asked = identity(_own(arguments))
     given = [text.partition("=")[2].strip("'\"") for text in arguments if text.startswith("hydra.run.dir=")]
     for folder in [Path(given[-1]).absolute()] if given else here(can_go_on):
@@ -232,7 +232,7 @@ def _own(overrides: Iterable[str]) -> list[str]:
 
 
 def _best(known: Sequence[Path], option: str) -> Path:
-    """The run with the best value of the first metric among those measured as the newest finished one was."""
+    """Return the run with the best first metric among those measured in the same way as the newest finished one."""
     summaries = {folder: read_json(folder / SUMMARY_FILE) for folder in known}
     finished = {folder: summary for folder, summary in summaries.items() if summary}
     if not finished:
@@ -248,13 +248,13 @@ def _best(known: Sequence[Path], option: str) -> Path:
     values = {folder: worst if value is None else value for folder, value in alike.items()}
     best = (max if higher else min)(values, key=lambda folder: values[folder])
     which = "highest" if higher else "lowest"
-    said = f"the {which} best/{newest['primary']}, {values[best]:.4g}, of {len(values)} runs measured alike"
-    print(f"{option}={show(best)}: {said}", flush=True)
+    explanation = f"the {which} best/{newest['primary']}, {values[best]:.4g}, of {len(values)} runs measured alike"
+    print(f"{option}={show(best)}: {explanation}", flush=True)
     return best
 
 
 def runs_of(found: Found) -> list[Found]:
-    """A run itself, or the runs of a sweep."""
+    """Return the run itself, or the runs of a sweep."""
     if not found.is_sweep:
         return [found]
     if found.folder is not None:

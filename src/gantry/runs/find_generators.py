@@ -1,4 +1,4 @@
-"""Finds runs that have exported a generator, and fetches from MLflow those whose folders are elsewhere."""
+"""Finds runs that have exported a generator, and downloads those without a folder here from MLflow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class NoGenerator(UserError):
-    """A run that has exported no generator."""
+    """A run has not exported a generator."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class FoundRun:
     """A run with an exported generator.
 
     Attributes:
-        folder: its files, perhaps fetched from MLflow.
+        folder: its files, perhaps downloaded from MLflow.
         run_id: of its MLflow run; None where it has none.
-        fetched: whether the folder is a copy of what MLflow holds.
+        fetched: True if the folder is a copy of MLflow's artifacts.
     """
 
     folder: Path
@@ -38,12 +38,12 @@ class FoundRun:
 
 
 def find_generators(words: Sequence[str], store: Opener, cache: Path, by_name: bool = True) -> list[FoundRun]:
-    """The runs with a generator that a user names, each once, in the order given; of a sweep all that have one.
+    """Find the runs with a generator that a user names, each once, in the given order; of a sweep all that have one.
 
     Args:
         words: see `WORDS`.
         store, by_name: see `find`.
-        cache: where what only MLflow has is fetched to.
+        cache: folder for files downloaded from MLflow.
 
     Raises:
         UserError: there is no such run, or it has exported no generator.
@@ -78,7 +78,7 @@ def _with_generator(found: Found, cache: Path) -> FoundRun:
 
 
 def run_in(folder: Path) -> FoundRun:
-    """The run in `folder`.
+    """Return the run in `folder`.
 
     Raises:
         UserError: there is none, or it has exported no generator.
@@ -93,7 +93,7 @@ def run_in(folder: Path) -> FoundRun:
 
 
 def _fetched(store: Store, run_id: str, cache: Path) -> FoundRun:
-    """The run's config and generators, copied from MLflow, which keeps names of files within the folder."""
+    """Copy the run's config and generators from MLflow, which ensures that file names stay within the folder."""
     from mlflow.exceptions import MlflowException
 
     if not re.fullmatch(r"\w[\w-]{,63}", run_id):  # it becomes a folder's name

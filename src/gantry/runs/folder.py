@@ -1,4 +1,4 @@
-"""A run's folder: the names of its files, and what they say."""
+"""Names, reads and writes the files of a run's folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gantry.core.processes.locks import LOCK_FILE
 from gantry.core.text import redact
 from gantry.runs import checkpoints
 
-GENERATOR = "generator"  # folder of a run's exported generators, each in a folder of its own:
+GENERATOR = "generator"  # folder of a run's exported generators, each in its own folder:
 BEST, LAST = "best", "last"  # of the step with the best first metric, and of the last step
 LOG_FILE = "log.txt"
 RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
-RANK_FILES = "rank_*.*"  # in a run's folder, what its ranks but the first have left, see `rank_log`, `rank_ending`
-EARLIER = "earlier"  # in a job's folder, the attempts before
-BAR = re.compile(r"\d+%\|")  # as tqdm draws it
+RANK_FILES = "rank_*.*"  # in a run's folder, the files of its ranks other than the first, see `rank_log`, `rank_ending`
+EARLIER = "earlier"  # in a job's folder, the earlier attempts
+BAR = re.compile(r"\d+%\|")  # a progress bar of tqdm
 COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 State = Literal["finished", "continues", "again", "new"]
@@ -31,46 +31,46 @@ EXPORTED = "generator.json"  # in a folder with an exported generator (see `gant
 SUMMARY_FILE = "summary.json"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-UNDELIVERED = "undelivered.jsonl"  # what MLflow has not taken yet (see `gantry.runs.tracking.journal`)
-REFUSED = "refused.jsonl"  # what it will never take
-RUN_FILE = "mlflow_run.json"  # its MLflow run, by id once that exists (see `gantry.runs.tracking.identity`)
+UNDELIVERED = "undelivered.jsonl"  # records not yet delivered to MLflow (see `gantry.runs.tracking.journal`)
+REFUSED = "refused.jsonl"  # records that MLflow has refused
+RUN_FILE = "mlflow_run.json"  # its MLflow run, with the id once that exists (see `gantry.runs.tracking.identity`)
 METRICS_FILE, STATUS_FILE, PROGRESS_FILE = "metrics.jsonl", "status.json", "progress.json"
 PARAMS_FILE, TAGS_FILE = "params.json", "tags.json"
-OVERRIDES = ".hydra/overrides.yaml"  # the command line that began the run, as Hydra keeps it
+OVERRIDES = ".hydra/overrides.yaml"  # the overrides that started the run, as Hydra saves them
 HYDRA_CONFIG = ".hydra/hydra.yaml"  # Hydra's own node of the config
 SAMPLES, REAL = "samples", "real"  # folders of the grids of generated and of real images, see `picture`
 FILM_FILE = "samples.gif"
-GENERATED = "generated"  # folder of what `python sample.py` draws
+GENERATED = "generated"  # folder of the output of `python sample.py`
 FILM = "film"  # folder of the frames of the film of training (see `gantry.training.callbacks.film`)
 
 
 def picture(folder: Path, key: str, step: int) -> Path:
-    """The file of the image that was logged as `key` at `step`."""
+    """Return the file of the image that was logged as `key` at `step`."""
     return folder / key / f"{step:07d}.png"
 
 
 def rank_log(folder: Path, rank: int) -> Path:
-    """The file of what a rank but the first has printed."""
+    """Return the log file of a rank other than the first."""
     return folder / f"rank_{rank}.txt"
 
 
 def rank_ending(folder: Path, rank: int) -> Path:
-    """The file in which a rank but the first that has failed says why: `{"reason", "kind"}`."""
+    """Return the file in which a failed rank other than the first records the cause: `{"reason", "kind"}`."""
     return folder / f"rank_{rank}.json"
 
 
 def best_value(folder: Path) -> float | None:
-    """The best value of a finished job's first metric."""
+    """Return the best value of a finished job's first metric."""
     summary = read_json(folder / SUMMARY_FILE) or {}
     return summary.get("best", {}).get(summary.get("primary"))
 
 
 def state_of(folder: Path) -> State:
-    """What taking up a sweep means for the job in `folder`.
+    """Return the state of the job in `folder` when its sweep is resumed.
 
     Returns:
-        "finished": it is kept; "continues": from its last checkpoint, or from the start where it was killed before
-        the first one; "again": it failed; "new": it never began.
+        "finished": it is kept; "continues": it goes on from its last checkpoint, or from the start if it was killed
+        before the first one; "again": it failed and is repeated; "new": it was never started.
     """
     status, _ = read_status(folder)
     if status == "FINISHED" and (folder / SUMMARY_FILE).exists():
@@ -82,7 +82,7 @@ def state_of(folder: Path) -> State:
 
 
 def set_aside(folder: Path) -> None:
-    """Move what an attempt left to `earlier/<number>` in the job's folder, so that it can begin again."""
+    """Move the files of an attempt to `earlier/<number>` in the job's folder, so that the job can be repeated."""
     left = [
         path
         for path in folder.iterdir()
@@ -97,7 +97,7 @@ def set_aside(folder: Path) -> None:
 
 
 def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:
-    """The end of a job's log, without progress bars."""
+    """Return the end of a job's log, without progress bars."""
     try:
         with (folder / LOG_FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4 * characters))
@@ -109,13 +109,13 @@ def log_tail(folder: Path, lines: int = 20, characters: int = 4000) -> str:
 
 
 def write_status(folder: Path, status: Status, reason: str | None) -> None:
-    """Say in a run's folder how it ended; see also `note_kind`."""
-    said = redact(reason) if reason is not None else None
-    write_json({"status": status, "reason": said, "time": time.time()}, folder / STATUS_FILE)
+    """Write a run's final status and the reason to its folder; see also `note_kind`."""
+    redacted = redact(reason) if reason is not None else None
+    write_json({"status": status, "reason": redacted, "time": time.time()}, folder / STATUS_FILE)
 
 
 def read_status(folder: Path) -> tuple[Status | None, str | None]:
-    """How the run in `folder` says it ended, and why; (None, None) where it has not said."""
+    """Return the recorded final status of the run in `folder` and the reason; (None, None) where there is none."""
     try:
         record = json.loads((folder / STATUS_FILE).read_text())
     except (OSError, ValueError):
@@ -124,27 +124,27 @@ def read_status(folder: Path) -> tuple[Status | None, str | None]:
 
 
 def note_kind(folder: Path, kind: str) -> None:
-    """Add to what a run's folder says of its ending which kind of failure it was, see `JobFailed.kind`."""
+    """Add the kind of failure, see `JobFailed.kind`, to the recorded status of a run."""
     write_json((read_json(folder / STATUS_FILE) or {}) | {"kind": kind}, folder / STATUS_FILE)
 
 
 def read_kind(folder: Path) -> str | None:
-    """The kind of failure that has ended the run in `folder`; None where it is none of `JobFailed.kind`."""
+    """Return the kind of failure of the run in `folder`; None where it is none of `JobFailed.kind`."""
     return (read_json(folder / STATUS_FILE) or {}).get("kind")
 
 
 def read_params(folder: Path) -> dict[str, str]:
-    """The values of params.json, with the present names of moved modules; none where it is missing or damaged."""
+    """Return the values of params.json, with current names of moved modules; empty if it is missing or damaged."""
     return {key: renamed(value) for key, value in (read_json(folder / PARAMS_FILE) or {}).items()}
 
 
 def read_values(path: Path) -> dict[str, str]:
-    """The values of params.json or tags.json; none where the file is missing."""
+    """Return the values of params.json or tags.json; empty if the file is missing."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that a kill left half written is left out."""
+    """Return the records of metrics.jsonl; a line cut off by a kill is skipped."""
     path = folder / METRICS_FILE
     lines = path.read_text().splitlines() if path.exists() else []
     return [record for line in lines if (record := _parsed(line)) is not None]
@@ -158,7 +158,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def rewind(folder: Path, step: int) -> None:
-    """Take back what the record in `folder` holds beyond `step`: the run goes on from there."""
+    """Delete the records in `folder` beyond `step`, from which the run continues."""
     (folder / STATUS_FILE).unlink(missing_ok=True)
     path = folder / METRICS_FILE
     kept = [record for record in read_metrics(folder) if record["step"] <= step]

@@ -1,7 +1,7 @@
 """Writes and reads a trained generator: weights as safetensors, the class and its arguments as JSON.
 
-Both are data from elsewhere. What is read from them chooses among classes that are trusted, and neither runs code nor
-takes memory that the files themselves do not take.
+Both files may come from untrusted sources. Reading them runs only trusted classes, no other code, and allocates no more
+memory than the files themselves have.
 """
 
 import importlib
@@ -28,13 +28,13 @@ LARGEST_CONFIG = 2**20  # bytes
 
 
 def save_generator(folder: Path, network: nn.Module, config: dict[str, Any], step: int) -> None:
-    """Write `network` as it is at a generator step and `config` (`_target_` and its arguments) to `folder`.
+    """Write `network` at generator step `step` and `config` (`_target_` and its arguments) to `folder`.
 
-    Each file is whole or not there at all.
+    Each file is written atomically.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    # Not `save_file`, whose files only their owner can read.
+    # Not `save_file`, which makes files readable by their owner only.
     (folder / f".{WEIGHTS}").write_bytes(save(weights, metadata={"step": str(step)}))
     (folder / f".{GENERATOR_CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, GENERATOR_CONFIG):
@@ -45,14 +45,14 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
     """Rebuild the generator that `save_generator` wrote, in eval mode; maps (B, z_dim) to (B, C, H, W) in [-1, 1].
 
     Args:
-        folder: holds generator.safetensors and generator.json.
-        trusted: the packages, modules or classes that the config may name, such as "my_networks."; a config is
-            data from elsewhere and must not choose what code runs. The class must be defined there, not merely
-            imported; nothing is imported for another name.
+        folder: contains generator.safetensors and generator.json.
+        trusted: the packages, modules or classes that the config may name, such as "my_networks."; an untrusted
+            config must not choose which code runs. The class must be defined there, not merely imported; nothing is
+            imported for another name.
 
     Raises:
         UserError: no generator there; a class that is not trusted, not found, or no network; arguments that it
-            does not take; or weights that do not fit it, which is found before memory is taken for them.
+            does not take; or weights of other shapes, which is checked before memory is allocated for them.
     """
     path = folder / GENERATOR_CONFIG
     target, arguments = _described(path)
@@ -73,7 +73,7 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
 
 
 def exported_step(folder: Path) -> int | None:
-    """The generator step of what `save_generator` wrote; None where an older version did, which left it out.
+    """Return the generator step that `save_generator` wrote; None in files of older versions, which have none.
 
     Raises:
         UserError: the weights are missing or damaged.
@@ -87,7 +87,7 @@ def exported_step(folder: Path) -> int | None:
 
 
 def _described(path: Path) -> tuple[str, dict[str, Any]]:
-    """The class that the config names, and its arguments: plain values."""
+    """Return the class name in the config and the class's arguments, plain values."""
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise UserError(f"{path} is no generator's config: it has {path.stat().st_size} bytes")
@@ -108,7 +108,7 @@ def _described(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _network_class(path: Path, target: str, trusted: Sequence[str]) -> type[nn.Module]:
-    """The class called `target`, which is trusted."""
+    """Import the trusted class called `target`."""
     module, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
@@ -126,14 +126,14 @@ def _network_class(path: Path, target: str, trusted: Sequence[str]) -> type[nn.M
 
 
 def _check_arguments(path: Path, target: str, arguments: dict[str, Any]) -> None:
-    """Refuse what the constructor's signature does not take, and what is no generator's."""
+    """Refuse arguments that the constructor's signature does not take, or that are invalid for a generator."""
     length, shape = arguments.get("z_dim"), arguments.get("image_shape", [1, 1, 1])
     problems = []
     if not _is_count(length):
         problems.append(f"z_dim: must be a whole number of at least 1, not {_shown(length)}")
     if not (isinstance(shape, list) and len(shape) == 3 and all(map(_is_count, shape))):
         problems.append(f"image_shape: must be three whole numbers of at least 1, not {_shown(shape)}")
-    if read := signature(target):  # None: made at run time; calling it will tell
+    if read := signature(target):  # None: made at run time; calling it shows whether they fit
         names = [parameter.name for parameter in read.parameters]
         problems += [
             f"{name}: no such argument{did_you_mean(name, names)} (it takes {', '.join(names) or 'none'})"
@@ -158,9 +158,9 @@ def _shown(value: object) -> str:
 
 
 def _check_shapes(folder: Path, kind: type[nn.Module], arguments: dict[str, Any], own: bool) -> None:
-    """Refuse weights of another network, by the shapes their file's head tells of: nothing takes memory yet.
+    """Refuse weights of another network by the shapes in the file's header, before memory is allocated.
 
-    A network that is not our `own` may have a constructor that cannot run without memory; it is then built in it.
+    The constructor of a network that is not Gantry's `own` may not run on the meta device; it is then built in memory.
     """
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -186,7 +186,7 @@ def _check_shapes(folder: Path, kind: type[nn.Module], arguments: dict[str, Any]
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Leaves initial values out: of shapes alone they have none, and for some torch would import its compiler."""
+    """Skips initialisation: meta tensors have no values, and for some initialisers torch would import its compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == nn.init.__name__:
@@ -197,7 +197,7 @@ class _Uninitialised(TorchFunctionMode):
 def _built(path: Path, kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
     try:
         return kind(**arguments)
-    except Exception as error:  # whatever a constructor makes of values it was not written for
+    except Exception as error:  # a constructor may raise anything for unexpected values
         raise UserError(f"{path}: {kind.__qualname__} cannot be made of these arguments: {reason(error)}") from error
 
 

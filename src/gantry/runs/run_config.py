@@ -1,4 +1,4 @@
-"""Reads the config a run was trained with: a file from elsewhere, which may name trusted code alone."""
+"""Reads the config of a run; the file may be untrusted, so it may name trusted code only."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gantry.runs.folder import CONFIG_FILE
 
 
 def run_config(folder: Path) -> DictConfig:
-    """The config of the run in `folder`.
+    """Read the config of the run in `folder`.
 
     Raises:
-        UserError: it cannot be read, or is of something else.
+        UserError: it cannot be read, or is not the config of a run.
     """
     path = folder / CONFIG_FILE
     try:
@@ -32,14 +32,14 @@ def run_config(folder: Path) -> DictConfig:
 
 
 def data_config(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
-    """The part of a run's config that makes the data it was trained on, as plain values.
+    """Return the part of a run's config that creates its training data, as plain values.
 
     Args:
         folder: the run's.
-        trusted: see `GeneratorFiles`; what makes the data must stand there, or in gantry.data.
+        trusted: see `GeneratorFiles`; the data's function must be defined there, or in gantry.data.
 
     Raises:
-        UserError: it does not, or the config cannot be read or is to be filled in from this machine's environment.
+        UserError: it is not, or the config cannot be read or reads this machine's environment variables.
     """
     node: Any = OmegaConf.to_container(run_config(folder), resolve=False)["data"]  # type: ignore[index, call-overload]
     path = folder / CONFIG_FILE
@@ -58,7 +58,7 @@ def data_config(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
 
 
 def _defined_in(name: str, trusted: Sequence[str]) -> bool:
-    """Whether what `name` leads to is defined in one of `trusted`: mine.os.system is not, though `mine` imports os."""
+    """Return True if `name` is defined in one of `trusted`: mine.os.system is not, though `mine` imports os."""
     if not is_trusted(name, trusted):
         return False
     found = find(name)
@@ -68,7 +68,7 @@ def _defined_in(name: str, trusted: Sequence[str]) -> bool:
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested dicts and lists, with their dotted keys."""
+    """Yield the values of nested dicts and lists with their dotted keys."""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else None
     if children is None:
         yield key, node

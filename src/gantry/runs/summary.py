@@ -1,4 +1,4 @@
-"""What a run reached, as the file that a sweep reads and as the last thing a user sees of it."""
+"""Summarises a finished run: as summary.json, which a sweep reads, and as the text shown at the end."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Summary:
     """A finished run.
 
     Attributes:
-        variant, dataset: what was trained.
+        variant, dataset: the model and the data set.
         steps: generator steps.
         images: real images seen.
-        seconds, evaluation_seconds: spent training and measuring.
+        seconds, evaluation_seconds: time spent training and measuring.
         primary: the metric by which the best step was chosen.
-        higher_is_better: by name, whether a higher value of a metric is the better one.
+        higher_is_better: by name, True if a higher value of a metric is better.
         first, best, final: metrics before training, at `best_step`, at the end.
-        protocol: how the metrics were made.
+        protocol: the settings of the measurement.
         folder: the run's files.
         tracking_uri: the MLflow store; None where there is none.
         classes: of each class the share of the real and of the generated images; None where they are not known.
-        peak_memory_mib, peak_gpu_memory_mib: the most memory held, on the GPU where there is one.
+        peak_memory_mib, peak_gpu_memory_mib: peak memory in MiB, on the GPU if there is one.
     """
 
     variant: str
@@ -70,7 +70,7 @@ class Summary:
         write_json(values, self.folder / SUMMARY_FILE)
 
     def text(self, in_sweep: bool = False) -> str:
-        """What the user sees at the end: what was reached, where it is, and, outside a sweep, what to type next."""
+        """Return the text shown at the end: metrics, the folder and, outside a sweep, the next commands."""
         width = max(len(name) for name in self.final)
         lines = [
             "",
@@ -94,7 +94,7 @@ class Summary:
             f"generator  {show(self.folder / GENERATOR / BEST)}",
         ]
         if self.tracking_uri is not None:
-            command = ui_command(self.tracking_uri)  # a server's is its address
+            command = ui_command(self.tracking_uri)  # for a server, the address of its page
             mine = command.startswith("mlflow ")
             lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
         if (self.folder / UNDELIVERED).exists():
@@ -109,5 +109,5 @@ class Summary:
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """JSON knows no NaN."""
+    """Replace values that are not finite by None, since JSON has no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}

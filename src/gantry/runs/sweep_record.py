@@ -1,4 +1,4 @@
-"""What a sweep and its jobs leave on disk, from which it can be told what became of them and taken up again."""
+"""Reads and writes the record of a sweep and its jobs, from which the sweep is resumed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gantry.core.files import write_json
 from gantry.core.text import redact
 
 SWEEP_FILE = "sweep.json"
-HYDRA_SWEEP = "multirun.yaml"  # Hydra's config of the latest start of the sweep
-PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable that tells the jobs of the sweep's own run
+HYDRA_SWEEP = "multirun.yaml"  # Hydra's config at the latest start of the sweep
+PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable with the id of the sweep's MLflow run, for the jobs
 
 
 @dataclass
@@ -35,7 +35,7 @@ class SweepRecord:
         overrides: the command line as typed.
         parent_run: the id of its run in MLflow; None where there is none.
         tracking_uri, experiment: the store; None with `tracking=none`.
-        jobs: those started so far and those still to come.
+        jobs: started and waiting jobs.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class SweepRecord:
     jobs: list[JobRecord] = field(default_factory=list)
 
     def save(self) -> None:
-        """Write it, passwords hidden."""
+        """Write the record, with passwords redacted."""
         jobs = [asdict(job) | {"overrides": [redact(text) for text in job.overrides]} for job in self.jobs]
         hidden = {
             "overrides": [redact(text) for text in self.overrides],
@@ -59,12 +59,12 @@ class SweepRecord:
         write_json(values, self.folder / SWEEP_FILE)
 
     def by_identity(self) -> dict[tuple[str, ...], JobRecord]:
-        """Its jobs, by what makes each the same job."""
+        """Return its jobs by `gantry.core.config.overrides.identity`."""
         return {identity(job.overrides): job for job in self.jobs}
 
 
 def load_sweep(folder: Path) -> SweepRecord:
-    """The record of the sweep in `folder`.
+    """Read the record of the sweep in `folder`.
 
     Raises:
         UserError: there is none, or it cannot be read.

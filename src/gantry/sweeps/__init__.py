@@ -1,1 +1,1 @@
-"""A sweep: its jobs, each a process tree of its own, its launchers, its search and its table."""
+"""Runs sweeps: each job as its own process tree, with launchers, a search and a summary table."""

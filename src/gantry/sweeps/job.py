@@ -1,4 +1,4 @@
-"""One job as a process tree of its own: started, watched, stopped, and judged by how it ended."""
+"""Starts one job as its own process tree, watches it, stops it and determines its status at the end."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from gantry.runs.sweep_record import JobRecord
 
 log = logging.getLogger("gantry.sweeps")
 
-GRACE = 60.0  # seconds a job that is told to stop has to write its checkpoint and close its run
-GRACE_OF_HUNG = 10.0  # where it shows no sign of life anyway
+GRACE = 60.0  # seconds that a stopped job has to write its checkpoint and close its run
+GRACE_OF_HUNG = 10.0  # the same for a job that was stopped because it made no progress
 
 
 @dataclass
 class Job:
-    """One job of a sweep and what is known of it.
+    """One job of a sweep and its state.
 
     Attributes:
-        record: its place in `sweep.json`.
-        overrides: those of this command line, which may say that the sweep is taken up.
+        record: its entry in `sweep.json`.
+        overrides: those of this command line, which may resume the sweep.
         config: resolved, without Hydra's own node.
         folder: absolute.
-        state: what taking up the sweep means for it; "new" in a new sweep.
-        status, reason: how it ended; None while it has not.
+        state: what resuming the sweep does with it; "new" in a new sweep.
+        status, reason: its final status and the reason; None until it has ended.
         label: the overrides in which it differs from the other jobs.
     """
 
@@ -60,31 +60,32 @@ class Job:
     status: Status | None = None
     reason: str | None = None
     process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0  # by time.time, as files are dated
+    started: float = 0.0  # by time.time, as modification times of files are
     ended: float = 0.0
-    stopped_for: str | None = None  # why it was told to stop
+    stopped_for: str | None = None  # why it was stopped
     deadline: float = 0.0  # by which it must have stopped
     label: str = ""
-    program: list[str] | None = None  # what runs it, without overrides; None: what runs us
+    program: list[str] | None = None  # its command without overrides; None: this process's own
 
     @property
     def name(self) -> str:
-        """What the user calls it: its number and what sets it apart from the others."""
+        """Its name for the user: its number and the overrides in which it differs from the other jobs."""
         return f"[{self.record.number}] {self.label}".rstrip()
 
     @property
     def command(self) -> list[str]:
-        """What runs it: the sweep's own command line with this job's overrides."""
+        """Return its command: the sweep's own command line with this job's overrides."""
         program = self.program or [sys.executable, *command()]
         return [*program, *self.overrides, f"hydra.run.dir={quoted(self.folder)}"]
 
     def start(self, environment: dict[str, str], leash: int, without: Sequence[str] = ()) -> None:
-        """Start it as the leader of a process group of its own, its output in `log.txt`.
+        """Start it as the leader of a new process group, with its output in `log.txt`.
 
         Args:
-            environment: what it gets beside ours.
-            leash: a file descriptor whose other end is ours alone: when we are gone, it reads as ended.
-            without: what of ours it does not get.
+            environment: variables added to this process's environment.
+            leash: read end of a pipe whose write end only this process holds: it reads end of file when this
+                process has ended.
+            without: variables of this process's environment that the job does not get.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RANK_PIDS).unlink(missing_ok=True)
@@ -101,7 +102,7 @@ class Job:
             )
 
     def poll(self) -> bool:
-        """Whether it has ended; then its status and reason are known, and nothing of its tree is left."""
+        """Return True if it has ended; its status and reason are then set, and its process tree is gone."""
         assert self.process is not None
         code = self.process.poll()
         if code is None:
@@ -115,18 +116,18 @@ class Job:
         if read_status(self.folder) != (self.status, self.reason):
             try:
                 write_status(self.folder, self.status, self.reason)
-            except OSError as error:  # the sweep goes on, on a full disk too
+            except OSError as error:  # the sweep continues even on a full disk
                 log.warning("%s: cannot write how it ended: %s", self.name, error)
         return True
 
     def stop(self, why: str, grace: float = GRACE) -> None:
-        """Tell it to stop: it writes a checkpoint and closes its run, or is killed after `grace` seconds."""
+        """Ask it to stop: it writes a checkpoint and closes its run, or is killed after `grace` seconds."""
         if self.stopped_for is None:
             self.stopped_for, self.deadline = why, time.time() + grace
             self._signal(signal.SIGTERM)
 
     def quiet_for(self) -> float:
-        """Seconds since it last showed a sign of progress: a step, a measurement."""
+        """Return the seconds since its last progress (a step or a measurement)."""
         dates = [self.started]
         for name in (PROGRESS_FILE, METRICS_FILE):
             try:
@@ -136,7 +137,7 @@ class Job:
         return time.time() - max(dates)
 
     def _end_ranks(self) -> None:
-        """End the ranks, each in a session of its own, that its first process has left behind."""
+        """Kill the ranks, each in its own session, that its first process has left running."""
         pids = self.folder / RANK_PIDS
         for pid in pids.read_text().split() if pids.exists() else []:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -150,19 +151,19 @@ class Job:
 
 
 def verdict(code: int, folder: Path, stopped_for: str | None) -> tuple[Status, str | None]:
-    """How a job ended, from its exit code and from what it left.
+    """Determine the status of an ended job from its exit code and its folder.
 
     Args:
-        code: negative where a signal ended it.
+        code: its exit code; negative where a signal ended it.
         folder: the job's.
-        stopped_for: why we told it to stop; None where we did not.
+        stopped_for: why the sweep stopped it; None where it did not.
 
     Returns:
-        The status, and the reason where that is not FINISHED.
+        The status, and the reason if the status is not FINISHED.
     """
     said, reason = read_status(folder)
     if said == "FINISHED" and (folder / SUMMARY_FILE).exists() and (code == 0 or stopped_for is not None):
-        return "FINISHED", None  # told to stop while it closed its run, it had done its work
+        return "FINISHED", None  # it was stopped while it closed its run, so its training is complete
     if stopped_for is not None:
         return "KILLED", stopped_for
     number = -code if code < 0 else code - 128

@@ -1,6 +1,6 @@
-"""Hydra's launcher: every job of a sweep a process tree of its own, `sweep.jobs` at a time.
+"""Hydra launcher that runs every job of a sweep as its own process tree, `sweep.jobs` at a time.
 
-A process of its own keeps a job's failure, memory and settings from the others, whatever kills it.
+Separate processes isolate the jobs: the failure, the memory and the settings of one do not affect the others.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from gantry.sweeps.progress import View, view
 from gantry.training.resume import check_unchanged
 from gantry.training.rules import check_run
 
-TICK = 0.1  # seconds between two looks at the jobs
-HOW = ("sweep.", "tracking=", "tracking.")  # overrides that this command line gives to every job
+TICK = 0.1  # seconds between two polls of the jobs
+HOW = ("sweep.", "tracking=", "tracking.")  # overrides that apply to every job
 
 
 class ProcessLauncher(Launcher):
-    """Checks every job's config, then runs each as a child process; a job that fails does not stop the others."""
+    """Checks all configs, then runs each job as a child process; a failed job does not stop the others."""
 
     config: DictConfig
     hydra_context: HydraContext
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's hook: keep what `launch` needs; the task runs in the children, found by the command line."""
+        """Store what `launch` needs (a hook of Hydra); the task runs in children, started by the command line."""
         self.hydra_context, self.config = hydra_context, config
         loader: Any = hydra_context.config_loader
         loader.load_sweep_config = composed_once(loader.load_sweep_config)
@@ -52,11 +52,11 @@ class ProcessLauncher(Launcher):
         """Run one job for each list of overrides.
 
         Returns:
-            For each its best value of the first metric; a failed one raises `JobFailed` when its value is read.
+            For each job its best value of the first metric; that of a failed job raises `JobFailed` when it is read.
 
         Raises:
-            UserError: a job's config cannot work, or the sweep taken up is another one; none has been started.
-            SystemExit, KeyboardInterrupt: the sweep was stopped; its jobs have been.
+            UserError: a job's config is invalid, or the resumed sweep is another one; no job has been started.
+            SystemExit, KeyboardInterrupt: the sweep was stopped; its jobs are stopped already.
         """
         setup_globals()
         resumed = leader.resumed_sweep(self.config)
@@ -102,9 +102,9 @@ class ProcessLauncher(Launcher):
     def _others(
         self, job_overrides: Sequence[Sequence[str]], known: dict[tuple[str, ...], JobRecord]
     ) -> list[list[str]]:
-        """The known jobs that the command line does not name: taking up a sweep takes up all of it.
+        """Return the recorded jobs that the command line does not name, since resuming a sweep resumes all its jobs.
 
-        A sweeper that proposes its jobs takes up its own.
+        A sweeper that proposes its jobs resumes its own.
         """
         if self.config.hydra.runtime.choices["hydra/sweeper"] != "basic":
             return []
@@ -132,11 +132,11 @@ class ProcessLauncher(Launcher):
 
 
 def composed_once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
-    """`compose`, whose second call for the same overrides gives what the first one has composed; later ones compose.
+    """Wrap `compose` so that the second call for the same overrides returns the first result; later calls compose anew.
 
-    Hydra's sweepers compose each job's config to see that it can be, and throw it away before we ask for it.
+    Hydra's sweepers compose each job's config to validate it and discard the result before the launcher needs it.
     """
-    kept: dict[tuple[int, tuple[str, ...]], DictConfig | None] = {}  # None: given, and no longer as it was
+    kept: dict[tuple[int, tuple[str, ...]], DictConfig | None] = {}  # None: handed out, and possibly changed since
 
     def composed(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         key = id(master_config), tuple(sweep_overrides)
@@ -151,7 +151,7 @@ def composed_once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfi
 
 
 def resumed_states(jobs: Sequence[Job]) -> str:
-    """The jobs of a sweep that is taken up, counted by state."""
+    """Return the number of jobs of a resumed sweep by state, as text."""
     words = {"finished": "finished and kept", "continues": "to go on", "again": "to begin again", "new": "not begun"}
     states = [job.state for job in jobs]
     return ", ".join(f"{states.count(state)} {text}" for state, text in words.items() if state in states)
@@ -161,7 +161,7 @@ def refuse(jobs: Sequence[Job]) -> None:
     """Check all configs before any job starts.
 
     Raises:
-        UserError: naming each job that cannot work and why.
+        UserError: names each invalid job and the reason.
     """
     problems: dict[str, list[str]] = {}
     for job in jobs:
@@ -192,16 +192,16 @@ def _refuse_repeats(jobs: Sequence[Job]) -> None:
 
 @dataclass
 class Running:
-    """The jobs of a sweep on their way.
+    """Runs the jobs of a sweep.
 
     Attributes:
-        waiting, running: those to be started and those that have been.
-        shares: hands out GPUs and cores, and says how many run at once.
-        timeout: seconds without a sign of progress after which a job is stopped; None: never.
-        may_fail: after so many failed jobs no further one is started; None: go on.
-        environment: what each job gets beside ours.
+        waiting, running: jobs to be started, and jobs that have been.
+        shares: assigns GPUs and cores, and limits the number of concurrent jobs.
+        timeout: seconds without progress after which a job is stopped; None: never.
+        may_fail: number of failed jobs after which no further job is started; None: no limit.
+        environment: variables added to each job's environment.
         ended: called with each job once it has ended.
-        shown: where the user sees it.
+        shown: the display of the jobs' progress.
     """
 
     waiting: deque[Job]
@@ -215,7 +215,7 @@ class Running:
     failures: int = 0
 
     def run(self) -> None:
-        """Run the jobs to their ends; when stopped, stop them first."""
+        """Run all jobs until they end; when the sweep is stopped, stop them first."""
         leash, ours = os.pipe()
         try:
             while self.waiting or self.running:
@@ -243,7 +243,7 @@ class Running:
             os.close(ours)
 
     def _collect(self) -> None:
-        """Take the jobs that have ended from those that run."""
+        """Remove ended jobs from the running ones."""
         for job in [job for job in self.running if job.poll()]:
             self.running.remove(job)
             self.shares.give_back(job.record.number)
@@ -252,8 +252,8 @@ class Running:
             self.ended(job)
 
     def _start(self, leash: int) -> None:
-        """Start what waits, as long as there is a share of the machine for it."""
-        # A job of a sweep that was killed may still be writing its checkpoint.
+        """Start waiting jobs while GPUs and cores are available."""
+        # A job of a killed sweep may still be writing its checkpoint.
         while (
             self.waiting
             and not is_held(self.waiting[0].folder)
@@ -261,7 +261,7 @@ class Running:
         ):
             job = self.waiting.popleft()
             if job.state in ("continues", "again"):
-                job.state = state_of(job.folder)  # what its last moments came to
+                job.state = state_of(job.folder)  # it may have changed until then
             if job.state == "finished":
                 self.shares.give_back(job.record.number)
                 continue
@@ -273,7 +273,7 @@ class Running:
 
 
 class Returned(JobReturn):
-    """What a job came to; Hydra's own prints a line where a failed one's value is read, on which ours is clear."""
+    """The result of a job. Unlike Hydra's, it prints nothing when the value of a failed job is read."""
 
     @property  # type: ignore[misc]
     def return_value(self) -> Any:

@@ -1,7 +1,7 @@
-"""A search: where a sweep runs every combination, Optuna proposes each trial from what the earlier ones reached.
+"""Searches hyperparameters: Optuna proposes each trial from the values of earlier trials.
 
-It knows nothing of Hydra or of training: trials come out as overrides, values are told back. The study
-lies in the sweep's folder, so that a search that was killed goes on where it was.
+It does not depend on Hydra or on training: trials are lists of overrides, and their values are reported by `tell`. The
+study is stored in the sweep's folder, so that a killed search can be resumed.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 STUDY_FILE = "study.db"
 RESULTS_FILE = "optimization_results.yaml"
-SHOWN = 5  # of the best trials
+SHOWN = 5  # number of the best trials
 STUDY = "gantry"  # the study's name in its file
 SAMPLERS = ("tpe", "gp", "random")
-EARLY = 10  # proposals that cannot work, before any that can, after which the search itself is at fault
+EARLY = 10  # so many invalid proposals before the first valid one mean that the search space is wrong
 
-JOB, OUTCOME = "job", "outcome"  # user attributes of a trial: the number of its job, and why it has no value
+JOB, OUTCOME = "job", "outcome"  # user attributes of a trial: its job's number, and why it has no value
 FAILED, REFUSED, REPEATS = "failed", "refused", "repeats"  # first words of OUTCOME, as `DIVERGED` is
-SPACE, AGAIN = "space", "again"  # user attributes of the study: what it searches, and the trials begun again
+SPACE, AGAIN = "space", "again"  # user attributes of the study: its space, and the restarted trials
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Trial:
     """A proposed job.
 
     Attributes:
-        number: in the study.
-        job: in the sweep; a trial that needs no job takes none of these.
+        number: its number in the study.
+        job: the number of its job in the sweep; a trial without a job uses none.
         overrides: its command line.
     """
 
@@ -52,10 +52,10 @@ class Trial:
 
 
 def check_options(n_trials: int, sampler: str, seed: int) -> None:
-    """Refuse, before anything is imported or begun, what cannot work.
+    """Refuse invalid options before slow imports and before anything is started.
 
     Raises:
-        UserError: naming the choices.
+        UserError: names the choices.
     """
     if n_trials < 1:
         raise UserError(f"hydra.sweeper.n_trials: must be at least 1, not {n_trials}")
@@ -71,18 +71,18 @@ def check_options(n_trials: int, sampler: str, seed: int) -> None:
 
 
 class Search:
-    """The trials of one search, kept in its file.
+    """The trials of one search, stored in a file.
 
     Args:
-        space: what is varied; the same when a search goes on.
-        n_trials: of the whole search, those of earlier starts among them.
+        space: the search space; a resumed search must have the same one.
+        n_trials: of the whole search, including those of earlier starts.
         sampler: one of `SAMPLERS`.
-        seed: of the proposals: the same seed and the same values told give the same proposals.
-        folder: where the study is, or will be.
-        higher_is_better: whether what is told back is the better the higher; a study that goes on keeps its own.
+        seed: of the proposals: the same seed and the same reported values give the same proposals.
+        folder: contains the study, or will.
+        higher_is_better: True to maximise the reported value; a resumed study keeps its own direction.
 
     Raises:
-        UserError: the study there is of another space.
+        UserError: the study in `folder` has another space.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class Search:
         )
         self._check_space()
         self._distributions = {key: axis.distribution() for key, axis in space.axes.items()}
-        self._interrupted = self._take_up()
-        # The same seed would propose again what an earlier start has proposed.
+        self._interrupted = self._resume_trials()
+        # The same seed would repeat the proposals of an earlier start.
         self.study.sampler = _sampler(sampler, seed, len(self.study.trials))
 
     def _check_space(self) -> None:
@@ -114,32 +114,32 @@ class Search:
             raise UserError(f"{self.file} is the study of another search: they differ in {', '.join(differ)}")
         self.study.set_user_attr(SPACE, now)
 
-    def _take_up(self) -> list[Trial]:
-        """Find the trials that the end of an earlier start cut off, and enter once more those whose job failed."""
+    def _resume_trials(self) -> list[Trial]:
+        """Return the trials that the end of an earlier start interrupted, and enqueue those whose job failed."""
         interrupted = []
         for trial in self.study.get_trials():
             if trial.state.name == "RUNNING" and JOB in trial.user_attrs:
                 overrides = self.space.overrides(trial.params)
                 interrupted.append(Trial(trial.number, trial.user_attrs[JOB], overrides))
-            elif trial.state.name == "RUNNING":  # killed while it was proposed
-                self._begin_again(trial.number)
+            elif trial.state.name == "RUNNING":  # the search was killed while the trial was proposed
+                self._restart(trial.number)
                 self._fail(self._live(trial.number), FAILED, "never begun")
         for trial in self.others(FAILED):
-            self._begin_again(trial.number)
+            self._restart(trial.number)
             self.study.enqueue_trial(trial.params)
         return interrupted
 
     def next(self, size: int, refusal: Callable[[list[str]], str | None]) -> list[Trial]:
-        """The trials to run now, their jobs numbered in sequence; none when the search is done.
+        """Return the trials to run now, their jobs numbered in sequence; none when the search is done.
 
-        A proposal that repeats a trial is told that trial's value, since the same config gives the same run.
+        A proposal that repeats a trial gets that trial's value, since the same config gives the same run.
 
         Args:
-            size: the most of them.
-            refusal: says why overrides cannot work; None where they can.
+            size: largest number of trials.
+            refusal: returns why overrides are invalid; None if they are valid.
 
         Raises:
-            UserError: nothing that was proposed at the beginning can work.
+            UserError: the proposals at the beginning are all invalid.
         """
         batch, self._interrupted = self._interrupted[:size], self._interrupted[size:]
         if batch:
@@ -167,10 +167,10 @@ class Search:
         return batch
 
     def tell(self, trial: Trial, value: float | None, failure: str | None = None, kind: str | None = None) -> None:
-        """What became of a trial.
+        """Report the result of a trial.
 
         Args:
-            value: the best of its first metric; None or NaN where it diverged.
+            value: best value of its first metric; None or NaN where it diverged.
             failure: why its job did not finish; None where it did.
             kind: of the failure, see `gantry.core.errors.JobFailed`.
         """
@@ -182,19 +182,19 @@ class Search:
             self.study.tell(trial.number, value)
 
     def counted(self) -> list[FrozenTrial]:
-        """The trials proposed so far, but for those begun again as another."""
+        """Return the trials proposed so far, without those that were restarted as another trial."""
         again = set(self.study.user_attrs.get(AGAIN, ()))
         return [t for t in self.study.trials if t.number not in again and t.state.name != "WAITING"]
 
     def measured(self) -> list[FrozenTrial]:
-        """The trials that reached a value of their own, the best first."""
+        """Return the trials with a measured value, best first."""
         sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
         own = (trial for trial in self.counted() if OUTCOME not in trial.user_attrs)
         found = ((sign * trial.value, trial.number, trial) for trial in own if trial.value is not None)
         return [trial for _, _, trial in sorted(found)]
 
     def others(self, kind: str) -> list[FrozenTrial]:
-        """The trials that reached none of their own, by why: `DIVERGED`, `FAILED`, `REFUSED` or `REPEATS`."""
+        """Return the trials without a measured value of one kind: `DIVERGED`, `FAILED`, `REFUSED` or `REPEATS`."""
         return [trial for trial in self.counted() if trial.user_attrs.get(OUTCOME, "").startswith(kind)]
 
     def save(self) -> None:
@@ -210,7 +210,7 @@ class Search:
         OmegaConf.save(values, self.file.with_name(RESULTS_FILE))
 
     def report(self) -> str:
-        """How many trials there were and what became of them, the best ones, and where the study is."""
+        """Return the summary for the user: numbers of trials by result, the best ones, and the study's path."""
         kinds = {kind: len(self.others(kind)) for kind in (DIVERGED, FAILED, REFUSED, REPEATS)}
         ranked = self.measured()
         counts = [f"{len(ranked)} measured", *(f"{count} {kind}" for kind, count in kinds.items() if count)]
@@ -223,7 +223,7 @@ class Search:
         return "\n".join([*lines, f"study: {show(self.file)}"])
 
     def _diverged(self, trial: optuna.Trial) -> None:
-        # Told of no value, TPE and GP propose there again and again (GP from 0.72 to 0.04 on a test function).
+        # Without a value, TPE and GP keep proposing there (GP from 0.72 to 0.04 on a test function).
         if not (measured := self.measured()):
             self._fail(trial, DIVERGED)
             return
@@ -248,7 +248,7 @@ class Search:
 
         return Trial(self.study, self.study.trials[number]._trial_id)
 
-    def _begin_again(self, number: int) -> None:
+    def _restart(self, number: int) -> None:
         self.study.set_user_attr(AGAIN, [*self.study.user_attrs.get(AGAIN, ()), number])
 
 

@@ -1,4 +1,4 @@
-"""What a search varies: keys and the values they may take, read from overrides in Hydra's own grammar."""
+"""Reads the search space, keys and the values they may take, from overrides in Hydra's own grammar."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
-DIGITS = 6  # significant ones of a proposed number; a repeat with another seed changes far more
+DIGITS = 6  # significant digits of a proposed number; another seed changes the result far more than rounding
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What one key may be: one of `choices`, as typed, or a number from `low` to `high`, both included."""
+    """The values of one key: one of `choices`, as typed, or a number from `low` to `high`, both included."""
 
     choices: tuple[str, ...] = ()
     low: float = 0
@@ -32,7 +32,7 @@ class Axis:
     log: bool = False
 
     def distribution(self) -> BaseDistribution:
-        """The axis in Optuna's terms."""
+        """Return the axis as a distribution of Optuna."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
@@ -42,7 +42,7 @@ class Axis:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def rounded(self, value: str | float) -> str | float:
-        """A proposal as it is run."""
+        """Return a proposed value as the job gets it, rounded to `DIGITS`."""
         if not isinstance(value, float):
             return value
         short = float(f"{value:.{DIGITS}g}")
@@ -51,31 +51,31 @@ class Axis:
 
 @dataclass(frozen=True)
 class Space:
-    """What a search varies, by key, and the overrides that all its trials share."""
+    """The axes of a search by key, and the overrides that all its trials share."""
 
     axes: dict[str, Axis]
     fixed: tuple[str, ...]
 
     def overrides(self, params: dict[str, Any]) -> list[str]:
-        """A trial's command line."""
+        """Return the overrides of a trial."""
         return [*self.fixed, *(f"{key}={value}" for key, value in self.values(params).items())]
 
     def values(self, params: dict[str, Any]) -> dict[str, str | float]:
-        """What a trial's params are in its job."""
+        """Return the params of a trial as its job gets them."""
         return {key: axis.rounded(params[key]) for key, axis in self.axes.items()}
 
 
 def read_space(arguments: Sequence[str], config_loader: ConfigLoader | None = None) -> Space:
-    """The space that overrides in Hydra's grammar span; of a key given twice the last counts.
+    """Read the search space from overrides in Hydra's grammar; of a key given twice the last counts.
 
-    `a,b` and `choice(a,b)` are choices, `range(1,6)` is 1 to 5, `interval(0.0,0.9)` all between, `int(interval(1,8))`
-    the whole numbers between; `tag(log,...)` takes steps by factors. A single value is fixed.
+    `a,b` and `choice(a,b)` are choices, `range(1,6)` is 1 to 5, `interval(0.0,0.9)` is continuous, `int(interval(1,8))`
+    is the whole numbers between; `tag(log,...)` samples on a logarithmic scale. A single value is fixed.
 
     Args:
-        config_loader: knows the groups, for `glob(...)`.
+        config_loader: resolves the groups of `glob(...)`.
 
     Raises:
-        UserError: nothing varies, or an axis cannot be searched.
+        UserError: no key varies, or an axis cannot be searched.
         hydra.errors.HydraException: an override cannot be read.
     """
     parsed = OverridesParser.create(config_loader=config_loader).parse_overrides(list(arguments))

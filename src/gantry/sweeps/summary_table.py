@@ -1,4 +1,4 @@
-"""The jobs of a sweep with their status and what they reached, as text."""
+"""Formats the jobs of a sweep with their status and results as a text table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = ("job", "run", "status", "steps", "metric", "start", "best", "last", "ima
 
 
 def table(sweep: SweepRecord) -> str:
-    """One line a job; what did not finish says how far it got and why it ended."""
+    """Return one line a job; an unfinished job's line has its last step and the reason."""
     rows: list[tuple[str, ...]] = [HEAD]
     reasons, waiting = [], 0
     for job, label in zip(sweep.jobs, labels([job.overrides for job in sweep.jobs]), strict=True):
@@ -31,7 +31,7 @@ def table(sweep: SweepRecord) -> str:
 
 
 def reached(folder: Path, status: str | None) -> tuple[str, str, str, str, str, str]:
-    """How far a job came: steps, metric, its first, best and last value, images a second."""
+    """Return the progress of a job: steps, metric, its first, best and last value, images a second."""
     summary = read_json(folder / SUMMARY_FILE) if status == "FINISHED" else None
     if summary is not None:
         name = summary["primary"]
@@ -48,6 +48,6 @@ def _number(value: float | None) -> str:
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of equal length with their columns set under one another."""
+    """Align the columns of rows of equal length."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,7 +1,7 @@
-"""A sweep as a whole, whichever launcher runs its jobs: begun once, recorded, taken up again, ended truthfully.
+"""Leads a sweep, whichever launcher runs its jobs: starts, records, resumes and ends it.
 
-One process leads a sweep: the one the user started. It holds the sweep's folder, its run in MLflow is the jobs'
-parent, and whatever way it ends, the jobs' runs and the parent are closed as what they were.
+The process that the user started leads the sweep. It locks the sweep's folder, its run in MLflow is the parent of the
+jobs' runs, and however it ends, the jobs' runs and the parent are closed with their true status.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from gantry.sweeps import worker
 from gantry.sweeps.job import Job
 from gantry.sweeps.summary_table import table
 
-LEAVING = 30.0  # seconds the jobs of another launcher have to leave their folders once it has returned
-TELLING = 60.0  # seconds a sweep that has ended waits for MLflow to take its last words
-OWN = "gantry"  # our launcher, of hydra/launcher
+LEAVING = 30.0  # seconds that the jobs of another launcher have to unlock their folders after it has returned
+TELLING = 60.0  # seconds that an ended sweep waits until MLflow has recorded its status
+OWN = "gantry"  # Gantry's launcher in hydra/launcher
 
 log = logging.getLogger("gantry.sweeps")
 
@@ -49,9 +49,9 @@ class Sweep:
     """The sweep this process leads.
 
     Args:
-        record: new, or of the sweep taken up.
-        reopened: it is taken up.
-        own: our launcher runs it, and tells of each job's end.
+        record: new, or that of the resumed sweep.
+        reopened: the sweep is resumed.
+        own: Gantry's launcher runs it and reports each job's end.
     """
 
     def __init__(self, record: SweepRecord, reopened: bool, own: bool) -> None:
@@ -63,26 +63,26 @@ class Sweep:
             opened = open_parent(
                 record.tracking_uri, record.experiment, record.name, record.overrides, record.folder, before
             )
-            record.parent_run = opened or before  # the store may only be away
+            record.parent_run = opened or before  # the store may be unreachable for a while only
         record.save()
-        # Telling MLflow waits for it; the next job does not.
+        # Calls to MLflow may block; the next job should not wait for them.
         self._clerk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sweep-clerk")
         self._sent: list[Future[None]] = []
         self.failures = 0
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the jobs must be told."""
+        """Return the environment variables that the jobs need."""
         return {} if self.record.parent_run is None else {PARENT_RUN: self.record.parent_run}
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """Enter jobs in the record, before any of them starts."""
+        """Add jobs to the record before any of them starts."""
         known = {job.number for job in self.record.jobs}
         self.record.jobs += [job.record for job in jobs if job.record.number not in known]
         self.record.save()
 
     def record_ending(self, job: Job) -> None:
-        """See, in the background, that a job's run in MLflow says how it ended."""
+        """Set, in the background, the final status of a job's run in MLflow."""
         assert job.status is not None
         self.failures += job.status != "FINISHED"
         self._record_ending(job.record, job.status, job.reason, job.config)
@@ -102,10 +102,10 @@ class Sweep:
         self._sent.append(self._clerk.submit(settle, *where, child))
 
     def end(self, error: BaseException | None) -> bool:
-        """Close everything, show what became of the jobs, and compare them unless the user is waiting to leave.
+        """Close the sweep, show the jobs' status, and compare them unless a signal has stopped the sweep.
 
         Returns:
-            Whether all jobs have finished.
+            True if all jobs have finished.
         """
         record = self.record
         number = stopped_by(error) if error is not None else None
@@ -124,7 +124,7 @@ class Sweep:
             if wait(self._sent, TELLING).not_done:
                 log.warning("MLflow does not answer: it may show runs of this sweep as RUNNING")
             self._clerk.shutdown(wait=False, cancel_futures=True)
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(OSError):  # the terminal may be closed
             print(table(record), flush=True)
             if number is None:
                 self._compare()
@@ -137,7 +137,7 @@ class Sweep:
         return finished
 
     def _find_jobs(self) -> None:
-        """Enter the jobs that another launcher has run, from what Hydra left in their folders."""
+        """Add the jobs that another launcher has run, from the files that Hydra left in their folders."""
         deadline, known = time.monotonic() + LEAVING, self.record.by_identity()
         for file in sorted(self.record.folder.glob(f"*/{OVERRIDES}")):
             folder = file.parent.parent
@@ -150,7 +150,7 @@ class Sweep:
             while is_held(folder) and time.monotonic() < deadline:
                 time.sleep(0.2)
             if is_held(folder):
-                continue  # it runs on, out of our reach: a cluster's queue keeps it
+                continue  # it is still running, perhaps on a cluster
             status, reason = last_word(folder)
             if read_status(folder)[0] is None:
                 write_status(folder, status, reason)
@@ -163,21 +163,21 @@ class Sweep:
             from gantry.reports.build import compare_sweep
 
             print(compare_sweep(self.record.folder, store=self.record.tracking_uri).text(failures=False), flush=True)
-        except Exception:  # the sweep has ended as it has, whatever the report comes to
+        except Exception:  # a failing report must not change the sweep's result
             log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
 
 
 def lead(config: DictConfig, job: DictConfig, resumed: SweepRecord | None = None, own: bool = True) -> Sweep:
-    """Lead a sweep; a second call, for a further batch of the same sweep, returns the same.
+    """Lead a sweep; a second call, for a further batch of the same sweep, returns the same object.
 
     Args:
         config: Hydra's config of the multirun.
         job: one job's config, which names the store.
-        resumed: the sweep to go on with.
-        own: our launcher runs the jobs.
+        resumed: the sweep to resume.
+        own: Gantry's launcher runs the jobs.
 
     Raises:
-        UserError: the store cannot work, or another process leads this sweep.
+        UserError: the store is unusable, or another process leads this sweep.
     """
     global _led
     if _led is None:
@@ -198,12 +198,12 @@ def lead(config: DictConfig, job: DictConfig, resumed: SweepRecord | None = None
 
 
 def resumed_sweep(config: DictConfig) -> SweepRecord | None:
-    """The sweep that `sweep.resume` names, in whose folder `config` runs; None where it names none."""
+    """Return the sweep that `sweep.resume` names, in whose folder `config` runs; None if it names none."""
     return load_sweep(Path(config.hydra.sweep.dir)) if config.sweep.resume is not None else None
 
 
 def typed(config: DictConfig) -> list[str]:
-    """The command line's overrides, without those that taking up a sweep adds by itself."""
+    """Return the command line's overrides without those that resuming a sweep adds."""
     overrides = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
     ours = ("hydra.mode=", "hydra.sweep.dir=", "sweep.resume=", "+hydra.job.env_set")
     return [text for text in overrides if not text.startswith(ours)]
@@ -211,14 +211,14 @@ def typed(config: DictConfig) -> list[str]:
 
 @contextmanager
 def leading(arguments: Callable[[Sequence[str]], list[str]]) -> Iterator[None]:
-    """Around the whole command: take up the sweep or the run it names, and end the sweep it has led.
+    """Context around the whole command: resume the sweep or the run it names, and end the sweep it has led.
 
     Args:
-        arguments: the command line with what `resume=` and `sweep.resume=` imply.
+        arguments: returns the command line with the overrides that `resume=` and `sweep.resume=` imply.
 
     Raises:
         UserError: there is no such sweep or run.
-        JobFailed: some job has not finished; the user has been told.
+        JobFailed: some job has not finished; the user has seen which.
     """
     sys.argv[1:] = arguments(sys.argv[1:])
     with stoppable():
@@ -237,10 +237,10 @@ def leading(arguments: Callable[[Sequence[str]], list[str]]) -> Iterator[None]:
 
 
 class OtherLaunchers(Callback):
-    """Hydra's callback: leads the sweeps that another launcher than ours runs (joblib, submitit, Ray, basic)."""
+    """Hydra callback that leads sweeps run by other launchers (joblib, submitit, Ray, basic)."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Open the sweep's run, and have every job told of it wherever it will run."""
+        """Open the sweep's run, and pass it to every job through the job's environment."""
         if config.hydra.runtime.choices["hydra/launcher"] == OWN:
             return
         setup_globals()
@@ -249,10 +249,10 @@ class OtherLaunchers(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             sweep = lead(config, config, resumed_sweep(config), own=False)
-        except UserError as error:  # which Hydra would make a warning
+        except UserError as error:  # Hydra would turn it into a warning
             print(error, file=sys.stderr)
             sys.exit(REFUSED)
         environment = sweep.environment | {worker.COMMAND: json.dumps(command())}
         with read_write(config.hydra), open_dict(config.hydra):
-            # Every launcher composes its jobs anew from these.
+            # Every launcher composes its jobs from these overrides.
             config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={quoted(v)}" for k, v in environment.items()]

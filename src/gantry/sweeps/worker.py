@@ -1,7 +1,7 @@
-"""A job in the hands of another launcher (joblib, submitit, Ray): there too it is a process tree of its own.
+"""Runs a job of another launcher (joblib, submitit, Ray) as its own process tree.
 
-What kills the job then leaves the launcher's worker alive to say so. Without this a job killed for lack of memory ends
-the other jobs too: joblib ends all its workers, Ray's and submitit's launchers stop waiting for the rest.
+If the job is killed, the launcher's worker survives and reports it. Without this a job killed for lack of memory ends
+the other jobs too: joblib ends all its workers, and Ray's and submitit's launchers stop waiting for the rest.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from gantry.runs.sweep_record import JobRecord
 from gantry.sweeps.job import Job
 
 COMMAND = "GANTRY_COMMAND"  # environment variable: the command that runs a job, as JSON, without its overrides
-TICK = 0.2  # seconds between two looks at the job
+TICK = 0.2  # seconds between two polls of the job
 
 
 def asked() -> bool:
-    """Whether this process is a worker of another launcher, which the sweep has told to run its jobs apart."""
+    """Return True in a worker of another launcher whose sweep asked for jobs in processes of their own."""
     return COMMAND in os.environ
 
 
 def run(cfg: DictConfig) -> float:
-    """Run the job at hand as a child process; returns its best value, NaN where it has none.
+    """Run the current job as a child process; returns its best value, NaN where it has none.
 
     Raises:
-        JobFailed: it did not finish; its folder says why.
+        JobFailed: it did not finish; the reason is in its folder.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)

@@ -1,7 +1,7 @@
-"""Refuses a config that cannot work, by reading it: before torch is imported, and with every problem at once.
+"""Checks a config by reading it, before torch is imported, and reports all problems at once.
 
-A rule is a function from the config to lines of text, each beginning with the key at fault. Those here hold any
-config to what `options` declares; each command adds its own.
+A rule is a function from the config to lines of text, each beginning with the key at fault. The rules here compare any
+config with what `options` declares; each command adds its own.
 """
 
 import math
@@ -23,23 +23,23 @@ Rule = Callable[[Config], Iterator[str]]
 
 
 def check(cfg: DictConfig, command: type, rules: Sequence[Rule] = ()) -> None:
-    """Refuse a composed config that cannot work.
+    """Refuse a composed config that breaks a rule.
 
     Args:
         cfg: the job's config, without Hydra's own node; interpolations may be unresolved.
         command: the dataclass of its options.
-        rules: what to hold it to besides.
+        rules: the command's own rules, checked besides those here.
 
     Raises:
         UserError: one line for each problem, the dotted key first, with the valid choices.
     """
     options = declared(command)
-    cfg = _own(cfg, options)  # since interpolations in it may not resolve
+    cfg = _own(cfg, options)  # interpolations in the rest may not resolve
     problems = list(missing_values(OmegaConf.to_container(cfg, resolve=False)))
     try:
         tree = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        # An interpolation of a missing value is the missing value's fault.
+        # An interpolation of a missing value fails too; report the missing value alone.
         if not problems:
             raise UserError("\n".join(unresolved(cfg)) or f"{error.full_key}: {_first_line(error)}") from error
     else:
@@ -50,7 +50,7 @@ def check(cfg: DictConfig, command: type, rules: Sequence[Rule] = ()) -> None:
 
 
 def refuse_absent(cfg: DictConfig, command: type) -> None:
-    """Refuse a config without one of the options at its top: those that are there can then be read.
+    """Refuse a config that lacks a top-level option, so that later code can read them all.
 
     Raises:
         UserError: naming them.
@@ -61,7 +61,7 @@ def refuse_absent(cfg: DictConfig, command: type) -> None:
 
 
 def _own(cfg: DictConfig, options: dict[str, Option]) -> DictConfig:
-    """The config without what only train.py reads, such as the name of a new run, of a group that others read too."""
+    """Return the config without the options that only train.py declares, such as the name of a new run."""
     tree: Any = OmegaConf.to_container(cfg, resolve=False)
     for key in declared(Train).keys() - options.keys():
         group, _, name = key.rpartition(".")
@@ -72,7 +72,7 @@ def _own(cfg: DictConfig, options: dict[str, Option]) -> DictConfig:
 
 
 def unresolved(cfg: DictConfig) -> list[str]:
-    """A line for each interpolation that cannot be resolved, but for those that only refer to another such."""
+    """Return a line for each interpolation that cannot be resolved, except those that only refer to another such."""
     failing = list(_failing(cfg, ""))
     keys = {key for key, _, _ in failing}
     return [
@@ -81,7 +81,7 @@ def unresolved(cfg: DictConfig) -> list[str]:
 
 
 def _failing(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """The key of each interpolation that fails, its text, and why it does."""
+    """Yield the key, the text and the error of each interpolation that fails."""
     for name in range(len(node)) if OmegaConf.is_list(node) else node:
         full = f"{key}.{name}".lstrip(".")
         if OmegaConf.is_interpolation(node, name):
@@ -98,17 +98,17 @@ def _first_line(error: Exception) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as it is typed."""
+    """Return a value as it is typed on the command line."""
     return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a number; a bool is none."""
+    """Return True for an int or a float, but not for a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def unknown_options(config: Config) -> Iterator[str]:
-    """Options that a `_target_` does not take, or that its caller passes."""
+    """Report options that a `_target_` does not take, or that its caller passes."""
     for key, target in config.targets.items():
         if target.signature is None or target.signature.var_keyword:
             continue
@@ -125,7 +125,7 @@ def _reserved(config: Config, key: str) -> tuple[str, ...]:
 
 
 def groups(options: dict[str, Option]) -> dict[str, list[Option]]:
-    """The groups without a `_target_` and the options directly in each; "" is the top."""
+    """Return the groups without a `_target_` and the options directly in each; "" is the top."""
     found: dict[str, list[Option]] = {"": []}
     found |= {key: [] for key, option in options.items() if option.is_group and not option.has_target}
     for key, option in options.items():
@@ -135,7 +135,7 @@ def groups(options: dict[str, Option]) -> dict[str, list[Option]]:
 
 
 def unknown_keys(config: Config) -> Iterator[str]:
-    """Keys added with a + that nothing reads."""
+    """Report keys added with a + that nothing reads."""
     known = {group: [option.name for option in options] for group, options in groups(config.declared).items()}
     for key in config.options:
         group, _, name = key.rpartition(".")
@@ -144,7 +144,7 @@ def unknown_keys(config: Config) -> Iterator[str]:
 
 
 def absent_keys(config: Config) -> Iterator[str]:
-    """Options taken away with a ~, or a whole group of them replaced by one value."""
+    """Report options deleted with a ~, and groups replaced by a single value."""
     for group, options in groups(config.declared).items():
         there = config.value(group) if group else {key: 0 for key in config.options if "." not in key}
         if isinstance(there, dict):
@@ -155,7 +155,7 @@ def absent_keys(config: Config) -> Iterator[str]:
 
 
 def absent_arguments(config: Config) -> Iterator[str]:
-    """What a `_target_` cannot do without, and its caller does not pass."""
+    """Report required arguments of a `_target_` that are missing and that its caller does not pass."""
     parts = [option.name for option in config.declared.values() if option.has_target]
     for key, target in config.targets.items():
         if target.signature is None or target.options.get("_partial_") or "_args_" in target.options:
@@ -167,14 +167,14 @@ def absent_arguments(config: Config) -> Iterator[str]:
 
 
 def empty_text(config: Config) -> Iterator[str]:
-    """An empty path would be the current folder or the root."""
+    """Report empty text; an empty path would mean the current folder or the root."""
     for key, option in config.options.items():
         if option.value == "" and key != "tracking.uri":
             yield f"{key}: must not be empty"
 
 
 def _own_options(read: Signature, partial: bool) -> list[str]:
-    """The names that config may set: of a partial, the arguments it still waits for are its caller's."""
+    """Return the names that a config may set: of a partial, the remaining positional arguments are its caller's."""
     parameters = list(read.parameters)
     if partial:
         waits = [p.positional and p.required and p.kind is None for p in parameters]
@@ -184,7 +184,7 @@ def _own_options(read: Signature, partial: bool) -> list[str]:
 
 
 def wrong_values(config: Config) -> Iterator[str]:
-    """Values that their declaration or annotation does not allow."""
+    """Report values that their declaration or annotation does not allow."""
     for key, option in config.options.items():
         only_plain = option.declared is not None and option.declared.kind is not None
         built = not only_plain and isinstance(option.value, dict) and "_target_" in option.value
@@ -194,12 +194,12 @@ def wrong_values(config: Config) -> Iterator[str]:
 
 
 def wrong_lists(config: Config) -> Iterator[str]:
-    """Declared lists that are none, or with members that may not be in them."""
+    """Report values that should be lists and are not, and members that a list may not have."""
     for key, option in config.options.items():
         if option.declared is None or (items := option.declared.items) is None:
             continue
         valid = ", ".join(map(str, items.choices))
-        if not isinstance(option.value, list):  # whose letters would be taken for a list
+        if not isinstance(option.value, list):  # the characters of a text would be taken for members
             yield f"{key}: takes a list, {key}=[{option.value}]"
         elif valid and not option.value:
             yield f"{key}: name at least one of {valid}"
@@ -215,7 +215,7 @@ def _has_target(item: object) -> bool:
 
 
 def not_finite(config: Config) -> Iterator[str]:
-    """Numbers that are nan or infinite."""
+    """Report numbers that are nan or infinite."""
     for key, option in config.options.items():
         number = option.kind is None or option.kind.accepts(option.value)
         if number and isinstance(option.value, float) and not math.isfinite(option.value):
@@ -223,7 +223,7 @@ def not_finite(config: Config) -> Iterator[str]:
 
 
 def out_of_range(config: Config) -> Iterator[str]:
-    """Numbers outside their declared range: without one, counts below 1 or beyond all sense, others below 0."""
+    """Report numbers outside their range; the default is 1 to 2**31 - 1 for counts and at least 0 for others."""
     any_sign = [key for key, option in config.declared.items() if option.negative]
     for key, option in config.options.items():
         if not option.ours or not is_number(option.value) or within(key, any_sign):

@@ -14,7 +14,7 @@ from gantry.core.config.signatures import Kind
 
 
 class Target:
-    """A group with a `_target_`: besides the options declared here it has the parameters of what that names."""
+    """A group with a `_target_`: it also has the parameters of the function or class that the `_target_` names."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,19 @@ class Option:
         key: dotted.
         type: its annotation: a class of options for a group.
         default: plain values; text may be an interpolation.
-        sentence: for people.
+        sentence: its description, for `--help` and the reference page.
         least: the smallest number; None: 1 for whole numbers, 0 for others.
         above: a number that it must exceed.
         most: the largest number; None: 2**31 - 1 for whole numbers.
-        negative: numbers within may have any sign, since they are no sizes.
+        negative: numbers in this group may have any sign, since they are no sizes.
         optional: may be absent.
         may_be_empty: the group may be {}, which leaves out what it configures.
-        resumable: a run goes on though the value is another than it began with.
-        place: says where things are, which may differ between the machines of one run.
-        compared: shapes what a run learns, so that a comparison names it where runs differ.
+        resumable: a resumed run may have another value.
+        place: a path or address, which may differ between the machines of one run.
+        compared: affects the trained model, so that a comparison names it where runs differ.
         built: members of the list may be made by a `_target_` instead.
-        modes: of `sample.py`, those that read it, "" for images; empty: all.
-        reserved: parameters of the `_target_` that its caller passes, or that would change what a step is.
+        modes: the modes of `sample.py` that read it, "" for images; empty: all.
+        reserved: parameters of the `_target_` that its caller passes, or that would change the meaning of a step.
     """
 
     key: str
@@ -64,17 +64,17 @@ class Option:
 
     @property
     def kind(self) -> Kind | None:
-        """The values it takes; None: any, or what a signature says."""
+        """The values it takes; None: any, or those that a signature allows."""
         return kind_of(self.type)
 
     @property
     def items(self) -> Kind | None:
-        """What the members of a list must be; None where it is no list."""
+        """The values that members of a list may have; None where the option is no list."""
         return kind_of(get_args(self.type)[0]) if get_origin(self.type) is list else None
 
     @property
     def values(self) -> str:
-        """The values it takes, for people; "" where any may do."""
+        """A description of the values it takes; "" where any value is valid."""
         kind = self.items or self.kind
         if kind is None:
             return ""
@@ -84,41 +84,41 @@ class Option:
         return ", ".join(words)
 
     def smallest(self, kind: Kind | None) -> float:
-        """The smallest number there may be where `kind` allows numbers: no count is below 1."""
+        """Return the smallest number allowed where `kind` allows numbers; a count is at least 1."""
         return self.least if self.least is not None else int(counts(kind))
 
     @property
     def is_group(self) -> bool:
-        """Whether it stands for the options below it."""
+        """True for a group of options."""
         return is_dataclass(self.type)
 
     @property
     def has_target(self) -> bool:
-        """Whether it is a group with a `_target_`."""
+        """True for a group with a `_target_`."""
         return isinstance(self.type, type) and issubclass(self.type, Target)
 
 
 def option(default: Any, sentence: str, **more: Any) -> Any:
-    """An option's field; `more` are attributes of `Option`."""
+    """Return the field of an option; `more` are attributes of `Option`."""
     return field(default=default, metadata={"sentence": sentence, **more})
 
 
 def group(sentence: str = "", **more: Any) -> Any:
-    """The field of a group of options, whose annotation is their dataclass, which tells of it where this does not."""
+    """Return the field of a group, annotated with its dataclass, whose docstring is the default for `sentence`."""
     return option(None, sentence, **more)
 
 
 @cache
 def declared(command: type) -> dict[str, Option]:
-    """The options of a command's dataclass by their dotted keys, groups before what is in them."""
+    """Return the options of a command's dataclass by dotted key, each group before its members."""
     return {one.key: one for one in _below(command, "")}
 
 
 def _below(options: Any, prefix: str) -> Iterator[Option]:
     for one in fields(options):
         default = list(one.default) if isinstance(one.default, tuple) else one.default
-        told = str(getdoc(one.type)).partition("\n")[0].removesuffix(".")
-        sentence = one.metadata["sentence"] or told[0].lower() + told[1:]
+        summary = str(getdoc(one.type)).partition("\n")[0].removesuffix(".")
+        sentence = one.metadata["sentence"] or summary[0].lower() + summary[1:]
         made = Option(f"{prefix}{one.name}", one.type, default, **{**one.metadata, "sentence": sentence})
         yield made
         if made.is_group:
@@ -126,17 +126,17 @@ def _below(options: Any, prefix: str) -> Iterator[Option]:
 
 
 def counts(kind: Kind | None) -> bool:
-    """Whether the numbers that `kind` allows are whole."""
+    """Return True if `kind` allows whole numbers only."""
     return kind is not None and int in kind.types and float not in kind.types
 
 
 def within(key: str, groups: Sequence[str]) -> bool:
-    """Whether the dotted `key` is one of `groups`, or stands in one."""
+    """Return True if the dotted `key` is one of `groups` or below one."""
     return any(f"{key}.".startswith(f"{one}.") for one in groups)
 
 
 def kind_of(annotation: Any) -> Kind | None:
-    """The values that an annotation such as `int | None` allows; None where it says more than a `Kind` can."""
+    """Return the values that an annotation such as `int | None` allows; None where a `Kind` cannot express it."""
     if get_origin(annotation) is Literal:
         return Kind(choices=get_args(annotation))
     if get_origin(annotation) in (Union, UnionType):

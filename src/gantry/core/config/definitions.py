@@ -1,4 +1,4 @@
-"""Where a dotted name is defined, found by reading source files: nothing is imported.
+"""Finds the definition of a dotted name by reading source files; nothing is imported.
 
 Imports, re-exports (`from x import Y as Z`, `from x import *`) and aliases (`A = B`) are followed.
 """
@@ -26,23 +26,23 @@ class Module:
 
     @property
     def is_package(self) -> bool:
-        """Whether it is the `__init__.py` of a folder of modules."""
+        """True for the `__init__.py` of a package."""
         return self.file.name == "__init__.py"
 
     @property
     def body(self) -> list[ast.stmt]:
-        """Its statements, with those under `if`, `try` and `with`."""
+        """Its top-level statements, including those under `if`, `try` and `with`."""
         return _parse(self.file)
 
     def submodules(self) -> list[str]:
-        """The names of the modules and packages directly in it."""
+        """Return the names of the modules and packages directly in it."""
         if not self.is_package:
             return []
         folders = self.file.parent.glob("*/__init__.py")
         return [file.stem for file in self.file.parent.glob("*.py")] + [file.parent.name for file in folders]
 
     def imported_from(self, statement: ast.ImportFrom) -> str:
-        """The dotted name of the module that an import statement here imports from."""
+        """Return the dotted name of the module that an import statement here imports from."""
         if not statement.level:
             return statement.module or ""
         package = self.name.split(".") if self.is_package else self.name.split(".")[:-1]
@@ -52,25 +52,25 @@ class Module:
 
 @dataclass(frozen=True)
 class Definition:
-    """The statement that defines or binds a name, and the module in which it stands."""
+    """The statement that defines or binds a name, and its module."""
 
     module: Module
     statement: ast.stmt
 
 
 def is_trusted(name: str, trusted: Sequence[str]) -> bool:
-    """Whether the dotted `name` is one of `trusted`, or stands in one; "mine" and "mine." trust mine.x, not mines.x."""
+    """Return True if `name` is one of `trusted` or below one; "mine" and "mine." trust mine.x, not mines.x."""
     name = new_name(name)
     return any(f"{name}.".startswith(f"{new_name(prefix.rstrip('.'))}.") for prefix in trusted)
 
 
 @cache
 def find(dotted: str) -> Definition | None:
-    """The definition at `dotted`, such as "package.module.name".
+    """Find the definition at `dotted`, such as "package.module.name".
 
     Returns:
         None where it is not in Python source (an extension module, say), or where a name of another package
-        is not found and may be defined when that package runs.
+        is not found and may be defined at run time.
 
     Raises:
         UserError: there is no such package; `dotted` is a module; or no such name is in gantry, or in a
@@ -97,7 +97,7 @@ def find(dotted: str) -> Definition | None:
 
 
 def resolve(module: Module, expression: ast.expr, seen: frozenset[tuple[Path, str]] = frozenset()) -> Definition | None:
-    """What an expression in `module`, such as `Base`, `nn.Module` or `Generic[T]`, refers to."""
+    """Find the definition that an expression in `module`, such as `Base`, `nn.Module` or `Generic[T]`, refers to."""
     if isinstance(expression, ast.Subscript):
         expression = expression.value
     first, _, rest = ast.unparse(expression).partition(".")
@@ -116,7 +116,7 @@ def resolve(module: Module, expression: ast.expr, seen: frozenset[tuple[Path, st
 
 
 def is_overload(function: ast.FunctionDef) -> bool:
-    """Whether it is only a typed signature (`typing.overload`), not the function itself."""
+    """Return True for a typed signature (`typing.overload`) that is not the function itself."""
     return any(ast.unparse(decorator).endswith("overload") for decorator in function.decorator_list)
 
 
@@ -137,7 +137,7 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 @cache
 def _locate(dotted: str) -> tuple[Module, tuple[str, ...]] | None:
-    """The longest part of `dotted` that is a module of Python source, and the names that remain."""
+    """Return the longest prefix of `dotted` that is a module of Python source, and the remaining names."""
     top, *rest = dotted.split(".")
     spec = importlib.util.find_spec(top) if top.isidentifier() else None
     # Some modules of the standard library (abc) are frozen into the interpreter; their source is beside it.
@@ -156,7 +156,7 @@ def _locate(dotted: str) -> tuple[Module, tuple[str, ...]] | None:
 
 
 def _in_module(module: Module, name: str, seen: frozenset[tuple[Path, str]] = frozenset()) -> Definition | None:
-    """The definition of `name` in `module`, or the statement that binds it where the trail is lost."""
+    """Find the definition of `name` in `module`, or the statement that binds it where that cannot be followed."""
     if (module.file, name) in seen:
         return None
     seen |= {(module.file, name)}
@@ -198,7 +198,7 @@ def _in_class(found: Definition, name: str) -> Definition | None:
 
 
 def _exported(module: Module) -> list[str] | None:
-    """`__all__`, where it is one literal list."""
+    """Return `__all__` where it is one literal list."""
     for statement in module.body:
         match statement:
             case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List(names) | ast.Tuple(names)):
@@ -207,7 +207,7 @@ def _exported(module: Module) -> list[str] | None:
 
 
 def _public(module: Module) -> list[str]:
-    """The names to choose from: what can be called, and the modules of a package."""
+    """Return the valid names for an error message: callables, and the modules of a package."""
     names = _exported(module)
     if names is None:
         names = module.submodules()

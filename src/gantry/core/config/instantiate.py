@@ -1,4 +1,4 @@
-"""Objects made from config nodes."""
+"""Creates objects from config nodes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,17 +9,17 @@ from omegaconf import DictConfig
 
 
 def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
-    """What a node's `_target_` makes of the node's options and of arguments given later.
+    """Return a function that calls a node's `_target_` with the node's options and arguments given later.
 
-    Given to `instantiate` itself, objects would be taken for config, and errors wrapped.
+    Arguments passed to `instantiate` itself would be converted to config, and errors would be wrapped.
     """
     return instantiate(node, _partial_=True, _convert_="all")
 
 
 def called_often(made: Callable[..., Any]) -> Callable[..., Any]:
-    """What a node with `_partial_: true` stands for, for calls in a loop.
+    """Return the function that a node with `_partial_: true` wraps, for calls in a loop.
 
-    Hydra examines at every call of its own kind of partial whether it may, which takes half a millisecond: so call
-    that once before.
+    Hydra's own partial checks at every call whether its target is allowed, which takes half a millisecond; call it
+    once before the loop to make that check.
     """
     return partial(made.func, *made.args, **made.keywords) if isinstance(made, partial) else made

@@ -1,11 +1,12 @@
 """The options of the four commands, each declared once.
 
-From here come the check, `--help`, the reference page, the comments in conf/*.yaml, what a resumed run may change and
-what a comparison leaves out. Hydra reads the defaults in conf/*.yaml; a test holds them and the comments to these.
+The check, `--help`, the reference page, the comments in conf/*.yaml, the options that a resumed run may change and
+those that a comparison leaves out are derived from these declarations. Hydra reads the defaults in conf/*.yaml; a test
+compares them and the comments with these.
 """
 
 # ruff: noqa: RUF009  (`option` and `group` return `dataclasses.field`)
-# No `from __future__ import annotations` here: the annotations are read, and would be text.
+# No `from __future__ import annotations` here: it would make the annotations, which are read, plain text.
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 

@@ -12,11 +12,11 @@ from hydra._internal.utils import get_args_parser
 from gantry.core.errors import UserError
 from gantry.core.text import HIDDEN, redact
 
-OWN_KEYS = ("sweep.", "hydra.", "hydra/", "resume=")  # overrides that say how to run, not what
+OWN_KEYS = ("sweep.", "hydra.", "hydra/", "resume=")  # overrides that do not change what a job computes
 
 
 def command() -> list[str]:
-    """What ran this process, absolute and without overrides; Python itself comes before it."""
+    """Return the command of this process after the Python executable, with absolute paths, without overrides."""
     arguments = get_args_parser().parse_args()
     options = [
         text
@@ -28,24 +28,24 @@ def command() -> list[str]:
 
 
 def quoted(text: object) -> str:
-    """Any text, such as a path, as a value in Hydra's override grammar.
+    """Return any text, such as a path, as a value in Hydra's override grammar.
 
-    There a backslash means itself, except before a quote.
+    There a backslash is literal, except before a quote.
     """
     ending = re.sub(r"(\\+)$", r"\1\1", str(text))
     return "'" + re.sub(r"(\\*)'", r"\1\1\\'", ending) + "'"
 
 
 def identity(overrides: Sequence[str]) -> tuple[str, ...]:
-    """What makes two jobs the same job, wherever they are tracked."""
+    """Return the overrides that identify a job, without those that only say where it is tracked."""
     return tuple(sorted(text for text in of_the_run(overrides) if not text.startswith(("tracking=", "tracking."))))
 
 
 def without_passwords(before: Sequence[str], given: Sequence[str]) -> list[str]:
-    """The overrides of a sweep or a run that is taken up, but for what `given` says otherwise.
+    """Return the overrides of a resumed sweep or run, without those that `given` replaces.
 
     Raises:
-        UserError: one of them held a password, which is not kept.
+        UserError: one of them held a password, which is not stored.
     """
     keys = {text.partition("=")[0] for text in given}
     kept = [text for text in before if text.partition("=")[0] not in keys]
@@ -55,12 +55,12 @@ def without_passwords(before: Sequence[str], given: Sequence[str]) -> list[str]:
 
 
 def of_the_run(overrides: Sequence[str]) -> list[str]:
-    """The overrides without those that say how to run the sweep, or which run to go on with."""
+    """Return the overrides without those of the sweep's execution and without the run to resume."""
     return [text for text in overrides if not text.lstrip("+~").startswith(OWN_KEYS)]
 
 
 def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
-    """Of each job the overrides that not all of them share; of a single one, all."""
+    """Return for each job the overrides that not all jobs share; for a single job, all."""
     mine = [of_the_run(overrides) for overrides in jobs]
     shared = set(mine[0]).intersection(*mine[1:]) if len(mine) > 1 else set()
     return [redact(" ".join(text for text in overrides if text not in shared)) or "defaults" for overrides in mine]

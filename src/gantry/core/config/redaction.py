@@ -1,4 +1,4 @@
-"""Passwords and tokens stay out of what Hydra and logging write."""
+"""Redacts passwords and tokens in what Hydra and logging write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gantry.core.text import redact
 
 
 def hidden(tree: Any) -> Any:
-    """Plain nested values with the text in them redacted: before it is written, since YAML and JSON would escape it."""
+    """Redact the text in plain nested values; done before writing, since YAML and JSON escape characters."""
     if isinstance(tree, dict):
         return {key: hidden(child) for key, child in tree.items()}
     if isinstance(tree, list):
@@ -26,21 +26,21 @@ def hidden(tree: Any) -> Any:
 
 
 def as_yaml(config: DictConfig | ListConfig, resolve: bool = False) -> str:
-    """A config as YAML, redacted; interpolations as they are, unless `resolve`."""
+    """Return a config as redacted YAML; interpolations stay unless `resolve`."""
     tree = hidden(OmegaConf.to_container(config, resolve=resolve))
     return OmegaConf.to_yaml(OmegaConf.create(tree, flags={"allow_objects": True}))
 
 
 def traceback_of(error: BaseException) -> str:
-    """As Python prints it, redacted."""
+    """Return the traceback as Python prints it, redacted."""
     return redact("".join(traceback.format_exception(error)))
 
 
 @contextmanager
 def kept_out() -> Iterator[None]:
-    """Within it Hydra's own records of a run (.hydra/*.yaml, multirun.yaml) and all logs are redacted.
+    """Within this context, redact Hydra's own records of a run (.hydra/*.yaml, multirun.yaml) and all logs.
 
-    Hydra writes them before any code of ours runs; what is written in clear and mended later has been on the disk.
+    Hydra writes them before Gantry's code runs, and a password that is redacted later has already been on the disk.
     """
 
     def save(config: DictConfig, filename: str, output_dir: Path) -> None:
@@ -54,7 +54,7 @@ def kept_out() -> Iterator[None]:
     answer = hydra_utils.JobReturn.return_value
 
     def return_value(self: hydra_utils.JobReturn) -> Any:
-        self.overrides = hidden(list(self.overrides or ()))  # of a job that has failed Hydra prints them
+        self.overrides = hidden(list(self.overrides or ()))  # Hydra prints them when a job fails
         return answer.fget(self)  # type: ignore[attr-defined]
 
     plain = logging.Formatter.format

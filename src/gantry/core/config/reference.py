@@ -1,4 +1,4 @@
-"""The options as people read them: `--help`, the reference page and the comments in conf/*.yaml.
+"""Writes the documentation of the options: `--help`, the reference page and the comments in conf/*.yaml.
 
 `python -m gantry.core.config.reference` prints the page; with `conf` it writes the comments instead.
 """
@@ -25,7 +25,7 @@ LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?P<value>.*?)(\s+# (?P<comment>
 
 
 def choices(group: str) -> dict[str, str]:
-    """The choices of a group of configs, each with the comment that begins its file."""
+    """Return the choices of a config group, each with the comment at the top of its file."""
     found = {}
     for path in sorted((CONF / group).glob("*.yaml")):
         comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
@@ -34,7 +34,7 @@ def choices(group: str) -> dict[str, str]:
 
 
 def groups(command: str) -> list[str]:
-    """The groups that a command's config is composed from, such as "model" and "model/network"."""
+    """Return the groups that a command's config is composed from, such as "model" and "model/network"."""
     foreign = declared(Train).keys() - declared(COMMANDS[command]).keys()  # a data set chooses metrics for training
     defaults: list[Any] = yaml.safe_load((CONF / f"{command}.yaml").read_text(encoding="utf-8"))["defaults"]
     named = {name for entry in defaults if isinstance(entry, dict) for name in entry if (CONF / name).is_dir()}
@@ -46,7 +46,7 @@ def _inside(group: str) -> list[str]:
 
 
 def help_text(command: str) -> str:
-    """What `--help` says, as a template for Hydra: its groups with their choices, its options with their defaults."""
+    """Return the text of `--help` as a template for Hydra: groups with their choices, options with their defaults."""
     lines = [f"{getdoc(COMMANDS[command])}", ""]
     lines += [_entry(f"{group}=", ", ".join(choices(group))) for group in groups(command)] + [""]
     for key, option in declared(COMMANDS[command]).items():
@@ -61,7 +61,7 @@ def help_text(command: str) -> str:
 
 
 def _entry(name: str, text: str) -> str:
-    """A name and its text beside it, or below where the name is long."""
+    """Return a name with its text beside it, or below it where the name is long."""
     head = f"  {name}"
     hanging = " " * (COLUMN + 4)
     first = head.ljust(len(hanging)) if len(head) < len(hanging) else f"{head}\n{hanging}"
@@ -70,12 +70,12 @@ def _entry(name: str, text: str) -> str:
 
 
 def page() -> str:
-    """The reference page, in Markdown: for each command its groups and its options."""
+    """Return the reference page in Markdown: the groups and options of each command."""
     return "\n".join(["# Options", "", *(line for command in COMMANDS for line in section(command))])
 
 
 def section(command: str) -> list[str]:
-    """The lines of the reference page on one command."""
+    """Return the lines of the reference page for one command."""
     usage, _, more = str(getdoc(COMMANDS[command])).partition("\n")
     lines = [f"## {command}.py", "", f"`{usage}`", more, "", "| group | choice | |", "| --- | --- | --- |"]
     for group in groups(command):
@@ -93,14 +93,14 @@ def _cell(text: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value as it is typed."""
+    """Return a value as it is typed on the command line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_plain, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def commented(path: Path) -> str:
-    """The text of a config file with the sentences of its declared options as comments."""
+    """Return the text of a config file with the sentences of its declared options as comments."""
     prefix = [] if path.parent == CONF else [path.parent.name]
     options = declared(COMMANDS[path.stem if not prefix else "evaluate" if prefix == ["protocol"] else "train"])
     lines, at = [], list[str]()
@@ -117,7 +117,7 @@ def commented(path: Path) -> str:
 
 
 def files() -> list[Path]:
-    """The config files with declared options."""
+    """Return the config files that contain declared options."""
     return [CONF / f"{name}.yaml" for name in COMMANDS] + [p for name in FOLDERS for p in (CONF / name).glob("*.yaml")]
 
 

@@ -1,4 +1,4 @@
-"""The composed config flattened for checking: each option with what is known of its values."""
+"""Flattens the composed config for checking: each option with the values it may have."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MISSING = "???"
 
 @dataclass(frozen=True)
 class Given:
-    """One given value, its dotted key, and what is known of the values it may have."""
+    """One given value, its dotted key, and the values it may have, as far as they are known."""
 
     key: str
     value: Any
@@ -32,7 +32,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Target:
-    """A node with a `_target_`, and its signature where that can be read."""
+    """A node with a `_target_`, and its signature, if it can be read."""
 
     key: str
     options: dict[str, Any]
@@ -41,7 +41,7 @@ class Target:
 
 @dataclass
 class Config:
-    """The resolved config, flattened for the rules: what is declared, all that is given, all its targets."""
+    """The resolved config, flattened for the rules: its declared options, given values and targets."""
 
     declared: dict[str, Option]
     options: dict[str, Given]
@@ -49,7 +49,7 @@ class Config:
     problems: list[str]  # found while reading: targets that do not exist
 
     def value(self, key: str) -> Any:
-        """What is given at a dotted key, or else the constant default of its signature, or None."""
+        """Return the given value at a dotted key, or else the constant default of its signature, or None."""
         if key in self.options:
             return self.options[key].value
         target, _, name = key.rpartition(".")
@@ -59,7 +59,7 @@ class Config:
 
 
 def missing_values(node: Any, key: str = "") -> Iterator[str]:
-    """Mandatory values (`???`) that nobody gave."""
+    """Report mandatory values (`???`) that were not given."""
     if node == MISSING:
         value = "/path" if re.search("folder|root|dir|path|file", key.rpartition(".")[2]) else "..."
         yield f"{key}: must be given ({key}={value})"
@@ -68,7 +68,7 @@ def missing_values(node: Any, key: str = "") -> Iterator[str]:
 
 
 def read(tree: Any, options: dict[str, Option]) -> Config:
-    """The plain config (dicts, lists, scalars) with its declared options and its targets' signatures."""
+    """Combine the plain config (dicts, lists, scalars) with its declared options and its targets' signatures."""
     config = Config(options, {}, {}, [])
     _read(config, tree, "")
     return config

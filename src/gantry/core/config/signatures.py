@@ -1,8 +1,8 @@
-"""What a `_target_` of the config accepts, read from its source without importing it.
+"""Reads the parameters of a config's `_target_` from its source without importing it.
 
-A refusal takes 1 s of a processor's time; `inspect.signature` would add the import of what it is asked about: 2.5 s
-for a network or an optimizer of torch, 8 s for Lightning's Trainer. A table made beforehand would hold for
-one version of these, and for no module of a user's.
+Refusing a config takes 1 s of processor time; `inspect.signature` would add the import of the target: 2.5 s for a
+network or an optimizer of torch, 8 s for Lightning's Trainer. A precomputed table would be valid for one version of
+these only, and not for a user's modules.
 """
 
 import ast
@@ -18,14 +18,14 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 @dataclass(frozen=True)
 class Kind:
-    """The values a parameter takes, where its annotation is as simple as `int | None` or `Literal["a"]`."""
+    """The values a parameter takes, for annotations as simple as `int | None` or `Literal["a"]`."""
 
     types: frozenset[type] = frozenset()
     choices: tuple[object, ...] = ()
     optional: bool = False
 
     def accepts(self, value: object) -> bool:
-        """Whether `value` fits. A float takes whole numbers too; a bool is no number."""
+        """Return True if `value` is allowed. A float takes whole numbers too; a bool is no number."""
         if value is None:
             return self.optional
         if any(type(value) is type(choice) and value == choice for choice in self.choices):
@@ -56,29 +56,29 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
+        """True if it has no default."""
         return self.value is None
 
     @property
     def default(self) -> object:
-        """Its default where that is a constant, or else None."""
+        """Its default if that is a constant, or else None."""
         return _constant(self.value)
 
     @cached_property
     def kind(self) -> Kind | None:
-        """The values it takes, or None where there is no annotation or none so simple.
+        """The values it takes; None without an annotation, or with one that a `Kind` cannot express.
 
-        Found when asked for, since an alias in the annotation may lead through many files.
+        Computed lazily, since following an alias in the annotation may read many files.
         """
         kind = _kind(self.module, self.annotation) if self.annotation else None
-        # `x: int = None` means `int | None`, in older code.
+        # In older code `x: int = None` means `int | None`.
         none_by_default = isinstance(self.value, ast.Constant) and self.value.value is None
         return kind | Kind(optional=True) if kind and none_by_default else kind
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The parameters of a function, or those with which a class is made (without `self`)."""
+    """The parameters of a function or of a class's constructor (without `self`)."""
 
     parameters: tuple[Parameter, ...]
     var_positional: bool = False
@@ -86,19 +86,19 @@ class Signature:
     is_class: bool = False
 
     def get(self, name: str) -> Parameter | None:
-        """The parameter called `name`, if there is one."""
+        """Return the parameter called `name`, or None."""
         return next((parameter for parameter in self.parameters if parameter.name == name), None)
 
 
 @cache
 def signature(dotted: str) -> Signature | None:
-    """The signature of the function or class at `dotted`, as "package.module.name"; nothing is imported.
+    """Read the signature of the function or class at `dotted`, as "package.module.name"; nothing is imported.
 
     A class without `__init__` has that of its nearest base; a dataclass has its fields.
 
     Returns:
         None where it cannot be read from Python source: extension modules, callables made at run time, names
-        of other packages that may be defined when those run.
+        of other packages that may be defined at run time.
 
     Raises:
         UserError: there is no such package, module or name; the message names those there are.
@@ -182,7 +182,7 @@ def _constant(expression: ast.expr | None) -> object:
 
 
 def _kind(module: Module, annotation: ast.expr) -> Kind | None:
-    """The annotation as a `Kind`, or None where it says more than that; aliases are followed."""
+    """Return the annotation as a `Kind`, or None where a `Kind` cannot express it; aliases are followed."""
     match annotation:
         case ast.Constant(value=None):
             return Kind(optional=True)

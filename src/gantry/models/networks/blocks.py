@@ -1,6 +1,6 @@
 """Sizes, normalisations and layers that the networks of this folder share.
 
-The networks import torch and this module, relatively, and nothing else: an export carries copies of the files.
+The networks import torch and this module, relatively, and nothing else, since an export contains copies of the files.
 """
 
 from typing import Literal
@@ -19,10 +19,10 @@ class UnsupportedError(ValueError):
 
 
 def doublings(size: int) -> tuple[int, int]:
-    """The start and the number of doublings by which a generator reaches an image's side.
+    """Return the initial size and the number of doublings by which a generator reaches an image's side.
 
-    The start is 4 to 7 pixels, or 4 to 31 where the size has no more factors of two; below three doublings
-    (images under 32 pixels) it may be 2 or 3, since two layers are too few to tell one digit from another.
+    The initial size is 4 to 7 pixels, or 4 to 31 where the size has no more factors of two; below three doublings
+    (images under 32 pixels) it may be 2 or 3, since two layers are too few to distinguish digits.
     32 is 4 doubled 3 times, 28 is 7 doubled twice, 16 is 2 doubled 3 times.
 
     Raises:
@@ -38,9 +38,9 @@ def doublings(size: int) -> tuple[int, int]:
 
 
 def normalisation(norm: str, channels: int, dense: bool = False) -> nn.Module:
-    """A normalisation of (B, channels, H, W) activations, or of (B, channels) where `dense`.
+    """Return a normalisation of (B, channels, H, W) activations, or of (B, channels) if `dense`.
 
-    "layer" normalises each image over all its activations; "spectral" is one of weights, so none here.
+    "layer" normalises each image over all its activations; "spectral" normalises weights, so it gives an identity here.
     """
     match norm:
         case "batch":
@@ -65,7 +65,7 @@ def constrain_spectrally(network: nn.Module) -> None:
 class FromVector(nn.ConvTranspose2d):
     """A transposed convolution of a map of one pixel: (B, C, 1, 1) to (B, C', k, k) for a kernel of k.
 
-    A matrix product, and computed as such, which on a CPU takes a seventh of the time.
+    It is computed as a matrix product, which takes a seventh of the time on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -76,7 +76,7 @@ class FromVector(nn.ConvTranspose2d):
 
 
 class ToVector(nn.Conv2d):
-    """A convolution whose kernel is as large as its map: (B, C, k, k) to (B, C', 1, 1), a matrix product too."""
+    """A convolution whose kernel has the size of its input: (B, C, k, k) to (B, C', 1, 1), as a matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, k, k) to (B, C', 1, 1)."""

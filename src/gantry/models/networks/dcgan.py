@@ -17,7 +17,7 @@ from .blocks import (
 
 
 def initialise(network: nn.Module) -> None:
-    """Weights from N(0, 0.02), BatchNorm gains from N(1, 0.02), biases zero (Radford et al. 2015, section 4)."""
+    """Draw weights from N(0, 0.02), BatchNorm gains from N(1, 0.02), zero biases (Radford et al. 2015, section 4)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.normal_(module.weight, 0.0, 0.02)

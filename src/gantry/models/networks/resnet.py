@@ -17,7 +17,7 @@ from .blocks import (
 
 
 def convolution(before: int, after: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """A convolution that keeps the size, Xavier-initialised as in the reference code (gain sqrt 2 on the main path)."""
+    """Return a size-preserving convolution, Xavier-initialised as in the reference code (main path: gain sqrt 2)."""
     layer = nn.Conv2d(before, after, kernel, padding=kernel // 2)
     nn.init.xavier_uniform_(layer.weight, gain)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ class UpBlock(nn.Module):
         """(B, before, H, W) to (B, after, 2H, 2W)."""
         h = self.conv1(interpolate(relu(self.norm1(x)), scale_factor=2.0))
         h = self.conv2(relu(self.norm2(h)))
-        # A 1x1 convolution and a nearest doubling commute; convolving first is a quarter of the work.
+        # A 1x1 convolution and nearest-neighbour doubling commute; convolving first is a quarter of the work.
         return h + interpolate(self.shortcut(x), scale_factor=2.0)
 
 

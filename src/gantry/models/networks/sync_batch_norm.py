@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics are those of the images of all ranks, on the CPU.
+"""Synchronises BatchNorm's statistics over all ranks on the CPU.
 
 torch.nn.SyncBatchNorm does this on a GPU only; it refuses a CPU tensor, and DistributedDataParallel refuses it there.
 """
@@ -17,14 +17,14 @@ KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def synchronise(network: nn.Module) -> None:
-    """Have every BatchNorm of a network normalise with the statistics of all ranks when it trains, in place.
+    """Make every BatchNorm of a network use the statistics of all ranks in training mode, in place.
 
-    The modules stay, with their parameters, buffers, modes and hooks: optimizers and state dicts see no difference.
-    As in eval mode, without a process group or with a single rank they compute what they did. In training every
-    rank must call the network as often, and take as many derivatives.
+    Modules, parameters, buffers, modes and hooks stay the same objects, so optimizers and state dicts do not change.
+    In eval mode, without a process group or with a single rank they compute as before. In training every rank must
+    call the network equally often and take equally many derivatives.
 
     Raises:
-        UserError: a BatchNorm of a kind of its own, whose forward would be lost.
+        UserError: a subclass of BatchNorm with its own forward, which would be replaced.
     """
     for name, module in network.named_modules():
         if isinstance(module, _BatchNorm):
@@ -37,14 +37,14 @@ def synchronise(network: nn.Module) -> None:
 
 
 def restore(network: nn.Module) -> None:
-    """Undo `synchronise`: every BatchNorm normalises with the images it is given again."""
+    """Undo `synchronise`: every BatchNorm normalises with its own rank's images again."""
     for module in network.modules():
         if type(module) in KINDS:
             vars(module).pop("forward", None)
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum over ranks, differentiable twice; torch.distributed.nn's, which torch 2.14 deprecates."""
+    """The sum over ranks, differentiable twice; replaces that of torch.distributed.nn, which torch 2.14 deprecates."""
 
     @staticmethod
     def forward(ctx: Any, mine: Tensor) -> Tensor:
@@ -54,22 +54,22 @@ class _SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # The losses of all ranks depend on what one of them adds.
+        # The losses of all ranks depend on each rank's summand.
         return _SumOverRanks.apply(gradient.contiguous())
 
 
 def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
-    """Normalise x (B, C, ...), where B may differ between ranks, even be 0 (Ioffe and Szegedy 2015, section 3)."""
+    """Normalise x (B, C, ...); B may differ between ranks and be 0 (Ioffe and Szegedy 2015, section 3)."""
     if not (module.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return type(module).forward(module, x)
     module._check_input_dim(x)
     values = x.to(torch.promote_types(x.dtype, torch.float32))
     dims, shape = [0, *range(2, x.ndim)], [-1, *[1] * (x.ndim - 2)]
-    # Two ranks have two values or more, so unlike plain BatchNorm this need not refuse a single image.
+    # Two ranks have two values or more, so unlike plain BatchNorm this can accept a single image.
     sums = _SumOverRanks.apply(torch.cat([values.sum(dims), values.new_tensor([x.numel() // x.shape[1]])]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
-    # E x^2 - (E x)^2 in one exchange would lose its digits where the mean is large.
+    # E x^2 - (E x)^2 in one exchange would cancel digits where the mean is large.
     centred = values - mean.view(shape)
     variance = _SumOverRanks.apply(centred.square().sum(dims)) / count
     _track(module, mean.detach(), variance.detach() * (count / (count - 1)))
