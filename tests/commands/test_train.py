@@ -18,7 +18,7 @@ from project import ROOT, VARIANTS
 from gantry.commands import train
 from gantry.core.errors import UserError
 from gantry.models.module import GAN
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.generator_files import load_generator
 from gantry.runs.tracking.tracker import Trackers
 from gantry.training import run as entry
@@ -87,10 +87,10 @@ def test_a_smoke_run_leaves_everything_a_run_leaves(variant, cli, tmp_path, stor
     grid = np.asarray(Image.open(grids[-1]))
     assert grid.dtype == np.uint8
     assert grid.std() > 1
-    kept = checkpoints.found(folder, checkpoints.STEP)
+    kept = checkpoint_files.found(folder, checkpoint_files.STEP)
     assert [checkpoint.step for checkpoint in kept] == [4, 2]
-    assert all(checkpoint.is_sound() for checkpoint in checkpoints.found(folder))
-    (best,) = checkpoints.found(folder, checkpoints.BEST)
+    assert all(checkpoint.is_sound() for checkpoint in checkpoint_files.found(folder))
+    (best,) = checkpoint_files.found(folder, checkpoint_files.BEST)
     assert best.step == summary["best_step"]
     generator = load_generator(folder / "generator" / "last")
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_diverged_run_fails_and_names_what_is_not_finite(cli, tmp_path, capsys
     _, run = run_of(store, tmp_path / "run")
     assert run.info.status == "FAILED"
     assert run.data.tags["gantry.reason"].startswith("diverged")
-    assert all(checkpoint.is_sound() for checkpoint in checkpoints.found(tmp_path / "run"))
+    assert all(checkpoint.is_sound() for checkpoint in checkpoint_files.found(tmp_path / "run"))
 
 
 def test_training_needs_no_mlflow(tmp_path, cache):

@@ -33,7 +33,7 @@ from gantry.evaluation.moments import moments, reference
 from gantry.evaluation.records import read_folder
 from gantry.evaluation.request import Plan, SampleFiles
 from gantry.models.networks.dcgan import Generator
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.generator_files import save_generator
 from gantry.runs.generators import GeneratorFiles, GeneratorSource
 from gantry.runs.run_config import run_config
@@ -459,7 +459,7 @@ def test_without_averaging_it_is_the_checkpoints_generator_and_step(plan, run, t
     state = {f"generator.{name}": 2 * value for name, value in averaged.load().state_dict().items()}
     content = io.BytesIO()
     torch.save({"state_dict": state, "global_step": 37}, content)
-    checkpoints.write(tmp_path, 37, content.getvalue())  # stopped after step 30
+    checkpoint_files.write(tmp_path, 37, content.getvalue())  # stopped after step 30
     raw = dataclasses.replace(averaged, raw=True)
     found = [measure(with_(plan, subject=files, measures=("fid",))) for files in (averaged, raw)]
     assert [result.step for result in found] == [30, 37]

@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 from project import ROOT
 
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 
 
 class Runs:
@@ -66,6 +66,8 @@ def wait_until(done, process, seconds=180):
 
 def assert_same_weights(one, other):
     """The last checkpoints of two runs are of the same networks, bit for bit."""
-    mine, theirs = (torch.load(checkpoints.newest(run).path, weights_only=True)["state_dict"] for run in (one, other))
+    mine, theirs = (
+        torch.load(checkpoint_files.newest(run).path, weights_only=True)["state_dict"] for run in (one, other)
+    )
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 from gantry.commands.train import main
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 
 NUMBER, MOMENT = os.environ["KILL_AT"].split(":")
 written = 0
@@ -37,7 +37,7 @@ def watched(run, step, content):
     if written < int(NUMBER):
         return write(run, step, content)
     if MOMENT.isdigit():
-        part = run / checkpoints.FOLDER / checkpoints.PART
+        part = run / checkpoint_files.FOLDER / checkpoint_files.PART
         part.parent.mkdir(exist_ok=True)
         with part.open("wb") as file:
             DiesMidway(file, int(MOMENT)).write(bytes(content))
@@ -48,7 +48,7 @@ def watched(run, step, content):
     return path
 
 
-write, checkpoints.write = checkpoints.write, watched
+write, checkpoint_files.write = checkpoint_files.write, watched
 
 if __name__ == "__main__":
     main()

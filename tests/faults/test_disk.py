@@ -11,7 +11,7 @@ import pytest
 from fault_runs import assert_same_weights, progress, wait_until
 from project import ROOT
 
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import read_metrics, read_status
 
 SLOW = Path(__file__).with_name("slow_train.py")
@@ -88,15 +88,15 @@ def test_while_nothing_can_be_written_training_goes_on_and_nothing_is_lost(fault
     begin, end = FAULTS[fault]
     begin(disk)
     disk.until_said("(1 of checkpoint.max_failures=1000 in a row)")
-    before = checkpoints.newest(disk.run)
+    before = checkpoint_files.newest(disk.run)
     assert before is not None
     disk.until_said("(3 of checkpoint.max_failures=1000 in a row)")
-    assert checkpoints.newest(disk.run) == before
+    assert checkpoint_files.newest(disk.run) == before
     end(disk)
     code, text = disk.ended()
     assert code == 0, text
     assert "Traceback" not in text
-    assert checkpoints.newest(disk.kept).step == 1500
+    assert checkpoint_files.newest(disk.kept).step == 1500
     lines = [line["step"] for line in read_metrics(disk.kept) if "loss/generator" in line]
     assert lines == list(range(10, 1501, 10))
     run = runs.in_mlflow(disk.disk / "run")
@@ -120,7 +120,7 @@ def test_after_so_many_failures_the_run_ends_and_can_be_taken_up(runs, record_pr
     assert run.info.status == "FAILED"
     assert "No space left" in run.data.tags["gantry.reason"]
     assert read_status(disk.kept)[0] in (None, "FAILED")  # there may have been no space to say so
-    left = checkpoints.newest(disk.kept)
+    left = checkpoint_files.newest(disk.kept)
     assert left.step >= 20
     assert f"continues at step {left.step}" in runs.finish(f"resume={disk.kept}")
     whole = runs.folder / "whole"

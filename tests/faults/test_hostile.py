@@ -24,7 +24,7 @@ from gantry.core.safe_load import load_plain
 from gantry.data.image_folder import image_folder
 from gantry.data.sample_files import samples
 from gantry.models.networks.dcgan import Generator
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.find_generators import _fetched, find_generators
 from gantry.runs.folder import RUN_FILE
 from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS, exported_step, load_generator, save_generator
@@ -73,8 +73,8 @@ def exported(tmp_path):
 
 def planted(run, content):
     """The best checkpoint of a run as an attacker would write it, its name in order."""
-    checkpoints.mark_best(run, checkpoints.write(run, 3, content))
-    (best,) = checkpoints.found(run, checkpoints.BEST)
+    checkpoint_files.mark_best(run, checkpoint_files.write(run, 3, content))
+    (best,) = checkpoint_files.found(run, checkpoint_files.BEST)
     return best.path
 
 

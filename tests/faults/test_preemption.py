@@ -7,7 +7,7 @@ import time
 import pytest
 from fault_runs import assert_same_weights, progress, wait_until
 
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 
 pytestmark = pytest.mark.slow
 SMALL = ["experiment=smoke", "model=dcgan", "model.generator.width=4", "model.discriminator.width=4"]
@@ -55,11 +55,11 @@ def test_a_signal_while_it_measures_is_heard(runs, record_property):
     time.sleep(1)
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: checkpoints.found(folder), process)
+    wait_until(lambda: checkpoint_files.found(folder), process)
     took = time.monotonic() - asked
     text = process.communicate(timeout=120)[0]
     assert process.returncode == 143, text
-    assert checkpoints.newest(folder).step == 0
+    assert checkpoint_files.newest(folder).step == 0
     happened = f"checkpoint after {took:.1f} s, exit 143"
     record_property(
         "fault", {"fault": "SIGTERM in an evaluation", "injected": 1, "happened": happened, "lost": "nothing"}

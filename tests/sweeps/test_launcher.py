@@ -12,7 +12,7 @@ import pytest
 from processes import alive, at_work_in, wait_for
 from tiny_train import EXIT, FILL, HANG, KILL, RAISE
 
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 
 TINY = Path(__file__).with_name("tiny_train.py")
 
@@ -184,8 +184,8 @@ def test_a_grown_sweep_that_was_stopped_is_taken_up_whole(tiny):
     ]
     for job in tiny.jobs():
         folder = tiny.sweep / job["folder"]
-        if checkpoints.found(folder) and not (folder / "summary.json").exists():
-            checkpoints.write(folder, 99990, b"99990")  # nearly there
+        if checkpoint_files.found(folder) and not (folder / "summary.json").exists():
+            checkpoint_files.write(folder, 99990, b"99990")  # nearly there
     resumed = tiny.start(f"sweep.resume={tiny.sweep}", "sweep.max_failures=1", TINY_PAUSE="0")
     wait_for(lambda: len(list(tiny.folder.glob("outputs/*/*/*/pids"))) == 3)
     resumed.terminate()

@@ -22,7 +22,7 @@ from gantry.core.config.overrides import identity, labels, of_the_run, quoted
 from gantry.core.errors import UserError
 from gantry.core.processes import devices
 from gantry.core.processes.devices import Shares, gpus_wanted, visible_gpus
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import log_tail, set_aside, state_of, write_status
 from gantry.runs.sweep_record import JobRecord, SweepRecord, load_sweep
 from gantry.sweeps import launcher
@@ -146,7 +146,7 @@ def test_what_taking_up_means_for_a_job(tmp_path):
     assert state_of(tmp_path) == "new"
     (tmp_path / "metrics.jsonl").touch()
     assert state_of(tmp_path) == "continues"  # killed before its first checkpoint
-    checkpoints.write(tmp_path, 10, b"weights")
+    checkpoint_files.write(tmp_path, 10, b"weights")
     assert state_of(tmp_path) == "continues"
     write_status(tmp_path, "KILLED", "by hand")
     assert state_of(tmp_path) == "continues"

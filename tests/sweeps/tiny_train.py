@@ -16,7 +16,7 @@ from gantry.core.files import ROOT, write_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.locks import held
 from gantry.core.processes.signals import Stop, deferred
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import PROGRESS_FILE, rewind
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.sweeps.sweep import leading
@@ -54,8 +54,8 @@ def job(cfg):
 
 
 def save(folder, step):
-    checkpoints.write(folder, step, str(step).encode())
-    checkpoints.keep(folder, 2)
+    checkpoint_files.write(folder, step, str(step).encode())
+    checkpoint_files.keep(folder, 2)
 
 
 def train(cfg, folder, start):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from gantry.commands.arguments import run_arguments
 from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.processes.signals import Stop, Stopped
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import read_kind, read_status, write_status
 from gantry.runs.generator_files import exported_step
 from gantry.training import build, resume
@@ -118,17 +118,17 @@ def test_killed_after_its_last_checkpoint_a_run_exports_what_that_had_measured(
             raise Killed
         before(folder, path)
 
-    before = checkpoints.mark_best
-    monkeypatch.setattr(checkpoints, "mark_best", mark)
+    before = checkpoint_files.mark_best
+    monkeypatch.setattr(checkpoint_files, "mark_best", mark)
     with pytest.raises(Killed):
         run("stopped")
-    monkeypatch.setattr(checkpoints, "mark_best", before)
+    monkeypatch.setattr(checkpoint_files, "mark_best", before)
     stopped = tmp_path / "stopped"
     (stopped / "status.json").unlink()
     start = take_up(stopped, config(*overrides))
     assert start.step == 6
     assert run("stopped", start=start).best_step == 6  # the metric is best at the end
-    assert checkpoints.newest(stopped, checkpoints.BEST).step == 6
+    assert checkpoint_files.newest(stopped, checkpoint_files.BEST).step == 6
     assert [exported_step(stopped / "generator" / which) for which in ("best", "last")] == [6, 6]
 
 
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, config, ove
     with pytest.raises(SystemExit):
         run("stopped", stop=6)
     folder = tmp_path / "stopped"
-    last, before, _ = checkpoints.found(folder, checkpoints.STEP)
+    last, before, _ = checkpoint_files.found(folder, checkpoint_files.STEP)
     content = bytearray(last.path.read_bytes())
     content[len(content) // 2] ^= 1
     last.path.write_bytes({"cut off": content[:-100], "one bit": content, "empty": b""}[damage])
@@ -148,13 +148,13 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run, config, ove
     run("stopped", start=start)
     run("whole")
     assert history(folder) == history(tmp_path / "whole")
-    assert not [one for one in checkpoints.found(folder) if not one.is_sound()]
+    assert not [one for one in checkpoint_files.found(folder) if not one.is_sound()]
 
 
 def test_where_no_checkpoint_is_whole_a_run_is_not_begun_again_unasked(run, config, overrides, tmp_path):
     with pytest.raises(SystemExit):
         run("stopped", stop=4)
-    for one in checkpoints.found(tmp_path / "stopped"):
+    for one in checkpoint_files.found(tmp_path / "stopped"):
         one.path.write_bytes(b"")
     before = history(tmp_path / "stopped")
     for _ in range(2):
@@ -193,7 +193,7 @@ def test_a_longer_budget_goes_on_to_where_it_would_have_ended(run, config, overr
 
 
 def test_a_budget_that_is_passed_is_no_end_to_go_on_to(config, overrides, tmp_path):
-    checkpoints.write(tmp_path, 5, b"")
+    checkpoint_files.write(tmp_path, 5, b"")
     write_status(tmp_path, "KILLED", "stopped by SIGTERM")
     with pytest.raises(UserError, match=r"steps=4: the run in .* has done 5 already"):
         take_up(tmp_path, config(*overrides, "steps=4"))
@@ -220,8 +220,8 @@ def test_the_best_generator_is_written_once_a_full_disk_takes_it(run, tmp_path, 
             raise OSError(28, "No space left on device")
         return before(folder, step, content)
 
-    before = checkpoints.write
-    monkeypatch.setattr(checkpoints, "write", write)
+    before = checkpoint_files.write
+    monkeypatch.setattr(checkpoint_files, "write", write)
     monkeypatch.setattr(Evaluation, "_improves", lambda self, _: not self.best)
     assert run("stopped").best_step == 3
     assert [exported_step(tmp_path / "stopped" / "generator" / which) for which in ("best", "last")] == [3, 6]

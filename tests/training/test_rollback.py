@@ -10,7 +10,7 @@ import torch
 from gantry.core.errors import RunFailed
 from gantry.core.processes.signals import Stop, Stopped
 from gantry.models.module import GAN
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import read_metrics
 from gantry.runs.tracking.tracker import Trackers
 from gantry.training import run
@@ -48,7 +48,7 @@ def diverging(monkeypatch):
 
 
 def weights(folder):
-    return torch.load(checkpoints.newest(folder, checkpoints.STEP).path, weights_only=True)["state_dict"]
+    return torch.load(checkpoint_files.newest(folder, checkpoint_files.STEP).path, weights_only=True)["state_dict"]
 
 
 def all_equal(one, other):
@@ -66,7 +66,7 @@ def test_by_default_a_diverged_run_fails_and_keeps_its_last_good_checkpoint(conf
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["status"] == "FAILED"
     assert status["reason"].startswith("diverged between steps 5 and 6")
-    assert checkpoints.newest(tmp_path / "run").step == 4
+    assert checkpoint_files.newest(tmp_path / "run").step == 4
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
 
@@ -124,7 +124,7 @@ def test_stopped_after_it_has_diverged_a_run_keeps_no_checkpoint_of_that(
     late = [*SMALL, "log_every=1", "guard.every=50", "checkpoint.every=5", "metrics.every=8"]
     with pytest.raises(Stopped):
         run.train(config(*late), tmp_path / "run", TAGS)
-    assert checkpoints.newest(tmp_path / "run").step == 5
+    assert checkpoint_files.newest(tmp_path / "run").step == 5
     assert "no longer finite" in caplog.text
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "KILLED"
 

@@ -24,11 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from gantry.core.config import redaction
+from gantry.core import redaction
 from gantry.core.config.overrides import quoted
 from gantry.core.config.reference import help_text
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
-from gantry.core.text import did_you_mean, redact
+from gantry.core.redaction import redact
+from gantry.core.text import did_you_mean
 
 
 def run(

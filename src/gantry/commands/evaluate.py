@@ -21,7 +21,8 @@ from gantry.core.errors import JobFailed, UserError
 from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
-from gantry.core.text import HIDDEN, redact, show, typed_command
+from gantry.core.redaction import HIDDEN, redact
+from gantry.core.text import show, typed_command
 from gantry.runs.find import WORDS
 from gantry.runs.find_generators import FoundRun, find_generators
 from gantry.runs.folder import write_status

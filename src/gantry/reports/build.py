@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gantry.core.text import HIDDEN, redact
+from gantry.core.redaction import HIDDEN, redact
 from gantry.reports.comparison import MARK, Comparison, compare
 from gantry.reports.html import write
 from gantry.reports.mlflow_store import read_runs

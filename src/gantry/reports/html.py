@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.reports import curves, evaluations, pictures, tables
 from gantry.reports.comparison import Comparison
 from gantry.reports.ranking import ComparableSet

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.core.moved import renamed
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.evaluation import records
 from gantry.reports.run import Curve, Picture, Run, split_overrides
 from gantry.runs.folder import EVALUATIONS, REAL, SAMPLES, SUMMARY_FILE

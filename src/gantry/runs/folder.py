@@ -12,8 +12,8 @@ from typing import Any, Literal
 from gantry.core.files import read_json, write_json
 from gantry.core.moved import renamed
 from gantry.core.processes.locks import LOCK_FILE
-from gantry.core.text import redact
-from gantry.runs import checkpoints
+from gantry.core.redaction import redact
+from gantry.runs import checkpoint_files
 
 GENERATOR = "generator"  # folder of a run's exported generators, each in its own folder:
 BEST, LAST = "best", "last"  # of the step with the best first metric, and of the last step
@@ -76,7 +76,7 @@ def state_of(folder: Path) -> State:
     if status == "FINISHED" and (folder / SUMMARY_FILE).exists():
         return "finished"
     begun = any((folder / name).exists() for name in (STATUS_FILE, METRICS_FILE, PARAMS_FILE))
-    if status != "FAILED" and (begun or checkpoints.found(folder)):
+    if status != "FAILED" and (begun or checkpoint_files.found(folder)):
         return "continues"
     return "again" if begun else "new"
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from gantry.core.config.definitions import is_trusted
 from gantry.core.config.signatures import signature
+from gantry.core.config.trust import is_trusted
 from gantry.core.errors import UserError
 from gantry.core.safe_load import reason
 from gantry.core.text import did_you_mean

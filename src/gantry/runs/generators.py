@@ -13,7 +13,7 @@ import numpy as np
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.models.latents import stream
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import BEST, GENERATOR, SUMMARY_FILE
 
 if TYPE_CHECKING:
@@ -136,10 +136,10 @@ class GeneratorFiles:
         return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS, *([self._path()] if self.raw else []))
 
     def _path(self) -> Path:
-        kind = checkpoints.BEST if self.which == BEST else None
-        checkpoint = checkpoints.newest(self.run, kind)
+        kind = checkpoint_files.BEST if self.which == BEST else None
+        checkpoint = checkpoint_files.newest(self.run, kind)
         if checkpoint is None:
-            raise UserError(f"{self.run / checkpoints.FOLDER} holds no whole checkpoint of the {self.which} step")
+            raise UserError(f"{self.run / checkpoint_files.FOLDER} holds no whole checkpoint of the {self.which} step")
         return checkpoint.path
 
     def _checkpoint_step(self) -> int:

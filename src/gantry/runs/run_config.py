@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from gantry.core.config.definitions import find, is_trusted
+from gantry.core.config.trust import defined_in
 from gantry.core.errors import UserError
 from gantry.runs.folder import CONFIG_FILE
 
@@ -48,23 +47,13 @@ def data_config(folder: Path, trusted: Sequence[str]) -> dict[str, Any]:
     for key, value in _leaves(node):
         if isinstance(value, str) and "${" in value:
             raise UserError(f"{path}: data.{key} is {value}, which a finished run's config spells out; data=... tells")
-        if key.rpartition(".")[2] == "_target_" and not _defined_in(str(value), ("gantry.data", *trusted)):
+        if key.rpartition(".")[2] == "_target_" and not defined_in(str(value), ("gantry.data", *trusted)):
             known = ", ".join(("gantry.data.", *trusted))
             raise UserError(
                 f"{path} names {value} as what makes its data; trusted is what is defined in {known}. If you "
                 f"trust its code: trusted=[{str(value).partition('.')[0]}.]; data=... measures against other data"
             )
     return node
-
-
-def _defined_in(name: str, trusted: Sequence[str]) -> bool:
-    """Return True if `name` is defined in one of `trusted`: mine.os.system is not, though `mine` imports os."""
-    if not is_trusted(name, trusted):
-        return False
-    found = find(name)
-    if found is None or not isinstance(found.statement, ast.FunctionDef | ast.ClassDef):  # an import, perhaps
-        return False
-    return is_trusted(f"{found.module.name}.{found.statement.name}", trusted)
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gantry.core.files import write_json
-from gantry.core.text import here, redact, show, typed_command
+from gantry.core.redaction import redact
+from gantry.core.text import here, show, typed_command
 from gantry.runs.folder import BEST, FILM_FILE, GENERATOR, REFUSED, SAMPLES, SUMMARY_FILE, UNDELIVERED
 from gantry.runs.tracking.store import ui_command
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from gantry.core.config.overrides import identity
 from gantry.core.errors import UserError
 from gantry.core.files import write_json
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 
 SWEEP_FILE = "sweep.json"
 HYDRA_SWEEP = "multirun.yaml"  # Hydra's config at the latest start of the sweep

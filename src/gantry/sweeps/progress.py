@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gantry.core.files import read_json
 from gantry.core.text import show
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import LOG_FILE, PROGRESS_FILE, log_tail
 from gantry.sweeps.job import Job
 
@@ -81,7 +81,7 @@ class LineView:
                 self._say(job, "FINISHED before, kept")
 
     def started(self, job: Job) -> None:
-        done = checkpoints.found(job.folder)
+        done = checkpoint_files.found(job.folder)
         goes_on = f"continues at step {done[0].step if done else 0}"
         what = {"continues": goes_on, "again": "starts again"}.get(job.state, "started")
         self._say(job, f"{what}, log in {show(job.folder / LOG_FILE)}")

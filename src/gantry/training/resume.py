@@ -17,7 +17,7 @@ from gantry.core.errors import JobFailed, UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import (
     RUN_FILE,
     STATUS_FILE,
@@ -68,8 +68,8 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
     """
     if continues(folder, cfg):
         changes = check_unchanged(folder, cfg)
-        known = checkpoints.found(folder)
-        chosen = checkpoints.newest(folder, aside=True)
+        known = checkpoint_files.found(folder)
+        chosen = checkpoint_files.newest(folder, aside=True)
         trained = max((line["step"] for line in read_metrics(folder)), default=0)
         if chosen is not None and chosen.step > cfg.steps:
             raise UserError(f"steps={cfg.steps}: the run in {folder} has done {chosen.step} already; give no fewer")
@@ -93,7 +93,7 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
 
 def continues(folder: Path, cfg: DictConfig) -> bool:
     """Whether the run in `folder` goes on with what an earlier attempt has left."""
-    return state_of(folder) == "continues" or (cfg.resume is not None and bool(checkpoints.found(folder)))
+    return state_of(folder) == "continues" or (cfg.resume is not None and bool(checkpoint_files.found(folder)))
 
 
 def is_done(folder: Path, cfg: DictConfig) -> bool:

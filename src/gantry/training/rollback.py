@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from gantry.core.errors import RunFailed
 from gantry.models.module import GAN
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import EARLIER, METRICS_FILE, TAGS_FILE, read_values, rewind
 from gantry.runs.tracking.tracker import Tracker, rolled_back
 from gantry.training.callbacks.divergence import Diverged
@@ -59,7 +59,7 @@ class Rollback:
         return start
 
     def _go_back(self, error: Diverged) -> Start | None:
-        chosen = checkpoints.newest(self.folder, aside=True)
+        chosen = checkpoint_files.newest(self.folder, aside=True)
         if chosen is None:
             return None
         number = self.gan.noise_stream + 1

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from gantry.core.config.redaction import as_yaml
 from gantry.core.errors import PeerFailed, reason
 from gantry.core.files import PACKAGED, ROOT
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
-from gantry.core.text import brief, redact
+from gantry.core.redaction import as_yaml, brief, redact
 from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, TAGS_FILE, read_values
 from gantry.runs.sweep_record import PARENT_RUN
 from gantry.runs.tracking.deliver import deliver, has_left

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.tracking.environment import environment, git_state
 from gantry.runs.tracking.params import flatten
 

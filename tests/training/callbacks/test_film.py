@@ -13,7 +13,7 @@ from PIL import Image
 from project import ROOT
 
 from gantry.core.processes.signals import Stop, Stopped
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import rewind
 from gantry.runs.tracking.tracker import Trackers
 from gantry.training import build
@@ -86,7 +86,7 @@ def test_a_stopped_run_ends_with_the_film_of_one_never_stopped(train, config, tm
 
     with pytest.raises(Stopped):
         train("stopped", 4)  # while it measures at step 3, whose frame is not yet taken
-    assert checkpoints.newest(tmp_path / "stopped").step == 3
+    assert checkpoint_files.newest(tmp_path / "stopped").step == 3
     assert sorted(frames(tmp_path / "stopped")) == [0, 1, 2]
     assert shown(tmp_path / "stopped") == 3
     train("stopped", 0, take_up(tmp_path / "stopped", config(*SMALL, f"resume={tmp_path}/stopped")))

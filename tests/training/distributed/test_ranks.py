@@ -14,7 +14,7 @@ import torch
 from project import ROOT
 
 from gantry.core.errors import RunFailed
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.tracking.store import prepare_store
 from gantry.training.distributed.watch import Watch
 from gantry.training.run import train
@@ -103,7 +103,7 @@ def run_of(folder):
 
 
 def weights(folder):
-    return torch.load(checkpoints.newest(folder).path, map_location="cpu", weights_only=True)["state_dict"]
+    return torch.load(checkpoint_files.newest(folder).path, map_location="cpu", weights_only=True)["state_dict"]
 
 
 def assert_close(found, expected, tolerance):
@@ -237,7 +237,7 @@ def stopped(start, tmp_path):
     process.send_signal(signal.SIGTERM)
     text = ended(process)
     assert process.returncode == 128 + signal.SIGTERM, text
-    return folder, checkpoints.newest(folder).step
+    return folder, checkpoint_files.newest(folder).step
 
 
 def test_all_ranks_stop_at_the_same_step_and_leave_a_checkpoint(stopped):
@@ -279,7 +279,7 @@ def test_when_the_first_process_is_killed_its_ranks_leave_a_checkpoint(start, tm
     status = json.loads((folder / "status.json").read_text())
     assert status["status"] == "KILLED"
     assert "the process that started it was killed" in status["reason"]
-    assert checkpoints.newest(folder).step >= 2
+    assert checkpoint_files.newest(folder).step >= 2
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from PIL import Image
 from project import ROOT
 
 import gantry
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import RUN_FILE
 from gantry.runs.tracking.status import close_runs_left
 
@@ -94,7 +94,9 @@ def state(host):
 
 def distance(one, other):
     """The largest difference of a weight tensor in two runs' last checkpoints, relative to its norm."""
-    one, other = (torch.load(checkpoints.newest(run).path, weights_only=True)["state_dict"] for run in (one, other))
+    one, other = (
+        torch.load(checkpoint_files.newest(run).path, weights_only=True)["state_dict"] for run in (one, other)
+    )
     assert one.keys() == other.keys()
     return max(float((other[key] - one[key]).norm() / one[key].norm().clamp(min=1e-12)) for key in one)
 
@@ -153,7 +155,7 @@ def test_torchrun_stopped_on_one_host_stops_the_run_on_both_with_a_checkpoint(ho
     assert all(code != 0 for code, _ in ended(processes, SOON)), said(first) + said(second)
     assert runs(first) == [("KILLED", "stopped by SIGTERM")]
     assert first.processes() == second.processes() == {}
-    step = checkpoints.newest(first.home / "run").step
+    step = checkpoint_files.newest(first.home / "run").step
     assert step >= json.loads((first.home / "run/progress.json").read_text())["step"]
 
 

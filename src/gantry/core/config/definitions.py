@@ -5,7 +5,7 @@ Imports, re-exports (`from x import Y as Z`, `from x import *`) and aliases (`A 
 
 import ast
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,12 +56,6 @@ class Definition:
 
     module: Module
     statement: ast.stmt
-
-
-def is_trusted(name: str, trusted: Sequence[str]) -> bool:
-    """Return True if `name` is one of `trusted` or below one; "mine" and "mine." trust mine.x, not mines.x."""
-    name = new_name(name)
-    return any(f"{name}.".startswith(f"{new_name(prefix.rstrip('.'))}.") for prefix in trusted)
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra._internal.utils import get_args_parser
 
 from gantry.core.errors import UserError
-from gantry.core.text import HIDDEN, redact
+from gantry.core.redaction import HIDDEN, redact
 
 OWN_KEYS = ("sweep.", "hydra.", "hydra/", "resume=")  # overrides that do not change what a job computes
 

@@ -19,7 +19,7 @@ import yaml
 from jinja2.runtime import LoopContext
 from markupsafe import Markup
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.evaluation.metrics.class_shares import COVERED
 from gantry.evaluation.protocol import STANDARD_COUNT
 from gantry.generation.export.facts import gather, is_number, mapping

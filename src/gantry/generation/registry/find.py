@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.errors import UserError
-from gantry.core.text import brief
+from gantry.core.redaction import brief
 from gantry.generation.registry.names import NAME
 from gantry.generation.registry.versions import ABSENT, DIGEST, MODEL, RUN, champion_of, mlflow_errors, versions
 from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS

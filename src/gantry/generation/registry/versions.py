@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gantry.core.errors import UserError
-from gantry.core.text import brief
+from gantry.core.redaction import brief
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,6 +1,6 @@
 """Records a run in its folder and in MLflow. Importing this package imports no MLflow."""
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.folder import Status
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker

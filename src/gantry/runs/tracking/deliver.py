@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gantry.core.errors import UserError
 from gantry.core.processes.locks import held, is_held
-from gantry.core.text import brief, redact
+from gantry.core.redaction import brief, redact
 from gantry.runs.folder import REFUSED as REFUSED_FILE
 from gantry.runs.folder import RUN_FILE, UNDELIVERED, read_status
 from gantry.runs.tracking.already_logged import replenish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.tracking.events import Event
 from gantry.runs.tracking.journal import Journal
 from gantry.runs.tracking.session import RunSession

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.tracking.delivery import Delivery
 from gantry.runs.tracking.events import Ended, Event, Metrics
 from gantry.runs.tracking.journal import Journal

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.core.files import append_lines, write_json, write_png
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.folder import METRICS_FILE, PARAMS_FILE, TAGS_FILE, Status, picture, read_values, write_status
 from gantry.runs.tracking.tracker import never_raises
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gantry.core.files import write_json
-from gantry.core.text import HIDDEN, redact
+from gantry.core.redaction import HIDDEN, redact
 from gantry.runs.folder import RUN_FILE
 from gantry.runs.tracking.store import locate
 

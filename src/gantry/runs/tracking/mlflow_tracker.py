@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.folder import Status
 from gantry.runs.tracking.delivery_thread import DeliveryThread
 from gantry.runs.tracking.environment import origin

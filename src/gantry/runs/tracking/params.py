@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 
 VALUE_LIMIT = 6000  # characters that MLflow accepts in a param's value
 KEY_LIMIT = 250

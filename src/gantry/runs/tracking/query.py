@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.core.errors import UserError
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.tracking.status import SUPERSEDED, close_left
 from gantry.runs.tracking.store import check_store, each_run, locate, prepare_store, tagged
 from gantry.runs.tracking.tracker import log

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.processes.locks import is_dead, is_held
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.folder import Status, read_status
 from gantry.runs.tracking.store import each_run, prepare_store, tagged
 from gantry.runs.tracking.tracker import log

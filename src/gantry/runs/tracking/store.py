@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gantry.core.errors import UserError
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:

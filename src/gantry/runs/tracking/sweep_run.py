@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.files import write_json
-from gantry.core.text import brief, redact
+from gantry.core.redaction import brief, redact
 from gantry.runs.folder import RUN_FILE, Status
 from gantry.runs.tracking.already_logged import replenish
 from gantry.runs.tracking.deliver import deliver, has_left

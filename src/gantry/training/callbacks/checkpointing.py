@@ -19,7 +19,7 @@ from gantry.core.errors import RunFailed
 from gantry.core.processes.signals import Stop, Stopped
 from gantry.core.safe_load import load_plain
 from gantry.models.module import GAN
-from gantry.runs import checkpoints
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import BEST, GENERATOR, LAST
 from gantry.runs.generator_files import save_generator
 from gantry.training.callbacks.divergence import Diverged, Guard
@@ -34,7 +34,7 @@ class CheckpointFailed(RunFailed):
 
 
 class DurableIO(TorchCheckpointIO):
-    """Writes Lightning's checkpoints by `gantry.runs.checkpoints`; reads them without running code in them.
+    """Writes Lightning's checkpoints by `gantry.runs.checkpoint_files`; reads them without running code in them.
 
     Errors are kept in `error`, since Lightning's own class raises on rank 0 only, while the other ranks wait for it.
 
@@ -57,7 +57,7 @@ class DurableIO(TorchCheckpointIO):
         torch.save(checkpoint, content)
         self.written = self.error = None
         try:
-            self.written = checkpoints.write(self.run, checkpoint["global_step"], content.getbuffer())
+            self.written = checkpoint_files.write(self.run, checkpoint["global_step"], content.getbuffer())
         except OSError as error:
             self.error = error
 
@@ -170,7 +170,7 @@ class Checkpointing(Callback):
     def _write(self, trainer: Trainer, gan: GAN) -> None:
         step, new = trainer.global_step, self.kept != self.evaluation.last
         self.seen, self.stream = self.evaluation.last, gan.noise_stream
-        trainer.save_checkpoint(self.io.run / checkpoints.FOLDER)  # by rank 0, while the others wait
+        trainer.save_checkpoint(self.io.run / checkpoint_files.FOLDER)  # by rank 0, while the others wait
         if not trainer.is_global_zero:
             return
         best = new and step == self.evaluation.best_step > 0
@@ -184,8 +184,8 @@ class Checkpointing(Callback):
                 raise self.io.error
             assert self.io.written is not None
             if best:
-                checkpoints.mark_best(self.io.run, self.io.written)
-            checkpoints.keep(self.io.run, self.keep)
+                checkpoint_files.mark_best(self.io.run, self.io.written)
+            checkpoint_files.keep(self.io.run, self.keep)
             if new and step > 0:
                 exported = self.io.run / GENERATOR
                 for which in (LAST, BEST) if best else (LAST,):

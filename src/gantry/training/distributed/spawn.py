@@ -29,7 +29,7 @@ from gantry.core.processes.locks import is_held
 from gantry.core.processes.parent_watch import HOLDER, LEASH
 from gantry.core.processes.ranks import RANKS
 from gantry.core.processes.signals import handled
-from gantry.core.text import redact
+from gantry.core.redaction import redact
 from gantry.runs.folder import RANK_PIDS, best_value, note_kind, rank_ending, rank_log, read_status, write_status
 from gantry.runs.tracking.status import close_runs_left
 

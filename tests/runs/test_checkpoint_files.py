@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from gantry.runs import checkpoints
-from gantry.runs.checkpoints import BEST, STEP, found, keep, mark_best, newest, write
+from gantry.runs import checkpoint_files
+from gantry.runs.checkpoint_files import BEST, STEP, found, keep, mark_best, newest, write
 from gantry.training import run
 from gantry.training.callbacks.checkpointing import CheckpointFailed
 
@@ -40,12 +40,12 @@ def test_a_step_has_one_checkpoint(tmp_path):
     mark_best(tmp_path, path)
     mark_best(tmp_path, path)
     assert len(found(tmp_path)) == 2
-    assert not (path.parent / checkpoints.PART).exists()
+    assert not (path.parent / checkpoint_files.PART).exists()
 
 
 def test_what_a_kill_left_half_written_does_not_count(tmp_path):
     write(tmp_path, 5, b"whole")
-    (tmp_path / "checkpoints" / checkpoints.PART).write_bytes(b"half")
+    (tmp_path / "checkpoints" / checkpoint_files.PART).write_bytes(b"half")
     assert steps(tmp_path) == [5]
     write(tmp_path, 6, b"whole again")
     assert newest(tmp_path).step == 6
@@ -68,7 +68,7 @@ def full(monkeypatch):
     """A disk that is full from one checkpoint on, for so many."""
 
     def full(first, count):
-        write, numbers = checkpoints.write, []
+        write, numbers = checkpoint_files.write, []
 
         def fails(*arguments):
             numbers.append(len(numbers))
@@ -76,7 +76,7 @@ def full(monkeypatch):
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(*arguments)
 
-        monkeypatch.setattr(checkpoints, "write", fails)
+        monkeypatch.setattr(checkpoint_files, "write", fails)
 
     return full
 
@@ -106,7 +106,7 @@ def test_in_the_end_it_fails_and_keeps_what_there_is(most, failures, config, tmp
 @pytest.mark.parametrize("then", ["write", "mark_best"])
 def test_a_kill_while_the_best_is_marked_does_not_have_the_next_write_change_it(tmp_path, then):
     first, second = write(tmp_path, 500, b"first"), write(tmp_path, 1000, b"second")
-    os.link(first, first.with_name(checkpoints.PART))  # killed before the rename
+    os.link(first, first.with_name(checkpoint_files.PART))  # killed before the rename
     if then == "write":
         write(tmp_path, 1500, b"third")
     else:

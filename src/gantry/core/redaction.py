@@ -1,8 +1,10 @@
-"""Redacts passwords and tokens in what Hydra and logging write."""
+"""Keeps passwords and tokens out of text, configs, logs and the files that Hydra writes."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +12,42 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from hydra.core import utils as hydra_utils
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gantry.core.text import redact
+# Passwords may contain / and @ unescaped: after a colon, everything up to the last @ is hidden.
+_USERINFO = re.compile(r"://(?:[^\s/:@]*:\S*|[^\s/?#]*)@")
+_QUERY = re.compile(r"(?i)([?&](?:password|passwd|pwd|token|secret|access_key)=)[^&\s\"']*")
+# Names of environment variables that hold secrets; values shorter than `_LEAST` occur in text by chance.
+_SECRET = re.compile(r"(?i)(?:TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|APIKEY|_KEY|_PWD)(?:_|$)")
+_LEAST = 8
+
+HIDDEN = "***"
+
+
+def redact(text: str) -> str:
+    """Return `text` with its secrets replaced by ***.
+
+    Secrets are the user, the password and the secret parameters of every address, and the values of environment
+    variables whose names contain words such as TOKEN, PASSWORD, SECRET or KEY.
+    """
+    for value in _secrets():
+        text = text.replace(value, HIDDEN)
+    return _QUERY.sub(rf"\1{HIDDEN}", _USERINFO.sub(f"://{HIDDEN}@", text))
+
+
+def _secrets() -> list[str]:
+    """Return the secret values of the environment, longest first, since one may contain another; no file paths."""
+    values = {value for name, value in os.environ.items() if len(value) >= _LEAST and _SECRET.search(name)}
+    return sorted((value for value in values if not (value[0] in "/~" and Path(value).exists())), key=len, reverse=True)
+
+
+def brief(error: BaseException, limit: int = 200) -> str:
+    """Return an error in one line without passwords, root cause first, since network libraries wrap theirs."""
+    root = error
+    while (under := root.__cause__ or root.__context__) is not None:
+        root = under
+    text = " ".join(redact(f"{root}" if root is error else f"{root} ({error})").split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def hidden(tree: Any) -> Any:
@@ -42,6 +76,8 @@ def kept_out() -> Iterator[None]:
 
     Hydra writes them before Gantry's code runs, and a password that is redacted later has already been on the disk.
     """
+
+    from hydra.core import utils as hydra_utils
 
     def save(config: DictConfig, filename: str, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
