@@ -21,7 +21,7 @@ LOG_FILE = "log.txt"
 RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
 RANK_FILES = "rank_*.*"  # in a run's folder, what its ranks but the first have left, see `rank_log`, `rank_ending`
 EARLIER = "earlier"  # in a job's folder, the attempts before
-BAR = re.compile(r"\d+%\|")  # as tqdm draws it
+BAR = re.compile(r"\d+%\|")  # as `gantry.core.progress` writes it, and tqdm in older logs
 COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 State = Literal["finished", "continues", "again", "new"]
