@@ -143,7 +143,7 @@ def look_held(folder, rank, size, look=look_at_share):
 ORPHAN = """
 import sys
 from pathlib import Path
-from test_embedding import Crew, look_at, look_held
+from test_features import Crew, look_at, look_held
 
 look_held(Path(sys.argv[1]), 0, 2, lambda source, by, folder, rank, size:
     look_at(source, by, folder, "test", Crew(size, look_held)))

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from gantry.core.errors import UserError
+from gantry.core.progress import progress
 from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.images import ImageSet, decode
 
@@ -237,13 +237,13 @@ def _read_all(
     with (
         warnings.catch_warnings(),  # the filter set here reaches the pool's threads
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(names), desc=f"decoding {base.name}", unit="image", delay=2, disable=None) as bar,
+        progress(f"decoding {base.name}", len(names), "image", delay=2, lines=False) as bar,
     ):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for begin in range(0, len(names), CHUNK):
             chunk = names[begin : begin + CHUNK]
             yield from zip(chunk, pool.map(one, chunk), strict=True)
-            bar.update(len(chunk))
+            bar.advance(len(chunk))
 
 
 def _reason(failure: str | Exception) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from gantry.core.errors import UserError
+from gantry.core.progress import progress
 from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.image_folder import NAMED, Failures, decoded, image_set, listing, resolved, stamps
 from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
@@ -228,7 +228,7 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
     """Yield the images as uint8 (n, `channels`, H, W), about `CHUNK_BYTES` at a time."""
     each = math.prod(dims[1:])
     step = max(1, CHUNK_BYTES // each)
-    with tqdm(total=dims[0], desc=f"reading {path.name}", unit="image", delay=2, disable=None) as bar:
+    with progress(f"reading {path.name}", dims[0], "image", delay=2, lines=False) as bar:
         for begin in range(0, dims[0], step):
             count = min(step, dims[0] - begin)
             with _damage(path):
@@ -244,7 +244,7 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
                 place = begin + int((images != images[:, :1]).any((1, 2, 3)).argmax())
                 raise _coloured(path, f"the image at index {place} has colours") from error
             yield fitting
-            bar.update(count)
+            bar.advance(count)
         with _damage(path):
             if file.read(1):  # reading to the end also verifies the zip file's checksum
                 raise ValueError("it is longer than its header says")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +23,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from gantry.core.errors import UserError
 from gantry.core.processes.workers import ALONE, Crew
+from gantry.core.progress import progress
 from gantry.evaluation.extractors.extractor import Extractor, Features
 
 CHUNK = 512  # images in a file of features
@@ -90,26 +89,18 @@ def look_at(
     """
     folder.mkdir(parents=True, exist_ok=True)
     left = _left(folder, len(source))
-    with tqdm(
-        total=len(source),
-        initial=len(source) - sum(_size(chunk, len(source)) for chunk in left),
-        desc=title,
-        unit="image",
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        delay=1,
-    ) as bar:
+    with progress(title, len(source), "image", done=_count_done(folder, len(source))) as bar:
         with (crew if len(left) > 1 else ALONE).at_work(folder) as done:
             size = crew.size if len(left) > 1 else 1
             for chunk in _looked_at(source, extractors, folder, 0, size):
                 between()
-                bar.update(_size(chunk, len(source)))
+                bar.advance(_size(chunk, len(source)))
                 done()
             while not done():
                 between()
                 time.sleep(POLL)
-                _move(bar, folder, len(source))
-        _move(bar, folder, len(source))
+                bar.reach(_count_done(folder, len(source)))
+        bar.reach(len(source))
     return {name: _joined(folder, name, len(source)) for name in extractors}
 
 
@@ -167,8 +158,8 @@ def _made_ahead(source: Source, begins: list[int]) -> Iterator[Iterator[Tensor]]
         pool.shutdown(cancel_futures=True)
 
 
-def _move(bar: tqdm, folder: Path, count: int) -> None:
-    bar.update(count - sum(_size(chunk, count) for chunk in _left(folder, count)) - bar.n)
+def _count_done(folder: Path, count: int) -> int:
+    return count - sum(_size(chunk, count) for chunk in _left(folder, count))
 
 
 def _size(chunk: int, count: int) -> int:

@@ -150,15 +150,12 @@ class TerminalView:
         metric = metrics.pop() if len(metrics) == 1 else "metric"
         cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip()) for row in rows]
         head = ("job", "run", "status", "step", "time", metric)
-        # The run's name is what can be cut short.
-        others = sum(max(len(row[i]) for row in [head, *cells]) + 2 for i in (0, 2, 3, 4, 5))
-        room = max(8, self._live.console.width - others - 2)
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in head:
-            table.add_column(Text(name), no_wrap=True)  # as Text: rich reads brackets and colons in a str as its own
+        for name in head:  # as Text: rich reads brackets and colons in a str as its own
+            table.add_column(Text(name), no_wrap=name != "run")  # the run's name is what can be cut short
         for row in cells:
-            label = row[1] if len(row[1]) <= room else f"{row[1][: room - 1]}…"
-            table.add_row(row[0], Text(label), Text(row[2], STYLES[row[2]]), *map(Text, row[3:]))
+            label = Text(row[1], no_wrap=True, overflow="ellipsis")
+            table.add_row(row[0], label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:]))
         finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
         rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
         return Group(table, Text(rest, "dim"))

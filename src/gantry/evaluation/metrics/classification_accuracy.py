@@ -9,15 +9,14 @@ compare with one another and with nobody else's.
 import hashlib
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from gantry.core.errors import UserError
+from gantry.core.progress import progress
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet, digest_of
 from gantry.evaluation.extractors.classifier import RECIPE, Classifier, fit, one_thread, untrained, verdicts
@@ -53,14 +52,8 @@ def _compute(inputs: Inputs) -> Found:
     if test is None:
         train, test = held_out(train)
     made = sets.generated(MOST_GENERATED)
-    often = 0.5 if sys.stderr.isatty() else 10.0
-    with tqdm(desc="classifiers", unit="step", dynamic_ncols=True, delay=1, mininterval=often) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return Found({}, augmentation(made, train, test, seed=inputs.seed, progress=progress).record())
+    with progress("classifiers", None, "step") as bar:
+        return Found({}, augmentation(made, train, test, seed=inputs.seed, progress=bar.reach).record())
 
 
 class _Source(NamedTuple):

@@ -2,15 +2,14 @@
 
 import logging
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
-from tqdm import tqdm
 
 from gantry.core.files import write_json
+from gantry.core.progress import Bar
 from gantry.models.module import GAN
 from gantry.runs.folder import PROGRESS_FILE
 from gantry.training.callbacks.evaluation import Evaluation
@@ -27,19 +26,13 @@ class Progress(Callback):
 
     def __init__(self, evaluation: Evaluation, label: str, folder: Path) -> None:
         self.evaluation, self.label, self.file = evaluation, label, folder / PROGRESS_FILE
-        self.bar: tqdm | None = None
+        self.bar: Bar | None = None
         self.written = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Open the bar where training starts."""
-        self.bar = tqdm(
-            total=trainer.max_steps,
-            initial=trainer.global_step,
-            desc=self.label,
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10.0,
-        )
+        self.bar = Bar(self.label, trainer.max_steps, "step", done=trainer.global_step, delay=0, lines=True)
+        self.bar.reach(trainer.global_step)
         self._write(trainer)
 
     def on_train_batch_end(  # type: ignore[override]
@@ -50,25 +43,29 @@ class Progress(Callback):
             measured = self.evaluation.last == trainer.global_step
             if measured:
                 primary = self.evaluation.evaluator.primary
-                self.bar.set_postfix({primary: f"{self.evaluation.final[primary]:.2f}"}, refresh=False)
-            self.bar.update(trainer.global_step - self.bar.n)
+                self.bar.note = f"{primary}={self.evaluation.final[primary]:.2f}"
+            self.bar.reach(trainer.global_step)
             if measured or time.monotonic() - self.written > 1.0:
                 self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Close the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: GAN, exception: BaseException) -> None:  # type: ignore[override]
-        """Close the bar, so that the message begins on a line of its own."""
-        self.on_train_end(trainer, pl_module)
+        """Wipe the bar off the terminal, where the message takes its place."""
+        self._close(failed=True)
+
+    def _close(self, failed: bool = False) -> None:
+        if self.bar is not None:
+            self.bar.close(failed)
+            self.bar = None
 
     def _write(self, trainer: Trainer) -> None:
         self.written = time.monotonic()
         step, primary = trainer.global_step, self.evaluation.evaluator.primary
         value = self.evaluation.final.get(primary, math.nan)
-        rate = self.bar.format_dict["rate"] if self.bar is not None else None
+        rate = self.bar.rate if self.bar is not None else None
         record = {
             "step": step,
             "steps": trainer.max_steps,
