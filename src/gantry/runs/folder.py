@@ -19,8 +19,8 @@ GENERATOR = "generator"  # folder of a run's exported generators, each in its ow
 BEST, LAST = "best", "last"  # of the step with the best first metric, and of the last step
 LOG_FILE = "log.txt"
 RANK_PIDS = "ranks.pid"  # in a run's folder while it runs on several ranks: their processes
-RANK_FILES = "rank_*.*"  # in a run's folder, what its ranks but the first have left, see `rank_log`, `rank_ending`
-EARLIER = "earlier"  # in a job's folder, the attempts before
+RANK_FILES = "rank_*.*"  # in a run's folder, the files of its ranks other than the first, see `rank_log`, `rank_ending`
+EARLIER = "earlier"  # in a job's folder, the earlier attempts
 BAR = re.compile(r"\d+%\|")  # as `gantry.core.progress` writes it, and tqdm in older logs
 COLOUR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
