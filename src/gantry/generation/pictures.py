@@ -31,22 +31,22 @@ from gantry.models.latents import stream
 from gantry.models.sampling import generate
 
 FRAMES_A_SECOND = 16
-MOST_PROJECTED = 256  # images at a time
+MOST_PROJECTED = 256  # largest number of images in one call
 T = TypeVar("T")
-HIDDEN = 128  # grey level of what a mask hides
+HIDDEN = 128  # grey level of masked pixels
 
 
 def grid(order: Order, path: Path) -> None:
-    """A PNG of the order's images, in rows."""
+    """Write a PNG of the order's images in rows."""
     _write(enlarged_grid(order.network(0).first(order.n), _columns(order.n)), path)
 
 
 def walk(order: Order, latents: int, frames: int, path: Path) -> None:
-    """A film of walks side by side, each through so many latents and back to its first; as a strip, one row each.
+    """Write a film of walks side by side, each through `latents` latents and back to its first; a strip has a row each.
 
     Args:
         order: `order.n` walks; walk j's latent k is number k * n + j of the seed's.
-        latents: that each walk goes through, at least 2.
+        latents: number of latents in each walk, at least 2.
         frames: pictures from one latent to the next.
         path: ends in .gif, .webp or .mp4, or in .png for a strip, which ends at the last latent.
     """
@@ -65,12 +65,12 @@ def walk(order: Order, latents: int, frames: int, path: Path) -> None:
 
 
 def plane(order: Order, points: int, which: tuple[int, int], extent: float, path: Path) -> None:
-    """A PNG of the images on the plane that two latent directions span around the seed's first latent.
+    """Write a PNG of the images on the plane that two latent directions span around the seed's first latent.
 
     The first direction goes from left to right, the second from top to bottom, each from -extent to extent.
 
     Raises:
-        UserError: the latents have not so many directions.
+        UserError: the latents have fewer directions.
     """
     made = order.network(0)
     if max(which) >= made.z_dim:
@@ -82,18 +82,18 @@ def plane(order: Order, points: int, which: tuple[int, int], extent: float, path
 
 
 def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: Path) -> str:
-    """Find the samples nearest to images, with a mask those that fill in what is white there.
+    """Find the samples nearest to images; with a mask, fill in the pixels that are white in it.
 
     Args:
-        order: its seed is where the search begins.
+        order: its seed determines the start of the search.
         given: an image of any size or a folder of them, or an .npz of images of the generator's size.
         mask: an image, white where the given ones are damaged.
-        path: of a PNG; in columns the given images, with a mask as they are without what it hides, the samples
-            nearest to them, and with a mask the given ones filled in. The latents go beside it, as .npy.
+        path: of a PNG; its columns are the given images (with a mask, without the masked pixels), the nearest samples
+            and, with a mask, the given images filled in. The latents are saved beside it as .npy.
         cache: folder of decoded images.
 
     Returns:
-        What the user is told: the errors in grey levels of 255.
+        The message for the user: the errors in grey levels of 255.
     """
     made = order.network(0)
     channels, height, width = made.tile(0).shape[1:]
@@ -128,7 +128,7 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
 
 
 def _images(given: Path, shape: tuple[int, int, int], cache: Path) -> np.ndarray:
-    """The images to project, uint8 (N, C, H, W)."""
+    """Read the images to project, uint8 (N, C, H, W)."""
     if given.suffix.lower() in (".npz", ".npy") and not given.is_dir():
         found = samples(given, cache, shape)
         _check_few(given, len(found))
@@ -145,7 +145,7 @@ def _check_few(given: Path, count: int) -> None:
 
 
 def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
-    """A mask of damaged pixels, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
+    """Read a mask of damaged pixels, bool (1, 1, H, W): white in the picture at `path`, cropped like its image."""
     if given.is_file() and given.suffix.lower() not in (".npz", ".npy"):
         (width, height), (wide, high) = (
             _opened(f"{key}={file}", partial(_size, file)) for key, file in (("mask", path), ("project", given))
@@ -172,17 +172,17 @@ def _size(path: Path) -> tuple[int, int]:
 def _opened(what: str, decoded: Callable[[], T]) -> T:
     try:
         return decoded()
-    except Exception as error:  # whatever Pillow raises for a damaged file
+    except Exception as error:  # Pillow raises many types for a damaged file
         raise UserError(f"{what} is no image that can be read: {reason(error)}") from error
 
 
 def _difference(images: Tensor, given: Tensor, where: Tensor) -> float:
-    """Root mean squared, in grey levels."""
+    """Return the root mean squared difference in grey levels."""
     return float((images - given.float())[where].square().mean().sqrt())
 
 
 def _columns(count: int) -> int:
-    """The columns of a grid that is as wide as it is high, or one wider."""
+    """Return the columns of a square grid, or of one that is wider by one column."""
     return math.ceil(math.sqrt(count))
 
 
