@@ -169,8 +169,8 @@ class Result:
     def _classes_text(self) -> list[str]:
         assert self.classes is not None
         shares = sorted(self.classes.items(), key=lambda item: item[1][1] / max(item[1][0], 1e-9))[:LEAST]
-        said = (f"{name} {generated:.1%} (real {real:.1%})" for name, (real, generated) in shares)
-        return [f"classes drawn least: {', '.join(said)}"]
+        named = (f"{name} {generated:.1%} (real {real:.1%})" for name, (real, generated) in shares)
+        return [f"classes drawn least: {', '.join(named)}"]
 
     def _memorisation_text(self) -> list[str]:
         has = self.memorisation

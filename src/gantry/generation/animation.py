@@ -181,10 +181,10 @@ def _encoder(path: Path) -> str:
             f"{path}: video is written by PyAV, which is not installed; pip install -c constraints.txt -e '.[video]' "
             f"does it, or choose one of {others}"
         ) from error
-    found = [name for name in ENCODERS if name in av.codecs_available]
-    if not found:
+    available = [name for name in ENCODERS if name in av.codecs_available]
+    if not available:
         raise UserError(f"{path}: PyAV has no H.264 encoder here ({' or '.join(ENCODERS)}); choose one of {others}")
-    return found[0]
+    return available[0]
 
 
 def _save_video(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float, encoder: str) -> None:

@@ -66,13 +66,13 @@ def find_generator(
     try:
         runs = find_generators([name], store, cache, by_name=False)
     except NoSuchRun:
-        known = _models(store)
-        if name in known:
+        names = _models(store)
+        if name in names:
             return _alone(_registered(name, store, cache, trusted), which, raw)
         try:
             runs = find_generators([name], store, cache)
         except NoSuchRun as error:
-            raise NoSuchRun(f"{error}; registered models: {', '.join(known) or 'none'}") from None
+            raise NoSuchRun(f"{error}; registered models: {', '.join(names) or 'none'}") from None
     if len(runs) > 1:
         raise UserError(
             "\n  ".join([f"run={name}: {len(runs)} runs; name one of them:", *(show(r.folder) for r in runs)])

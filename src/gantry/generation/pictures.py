@@ -75,9 +75,9 @@ def plane(order: Order, points: int, which: tuple[int, int], extent: float, path
     made = order.network(0)
     if max(which) >= made.z_dim:
         raise UserError(f"directions: latents have {made.z_dim} directions, numbers 0 to {made.z_dim - 1}")
-    found = directions(made.network, made.z_dim, order.seed, max(which) + 1).vectors
+    vectors = directions(made.network, made.z_dim, order.seed, max(which) + 1).vectors
     centre = torch.from_numpy(stream(order.seed, 0, 1, made.z_dim, order.truncation))[0]
-    latents = plane_of(centre, found[which[0]], found[which[1]], points, extent)
+    latents = plane_of(centre, vectors[which[0]], vectors[which[1]], points, extent)
     _write(enlarged_grid(generate(made.network, latents.flatten(0, 1)), points), path)
 
 
@@ -101,7 +101,7 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
     target = torch.from_numpy(_images(given, shape, cache))
     hole = None if mask is None else torch.from_numpy(_mask(mask, shape, given))
     with progress("searching", 100, "%") as bar:
-        found = project(
+        projection = project(
             made.network,
             made.z_dim,
             target,
@@ -109,30 +109,30 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
             seed=order.seed,
             progress=lambda share: bar.reach(round(100 * share)),
         )
-    columns = [target, found.images]
-    said = [f"nearest samples: {found.errors.mean():.1f} grey levels of 255 from the pixels that are known"]
-    if hole is not None and found.repaired is not None:
+    columns = [target, projection.images]
+    messages = [f"nearest samples: {projection.errors.mean():.1f} grey levels of 255 from the pixels that are known"]
+    if hole is not None and projection.repaired is not None:
         damaged = hole.expand_as(target)
         known_mean = torch.stack([image[~where].float().mean() for image, where in zip(target, damaged, strict=True)])
-        ours = _difference(found.repaired.float(), target, damaged)
+        ours = _difference(projection.repaired.float(), target, damaged)
         plain = _difference(known_mean.view(-1, 1, 1, 1).expand(target.shape), target, damaged)
-        said.append(
+        messages.append(
             f"filled in: {ours:.1f} from what the given pixels are there; the mean of the known pixels: {plain:.1f}"
         )
-        columns = [target, target.masked_fill(damaged, HIDDEN), found.images, found.repaired]
+        columns = [target, target.masked_fill(damaged, HIDDEN), projection.images, projection.repaired]
     _write(enlarged_grid(torch.stack(columns, 1).flatten(0, 1), len(columns)), path)
     latents = path.with_suffix(".npy")
     with writing(latents, left=""):
-        np.save(latents, found.latents.numpy())
-    return "\n".join([*said, f"latents  {show(latents)}"])
+        np.save(latents, projection.latents.numpy())
+    return "\n".join([*messages, f"latents  {show(latents)}"])
 
 
 def _images(given: Path, shape: tuple[int, int, int], cache: Path) -> np.ndarray:
     """Read the images to project, uint8 (N, C, H, W)."""
     if given.suffix.lower() in (".npz", ".npy") and not given.is_dir():
-        found = samples(given, cache, shape)
-        _check_few(given, len(found))
-        return np.array(found.images)
+        loaded = samples(given, cache, shape)
+        _check_few(given, len(loaded))
+        return np.array(loaded.images)
     files = [given / name for name in listing(given, "project")] if given.is_dir() else [given]
     _check_few(given, len(files))
     size, channels = shape[1], shape[0]

@@ -134,11 +134,11 @@ def _limits(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _copies(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    found = mapping(record.get("memorisation"))
+    memorisation = mapping(record.get("memorisation"))
     rates = {
-        name: found.get(f"copy_rate{ending}")
+        name: memorisation.get(f"copy_rate{ending}")
         for name, ending in (("rate", ""), ("expected", "_expected"), ("std", "_std"))
     }
     if not all(map(is_number, rates.values())):
         return None
-    return {**rates, "images": record["settings"].get("n_generated"), "held_out": found.get("held_out_images")}
+    return {**rates, "images": record["settings"].get("n_generated"), "held_out": memorisation.get("held_out_images")}

@@ -86,12 +86,12 @@ def model_card(
     Raises:
         UserError: there is no readable generator in `source`.
     """
-    known = gather(source, run)
-    network = known["network"]
+    facts = gather(source, run)
+    network = facts["network"]
     shape = network.get("image_shape")
     text = _template().render(
-        known,
-        head=Markup(_head(known, licence, files)),
+        facts,
+        head=Markup(_head(facts, licence, files)),
         mark=Markup(MARK),
         options={name: network[name] for name in network if name not in ("_target_", "z_dim", "image_shape")},
         shape=shape if isinstance(shape, list) and len(shape) == 3 else None,
@@ -108,7 +108,7 @@ def model_card(
     return text.rstrip() + "\n"
 
 
-def _head(known: Mapping[str, Any], licence: str | None, files: Sequence[Written]) -> str:
+def _head(facts: Mapping[str, Any], licence: str | None, files: Sequence[Written]) -> str:
     """Return the YAML header for the Hub, whose identifiers are lower-case words; other names are left to the text."""
     stated = " ".join(redact(licence or "").lower().split())
     named = {"license": stated if SLUG.fullmatch(stated) else "other" if stated else "unknown"}
@@ -116,14 +116,14 @@ def _head(known: Mapping[str, Any], licence: str | None, files: Sequence[Written
         named["license_name"] = "-".join(re.findall("[a-z0-9.]+", stated)) or "other"
     suffixes = {Path(file.name).suffix for file in files}
     formats = [name for name in ("safetensors", "onnx") if f".{name}" in suffixes]
-    tags = ["gan", "pytorch", *formats, str(known["summary"].get("variant"))]
+    tags = ["gan", "pytorch", *formats, str(facts["summary"].get("variant"))]
     head = {
         **named,
         "library_name": "gantry",
         "pipeline_tag": "unconditional-image-generation",
         "tags": [tag for tag in dict.fromkeys(tags) if SLUG.fullmatch(tag)],
     }
-    data = str(known["dataset"])
+    data = str(facts["dataset"])
     return yaml.safe_dump(head | ({"datasets": [data]} if SLUG.fullmatch(data) else {}), sort_keys=False)
 
 

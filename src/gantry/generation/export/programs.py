@@ -81,7 +81,7 @@ def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = No
     """
     require_onnx()
     program = _program(network, z_dim)
-    known = {"z_dim": str(z_dim), "image_range": "[-1, 1]"} | ({} if step is None else {"step": str(step)})
+    properties = {"z_dim": str(z_dim), "image_range": "[-1, 1]"} | ({} if step is None else {"step": str(step)})
 
     def write(part: Path) -> None:
         import onnx
@@ -93,7 +93,7 @@ def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = No
         model = exported.model_proto
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        onnx.helper.set_model_props(model, known)
+        onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, part)
 
@@ -163,15 +163,15 @@ def _checked(
 def _difference(network: nn.Module, program: Callable[[Tensor], Tensor], z_dim: int) -> float:
     """Return the largest difference between images over batches of several sizes; NaN if any is NaN."""
     source = torch.Generator().manual_seed(0)
-    found = []
+    differences = []
     for batch in BATCHES:
         z = torch.randn(batch, z_dim, generator=source)
         with torch.inference_mode():
             images, expected = program(z.clone()), network(z)
         if images.shape != expected.shape or images.dtype != torch.float32:
             raise ValueError(f"it makes {images.dtype} {tuple(images.shape)}, not float32 {tuple(expected.shape)}")
-        found.append((images - expected).abs().max())
-    return float(torch.stack(found).max())
+        differences.append((images - expected).abs().max())
+    return float(torch.stack(differences).max())
 
 
 @contextlib.contextmanager

@@ -29,9 +29,9 @@ def settle(client: MlflowClient, name: str, version: str, measured: Measured | N
     if holder is not None and str(holder.version) == version:
         return True, "it is the champion"
     present = champion.from_tags(holder.tags) if holder else None
-    found = champion.verdict(measured, present, str(holder.version) if holder else None)
-    if not found.wins or measured is None:
-        return False, found.why + _remedy(name, measured, holder)
+    verdict = champion.verdict(measured, present, str(holder.version) if holder else None)
+    if not verdict.wins or measured is None:
+        return False, verdict.why + _remedy(name, measured, holder)
     best, placed = (version, measured), None
     while placed != best[0]:
         placed = best[0]
@@ -39,7 +39,7 @@ def settle(client: MlflowClient, name: str, version: str, measured: Measured | N
         best = _best_meanwhile(client, name, best)
     if placed != version:
         return False, f"version {placed} was registered at the same time and is the champion, with {best[1].text}"
-    return True, f"the champion: {found.why}"
+    return True, f"the champion: {verdict.why}"
 
 
 def _best_meanwhile(client: MlflowClient, name: str, best: tuple[str, Measured]) -> tuple[str, Measured]:

@@ -44,8 +44,8 @@ class Measured:
     @property
     def tags(self) -> dict[str, str]:
         """Return the tags that store it in a registered version."""
-        said = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
-        return said | {HIGHER: _text(self.higher_is_better)}
+        tags = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
+        return tags | {HIGHER: _text(self.higher_is_better)}
 
     @property
     def text(self) -> str:
@@ -156,24 +156,24 @@ def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
     held = [record for record in records if name in record["values"] and _is_quality(name)]
     # The digest identifies the generator, so `papers-last` matches `papers` if the last one is registered.
     for match in (lambda r: protocol in (r["key"], r["protocol"]), lambda r: r["protocol"].split("-")[0] == protocol):
-        found = [record for record in held if match(record)]
-        if len(found) > 1:
-            keys = ", ".join(f"{record['key']}/{name}" for record in found)
-            raise UserError(f"metric={wanted}: measured in {len(found)} ways; name one of {keys}")
-        if found:
-            drawn = {key: found[0]["subject"].get(key) for key in DRAWN}
-            settings = {**found[0]["settings"], **drawn}
-            higher = parse(found[0].get(HIGHER)).get(name)
-            return Measured(name, _number(found[0]["values"][name]), settings, higher)
+        matching = [record for record in held if match(record)]
+        if len(matching) > 1:
+            keys = ", ".join(f"{record['key']}/{name}" for record in matching)
+            raise UserError(f"metric={wanted}: measured in {len(matching)} ways; name one of {keys}")
+        if matching:
+            drawn = {key: matching[0]["subject"].get(key) for key in DRAWN}
+            settings = {**matching[0]["settings"], **drawn}
+            higher = parse(matching[0].get(HIGHER)).get(name)
+            return Measured(name, _number(matching[0]["values"][name]), settings, higher)
     choices = ", ".join(_choices(records)) or "none yet: python evaluate.py makes one"
     raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
 
 
 def _records(folder: Path, digest: str) -> list[Mapping[str, Any]]:
     """Return the evaluations of the generator with this digest."""
-    found = [mapping(read_json(path)) for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json"))]
+    records = [mapping(read_json(path)) for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json"))]
     wanted = ("key", "protocol", "values", "settings", "subject")
-    whole = [record for record in found if all(record.get(key) for key in wanted)]
+    whole = [record for record in records if all(record.get(key) for key in wanted)]
     return [record for record in whole if mapping(record["subject"]).get("sha256") == digest]
 
 

@@ -77,10 +77,10 @@ def _version(client: MlflowClient, wanted: str) -> ModelVersion:
             raise
     held = versions(client, name)
     if not held:
-        known = models(client)
-        if name in known:
+        names = models(client)
+        if name in names:
             raise UserError(f"run={wanted}: the model has no version that is whole")
-        raise UserError(f"run={wanted}: no model of that name is registered (there are: {', '.join(known) or 'none'})")
+        raise UserError(f"run={wanted}: no model of that name is registered (there are: {', '.join(names) or 'none'})")
     if mark:
         aliases = client.get_registered_model(name).aliases
         there = [*(f"@{alias}" for alias in aliases), *(f"/{one.version}" for one in held)]

@@ -92,8 +92,8 @@ def register(
                 client.log_model_artifact(str(held.source).removeprefix(MODELS), str(card))
             measured = measured or champion.from_tags(held.tags)
         wins, why = settle(client, name, version, measured)
-    said = f"model {name} version {version}" + ("" if held is None else ", which these weights are already")
-    return Registered(name, version, held is None, wins, f"{said}: {why}")
+    text = f"model {name} version {version}" + ("" if held is None else ", which these weights are already")
+    return Registered(name, version, held is None, wins, f"{text}: {why}")
 
 
 def _write(files: ExportedFiles | GeneratorFiles, folder: Path, raw: Path) -> Sequence[str]:

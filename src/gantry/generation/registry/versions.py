@@ -22,8 +22,8 @@ ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's erro
 
 def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     """Return the usable versions of a model, the newest last; empty if there is no such model."""
-    found = [one for one in client.search_model_versions(f"name='{name}'") if one.status == "READY"]
-    return sorted(found, key=lambda one: int(one.version))
+    ready = [one for one in client.search_model_versions(f"name='{name}'") if one.status == "READY"]
+    return sorted(ready, key=lambda one: int(one.version))
 
 
 def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
