@@ -26,20 +26,20 @@ T = TypeVar("T")
 
 
 class Group(Protocol):
-    """The ranks that share a measurement out (`gantry.training.distributed.peers.Peers`)."""
+    """The ranks that share a measurement (`gantry.training.distributed.peers.Peers`)."""
 
     rank: int
     world_size: int
 
     @property
     def first(self) -> bool:
-        """This is rank 0."""
+        """True on rank 0."""
 
     def tell(self, value: T) -> T:
-        """Rank 0's `value`, at every rank."""
+        """Broadcast rank 0's `value` and return it on every rank."""
 
     def gather(self, part: Tensor, most: int) -> list[Tensor]:
-        """The ranks' parts (n_rank, d), each of at most `most` rows, at rank 0 in order; elsewhere an empty list."""
+        """Gather the ranks' parts (n_rank, d), of at most `most` rows each, on rank 0 in order; elsewhere return []."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Evaluation:
 
     Attributes:
         values: score by name, the primary one first; all NaN when the features are not finite.
-        protocol: what else one must know to compare them: extractor, weights, counts, split, data.
-        seconds: how long it took.
+        protocol: the settings needed to compare them: extractor, weights, counts, split, data.
+        seconds: duration.
         classes: for each of the data set's classes its share, 0 to 1, of the real and of the generated images,
-            by the classifier's verdict on both; None where the extractor does not know the classes, or the
+            as predicted by the classifier; None where the extractor does not know the classes, or the
             features are not finite.
     """
 
@@ -82,20 +82,20 @@ class Evaluator:
     Draws no random numbers of its own, so that training is the same with it and without.
 
     Args:
-        extractor: what looks at the images.
+        extractor: computes the features of the images.
         data: the real images, measured as they are, never mirrored.
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
-        peers: the ranks that share the generated images out; rank 0 has their features and scores them.
-        metrics: what is measured, the primary one first; what needs logits or labels is left out where the extractor
+        peers: the ranks that share the generated images; rank 0 collects their features and scores them.
+        metrics: the metrics, the primary one first; those that need logits or labels are left out if the extractor
             has none. None: those of `gantry.core.config.options.WHILE_TRAINING`.
 
     Attributes:
-        names: what each value is called.
-        higher_is_better: by that name, whether higher is better.
+        names: the recorded name of each value.
+        higher_is_better: by that name, True if higher is better.
 
     Raises:
-        UserError: too few images on either side, or the metrics cannot be measured while training.
+        UserError: too few real or generated images, or the metrics cannot be measured while training.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Evaluator:
         self.names = {n: n + after for one in self.metrics for n in one.names if n not in UNLOGGED}
         self.higher_is_better = {n + after: higher for one in self.metrics for n, higher in one.directions.items()}
         # KID on 100 subsets takes seconds: little beside Inception, but most of an evaluation with
-        # a classifier, where 20 subsets of 1000 see a data set of a few thousand images often enough.
+        # a classifier, where 20 subsets of 1000 cover a data set of a few thousand images often enough.
         self.kid_subsets = 20 if extractor.labelled else kid.SUBSETS
         self.real = real_features(extractor, data, cache)
 
@@ -135,45 +135,45 @@ class Evaluator:
         return next(iter(self.higher_is_better))
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether a value of the primary metric is finite and better than the `best` so far, None where none is."""
+        """Return True if a value of the primary metric is finite and better than `best`, None where there is none."""
         if best is None or not math.isfinite(value):
             return math.isfinite(value)
         return value > best if self.higher_is_better[self.primary] else value < best
 
     @property
     def protocol(self) -> dict[str, str | int | float]:
-        """What one must know to compare the values with others."""
+        """The settings needed to compare the values with others."""
         return protocol(self.extractor, self.data, self.n_generated, self.kid_subsets)
 
     def evaluate(
         self, generate: Callable[[int, int], Tensor], between: Callable[[], None] = lambda: None
     ) -> Evaluation:
-        """Measures the generator behind `generate`; every rank must call it, and gets the same.
+        """Measure the generator behind `generate`; every rank must call it, and gets the same result.
 
         Args:
             generate: (start, count) -> the images of noise vectors start to start + count, uint8
-                (count, C, H, W) of the data's shape, on any device. Over all ranks each vector is asked for once.
+                (count, C, H, W) of the data's shape, on any device. Over all ranks each vector is requested once.
             between: called between batches, on every rank equally often.
         """
         began = time.perf_counter()
-        looked = self._look_together(generate, between)
-        found = self._score(looked, generate, began) if looked is not None else None
-        return self.peers.tell(found)  # type: ignore[return-value]
+        extracted = self._shared_features(generate, between)
+        evaluation = self._score(extracted, generate, began) if extracted is not None else None
+        return self.peers.tell(evaluation)  # type: ignore[return-value]
 
-    def _score(self, looked: Features, generate: Callable[[int, int], Tensor], began: float) -> Evaluation:
-        features, logits = looked
+    def _score(self, extracted: Features, generate: Callable[[int, int], Tensor], began: float) -> Evaluation:
+        features, logits = extracted
         if not (features.isfinite().all() and logits.isfinite().all()):
             values = dict.fromkeys(self.names.values(), math.nan)
             return Evaluation(values, self.protocol, time.perf_counter() - began)
-        found = score(
+        scores = score(
             self.metrics,
             Inputs(self.extractor, self.data, self.real, features, logits, generate, self.kid_subsets),
         )
-        named = {name: found.values[name] for name in self.names.values()}
-        return Evaluation(named, self.protocol, time.perf_counter() - began, found.details.get("classes"))
+        named = {name: scores.values[name] for name in self.names.values()}
+        return Evaluation(named, self.protocol, time.perf_counter() - began, scores.details.get("classes"))
 
-    def _look_together(self, generate: Callable[[int, int], Tensor], between: Callable[[], None]) -> Features | None:
-        """The features of the generated images, each rank looking at its share; rank 0 gets all, in their order."""
+    def _shared_features(self, generate: Callable[[int, int], Tensor], between: Callable[[], None]) -> Features | None:
+        """Compute the generated images' features, each rank those of its share; rank 0 gets all, in order."""
         peers, count = self.peers, self.n_generated
         begin, end = (count * rank // peers.world_size for rank in (peers.rank, peers.rank + 1))
         most = -(-count // peers.world_size)
@@ -181,11 +181,11 @@ class Evaluator:
         for start in range(begin, begin + most, BATCH):
             between()
             if start < end:
-                parts.append(self._look_once(generate, start, min(BATCH, end - start)))
+                parts.append(self._batch_features(generate, start, min(BATCH, end - start)))
         features, logits = (peers.gather(part, most) for part in _joined(parts))
         return Features(torch.cat(features), torch.cat(logits)) if peers.first else None
 
-    def _look_once(self, images: Callable[[int, int], Tensor], start: int, size: int) -> Features:
+    def _batch_features(self, images: Callable[[int, int], Tensor], start: int, size: int) -> Features:
         batch = images(start, size)
         expected = (size, *self.data.images.shape[1:])
         if batch.dtype != torch.uint8 or tuple(batch.shape) != expected:
@@ -198,7 +198,7 @@ def _joined(parts: list[Features]) -> Features:
 
 
 def _measurable(metrics: Sequence[Metric], extractor: Extractor) -> list[Metric]:
-    """Those that can be measured while training with this extractor.
+    """Return the metrics that can be measured while training with this extractor.
 
     Raises:
         UserError: the first one cannot, or one is python evaluate.py's alone.

@@ -1,4 +1,4 @@
-"""Results of an evaluation in the MLflow run of what was measured."""
+"""Logs the results of an evaluation to the MLflow run that was measured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def log_result(client: MlflowClient, run_id: str, result: Result, files: Sequenc
     """Add a result to a run, which may have ended: metrics `eval/<key>/<name>`, the tags `eval.<key>` and
     `eval.<key>.higher_is_better`, the files: the record first.
 
-    Raises whatever MLflow raises.
+    Errors of MLflow are raised unchanged.
     """
     from mlflow.entities import Metric, RunTag
 
@@ -29,7 +29,7 @@ def log_result(client: MlflowClient, run_id: str, result: Result, files: Sequenc
 
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, result.step) for name, value in result.logged.items()]
-    record = read_json(files[0]) or {}  # with what an earlier evaluation has found
+    record = read_json(files[0]) or {}  # includes results of an earlier evaluation
     tag = f"{DESCRIPTION}{result.key}"
     tags = [RunTag(tag, result.description), RunTag(f"{tag}.{HIGHER}", json.dumps(record.get(HIGHER, {})))]
     client.log_batch(run_id, metrics, tags=tags)

@@ -1,4 +1,4 @@
-"""Mean and covariance of features, which the Frechet distance compares.
+"""Computes the mean and covariance of features, for the Frechet distance.
 
 Features may be a memory map of a file: they are read in chunks of rows, so that memory does not grow with them.
 """
@@ -14,10 +14,10 @@ CHUNK = 1024  # rows in float64 at a time: 16 MiB of 2048 features
 
 
 class Moments(NamedTuple):
-    """Of n features: mean (d,) and unbiased covariance (d, d), float64.
+    """Mean (d,) and unbiased covariance (d, d) of n features, float64.
 
-    The mean of float32 features is the float32 running sum's, as torch-fidelity takes it: at n = 50,000 it is off
-    by some 1e-6, which an FID below 1 shows in its sixth digit. The covariance is about the exact mean.
+    The mean of float32 features uses a float32 running sum, as in torch-fidelity: at n = 50,000 its error is about
+    1e-6, which changes the sixth digit of an FID below 1. The covariance is about the exact mean.
     """
 
     mean: Tensor
@@ -33,7 +33,7 @@ class Reference(NamedTuple):
 
 
 def chunks(features: Tensor, rows: Tensor | None = None, size: int = CHUNK) -> Iterator[Tensor]:
-    """`features` (n, d), or those of `rows`, int64 (m,), in pieces of at most `size` rows."""
+    """Yield `features` (n, d), or those of `rows`, int64 (m,), in chunks of at most `size` rows."""
     if rows is None:
         yield from features.split(size)
     else:
@@ -42,7 +42,7 @@ def chunks(features: Tensor, rows: Tensor | None = None, size: int = CHUNK) -> I
 
 
 def moments(features: Tensor, rows: Tensor | None = None) -> Moments:
-    """The moments of `features` (n, d), or of those of `rows`, int64 (m,); at least 2."""
+    """Return the moments of `features` (n, d), or of those of `rows`, int64 (m,); at least 2."""
     n, dimensions = len(features) if rows is None else len(rows), features.shape[1]
     running = features.new_zeros(dimensions).numpy()
     total = torch.zeros(dimensions, dtype=torch.float64)
@@ -57,7 +57,7 @@ def moments(features: Tensor, rows: Tensor | None = None) -> Moments:
 
 
 def reference(real: Moments) -> Reference:
-    """`real` with its covariance's root: the costly half of an FID, to be kept where there are many."""
+    """Return `real` with its covariance's root: the costly half of an FID, to be reused for many FIDs."""
     values, vectors = torch.linalg.eigh(real.covariance)
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     return Reference(real, vectors[:, kept] * values[kept].sqrt())

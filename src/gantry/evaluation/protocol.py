@@ -1,14 +1,14 @@
-"""The protocol of a measurement: what a value may be called under it, and what goes on record beside the values."""
+"""Describes the protocol of a measurement: the suffix of the values' names, and the recorded settings."""
 
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.metrics import inception_score, kid
 
-STANDARD_COUNT = 50_000  # generated images behind the papers' numbers
+STANDARD_COUNT = 50_000  # generated images in the papers
 
 
 def suffix(extractor: Extractor, n_generated: int, split: str) -> str:
-    """What follows a metric's name: nothing only under the papers' protocol.
+    """Return the suffix of a metric's name, which is empty only under the papers' protocol.
 
     Official Inception weights: `fid` for 50,000 generated images, `fid_5k`, `fid_2048` for other counts.
     Inception with other weights: `fid_inception-0a1b2c3d_5k`, after their hash. Against another split
@@ -16,9 +16,9 @@ def suffix(extractor: Extractor, n_generated: int, split: str) -> str:
     `fid_classifier`, and `modes_classifier` for the classes covered.
 
     Args:
-        extractor: what looked at the images.
-        n_generated: how many there were.
-        split: the real images, of which split.
+        extractor: computed the features.
+        n_generated: number of generated images.
+        split: of the real images.
     """
     if extractor.labelled:
         return f"_{extractor.name}"
@@ -29,7 +29,7 @@ def suffix(extractor: Extractor, n_generated: int, split: str) -> str:
 
 
 def protocol(extractor: Extractor, data: ImageSet, n_generated: int, kid_subsets: int) -> dict[str, str | int | float]:
-    """What one must know to compare values with others: extractor, weights, data, split, counts."""
+    """Return the settings needed to compare values with others: extractor, weights, data, split, counts."""
     return {
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,

@@ -1,4 +1,4 @@
-"""What an extractor sees in a data set's real images: computed once, kept on disk, and mapped from there."""
+"""Computes the features of a data set's real images once, stores them on disk and maps them from there."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from gantry.evaluation.moments import moments as moments_of
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 2  # raise it when what the files hold changes
+CACHE_VERSION = 2  # raise it when the files' content changes
 ABOUT, FEATURES, PREDICTED, MOMENTS = "about.json", "real.features.npy", "predicted.npy", "moments.safetensors"
 BLOCK = 2**22  # bytes read at a time for a checksum
 
 
 @dataclass(frozen=True, eq=False)
 class Reals:
-    """Of n real images.
+    """The features of n real images and results derived from them.
 
     Attributes:
         features: (n, d) float32, mapped from a file.
-        predicted: the classes that the extractor's logits say, (n,) int64; None where it has no logits.
-        moments: what FID needs of them.
-        folder: where they are kept.
+        predicted: the classes predicted by the extractor's logits, (n,) int64; None where it has no logits.
+        moments: of the features, for FID.
+        folder: where the files are stored.
     """
 
     features: Tensor
@@ -56,7 +56,7 @@ class Reals:
         return reference(self.moments)
 
     def derived(self, name: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `compute` makes of the features, kept beside them as `name`.npy once it has been computed."""
+        """Return `compute(features)`, which is stored beside them as `name`.npy and computed once."""
         path = self.folder / f"{name}.npy"
         with FileLock(f"{self.folder}.lock"):
             if not _is_sound(self.folder, path):
@@ -66,13 +66,12 @@ class Reals:
 
 
 def real_features(extractor: Extractor, data: ImageSet, cache: Path, crew: Crew = ALONE) -> Reals:
-    """The features of all images of `data`, from `cache`/features or computed into it.
+    """Return the features of all images of `data`, read from `cache`/features or computed and stored there.
 
-    Processes that ask at the same moment compute them once; a damaged file is found by its checksum, and what was
-    in it computed again.
+    Concurrent processes compute them once; a damaged file is detected by its checksum and computed again.
 
     Args:
-        extractor: what looks at the images; its name, weights, resizing and arithmetic are part of the cache's key.
+        extractor: computes the features; its name, weights, resizing and arithmetic are part of the cache's key.
         data: the images, measured as they are, never mirrored.
         cache: folder of everything that can be computed again.
         crew: the processes that share the work.
@@ -108,15 +107,15 @@ def real_features(extractor: Extractor, data: ImageSet, cache: Path, crew: Crew 
 
 def _compute(extractor: Extractor, data: ImageSet, folder: Path, crew: Crew) -> None:
     work = folder.with_suffix(".partial")
-    looked = look_at(ArraySource(data.images), {"real": extractor}, work, f"real images of {data.name}", crew)["real"]
-    if not all(part.isfinite().all() for part in looked.features.split(4096)):
+    seen = look_at(ArraySource(data.images), {"real": extractor}, work, f"real images of {data.name}", crew)["real"]
+    if not all(part.isfinite().all() for part in seen.features.split(4096)):
         shutil.rmtree(work)
         raise UserError(f"the {extractor.name} features of {data.name} are not finite: wrong weights?")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (work / FEATURES).replace(folder / FEATURES)
     if extractor.has_logits:
-        verdicts = [part.argmax(1) for part in looked.logits.split(4096)]
+        verdicts = [part.argmax(1) for part in seen.logits.split(4096)]
         _write(folder / PREDICTED, torch.cat(verdicts).numpy())
     moments = moments_of(mapped(folder / FEATURES))
     save_file({name: value for name, value in moments._asdict().items() if name != "n"}, folder / MOMENTS)
@@ -125,7 +124,7 @@ def _compute(extractor: Extractor, data: ImageSet, folder: Path, crew: Crew) -> 
 
 
 def _load(folder: Path) -> Reals | None:
-    """What `_compute` wrote; None where it is not there, or not sound."""
+    """Load the files of `_compute`; None if they are missing or damaged."""
     if not (folder / ABOUT).exists():
         return None
     classified = PREDICTED in _checksums(folder)
@@ -155,7 +154,7 @@ def _checksums(folder: Path) -> dict[str, int]:
 
 
 def _enter(folder: Path, *paths: Path) -> None:
-    """Note the files' checksums, by which damage is found; a folder counts only once this is done."""
+    """Record the files' checksums, which detect damage; a folder is valid only after this."""
     write_json({"crc32": _checksums(folder) | {path.name: _crc(path) for path in paths}}, folder / ABOUT)
 
 

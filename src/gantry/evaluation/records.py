@@ -1,4 +1,4 @@
-"""What `python evaluate.py` leaves of a run: one record for each way of measuring and each step."""
+"""Reads the records that `python evaluate.py` writes: one for each protocol and settings, and each step."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Record:
     """One evaluation of one generator.
 
     Attributes:
-        key: names the way of measuring: the protocol and a hash of all settings.
+        key: the protocol and a hash of all settings.
         step: the generator's.
         values: by name, NaN where it was not finite.
         spread: of some values the standard deviation over repeated draws of the generated images.
         protocol: papers, test10k, quick or custom.
-        settings: all that determines the values, flat; none where the record itself is out of reach.
-        description: the settings in a line, where they are out of reach.
-        higher_is_better: by the name of a value, where the record says it.
+        settings: all settings that determine the values, flat; empty if the record itself is not available.
+        description: the settings in a line, if the record is not available.
+        higher_is_better: by the name of a value, if the record has it.
     """
 
     key: str
@@ -48,23 +48,23 @@ class Record:
 
 
 def parts(curve: str) -> tuple[str, str] | None:
-    """The key and the name in `eval/<key>/<name>`; None of another curve."""
+    """Return the key and the name in `eval/<key>/<name>`; None for other curves."""
     key, _, name = curve.removeprefix(PREFIX).partition("/")
     return (key, name) if curve.startswith(PREFIX) and name else None
 
 
 def parse(content: str | bytes) -> Record | None:
-    """The record that a file holds; None where it is half written, or something else."""
+    """Parse a record file; None if it is incomplete or no record."""
     try:
-        found = json.loads(content)
+        values = json.loads(content)
         return Record(
-            key=str(found["key"]),
-            step=int(found["step"]),
-            values={str(name): _number(value) for name, value in found["values"].items()},
-            spread={str(name): float(std) for name, std in (found.get("spread") or {}).items() if std is not None},
-            protocol=str(found.get("protocol") or ""),
-            settings=flatten(found.get("settings") or {}),
-            higher_is_better=directions.parse(found.get(directions.HIGHER)),
+            key=str(values["key"]),
+            step=int(values["step"]),
+            values={str(name): _number(value) for name, value in values["values"].items()},
+            spread={str(name): float(std) for name, std in (values.get("spread") or {}).items() if std is not None},
+            protocol=str(values.get("protocol") or ""),
+            settings=flatten(values.get("settings") or {}),
+            higher_is_better=directions.parse(values.get(directions.HIGHER)),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -75,32 +75,32 @@ def _number(value: Any) -> float:
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """The records in a run's folder; those of a generator that another one has replaced are left out."""
+    """Read the records in a run's folder, except those of a generator that has been replaced."""
     paths = (path for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json")) if FILE.fullmatch(path.name))
-    found = (parse(path.read_bytes()) for path in paths)
-    return [record for record in found if record is not None]
+    parsed = (parse(path.read_bytes()) for path in paths)
+    return [record for record in parsed if record is not None]
 
 
-def curves(found: Iterable[Record]) -> dict[str, dict[int, float]]:
-    """The values of `found` by curve and step."""
+def curves(records: Iterable[Record]) -> dict[str, dict[int, float]]:
+    """Return the values of records by curve and step."""
     made: dict[str, dict[int, float]] = {}
-    for record in sorted(found, key=lambda record: record.step):
+    for record in sorted(records, key=lambda record: record.step):
         for name, value in record.values.items():
             made.setdefault(curve_name(record.key, name), {})[record.step] = value
     return made
 
 
-def latest(found: Iterable[Record]) -> dict[str, Record]:
-    """Of each key the record of the latest step."""
-    return {record.key: record for record in sorted(found, key=lambda record: record.step)}
+def latest(records: Iterable[Record]) -> dict[str, Record]:
+    """Return for each key the record of the latest step."""
+    return {record.key: record for record in sorted(records, key=lambda record: record.step)}
 
 
 def from_curves(made: Mapping[str, Mapping[int, float]], tags: Mapping[str, str]) -> dict[str, Record]:
-    """Of each key what its curves tell of the latest step, where the records are out of reach."""
+    """Build for each key a record of the latest step from its curves, if the records are not available."""
     values: dict[str, dict[str, Mapping[int, float]]] = {}
     for curve, points in made.items():
-        if points and (found := parts(curve)):
-            values.setdefault(found[0], {})[found[1]] = points
+        if points and (named := parts(curve)):
+            values.setdefault(named[0], {})[named[1]] = points
     records = {}
     for key, names in values.items():
         step = max(max(points) for points in names.values())

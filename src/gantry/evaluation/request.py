@@ -1,4 +1,4 @@
-"""What an evaluation measures, against what and how: enough for every process that takes part in it."""
+"""Describes an evaluation completely and picklably, for every process that takes part in it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.metrics.metric import LABELS, Metric, built
 from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
-MAIN, CLASSES = "main", "classes"  # what the extractors are called in files
+MAIN, CLASSES = "main", "classes"  # names of the extractors in files
 
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """Anyone's images; picklable.
+    """Images from files instead of a generator; picklable.
 
     Attributes:
         path: a folder or a .npz or .npy.
-        cache: where they are decoded to.
+        cache: folder for the decoded images.
     """
 
     path: str
     cache: Path
 
     def load(self, shape: tuple[int, int, int], count: int) -> ImageSet:
-        """`count` of the images, drawn at random where there are more; of shape (C, H, W).
+        """Load `count` images of shape (C, H, W), drawn at random if there are more.
 
         Raises:
             UserError: they cannot be read, are of another shape or too few.
@@ -53,21 +53,21 @@ class SampleFiles:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides an evaluation; picklable, for the processes that share it.
+    """All settings of an evaluation; picklable, for the processes that share it.
 
     Attributes:
-        protocol: its name; "custom" where the settings are not one's.
-        official: the name holds with the papers' extractor and weights only.
+        protocol: its name; "custom" if the settings are not those of a named protocol.
+        official: the protocol requires the papers' extractor and weights.
         data: the data set's config.
-        max_images: the part of it that was trained on; None: all.
-        split: of the real images that are compared with.
-        max_real: how many of them at most, drawn at random; None: all.
+        max_images: number of its images used in training; None: all.
+        split: of the real images to compare with.
+        max_real: largest number of them, drawn at random; None: all.
         extractor: its config.
         n: images in a draw.
         repeats: draws.
         seed: of the noise; of images, of the subsets behind FID_infinity and of the classifiers.
-        measures: of `gantry.core.config.options.Measure`, or with a `_target_`, of one's own.
-        subject: what is measured.
+        measures: of `gantry.core.config.options.Measure`, or a user's with a `_target_`.
+        subject: the generator or the image files to measure.
         cache: folder of everything that can be computed again.
         accelerator: "cpu", "cuda" or "mps".
         devices: processes that share the work, a GPU each where there are.
@@ -90,22 +90,22 @@ class Plan:
     devices: int
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the images loaded so far, which another process maps from the disk itself."""
+        """Leave out the loaded images, which another process maps from the disk itself."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
     @property
     def whole(self) -> ImageSet:
-        """The split that was trained on, all of it: classifiers learn from it, the same for every run."""
+        """The whole split used in training; classifiers are trained on it, equally for every run."""
         return self._images(self._split(self.data.get("split")))
 
     @cached_property
     def trained_on(self) -> ImageSet:
-        """The training images: of a run, those it was trained on."""
+        """The training images; of a run, those it used."""
         return self.whole if self.max_images is None else self.whole.part(self.max_images)
 
     @cached_property
     def reference(self) -> ImageSet:
-        """The real images that scores compare with.
+        """The real images that generated ones are compared with.
 
         Raises:
             UserError: the data set has no such split.
@@ -114,11 +114,11 @@ class Plan:
 
     @cached_property
     def held_out(self) -> ImageSet | None:
-        """Real images the generator never saw; None where the data set has none."""
+        """Real images that were not used in training; None where the data set has none."""
         return self._images("test") if self.data.get("split") == "train" else None
 
     def real(self, which: str) -> ImageSet:
-        """The real images called "reference", "training" or "held-out"."""
+        """Return the real images called "reference", "training" or "held-out"."""
         if which == "reference":
             return self.reference
         found = self.trained_on if which == "training" else self.held_out
@@ -127,12 +127,12 @@ class Plan:
 
     @cached_property
     def images(self) -> ImageSet:
-        """Anyone's images, where they are measured."""
+        """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
         return self.subject.load(self.reference.shape, self.n)
 
     def limited(self, data: ImageSet) -> ImageSet:
-        """As many real images as the protocol has."""
+        """Return at most as many real images as the protocol uses."""
         return data if self.max_real is None else data.part(self.max_real)
 
     def _split(self, split: str | None) -> str | None:
@@ -152,15 +152,15 @@ class Plan:
         return {}
 
     def device(self, rank: int) -> torch.device:
-        """Where process `rank` computes."""
+        """Return the device of process `rank`."""
         return torch.device("cuda", rank) if self.accelerator == "cuda" else torch.device(self.accelerator)
 
     def extractors(self, rank: int) -> dict[str, Extractor]:
-        """What looks at the images: the chosen extractor, and where it does not know the classes, what does."""
+        """Return the chosen extractor and, if its logits are not the data's classes, an extractor for those."""
         device = self.device(rank)
         try:
             main = maker(self.extractor)(data=self.whole, cache=self.cache, device=device)
-        except InstantiationException as error:  # of a network of one's own
+        except InstantiationException as error:  # of a user's network
             target = self.extractor.get("network", self.extractor).get("_target_")
             why = str(error.__cause__ or error).splitlines()[-1]
             raise UserError(f"extractor: {target} cannot be made: {why} (HYDRA_FULL_ERROR=1 shows where)") from error
@@ -173,17 +173,17 @@ class Plan:
 
     @cached_property
     def metrics(self) -> list[Metric]:
-        """What `measures` names."""
+        """The metrics in `measures`."""
         return built(self.measures)
 
     @cached_property
     def network(self) -> nn.Module:
-        """The generator, loaded once: a run that still trains may replace its files."""
+        """The generator, loaded once, since a run in training may replace its files."""
         assert isinstance(self.subject, GeneratorFiles)
         return self.subject.load()
 
     def source(self, draw: int, rank: int) -> Source:
-        """The images of one draw."""
+        """Return the images of one draw."""
         if isinstance(self.subject, SampleFiles):
             return ArraySource(self.images.images)
         network = self.network.to(self.device(rank))
@@ -195,13 +195,13 @@ def can_classify(data: ImageSet) -> bool:
 
 
 def describe_images(plan: Plan) -> dict[str, Any]:
-    """Anyone's images, found to be readable."""
+    """Check that image files are readable, and describe them."""
     assert isinstance(plan.subject, SampleFiles)
     return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest, "seed": plan.seed}
 
 
 def describe_generator(plan: Plan) -> dict[str, Any]:
-    """A generator, found to make images like the real ones."""
+    """Check that a generator's images have the real images' shape, and describe it."""
     files, network = plan.subject, plan.network
     assert isinstance(files, GeneratorFiles)
     check_finite(network, files.folder)

@@ -1,4 +1,4 @@
-"""The result of an evaluation: how it is named, kept in files that no other evaluation overwrites, and printed."""
+"""Names, saves and prints the result of an evaluation; evaluations with other settings do not overwrite its files."""
 
 from __future__ import annotations
 
@@ -20,33 +20,34 @@ if TYPE_CHECKING:
 
 
 PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
-DESCRIPTION = "eval."  # before a key, the tag that says it in a line
+DESCRIPTION = "eval."  # prefix of the tag that describes a key in a line
 MERGED = ("values", "spread", "higher_is_better", "classes", "classifier", "memorisation", "augmentation")
-LEAST = 3  # classes drawn least often, named
+LEAST = 3  # number of the least frequent classes to name
 
 
 def curve_name(key: str, name: str) -> str:
-    """What a value is called among a run's metrics."""
+    """Return the name of a value among a run's metrics."""
     return f"{PREFIX}{key}/{name}"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured, and how.
+    """The values of an evaluation and its settings.
 
     Attributes:
         protocol: papers, test10k, quick or custom.
         step: the generator step; 0 of images.
         values: score by name, the first one first; NaN where it could not be computed.
         spread: of some of them, the standard deviation over draws of as many images.
-        settings: the ruler, all that determines the values besides what is measured.
-        subject: what was measured, with its sha256 and the seed; of a generator also which one, and how many draws.
+        settings: all settings that determine the values besides the subject.
+        subject: the measured images or generator, with its sha256 and the seed; of a generator also which one, and
+            the number of draws.
         classes: of each class its share, 0 to 1, of the real and of the generated images.
-        memorisation: how near the training images the generated ones come.
-        augmentation: what a classifier learns from them.
-        seconds: spent, by what on.
-        classifier: whose verdicts the classes are: its sha256 and accuracy.
-        higher_is_better: by the name of each value that is better one way.
+        memorisation: distances of the generated images from the training images.
+        augmentation: accuracies of classifiers trained on the generated images.
+        seconds: durations by task.
+        classifier: sha256 and accuracy of the classifier that predicted the classes.
+        higher_is_better: by the name of each value that has a direction.
         pairs: the generated images nearest to a training image beside it, uint8 (H, W, 3).
     """
 
@@ -66,7 +67,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """The protocol, and what of the generator or its draws is not the usual: `papers-last-raw-seed1-draws3`."""
+        """The protocol and non-default choices of generator and draws: `papers-last-raw-seed1-draws3`."""
         has = self.subject
         unusual = {
             "last": has.get("generator") == "last",
@@ -78,7 +79,7 @@ class Result:
 
     @property
     def key(self) -> str:
-        """The label and a hash of the settings: equal for values that may be compared, other people's images too."""
+        """The label and a hash of the settings: equal for comparable values, of generators and of image files."""
         text = json.dumps(self.settings, sort_keys=True)
         return f"{self.label}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -103,7 +104,7 @@ class Result:
     def save(self, folder: Path) -> list[Path]:
         """Write the result below `folder`; returns its files, the record first.
 
-        What an earlier evaluation with these settings found of the same generator and this one did not look for is
+        Values that an earlier evaluation of the same generator with these settings measured and this one did not are
         kept; the record of another generator at the same step, and its picture, are renamed.
         """
         path = folder / EVALUATIONS / self.key / f"step_{self.step}.json"
@@ -147,7 +148,7 @@ class Result:
         }
 
     def text(self) -> str:
-        """What the user sees of it."""
+        """Return the text shown to the user."""
         width = max(map(len, self.values), default=0)
         lines = ["", f"{self.key}: {self.description}", ""]
         for name, value in self.values.items():
@@ -168,8 +169,8 @@ class Result:
     def _classes_text(self) -> list[str]:
         assert self.classes is not None
         shares = sorted(self.classes.items(), key=lambda item: item[1][1] / max(item[1][0], 1e-9))[:LEAST]
-        said = (f"{name} {generated:.1%} (real {real:.1%})" for name, (real, generated) in shares)
-        return [f"classes drawn least: {', '.join(said)}"]
+        named = (f"{name} {generated:.1%} (real {real:.1%})" for name, (real, generated) in shares)
+        return [f"classes drawn least: {', '.join(named)}"]
 
     def _memorisation_text(self) -> list[str]:
         has = self.memorisation
@@ -183,14 +184,14 @@ class Result:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Null for what JSON has no number for: NaN and infinity."""
+    """Replace NaN and infinity by None, since JSON has no such numbers."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }
 
 
 def _augmentation_text(found: Mapping[str, Any]) -> list[str]:
-    """Accuracies by the number of real images, with their standard deviation over seeds."""
+    """Format accuracies by the number of real images, with their standard deviation over seeds."""
     cells: dict[tuple[int | None, str], str] = {}
     for row in found["trained"]:
         spread = "" if row["std"] is None else f" ± {row['std']:.3f}"

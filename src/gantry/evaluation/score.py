@@ -1,4 +1,4 @@
-"""Scores generated images by metrics: here values are computed and named, for training and for evaluate.py."""
+"""Computes and names the metrics of generated images, for training and for evaluate.py."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,12 +14,12 @@ from gantry.evaluation.protocol import suffix
 
 @dataclass(frozen=True)
 class Scores:
-    """What the metrics found.
+    """The results of the metrics.
 
     Attributes:
-        values: by name, which says the protocol where it is not the papers'.
+        values: by name, with a suffix for the protocol if it is not the papers'.
         spread: of some of them the standard deviation over draws of as many images.
-        details: by metric, what it found besides.
+        details: further results by metric.
         pictures: by metric.
     """
 
@@ -36,11 +36,11 @@ def score(
     spread: bool = False,
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Scores:
-    """The metrics of one draw of generated images.
+    """Compute the metrics of one draw of generated images.
 
     Args:
-        inputs: what most metrics look at.
-        judged: what those look at that need labels; None: the same.
+        inputs: the inputs of most metrics.
+        judged: the inputs of metrics that need labels; None: the same.
         spread: compute the values' spread over draws too.
         watch: entered with each metric's name while it computes.
     """
@@ -48,15 +48,15 @@ def score(
     for metric in metrics:
         given = judged if judged is not None and LABELS in metric.needs else inputs
         with watch(metric.name):
-            found = metric.found(given)
-            spreads = metric.spread(given, found.values) if spread and metric.spread else {}
+            result = metric.found(given)
+            spreads = metric.spread(given, result.values) if spread and metric.spread else {}
         after = suffix(given.extractor, len(given.features), given.data.split)
-        scores.values.update(_named(found.values, after))
+        scores.values.update(_named(result.values, after))
         scores.spread.update(_named(spreads, after))
-        if found.details is not None:
-            scores.details[metric.name] = found.details
-        if found.picture is not None:
-            scores.pictures[metric.name] = found.picture
+        if result.details is not None:
+            scores.details[metric.name] = result.details
+        if result.picture is not None:
+            scores.pictures[metric.name] = result.picture
     return scores
 
 
@@ -65,6 +65,6 @@ def _named(values: Mapping[str, float], after: str) -> dict[str, float]:
 
 
 def lacking(metric: Metric, extractor: Extractor) -> Need | None:
-    """What a metric needs and an extractor does not give, "logits" or "labels"; None where there is nothing."""
+    """Return the requirement of a metric that an extractor does not meet, "logits" or "labels"; None if all are met."""
     given: dict[Need, bool] = {LOGITS: extractor.has_logits, LABELS: extractor.labelled}
     return next((need for need in metric.needs if not given.get(need, True)), None)

@@ -1,4 +1,4 @@
-"""The folder of an evaluation under way, which no other process may take up meanwhile."""
+"""Locks the folder of an evaluation in progress against other processes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from filelock import FileLock, Timeout
 
 from gantry.core.errors import UserError
 
-FORGOTTEN = 14 * 24 * 3600.0  # seconds after which a stopped evaluation can no longer be taken up
+FORGOTTEN = 14 * 24 * 3600.0  # seconds after which a stopped evaluation can no longer be resumed
 
 
 @contextmanager
 def alone(work: Path) -> Iterator[None]:
-    """Hold a folder of work in progress.
+    """Lock a folder of work in progress.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process has locked it.
     """
     work.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{work}.lock")
@@ -35,9 +35,9 @@ def alone(work: Path) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """Throw away what evaluations stopped long ago have left in `folder`: gigabytes each, at 50,000 images."""
+    """Delete the work of evaluations stopped long ago in `folder`: gigabytes each, at 50,000 images."""
     for work in (path for path in folder.glob("*") if path.is_dir()):
-        with suppress(UserError, FileNotFoundError):  # it is under way all the same, or has just been done
+        with suppress(UserError, FileNotFoundError):  # it is in progress again, or has just been deleted
             latest = max(path.stat().st_mtime for path in (work, *work.iterdir()))
             if latest < time.time() - FORGOTTEN:
                 with alone(work):

@@ -1,1 +1,1 @@
-"""Uses a trained generator: draws samples, walks the latent space, exports, registers and serves it."""
+"""Uses a trained generator: draws samples, interpolates in latent space, exports, registers and serves it."""

@@ -20,13 +20,13 @@ SUFFIXES = {".gif": "GIF", ".webp": "WebP", ".mp4": "H.264 video", ".png": "a st
 FASTEST = {".gif": 50, ".webp": 1000, ".mp4": 120}  # frames a second; browsers slow down a GIF that asks for more
 COLOURS = 256  # of a GIF
 GREYS = np.arange(COLOURS, dtype=np.uint8)[:, None].repeat(3, 1)
-SAMPLED = 2**18  # pixels of all frames from which those are chosen
-ROW = 8  # frames of a strip that stand in one row, at least
+SAMPLED = 2**18  # number of pixels of all frames from which the palette is chosen
+ROW = 8  # least number of frames in a row of a strip
 ENCODERS = ("libx264", "libopenh264")
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse what `save_animation` cannot write here, before anything is generated.
+    """Refuse a format that `save_animation` cannot write, before anything is generated.
 
     Raises:
         UserError: another suffix, or .mp4 where PyAV or its H.264 encoder is missing.
@@ -46,20 +46,20 @@ def save_animation(
     hold: float = 0.0,
     on_frame: Callable[[], object] = lambda: None,
 ) -> None:
-    """Write frames, in order, as what the suffix of `path` says; the file is whole or not there at all.
+    """Write frames in order, in the format of the suffix of `path`; the file is written atomically.
 
     A GIF has the same 256 colours throughout, chosen from all its frames so that none flickers, and exact levels
     where all frames are grey; it and a WebP repeat for ever. A video of odd width or height is padded by its edge. A
     frame equal to the one before it may be stored as that one, shown for longer. A PNG is all frames in rows.
 
-    In memory stand: of a GIF a byte a pixel of all frames, of a video a few frames, of the others all.
+    Memory holds a byte a pixel of all frames for a GIF, a few frames for a video, all frames for the others.
 
     Args:
         frames: uint8 (H, W, 3), at least one, all of one size; taken one at a time.
         path: ends in one of `SUFFIXES`; its folder is made.
         fps: frames a second, above 0; more than `FASTEST` are shown as many.
-        hold: seconds that the last frame stays longer than the others.
-        on_frame: called after each frame that has been taken.
+        hold: seconds that the last frame is shown longer than the others.
+        on_frame: called after each frame.
 
     Raises:
         UserError: see `check_suffix`.
@@ -88,7 +88,7 @@ def save_animation(
 
 
 def _checked(frames: Iterable[np.ndarray], on_frame: Callable[[], object]) -> Iterator[np.ndarray]:
-    """The frames, contiguous in memory, of which there must be one; each is reported when it has been used."""
+    """Yield the frames, contiguous in memory, at least one; calls `on_frame` after each has been used."""
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
@@ -99,7 +99,7 @@ def _checked(frames: Iterable[np.ndarray], on_frame: Callable[[], object]) -> It
 
 
 def _durations(count: int, fps: float, hold: float, unit: int) -> list[int]:
-    """The time each frame is shown, in ms: whole units whose sum is right, whatever each is rounded to."""
+    """Return the duration of each frame in ms, rounded to whole units such that the sum is exact."""
     ends = [round(1000 / unit * number / fps) for number in range(count + 1)]
     shown = [unit * (end - begin) for begin, end in itertools.pairwise(ends)]
     shown[-1] += unit * round(1000 / unit * hold)
@@ -129,10 +129,10 @@ def _save_gif(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float)
 
 
 def _spooled(frames: Iterable[np.ndarray], spool: BinaryIO) -> tuple[np.ndarray | None, int, tuple[int, ...]]:
-    """Write frames to a file; returns pixels of all of them (N, 3), None where all are grey, their number and shape."""
+    """Write frames to a file; returns pixels of all of them (N, 3), None if all are grey, their number and shape."""
     grey, count, shape = True, 0, (0, 0, 3)
     kept: list[np.ndarray] = []
-    every = 1  # pixels of which one is kept
+    every = 1  # one in so many pixels is kept
     for frame in frames:
         spool.write(frame.data)
         count, shape = count + 1, frame.shape
@@ -145,17 +145,17 @@ def _spooled(frames: Iterable[np.ndarray], spool: BinaryIO) -> tuple[np.ndarray 
 
 
 def _palette(pixels: np.ndarray) -> np.ndarray:
-    """At most 256 colours, uint8 (N, 3), for pixels (N, 3)."""
+    """Choose at most 256 colours, uint8 (N, 3), for pixels (N, 3)."""
     reduced = Image.fromarray(pixels[None]).quantize(COLOURS, Image.Quantize.MEDIANCUT)
     return np.array(reduced.getpalette(), np.uint8).reshape(-1, 3)
 
 
 def _nearest(palette: np.ndarray) -> np.ndarray:
-    """The number of the nearest colour to each, of six bits a channel: (64, 64, 64).
+    """Return the index of the nearest palette colour for each colour of six bits a channel: (64, 64, 64).
 
-    Dithering would look finer, and flicker.
+    Dithering would look finer but flicker.
     """
-    from scipy.spatial import KDTree  # slow to import, for a film that is made when the run ends
+    from scipy.spatial import KDTree  # slow to import, and needed only at the end of a run
 
     levels = np.arange(2, 256, 4)
     colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
@@ -163,7 +163,7 @@ def _nearest(palette: np.ndarray) -> np.ndarray:
 
 
 def _strip(frames: list[np.ndarray]) -> np.ndarray:
-    """All frames in one picture: a row of them, or as many rows as make it about as wide as high."""
+    """Arrange all frames in one picture: one row, or as many rows as make it about square."""
     columns = min(len(frames), max(ROW, math.isqrt(len(frames) - 1) + 1))
     blank = [np.full_like(frames[0], 255)] * (-len(frames) % columns)
     height, width, channels = frames[0].shape
@@ -172,7 +172,7 @@ def _strip(frames: list[np.ndarray]) -> np.ndarray:
 
 
 def _encoder(path: Path) -> str:
-    """The name of an H.264 encoder that PyAV has."""
+    """Return the name of an H.264 encoder that PyAV has."""
     others = ", ".join(suffix for suffix in SUFFIXES if suffix != path.suffix.lower())
     try:
         import av
@@ -181,10 +181,10 @@ def _encoder(path: Path) -> str:
             f"{path}: video is written by PyAV, which is not installed; pip install -c constraints.txt -e '.[video]' "
             f"does it, or choose one of {others}"
         ) from error
-    found = [name for name in ENCODERS if name in av.codecs_available]
-    if not found:
+    available = [name for name in ENCODERS if name in av.codecs_available]
+    if not available:
         raise UserError(f"{path}: PyAV has no H.264 encoder here ({' or '.join(ENCODERS)}); choose one of {others}")
-    return found[0]
+    return available[0]
 
 
 def _save_video(frames: Iterable[np.ndarray], path: Path, fps: float, hold: float, encoder: str) -> None:

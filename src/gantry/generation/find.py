@@ -1,4 +1,4 @@
-"""Finds a generator by what a user may call it: a run's, one exported to a folder of its own, or a registered one."""
+"""Finds a generator by name: that of a run, one exported to a folder, or a registered one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ GENERATORS = f"{WORDS}, an exported generator's folder, or a registered model"
 
 @dataclass(frozen=True)
 class FoundGenerator:
-    """A generator by a user's word for it.
+    """A generator that was found by name.
 
     Attributes:
         files: its files.
-        run: the run it is of; None where it came by itself.
+        run: its run; None if it was found without one.
     """
 
     files: ExportedFiles | GeneratorFiles
@@ -32,17 +32,17 @@ class FoundGenerator:
 
     @property
     def title(self) -> str:
-        """What it is called on the terminal."""
+        """Its name on the terminal."""
         return show(self.files.folder)
 
 
 def find_generator(
     name: str, which: str, raw: bool, trusted: tuple[str, ...], store: Opener, cache: Path
 ) -> FoundGenerator:
-    """The generator a user names: of a run (see `find_generators`), of an exported folder, or a registered model's.
+    """Find the generator a user names: of a run (see `find_generators`), an exported folder, or a registered model.
 
     Args:
-        name: what it is called, see `GENERATORS`.
+        name: its name, see `GENERATORS`.
         which, raw, trusted: see `GeneratorFiles`; the first two choose among a run's.
         store, cache: see `find_generators`.
 
@@ -66,13 +66,13 @@ def find_generator(
     try:
         runs = find_generators([name], store, cache, by_name=False)
     except NoSuchRun:
-        known = _models(store)
-        if name in known:
+        names = _models(store)
+        if name in names:
             return _alone(_registered(name, store, cache, trusted), which, raw)
         try:
             runs = find_generators([name], store, cache)
         except NoSuchRun as error:
-            raise NoSuchRun(f"{error}; registered models: {', '.join(known) or 'none'}") from None
+            raise NoSuchRun(f"{error}; registered models: {', '.join(names) or 'none'}") from None
     if len(runs) > 1:
         raise UserError(
             "\n  ".join([f"run={name}: {len(runs)} runs; name one of them:", *(show(r.folder) for r in runs)])
@@ -88,7 +88,7 @@ def _models(store: Opener) -> list[str]:
 
 
 def _registered(name: str, store: Opener, cache: Path, trusted: tuple[str, ...]) -> FoundGenerator:
-    """A registered model's generator."""
+    """Return a registered model's generator."""
     from gantry.generation.registry.find import find_model, run_of
 
     opened = store()
@@ -100,7 +100,7 @@ def _registered(name: str, store: Opener, cache: Path, trusted: tuple[str, ...])
 
 
 def _run_that_holds(files: ExportedFiles, run_id: str, store: Opener, cache: Path) -> FoundRun | None:
-    """The run that is said to have trained a generator; None where it is gone or has other weights."""
+    """Return the run that is recorded as a generator's origin; None if it is missing or has other weights."""
     with suppress(UserError):
         (run,) = find_generators([run_id], store, cache, by_name=False)
         own = (ExportedFiles(run.folder / GENERATOR / which, ()) for which in (BEST, LAST))
@@ -109,7 +109,7 @@ def _run_that_holds(files: ExportedFiles, run_id: str, store: Opener, cache: Pat
 
 
 def _alone(found: FoundGenerator, which: str, raw: bool) -> FoundGenerator:
-    """A generator that came without its run, of which there is nothing to choose."""
+    """Return a generator without a run; refuse options that choose among a run's generators."""
     if raw:
         raise UserError(f"raw: {found.title} holds the averaged generator alone; name its run for the other")
     if which not in (BEST, found.files.folder.name):

@@ -1,4 +1,4 @@
-"""Whether images may be written, or a page served, where that is asked for; known before torch is imported."""
+"""Checks output paths and ports before torch is imported."""
 
 import socket
 from pathlib import Path
@@ -7,14 +7,14 @@ from gantry.core.errors import UserError
 from gantry.core.processes.locks import LOCK_FILE
 
 ADDRESS = "127.0.0.1"  # of the page
-SETTINGS = ".samples.json"  # beside the images in a folder: what they were made of
+SETTINGS = ".samples.json"  # in a folder of images: the settings they were generated with
 
 
 def check_free(out: Path) -> None:
-    """Refuse an .npz that is there, a picture's name that is a folder's, and a folder of something else.
+    """Refuse an existing .npz, a picture's path that is a folder, and a folder with other files.
 
     Raises:
-        UserError: says what is there.
+        UserError: names the obstacle.
     """
     suffix = out.suffix.lower()
     if not out.exists():
@@ -31,13 +31,13 @@ def check_free(out: Path) -> None:
 
 
 def check_port(port: int) -> None:
-    """Refuse a port of the loopback interface on which nothing can be served now.
+    """Refuse a port of the loopback interface that cannot be bound.
 
     Raises:
-        UserError: says why.
+        UserError: names the reason.
     """
     with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one just ended is no obstacle
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: one just ended does not block it
         try:
             tried.bind((ADDRESS, port))
         except (OSError, OverflowError) as error:

@@ -31,22 +31,22 @@ from gantry.models.latents import stream
 from gantry.models.sampling import generate
 
 FRAMES_A_SECOND = 16
-MOST_PROJECTED = 256  # images at a time
+MOST_PROJECTED = 256  # largest number of images in one call
 T = TypeVar("T")
-HIDDEN = 128  # grey level of what a mask hides
+HIDDEN = 128  # grey level of masked pixels
 
 
 def grid(order: Order, path: Path) -> None:
-    """A PNG of the order's images, in rows."""
+    """Write a PNG of the order's images in rows."""
     _write(enlarged_grid(order.network(0).first(order.n), _columns(order.n)), path)
 
 
 def walk(order: Order, latents: int, frames: int, path: Path) -> None:
-    """A film of walks side by side, each through so many latents and back to its first; as a strip, one row each.
+    """Write a film of walks side by side, each through `latents` latents and back to its first; a strip has a row each.
 
     Args:
         order: `order.n` walks; walk j's latent k is number k * n + j of the seed's.
-        latents: that each walk goes through, at least 2.
+        latents: number of latents in each walk, at least 2.
         frames: pictures from one latent to the next.
         path: ends in .gif, .webp or .mp4, or in .png for a strip, which ends at the last latent.
     """
@@ -65,35 +65,35 @@ def walk(order: Order, latents: int, frames: int, path: Path) -> None:
 
 
 def plane(order: Order, points: int, which: tuple[int, int], extent: float, path: Path) -> None:
-    """A PNG of the images on the plane that two latent directions span around the seed's first latent.
+    """Write a PNG of the images on the plane that two latent directions span around the seed's first latent.
 
     The first direction goes from left to right, the second from top to bottom, each from -extent to extent.
 
     Raises:
-        UserError: the latents have not so many directions.
+        UserError: the latents have fewer directions.
     """
     made = order.network(0)
     if max(which) >= made.z_dim:
         raise UserError(f"directions: latents have {made.z_dim} directions, numbers 0 to {made.z_dim - 1}")
-    found = directions(made.network, made.z_dim, order.seed, max(which) + 1).vectors
+    vectors = directions(made.network, made.z_dim, order.seed, max(which) + 1).vectors
     centre = torch.from_numpy(stream(order.seed, 0, 1, made.z_dim, order.truncation))[0]
-    latents = plane_of(centre, found[which[0]], found[which[1]], points, extent)
+    latents = plane_of(centre, vectors[which[0]], vectors[which[1]], points, extent)
     _write(enlarged_grid(generate(made.network, latents.flatten(0, 1)), points), path)
 
 
 def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: Path) -> str:
-    """Find the samples nearest to images, with a mask those that fill in what is white there.
+    """Find the samples nearest to images; with a mask, fill in the pixels that are white in it.
 
     Args:
-        order: its seed is where the search begins.
+        order: its seed determines the start of the search.
         given: an image of any size or a folder of them, or an .npz of images of the generator's size.
         mask: an image, white where the given ones are damaged.
-        path: of a PNG; in columns the given images, with a mask as they are without what it hides, the samples
-            nearest to them, and with a mask the given ones filled in. The latents go beside it, as .npy.
+        path: of a PNG; its columns are the given images (with a mask, without the masked pixels), the nearest samples
+            and, with a mask, the given images filled in. The latents are saved beside it as .npy.
         cache: folder of decoded images.
 
     Returns:
-        What the user is told: the errors in grey levels of 255.
+        The message for the user: the errors in grey levels of 255.
     """
     made = order.network(0)
     channels, height, width = made.tile(0).shape[1:]
@@ -101,7 +101,7 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
     target = torch.from_numpy(_images(given, shape, cache))
     hole = None if mask is None else torch.from_numpy(_mask(mask, shape, given))
     with progress("searching", 100, "%") as bar:
-        found = project(
+        projection = project(
             made.network,
             made.z_dim,
             target,
@@ -109,30 +109,30 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
             seed=order.seed,
             progress=lambda share: bar.reach(round(100 * share)),
         )
-    columns = [target, found.images]
-    said = [f"nearest samples: {found.errors.mean():.1f} grey levels of 255 from the pixels that are known"]
-    if hole is not None and found.repaired is not None:
+    columns = [target, projection.images]
+    messages = [f"nearest samples: {projection.errors.mean():.1f} grey levels of 255 from the pixels that are known"]
+    if hole is not None and projection.repaired is not None:
         damaged = hole.expand_as(target)
         known_mean = torch.stack([image[~where].float().mean() for image, where in zip(target, damaged, strict=True)])
-        ours = _difference(found.repaired.float(), target, damaged)
+        ours = _difference(projection.repaired.float(), target, damaged)
         plain = _difference(known_mean.view(-1, 1, 1, 1).expand(target.shape), target, damaged)
-        said.append(
+        messages.append(
             f"filled in: {ours:.1f} from what the given pixels are there; the mean of the known pixels: {plain:.1f}"
         )
-        columns = [target, target.masked_fill(damaged, HIDDEN), found.images, found.repaired]
+        columns = [target, target.masked_fill(damaged, HIDDEN), projection.images, projection.repaired]
     _write(enlarged_grid(torch.stack(columns, 1).flatten(0, 1), len(columns)), path)
     latents = path.with_suffix(".npy")
     with writing(latents, left=""):
-        np.save(latents, found.latents.numpy())
-    return "\n".join([*said, f"latents  {show(latents)}"])
+        np.save(latents, projection.latents.numpy())
+    return "\n".join([*messages, f"latents  {show(latents)}"])
 
 
 def _images(given: Path, shape: tuple[int, int, int], cache: Path) -> np.ndarray:
-    """The images to project, uint8 (N, C, H, W)."""
+    """Read the images to project, uint8 (N, C, H, W)."""
     if given.suffix.lower() in (".npz", ".npy") and not given.is_dir():
-        found = samples(given, cache, shape)
-        _check_few(given, len(found))
-        return np.array(found.images)
+        loaded = samples(given, cache, shape)
+        _check_few(given, len(loaded))
+        return np.array(loaded.images)
     files = [given / name for name in listing(given, "project")] if given.is_dir() else [given]
     _check_few(given, len(files))
     size, channels = shape[1], shape[0]
@@ -145,7 +145,7 @@ def _check_few(given: Path, count: int) -> None:
 
 
 def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
-    """A mask of damaged pixels, bool (1, 1, H, W): white in the picture at `path`, cut like the image it is for."""
+    """Read a mask of damaged pixels, bool (1, 1, H, W): white in the picture at `path`, cropped like its image."""
     if given.is_file() and given.suffix.lower() not in (".npz", ".npy"):
         (width, height), (wide, high) = (
             _opened(f"{key}={file}", partial(_size, file)) for key, file in (("mask", path), ("project", given))
@@ -172,17 +172,17 @@ def _size(path: Path) -> tuple[int, int]:
 def _opened(what: str, decoded: Callable[[], T]) -> T:
     try:
         return decoded()
-    except Exception as error:  # whatever Pillow raises for a damaged file
+    except Exception as error:  # Pillow raises many types for a damaged file
         raise UserError(f"{what} is no image that can be read: {reason(error)}") from error
 
 
 def _difference(images: Tensor, given: Tensor, where: Tensor) -> float:
-    """Root mean squared, in grey levels."""
+    """Return the root mean squared difference in grey levels."""
     return float((images - given.float())[where].square().mean().sqrt())
 
 
 def _columns(count: int) -> int:
-    """The columns of a grid that is as wide as it is high, or one wider."""
+    """Return the columns of a square grid, or of one that is wider by one column."""
     return math.ceil(math.sqrt(count))
 
 

@@ -1,4 +1,4 @@
-"""Writes many images of a generator, as fast as it makes them; a second start goes on where the first ended."""
+"""Writes many images of a generator; a second start continues where the first ended."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from gantry.models.latents import TILE
 from gantry.models.sampling import Tiles
 from gantry.runs.generators import ExportedFiles, GeneratorFiles, check_finite
 
-VERSION = 1  # raise it when the same settings come to make other images
+VERSION = 1  # raise it when the same settings give other images
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which images are asked for, and who makes them; picklable, for the processes that share the work.
+    """The requested images and the generator and devices to use; picklable, for the processes that share the work.
 
     Attributes:
         files: the generator.
-        n: how many images, numbers 0 to n of the seed's.
+        n: number of images, 0 to n of the seed.
         seed, truncation: see `gantry.models.latents.stream`.
         batch_size: images on the device at a time, in whole tiles.
         accelerator: "cpu", "cuda" or "mps".
@@ -57,18 +57,18 @@ class Order:
 
     @property
     def tiles(self) -> range:
-        """The numbers of the tiles that hold the images."""
+        """Return the numbers of the tiles that contain the images."""
         return range(-(-self.n // TILE))
 
     def network(self, rank: int) -> Tiles:
-        """The generator on the device of process `rank`."""
+        """Load the generator on the device of process `rank`."""
         device = torch.device("cuda", rank) if self.accelerator == "cuda" else torch.device(self.accelerator)
         network = self.files.load()
         check_finite(network, self.files.folder)
         return Tiles(network.to(device), self.files.z_dim, self.seed, self.truncation)
 
     def settings(self) -> dict[str, Any]:
-        """The choices on which image i depends."""
+        """Return the settings on which image i depends."""
         return {
             "generator_sha256": self.files.digest(),
             "seed": self.seed,
@@ -79,24 +79,24 @@ class Order:
 
 
 class Target(Protocol):
-    """A place to write images to, a tile at a time, from several threads and processes."""
+    """A destination for images, written a tile at a time from several threads and processes."""
 
     def has(self, tile: int) -> bool:
-        """Tell whether the tile is there, whole."""
+        """Return True if the tile has been written completely."""
         ...
 
     def write(self, tile: int, images: np.ndarray) -> None:
-        """Put uint8 images (k, C, H, W), k at most `TILE`, where they belong."""
+        """Write uint8 images (k, C, H, W) of a tile, k at most `TILE`."""
         ...
 
 
 @dataclass(frozen=True)
 class PngFolder:
-    """A folder of PNG files 000000.png, 000001.png ..., each of which is whole or not there.
+    """A folder of PNG files 000000.png, 000001.png ..., each written atomically.
 
     Attributes:
         folder: of the files.
-        n: how many there will be.
+        n: final number of files.
     """
 
     folder: Path
@@ -122,11 +122,11 @@ class PngFolder:
 
 @dataclass(frozen=True)
 class ArrayFolder:
-    """The array that becomes an .npz, and a byte for each tile that is in it.
+    """The array that becomes an .npz, and a byte for each tile that has been written.
 
     Attributes:
         folder: of images.npy, uint8 (n, H, W, C), and tiles.
-        n: images there will be.
+        n: final number of images.
     """
 
     folder: Path
@@ -134,11 +134,11 @@ class ArrayFolder:
 
     @property
     def array(self) -> Path:
-        """The images."""
+        """The file of the images."""
         return self.folder / "images.npy"
 
     def prepare(self, shape: Sequence[int]) -> None:
-        """Make room for images (C, H, W)."""
+        """Create the files for images (C, H, W)."""
         channels, height, width = shape
         partial_file = self.array.with_suffix(".partial")
         np.lib.format.open_memmap(partial_file, "w+", np.uint8, (self.n, height, width, channels))
@@ -152,7 +152,7 @@ class ArrayFolder:
 
     def write(self, tile: int, images: np.ndarray) -> None:
         data = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-        with self.array.open("r+b") as file:  # through a mapping a full disk is a signal that ends the process
+        with self.array.open("r+b") as file:  # with a memory map a full disk would kill the process by a signal
             file.seek((tile * TILE - self.n) * data[0].nbytes, os.SEEK_END)
             file.write(data.data)
             file.flush()
@@ -163,11 +163,11 @@ class ArrayFolder:
 
 
 def draw_folder(order: Order, folder: Path) -> None:
-    """Write the images as numbered PNG files. Those that are there are kept, and more may be asked for later.
+    """Write the images as numbered PNG files. Existing ones are kept, and more can be requested later.
 
     Raises:
-        UserError: the folder holds other files, or images of another generator or seed, or more of them; it cannot
-            be written; somebody else writes to it.
+        UserError: the folder contains other files, or images of another generator or seed, or more of them; it cannot
+            be written; another process writes to it.
     """
     with writing(folder):
         check_free(folder)
@@ -186,10 +186,10 @@ def draw_folder(order: Order, folder: Path) -> None:
 def draw_archive(order: Order, path: Path) -> None:
     """Write the images as `arr_0`, uint8 (n, H, W, C), of an uncompressed .npz, as guided-diffusion's tools read it.
 
-    What is done until a stop is in a folder beside it, `path`.partial.
+    Unfinished work is stored in a folder beside it, `path`.partial, and continued by the next call.
 
     Raises:
-        UserError: the file is there already, cannot be written, or somebody else writes it.
+        UserError: the file exists already, cannot be written, or another process writes it.
     """
     check_free(path)
     work = path.with_name(path.name + ".partial")
@@ -208,12 +208,12 @@ def draw_archive(order: Order, path: Path) -> None:
 
 
 def share_drawing(order: Order, target: Target, folder: Path, rank: int, size: int) -> None:
-    """Make every `size`th tile that is left, as long as the first process lives; run by the others."""
+    """Generate every `size`th missing tile while the first process is alive; run by the other processes."""
     if order.accelerator == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // size))
     first = multiprocessing.parent_process()
     for _ in _drawn(order, target, rank, size):
-        if first is not None and not first.is_alive():  # killed, and another command may take up the work
+        if first is not None and not first.is_alive():  # it was killed, and another command may resume the work
             return
 
 

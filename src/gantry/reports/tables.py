@@ -33,16 +33,16 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def shown(found: Spread | None) -> str:
+def shown(over_seeds: Spread | None) -> str:
     """Format as `3.05 ± 0.12`, the mean to the second digit of the standard deviation; `diverged` where a run did."""
-    if found is None:
+    if over_seeds is None:
         return ABSENT
-    if found.diverged:
-        return "diverged" if found.n == 1 else f"diverged ({found.diverged} of {found.n})"
-    if found.std is None or found.std == 0:
-        return number(found.mean) + ("" if found.std is None else " ± 0")
-    digits = max(0, min(1 - math.floor(math.log10(found.std)), 6))
-    return f"{found.mean:,.{digits}f} ± {found.std:.{digits}f}"
+    if over_seeds.diverged:
+        return "diverged" if over_seeds.n == 1 else f"diverged ({over_seeds.diverged} of {over_seeds.n})"
+    if over_seeds.std is None or over_seeds.std == 0:
+        return number(over_seeds.mean) + ("" if over_seeds.std is None else " ± 0")
+    digits = max(0, min(1 - math.floor(math.log10(over_seeds.std)), 6))
+    return f"{over_seeds.mean:,.{digits}f} ± {over_seeds.std:.{digits}f}"
 
 
 def ranking(one: ComparableSet, steps: Sequence[int]) -> Table:
@@ -147,8 +147,8 @@ def cost(one: ComparableSet) -> Table:
         "peak GPU memory, MiB": (_last("peak_gpu_memory_mib"), lambda value: f"{value:,.0f}"),
     }
     groups = [group for group in one.groups if group.finished]
-    found = {name: [group.over_seeds(read) for group in groups] for name, (read, _) in columns.items()}
-    known = {name: means for name, means in found.items() if any(means)}
+    averages = {name: [group.over_seeds(read) for group in groups] for name, (read, _) in columns.items()}
+    known = {name: means for name, means in averages.items() if any(means)}
     cells = {name: [ABSENT if m is None else columns[name][1](m.mean) for m in means] for name, means in known.items()}
     rows = [(group.label, *(cells[name][i] for name in cells)) for i, group in enumerate(groups)] if cells else []
     return Table(("", *cells), rows, tuple(group.label for group in groups))

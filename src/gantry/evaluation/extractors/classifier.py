@@ -1,4 +1,4 @@
-"""A small classifier of the data set's own labels, for images that Inception says little about."""
+"""A small classifier of the data set's own labels, for images on which Inception is not informative."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ INSTEAD = "Use metrics=inception (evaluate.py: extractor=inception)."
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the classifier besides the data. Part of the cache key: `version` counts the rest."""
+    """All settings of the classifier; part of the cache key, in which `version` stands for changes of the code."""
 
     version: int = 1
     width: int = 16  # channels of the first layer; 2x and 4x in the next two
@@ -79,15 +79,15 @@ def _block(channels: int, width: int, kernel: int = 3, stride: int = 1) -> tuple
 
 
 def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu") -> NetworkExtractor:
-    """The last hidden layer of a small classifier of `data` as features, its classes as logits.
+    """Return an extractor with the last hidden layer of a small classifier of `data` as features, and its logits.
 
-    Trained once for a data set, by a fixed recipe with a seed of its own, on nine tenths of the images; its
-    accuracy on the rest stands in `details`. Kept in `cache`/classifiers.
+    It is trained once for a data set, by a fixed recipe and seed, on nine tenths of the images; its accuracy on the
+    rest is in `details`. Stored in `cache`/classifiers.
 
     Args:
         data: the images to be measured, with labels.
         cache: folder of everything that can be computed again.
-        device: where the network runs. It is trained on the CPU, to be the same with a GPU and without.
+        device: where the network runs. It is trained on the CPU, so that it does not depend on the device.
 
     Raises:
         UserError: `data` has no labels, or only one class, or fewer than 20 images.
@@ -129,22 +129,22 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
 
 
 def untrained(channels: int, size: int, classes: int, seed: int = 0) -> Classifier:
-    """The classifier with the initial weights of `seed`, whatever the state of torch's own generator."""
+    """Return the classifier with the initial weights of `seed`, independent of torch's global generator."""
     with torch.random.fork_rng(devices=[]):  # for the initialisation; the rest draws statelessly
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
         return Classifier(channels, size, classes)
 
 
 def fit(
     network: nn.Module, batches: Iterable[tuple[np.ndarray, np.ndarray]], steps: int, flip: bool, seed: int = 0
 ) -> None:
-    """Trains `network` in place by `RECIPE`'s optimizer and augmentation, and puts it in eval mode.
+    """Train `network` in place by `RECIPE`'s optimizer and augmentation, and put it in eval mode.
 
     Args:
         network: maps uint8 (n, C, H, W) to (features, logits).
         batches: `steps` pairs of images, uint8 (n, C, H, W) with n >= 2, and labels, int64 (n,).
         steps: the length of the learning rate's cycle.
-        flip: whether images may be mirrored.
+        flip: True if images may be mirrored.
         seed: of the augmentation.
     """
     network.train()
@@ -164,7 +164,7 @@ def fit(
 
 
 def verdicts(network: nn.Module, images: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """The classes, int64 (len(part),), that `network` sees in `images[part]`, of uint8 (n, C, H, W)."""
+    """Return the classes, int64 (len(part),), that `network` predicts for `images[part]`, of uint8 (n, C, H, W)."""
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         parts = [
             network(torch.from_numpy(images[chosen]))[1].argmax(1).numpy()
@@ -174,7 +174,7 @@ def verdicts(network: nn.Module, images: np.ndarray, part: np.ndarray) -> np.nda
 
 
 def _load(network: nn.Module, path: Path) -> dict[str, str] | None:
-    """Fills `network` from the file and returns the file's metadata; None where there is no sound file."""
+    """Load `network` from the file and return the file's metadata; None where the file is missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -199,7 +199,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _train(network: nn.Module, data: ImageSet) -> float:
-    """Trains `network` in place; its accuracy on held-out images, 0 to 1."""
+    """Train `network` in place and return its accuracy on held-out images, 0 to 1."""
     from torchmetrics.functional.classification import multiclass_accuracy  # slow to import
 
     assert data.labels is not None
@@ -217,9 +217,9 @@ def _train(network: nn.Module, data: ImageSet) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Their number decides the order of sums: with one, the classifier is the same on any number of cores.
+    """Use one thread within this context, so that the order of sums, and the classifier, do not depend on the cores.
 
-    Layers this small gain little from more, and lose much where other processes want the cores.
+    Layers this small gain little from more threads, and are much slower where other processes use the cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -239,7 +239,7 @@ def _batches(known: np.ndarray, size: int, steps: int) -> Iterator[np.ndarray]:
 
 
 def _augment(images: Tensor, flip: bool, step: int, seed: int = 0) -> Tensor:
-    """Shifts each image by up to a fourteenth of its side, mirrors half of them where the data set allows."""
+    """Shift each image by up to a fourteenth of its side, and mirror half of them if `flip`."""
     count, _, side, _ = images.shape
     reach = max(1, side // 14)
     random = draws(seed, step, "classifier augmentation")

@@ -30,10 +30,10 @@ def clip(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> NetworkExtractor:
-    """The image embedding of CLIP (Radford et al. 2021), as torch-fidelity computes it.
+    """Return an extractor with the image embedding of CLIP (Radford et al. 2021), as torch-fidelity computes it.
 
     Images are resized to the model's input size the TensorFlow 1 way. Arguments and errors as for `inception`; the
-    weights are OpenAI's TorchScript archives, which hold code: others than those are refused. It has no logits.
+    weights are OpenAI's TorchScript archives, which contain code: other files are refused. It has no logits.
     """
     from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS, FeatureExtractorCLIP
 

@@ -1,4 +1,4 @@
-"""DINOv2's class token; its code comes from its authors' repository."""
+"""Extracts DINOv2's class token, with code from its authors' repository."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ DINOV2_MEAN, DINOV2_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _DINOv2(nn.Module):
-    """torch-fidelity's treatment of the images before a DINOv2 network."""
+    """A DINOv2 network with torch-fidelity's preprocessing of the images."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -41,14 +41,13 @@ def dinov2(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> NetworkExtractor:
-    """The class token of DINOv2 (Oquab et al. 2023), with the images treated as torch-fidelity does.
+    """Return an extractor with the class token of DINOv2 (Oquab et al. 2023), with torch-fidelity's preprocessing.
 
-    Runs code: the network is defined in its authors' GitHub repository, which torch.hub fetches and runs, so it says
-    so in a warning first. Images are resized to 224 x 224 the TensorFlow 1 way. It has no logits; `digest` is that
-    of the state dict.
+    The network is defined in its authors' GitHub repository, whose code torch.hub downloads and runs; a warning says so
+    first. Images are resized to 224 x 224 the TensorFlow 1 way. It has no logits; `digest` is that of the state dict.
 
     Raises:
-        UserError: the repository or the weights are missing and cannot be fetched.
+        UserError: the repository or the weights are missing and cannot be downloaded.
     """
     check_channels(model, data)
     short = model.replace("-14", "14").replace("-vit-", "_vit")

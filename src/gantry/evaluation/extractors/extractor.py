@@ -1,4 +1,4 @@
-"""An extractor: images in, the features and logits that metrics are computed from out."""
+"""Defines extractors, which map images to the features and logits that metrics use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from gantry.data.images import ImageSet
 
 
 class Features(NamedTuple):
-    """What an extractor sees in n images, float32 on the CPU.
+    """The features and logits of n images, float32 on the CPU.
 
     `features` (n, d) and `logits` (n, k), where k is 0 if the network classifies nothing.
     """
@@ -23,17 +23,17 @@ class Features(NamedTuple):
 
 
 class Extractor(Protocol):
-    """What the evaluator needs of a feature extractor.
+    """The interface of a feature extractor.
 
     Attributes:
-        name: what its scores are named after ("inception", "classifier").
+        name: its part of the scores' names ("inception", "classifier").
         digest: sha256 of the weights, hexadecimal.
-        official: the papers' own network, layer and weights, so that its scores may bear the papers' names.
+        official: the papers' own network, layer and weights, so that its scores have the papers' names.
         labelled: the logits are those of the data set's own classes.
-        has_logits: there are any; without them there is no Inception Score.
+        has_logits: it returns logits; without them there is no Inception Score.
         resize: how it brings images to its own input size.
         arithmetic: "plain" as published; "folded" with the same value up to rounding, computed faster.
-        details: what else belongs beside its scores (its accuracy, for one).
+        details: further facts to record with its scores, such as its accuracy.
     """
 
     @property
@@ -54,7 +54,7 @@ class Extractor(Protocol):
     def details(self) -> Mapping[str, str | int | float]: ...
 
     def __call__(self, images: Tensor) -> Features:
-        """The features of `images`: uint8 (n, C, H, W), any device, any n."""
+        """Compute the features of `images`: uint8 (n, C, H, W), any device, any n."""
         ...
 
 
@@ -62,9 +62,9 @@ class Extractor(Protocol):
 class NetworkExtractor:
     """An `Extractor` around a network that maps uint8 (n, C, H, W) to features, (features,) or (features, logits).
 
-    The network is frozen and put in eval mode. It runs in whole float32, whatever autocast and TF32 settings
-    surround it, and on exactly `batch_size` images at a time, the last batch filled up with black ones: libraries
-    choose another algorithm, which rounds differently, for another size of batch.
+    The network is frozen and put in eval mode. It runs in full float32, regardless of the caller's autocast and TF32
+    settings, and on exactly `batch_size` images at a time, the last batch padded with black ones: for another batch
+    size libraries may choose another algorithm, which rounds differently.
     """
 
     network: nn.Module
@@ -88,10 +88,10 @@ class NetworkExtractor:
         parts = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), whole_float32():
             for batch in images.split(self.batch_size):
-                parts.append([seen[: len(batch)].float().cpu() for seen in self._look(batch.to(self.device))])
+                parts.append([seen[: len(batch)].float().cpu() for seen in self._extract(batch.to(self.device))])
         return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def _look(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def _extract(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         if missing := self.batch_size - len(batch):
             batch = torch.cat([batch, batch.new_zeros(missing, *batch.shape[1:])])
         seen = self.network(batch)
@@ -100,7 +100,7 @@ class NetworkExtractor:
 
 
 class Colour(nn.Module):
-    """Repeats greyscale to the three channels the network wants; the resizing, inside it, comes after."""
+    """Repeats greyscale images to the three channels that the network needs, before the network resizes them."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

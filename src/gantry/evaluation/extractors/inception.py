@@ -1,4 +1,4 @@
-"""The papers' Inception network as torch-fidelity ports it: its own forward, and a faster one of the same value."""
+"""The papers' Inception network as torch-fidelity ports it, with its own forward and an equal, faster one."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ from gantry.evaluation.extractors.tf1_resize import resize_like_tensorflow1
 from gantry.evaluation.extractors.weights import Published, read, tensors_alone, understood
 
 Layer = Literal[64, 192, 768, 2048]
-LAYERS: tuple[int, ...] = get_args(Layer)  # the channels, after which the papers call them
+LAYERS: tuple[int, ...] = get_args(Layer)  # numbers of channels, which identify the layers in the papers
 ENDS = {64: "MaxPool_1", 192: "MaxPool_2", 768: "Mixed_6e", 2048: "AvgPool"}
 SIDE = 299
 INCEPTION = Published(
@@ -33,23 +33,23 @@ def inception(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> NetworkExtractor:
-    """The Inception network of the papers' FID, KID and Inception Score, as torch-fidelity ports it.
+    """Return the Inception network of the papers' FID, KID and Inception Score, as torch-fidelity ports it.
 
     Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule: features are the 2048 of the last
     pooling, logits the 1008 without bias. Images are resized to 299 x 299 the TensorFlow 1 way.
 
     Args:
         weights: file of the weights; without it torch-fidelity's own, from torch.hub's checkpoint folder,
-            fetched there when missing. A file with another hash is used, its scores named after that hash.
+            downloaded there when missing. A file with another hash is used, its scores named after that hash.
         layer: the features: those of the last pooling, or the means over the image of an earlier layer's
             channels, 64, 192 or 768, without logits; its scores are then named after `inception-768`, say.
-        fast: compute them about twice as fast, the same up to rounding: FID agrees to 1e-5 of itself.
+        fast: compute them about twice as fast, equal up to rounding: FID has a relative difference of up to 1e-5.
         data: the images to be measured; greyscale is repeated to three channels.
         cache: unused; every extractor accepts it.
         device: where the network runs.
 
     Raises:
-        UserError: the weights are missing and cannot be fetched, are damaged, or are not of this network; the
+        UserError: the weights are missing and cannot be downloaded, are damaged, or are not of this network; the
             images have neither one nor three channels; there is no such layer.
     """
     if layer not in LAYERS:
@@ -68,32 +68,32 @@ def inception(
         device=device,
         official=last and digest == INCEPTION.sha256,
         has_logits=last,
-        batch_size=16 if device.type == "cpu" else 128,  # a CPU's caches hold no more
+        batch_size=16 if device.type == "cpu" else 128,  # more does not fit a CPU's caches
         arithmetic="folded" if fast else "plain",
     )
 
 
 def plain(content: bytes, layer: int) -> nn.Module:
-    """torch-fidelity's network with the weights in a file's content: the reference.
+    """Return torch-fidelity's network with the weights in a file's content: the reference.
 
     It maps uint8 (n, 3, H, W) to the features (n, layer), and of layer 2048 to the logits (n, 1008) without bias too.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     wanted = [str(layer), "logits_unbiased"] if layer == LAYERS[-1] else [str(layer)]
-    with torch.random.fork_rng(devices=[]):  # the constructor initialises what is then overwritten
+    with torch.random.fork_rng(devices=[]):  # the constructor draws initial weights, which are then overwritten
         return FeatureExtractorInceptionV3(
             "inception-v3-compat", wanted, feature_extractor_weights_path=tensors_alone(content)
         )
 
 
 class Folded(nn.Module):
-    """What `plain` computes, faster: batch norm folded into the convolutions, channels last, the resizing by axis.
+    """A faster `plain`: batch norm folded into the convolutions, channels last, resizing by axis.
 
-    Its features differ from the reference's by the rounding of float32, some 1e-6 of their size.
+    Its features differ from the reference's by float32 rounding, about 1e-6 of their size.
 
     Args:
-        reference: the network that `plain` returned; its weights are taken over, not shared.
+        reference: the network that `plain` returned; its weights are copied, not shared.
         layer: as for `plain`.
     """
 
@@ -114,7 +114,7 @@ class Folded(nn.Module):
 
 
 def _folded(module: nn.Module) -> nn.Module:
-    """`module` with each of its convolutions and the batch norm after it made one, in place."""
+    """Fold each batch norm of `module` into the convolution before it, in place."""
     for name, child in module.named_children():
         parts = dict(child.named_children())
         if isinstance(norm := parts.get("bn"), nn.BatchNorm2d) and isinstance(conv := parts["conv"], nn.Conv2d):

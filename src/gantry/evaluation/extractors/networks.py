@@ -1,4 +1,4 @@
-"""The feature extractors by name, as a config's `_target_` says them."""
+"""The feature extractors by the names that a config's `_target_` uses."""
 
 from gantry.evaluation.extractors.clip import clip
 from gantry.evaluation.extractors.dinov2 import dinov2

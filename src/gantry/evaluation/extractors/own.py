@@ -1,4 +1,4 @@
-"""A network of the user's as the extractor."""
+"""Uses a network of the user as the extractor."""
 
 import hashlib
 from dataclasses import replace
@@ -23,15 +23,15 @@ def own(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> NetworkExtractor:
-    """A network of yours as the extractor.
+    """Return an extractor around a network of yours.
 
-    Its digest, by which features are kept and scores named, is that of its weights and of its modules' plain attributes
-    (numbers, text, lists of them). A change of its code takes another `name`.
+    Its digest, which identifies cached features and scores, is that of its weights and of its modules' plain attributes
+    (numbers, text, lists of them). After a change of its code, choose another `name`.
 
     Args:
         network: maps uint8 (n, C, H, W), the data set's own images, to float features (n, d), or to the pair of
-            them and logits (n, k). It brings them to its own size and range.
-        name: what its scores are named after: `fid_<name>-<first digits of its digest>_5k`.
+            them and logits (n, k). It does its own resizing and scaling.
+        name: its part of the scores' names: `fid_<name>-<first digits of its digest>_5k`.
         data: the images to be measured.
         weights: file of its state dict, a dict of tensors; without it the network is used as built.
         batch_size: images at a time.

@@ -1,13 +1,13 @@
-"""TensorFlow 1's bilinear resizing, as the papers' Inception had it: torch-fidelity's arithmetic, bit by bit."""
+"""Resizes bilinearly as TensorFlow 1 and the papers' Inception do, bit for bit equal to torch-fidelity."""
 
 import torch
 from torch import Tensor
 
 
 def resize_like_tensorflow1(images: Tensor, side: int) -> Tensor:
-    """`images` (n, C, H, W), any type, as float32 (n, C, side, side), laid out channels last.
+    """Resize `images` (n, C, H, W), any type, to float32 (n, C, side, side), channels last in memory.
 
-    The corners are not aligned and the pixels' centres not either (align_corners=False, half_pixel_centers=False):
+    Neither corners nor pixel centres are aligned (align_corners=False, half_pixel_centers=False):
     output pixel i lies at i * H / side. torch-fidelity interpolates along x for the upper and the lower neighbour
     of every output row; here each source row is interpolated once, which rounds the same and costs a fraction.
     """

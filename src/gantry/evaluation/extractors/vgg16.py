@@ -1,4 +1,4 @@
-"""VGG16, whose features the paper on precision and recall compares."""
+"""Extracts VGG16's features, which the paper on precision and recall uses."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def vgg16(
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> NetworkExtractor:
-    """VGG16's second hidden layer after its ReLU, 4096 features, as torch-fidelity computes them.
+    """Return an extractor with VGG16's second hidden layer after its ReLU, 4096 features, as in torch-fidelity.
 
     Kynkaanniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, use them.
     Images are resized to 224 x 224 the TensorFlow 1 way. Arguments and errors as for `inception`; the weights are

@@ -1,4 +1,4 @@
-"""Weights files: found or fetched with their hash checked, and read without running what they hold."""
+"""Finds or downloads weights files, checks their hashes, and reads them without running code in them."""
 
 import hashlib
 import io
@@ -35,10 +35,10 @@ class Published:
     """A weights file that its authors publish.
 
     Attributes:
-        what: what it is, in words, with its size.
-        url: where it is fetched from.
+        what: a description for messages, with its size.
+        url: its address.
         sha256: of the whole file.
-        file: its name in torch.hub's folder; by default that in the address.
+        file: its name in torch.hub's folder; by default the last part of the address.
     """
 
     what: str
@@ -48,15 +48,15 @@ class Published:
 
     @property
     def path(self) -> Path:
-        """Where torch.hub keeps it."""
+        """Return its path in torch.hub's folder."""
         return Path(torch.hub.get_dir()) / "checkpoints" / (self.file or self.url.rpartition("/")[2])
 
 
 def read(weights: str | None, published: Published | None = None) -> tuple[Path, bytes, str]:
-    """The file `weights`, or else the published one: its path, its content and the content's sha256.
+    """Read the file `weights`, or else the published one; returns its path, its content and the content's sha256.
 
     Raises:
-        UserError: the file cannot be read; or the published one can be neither found nor fetched, or is damaged.
+        UserError: the file cannot be read; or the published one can be neither found nor downloaded, or is damaged.
     """
     path = _fetched(published) if published and not weights else Path(weights or "").expanduser()
     try:
@@ -71,7 +71,7 @@ def read(weights: str | None, published: Published | None = None) -> tuple[Path,
 
 @contextmanager
 def understood(path: Path, what: str) -> Iterator[None]:
-    """Turns what reading and loading raise where the file holds something else into a `UserError`."""
+    """Within this context, convert the errors of reading and loading an unsuitable file to a `UserError`."""
     try:
         yield
     except NOT_WEIGHTS as error:
@@ -79,12 +79,12 @@ def understood(path: Path, what: str) -> Iterator[None]:
 
 
 def state_of(content: bytes) -> Any:
-    """The state dict in a file's content, read without running any code that the file holds."""
+    """Return the state dict in a file's content, without running code in the file."""
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def tensors_alone(content: bytes) -> io.BytesIO:
-    """A file's tensors in a file of their own, for torch-fidelity, which reads with `weights_only=False`."""
+    """Return a new file with only a file's tensors, for torch-fidelity, which reads with `weights_only=False`."""
     copy = io.BytesIO()
     torch.save(state_of(content), copy)
     copy.seek(0)
@@ -92,7 +92,7 @@ def tensors_alone(content: bytes) -> io.BytesIO:
 
 
 def digest_of(network: nn.Module) -> str:
-    """sha256 of a network's class and its state dict: names, types, shapes and values."""
+    """Return the sha256 of a network's class and its state dict: names, types, shapes and values."""
     digest = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__}".encode())
     state: Mapping[str, Tensor] = network.state_dict()
     for name, value in sorted(state.items()):
@@ -102,9 +102,9 @@ def digest_of(network: nn.Module) -> str:
 
 
 def design_of(network: nn.Module) -> str:
-    """What decides a network's output besides its weights, as far as it shows: its modules' plain attributes, as JSON.
+    """Return the plain attributes of a network's modules as JSON; they affect its output besides the weights.
 
-    Not their code, nor what they hold in objects of other kinds.
+    Code and attributes of other types are not included.
     """
     attributes = {
         f"{name}.{key}": value
@@ -116,7 +116,7 @@ def design_of(network: nn.Module) -> str:
 
 
 def _fetched(published: Published) -> Path:
-    """The published file where torch.hub keeps such, downloaded there when missing."""
+    """Return the published file's path in torch.hub's folder, downloading it when missing."""
     path = published.path
     if path.exists():
         return path
@@ -138,7 +138,7 @@ def _fetched(published: Published) -> Path:
 
 @contextmanager
 def socket_timeout() -> Iterator[None]:
-    """Within it a connection that stays silent for `DOWNLOAD_TIMEOUT` fails."""
+    """Within this context, a connection without data for `DOWNLOAD_TIMEOUT` fails."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:

@@ -1,4 +1,4 @@
-"""The metrics: a file each, whose function `metric` returns it."""
+"""The metrics, one in each file; the file's function `metric` returns it."""
 
 # The module of each `gantry.core.config.options.Measure`.
 MEASURES = {

@@ -1,4 +1,4 @@
-"""How often each class of a labelled data set occurs, by a classifier's verdicts."""
+"""Computes the share of each class of a labelled data set from a classifier's predictions."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ COVERED = 0.1  # share of its real share at which a class counts as covered
 
 
 def metric() -> Metric:
-    """`modes`, the number of classes covered, higher is better; beside it each class's shares."""
+    """Return the metric `modes`, the number of classes covered, higher is better, with each class's shares."""
     return Metric(
         "classes", higher_is_better=True, compute=_compute, needs=(LABELS,), values=("modes",), first_draw=True
     )
@@ -25,29 +25,29 @@ def _compute(inputs: Inputs) -> Found:
 
 
 def classes_covered(real: Tensor, generated: Tensor) -> int:
-    """How many real classes the generated images show, 0 to the number of classes.
+    """Count the real classes that the generated images cover, 0 to the number of classes.
 
-    A class counts when its share of the generated images is at least a tenth of its share of the real ones:
-    low enough to ask for presence, not balance; high enough that stray mistakes do not count.
+    A class is covered if its share of the generated images is at least a tenth of its share of the real ones: low
+    enough to require presence, not balance; high enough to exclude occasional misclassifications.
 
     Args:
         real, generated: the classes the classifier predicts, int64 (n,) and (m,).
     """
     classes = int(max(real.max(), generated.max())) + 1
     shares = torch.bincount(real, minlength=classes) / len(real)
-    found = torch.bincount(generated, minlength=classes) / len(generated)
-    return int(((shares > 0) & (found >= COVERED * shares)).sum())
+    drawn = torch.bincount(generated, minlength=classes) / len(generated)
+    return int(((shares > 0) & (drawn >= COVERED * shares)).sum())
 
 
-def class_shares(real: Tensor, generated: Tensor, known: Sequence[str], count: int) -> dict[str, tuple[float, float]]:
-    """Of each class its share, 0 to 1, of the real and of the generated images.
+def class_shares(real: Tensor, generated: Tensor, names: Sequence[str], count: int) -> dict[str, tuple[float, float]]:
+    """Return each class's share, 0 to 1, of the real and of the generated images.
 
     Args:
-        real, generated: the classes that the classifier says, int64 (n,) and (m,).
-        known: the classes' names; numbers stand for those beyond.
-        count: how many classes the classifier knows.
+        real, generated: the classes the classifier predicts, int64 (n,) and (m,).
+        names: the classes' names; further classes are named by number.
+        count: number of classes of the classifier.
     """
-    count = max(count, len(known))
+    count = max(count, len(names))
     shares = [(torch.bincount(says, minlength=count).double() / len(says)).tolist() for says in (real, generated)]
-    names = [*known, *map(str, range(len(known), count))]
+    names = [*names, *map(str, range(len(names), count))]
     return dict(zip(names, zip(*shares, strict=True), strict=True))

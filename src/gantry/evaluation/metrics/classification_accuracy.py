@@ -1,9 +1,9 @@
-"""Whether a classifier learns from generated images: alone, and added to few or many real ones.
+"""Measures the accuracy of classifiers trained on generated images: alone, and added to few or many real ones.
 
 After Ravuri and Vinyals 2019, Classification Accuracy Score for Conditional Generative Models: a classifier
 trained on generated images and tested on real ones, and (their naive augmentation) trained on both. They train
 a ResNet-50 on ImageNet; here it is the small classifier of `gantry.evaluation.extractors.classifier`, so the accuracies
-compare with one another and with nobody else's.
+are comparable with one another only.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from gantry.evaluation.metrics.metric import SETS, Found, Inputs, Metric
 
 logger = logging.getLogger(__name__)
 
-BUDGET = 32_000  # images a classifier sees in training: 9 s on one core at 28 pixels
-HELD_OUT = "held-out"  # the split of a test set taken from the images that the generator may have learned from
+BUDGET = 32_000  # images in the training of a classifier: 9 s on one core at 28 pixels
+HELD_OUT = "held-out"  # name of the split of a test set drawn from the generator's possible training images
 MOST_GENERATED = 10_000  # generated images a classifier is trained on, at most
 MOST_BYTES = 2**30  # of images copied by `held_out`
 
@@ -41,7 +41,7 @@ CAVEAT_HELD_OUT = (
 
 
 def metric() -> Metric:
-    """The table of accuracies, which is no single value."""
+    """Return the metric, a table of accuracies without a single value."""
     return Metric("augmentation", {}, compute=_compute, needs=(SETS,), values=(), first_draw=True)
 
 
@@ -75,7 +75,7 @@ def augmentation(
     seeds: int = 3,
     budget: int = BUDGET,
 ) -> Augmentation:
-    """The accuracy on `test` of classifiers trained on real images, on generated ones, and on both.
+    """Measure the accuracy on `test` of classifiers trained on real images, on generated ones, and on both.
 
     For each size m: m images drawn from `train`; the generated images; and both, in batches of which each kind
     fills its share, the real ones at least half. All train for the same number of steps by the recipe of
@@ -127,7 +127,7 @@ def augmentation(
 
 
 def _checked(generated: ImageSet, train: ImageSet, test: ImageSet, seeds: int) -> int:
-    """How many classes the real images have.
+    """Return the number of classes of the real images.
 
     Raises:
         UserError: see `augmentation`.
@@ -148,7 +148,7 @@ def _checked(generated: ImageSet, train: ImageSet, test: ImageSet, seeds: int) -
 
 @dataclass
 class _Lessons:
-    """Trains the classifiers and keeps which of the `test` images each recognises, bool (n_test,), in `correct`."""
+    """Trains the classifiers; `correct` has which `test` images each classifies correctly, bool (n_test,)."""
 
     train: ImageSet
     test: ImageSet
@@ -162,13 +162,13 @@ class _Lessons:
         self, seed: int, generated: ImageSet, made: np.ndarray, given: np.ndarray | None, sizes: Sequence[int]
     ) -> None:
         """Train one classifier for each diet and size on the images `made` of `generated`, whose labels are `given`."""
-        images, known = self.train.images, self.train.labels
-        assert known is not None
+        images, real_labels = self.train.images, self.train.labels
+        assert real_labels is not None
         order = draws(seed, 0, "augmentation real").permutation(len(self.train))
         if given is not None:
             self.learn("generated", None, [_Source(generated.images, made, given[made])], seed)
         for size in sizes:
-            real = _Source(images, order[:size], known[order[:size]])
+            real = _Source(images, order[:size], real_labels[order[:size]])
             teacher = self.learn("real", size, [real], seed)
             labels = verdicts(teacher, generated.images, made) if given is None else given[made]
             fake = _Source(generated.images, made, labels)
@@ -177,7 +177,7 @@ class _Lessons:
             self.learn("real + generated", size, [real, fake], seed)
 
     def learn(self, diet: Diet, size: int | None, sources: Sequence[_Source], seed: int) -> Classifier:
-        """A classifier trained on `sources`."""
+        """Train a classifier on `sources`."""
         network = untrained(self.train.shape[0], self.train.shape[1], self.classes, seed)
         fit(network, self._counted(sources, seed), self.steps, self.train.flip, seed)
         seen = verdicts(network, self.test.images, np.arange(len(self.test))) == self.test.labels
@@ -205,15 +205,15 @@ def _trained(correct: Mapping[tuple[Diet, int | None], Sequence[np.ndarray]], us
 
 
 def default_sizes(count: int, classes: int, budget: int = BUDGET) -> list[int]:
-    """10 and 100 images for each class where that is half of `count` or less, and `count`, `budget` at most."""
+    """Return 10 and 100 images for each class if that is at most half of `count`, and `count`, at most `budget`."""
     most = min(count, budget)
     return [size for size in (10 * classes, 100 * classes) if 2 * size <= most] + [most]
 
 
 def held_out(data: ImageSet, share: float = 0.2) -> tuple[ImageSet, ImageSet]:
-    """(train, test): `share` of `data` for testing, drawn at random, the same ones for every seed; the rest.
+    """Split `data` into (train, test), with `share` for testing, drawn at random, the same for every seed.
 
-    For data without a test split. Both are copies; where they would exceed a gibibyte, of images drawn at random.
+    For data without a test split. Both are copies; if they would exceed a gibibyte, of a random part of the images.
 
     Raises:
         UserError: one of the two would be empty.
@@ -227,7 +227,7 @@ def held_out(data: ImageSet, share: float = 0.2) -> tuple[ImageSet, ImageSet]:
 
 
 def labels_among(data: ImageSet, classes: Sequence[str]) -> np.ndarray | None:
-    """The labels of `data`, int64 (n,), as indices into `classes`; None where there are none that could be.
+    """Return the labels of `data`, int64 (n,), as indices into `classes`; None where there are no such labels.
 
     Classes are matched by name; where they are plain numbers below len(classes), as labels in arrays are, by
     index. Sub-folders that are no classes (samples in parts, say) give no labels, with a warning.
@@ -236,9 +236,9 @@ def labels_among(data: ImageSet, classes: Sequence[str]) -> np.ndarray | None:
         return None
     names = data.classes or tuple(map(str, range(int(data.labels.max()) + 1)))
     numbers = {str(index): index for index in range(len(classes))}
-    for known in ({name: index for index, name in enumerate(classes)}, numbers):
-        if all(name in known for name in names):
-            return np.array([known[name] for name in names], np.int64)[data.labels]
+    for indices in ({name: index for index, name in enumerate(classes)}, numbers):
+        if all(name in indices for name in names):
+            return np.array([indices[name] for name in names], np.int64)[data.labels]
     logger.warning(
         "The labels of %s (%s) are not classes of the real images (%s): they are not used",
         data.name,
@@ -257,7 +257,7 @@ def _part(data: ImageSet, chosen: np.ndarray, split: str) -> ImageSet:
 
 
 def _batches(sources: Sequence[_Source], steps: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`steps` batches of images and labels; of two sources the first fills its share by number, and half at least."""
+    """Yield `steps` batches of images and labels; of two sources the first fills its share by size, at least half."""
     size, counts = RECIPE.batch_size, [len(source.part) for source in sources]
     first = min(size - 1, round(size * max(0.5, counts[0] / sum(counts))))
     takes = [first, size - first] if len(sources) == 2 else [size]
@@ -272,7 +272,7 @@ def _batches(sources: Sequence[_Source], steps: int, seed: int) -> Iterator[tupl
 
 
 def _stream(count: int, size: int, steps: int, seed: int, purpose: str) -> Iterator[np.ndarray]:
-    """`steps` times `size` indices below `count`: one random order after another, cut where a batch ends."""
+    """Yield `steps` batches of `size` indices below `count` from a sequence of random permutations."""
     left, epoch = np.empty(0, np.int64), 0
     for _ in range(steps):
         while len(left) < size:

@@ -1,4 +1,4 @@
-"""What classifiers learned from generated images: accuracies, gains and how sure they are."""
+"""The results of classifiers trained on generated images: accuracies, gains and confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ class Trained:
     """The classifiers trained on one diet, one for each seed.
 
     Attributes:
-        diet: what they were trained on.
+        diet: the kinds of images they were trained on.
         size: the size of the real training set; None where the diet does not depend on it.
-        real, generated: how many different images of each kind there were to learn from.
-        accuracies: share of the real test images recognised, 0 to 1, by seed.
+        real, generated: number of different training images of each kind.
+        accuracies: share of the real test images classified correctly, 0 to 1, by seed.
     """
 
     diet: Diet
@@ -39,7 +39,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Gain:
-    """What adding the generated images to `size` real ones changed: accuracy with them less accuracy without.
+    """The gain by adding the generated images to `size` real ones: accuracy with them minus accuracy without.
 
     Attributes:
         size: the size of the real training set.
@@ -54,24 +54,24 @@ class Gain:
 
     @property
     def clear(self) -> bool:
-        """Whether the difference, up or down, is more than noise: the interval does not hold 0."""
+        """True if the difference, in either direction, is significant: the interval does not contain 0."""
         return abs(self.mean) > self.interval
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What `augmentation` found.
+    """The result of `augmentation`.
 
     Attributes:
         trained: the classifiers of every diet, by size, then real, generated, both.
         gains: one for each size.
-        labels: where the generated images' labels come from: "given" with them, or verdicts of the
+        labels: the origin of the generated images' labels: "given" with them, or predictions of the
             "classifier of the m real images", of the same seed and size, which knows no other image.
         steps, batch_size: the budget, equal for every classifier.
-        seeds: how many classifiers for each diet and size.
-        n_test: real images they were tested on.
-        test_split: which ones.
-        caveats: what one must know to read the numbers.
+        seeds: number of classifiers for each diet and size.
+        n_test: number of real test images.
+        test_split: the split of the test images.
+        caveats: limits of the numbers.
     """
 
     trained: tuple[Trained, ...]
@@ -85,14 +85,14 @@ class Augmentation:
     caveats: tuple[str, ...]
 
     def record(self) -> dict:
-        """All of it as JSON knows it, with means and standard deviations; null for what one seed cannot tell."""
+        """Return the result as JSON values, with means and standard deviations; null where one seed is not enough."""
         trained = [asdict(row) | {"mean": row.mean, "std": _number(row.std)} for row in self.trained]
         gains = [asdict(gain) | {"interval": _number(gain.interval), "clear": gain.clear} for gain in self.gains]
         return asdict(self) | {"trained": trained, "gains": gains}
 
 
 def gain_of(size: int, without: Sequence[np.ndarray], with_them: Sequence[np.ndarray]) -> Gain:
-    """From which test images were recognised, bool (n_test,), by seed."""
+    """Compute the gain from which test images were classified correctly, bool (n_test,), by seed."""
     from scipy import stats
 
     differences = np.array(with_them, float) - np.array(without, float)  # (seeds, n_test)

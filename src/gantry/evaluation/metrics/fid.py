@@ -1,4 +1,4 @@
-"""The Frechet Inception Distance, and how much it varies between draws."""
+"""The Frechet Inception Distance, and its standard deviation between draws."""
 
 import math
 
@@ -8,12 +8,14 @@ from torch import Tensor
 from gantry.evaluation.metrics.metric import Inputs, Metric
 from gantry.evaluation.moments import Moments, Reference, chunks, moments, reference
 
-AGREEMENT = 1e-6  # of an FID: bound on the rounding up to which ours stands for torch-fidelity's (ten times what it is)
+AGREEMENT = (
+    1e-6  # largest relative rounding error at which ours replaces torch-fidelity's FID (ten times the actual one)
+)
 RANK = 1e-12  # eigenvalues below this part of the largest are rounding
 
 
 def metric() -> Metric:
-    """`fid`, lower is better."""
+    """Return the metric `fid`, lower is better."""
     return Metric(
         "fid",
         higher_is_better=False,
@@ -23,18 +25,18 @@ def metric() -> Metric:
 
 
 def spread(inputs: Inputs) -> float:
-    """The spread of the FID of the generated images."""
+    """Return the spread of the FID of the generated images."""
     return fid_spread(inputs.real.reference, inputs.features, inputs.moments)
 
 
 def fid(real: Moments | Reference, generated: Tensor | Moments) -> float:
-    """Frechet Inception Distance of `generated` features (n, d), n at least 2, or of their moments, from the real ones.
+    """Return the Frechet Inception Distance of `generated` features (n, d), n at least 2, or of their moments.
 
     Heusel et al. 2017, GANs Trained by a Two Time-Scale Update Rule, equation 6: the squared Frechet
     distance of the Gaussians with the features' means and covariances. Lower is better.
 
-    The value is torch-fidelity's. Where a covariance is singular, as with no more images than dimensions, that holds
-    rounding noise of up to 1e-5 of the whole, so it is computed by torch-fidelity; else by `frechet`.
+    The value is torch-fidelity's. Where a covariance is singular, as with no more images than dimensions, that contains
+    relative rounding noise of up to 1e-5, so it is computed by torch-fidelity; else by `frechet`.
     """
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
@@ -51,7 +53,7 @@ def fid(real: Moments | Reference, generated: Tensor | Moments) -> float:
 
 
 def frechet(real: Reference, generated: Moments) -> float:
-    """The squared Frechet distance of two Gaussians, accurately, also where a covariance is singular.
+    """Return the squared Frechet distance of two Gaussians, accurately also where a covariance is singular.
 
     The trace of (S1 S2)^(1/2) is the sum of the roots of the eigenvalues of R^T S2 R, with S1 = R R^T, which is
     symmetric: three times as fast as S1 S2, and without its rounding noise.
@@ -60,7 +62,7 @@ def frechet(real: Reference, generated: Moments) -> float:
 
 
 def _frechet(real: Reference, generated: Moments) -> tuple[float, float]:
-    """The distance, and about how far rounding takes the library's eigenvalues of S1 S2 from it."""
+    """Return the distance, and an estimate of the error by rounding in the library's eigenvalues of S1 S2."""
     rank = min(real.root.shape[1], generated.n - 1)
     values = torch.linalg.eigvalsh(real.root.T @ generated.covariance @ real.root)[-rank:].clamp(min=0)
     difference = real.moments.mean - generated.mean
@@ -71,8 +73,8 @@ def _frechet(real: Reference, generated: Moments) -> tuple[float, float]:
     return distance.item(), noise.item()
 
 
-def fid_spread(real: Reference, generated: Tensor, known: Moments | None = None) -> float:
-    """The spread of the FID of `generated` features (n, d), n at least 3.
+def fid_spread(real: Reference, generated: Tensor, generated_moments: Moments | None = None) -> float:
+    """Return the spread of the FID of `generated` features (n, d), n at least 3.
 
     The delta method: FID is a smooth function of the generated mean m and covariance S, so its error is the mean over
     the images x, c = x - m, of their influence
@@ -85,9 +87,9 @@ def fid_spread(real: Reference, generated: Tensor, known: Moments | None = None)
     Args:
         real: the real images' moments with their root.
         generated: in any order.
-        known: `moments(generated)`, where they are known.
+        generated_moments: `moments(generated)`, if computed already.
     """
-    mean, covariance, n = moments(generated) if known is None else known
+    mean, covariance, n = moments(generated) if generated_moments is None else generated_moments
     values, vectors = torch.linalg.eigh(real.root.T @ covariance @ real.root)
     kept = values > values[-1:] * RANK
     kept[: max(len(values) - (n - 1), 0)] = False

@@ -1,4 +1,4 @@
-"""The FID that infinitely many generated images would have."""
+"""FID_infinity: the FID extrapolated to infinitely many generated images."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ from gantry.evaluation.metrics import fid
 from gantry.evaluation.metrics.metric import Inputs, Metric
 from gantry.evaluation.moments import Reference, moments
 
-POINTS = 15  # FIDs behind FID_infinity
-FEWEST = 5000  # images behind any of them, or half of all
+POINTS = 15  # number of FIDs that are extrapolated
+FEWEST = 5000  # smallest number of images for one of them, or half of all
 
 
 def metric() -> Metric:
-    """`fid_infinity`, lower is better."""
+    """Return the metric `fid_infinity`, lower is better."""
     return Metric(
         "fid_infinity",
         higher_is_better=False,
@@ -31,12 +31,12 @@ def _spread(inputs: Inputs, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def fid_infinity(real: Reference, generated: Tensor, seed: int) -> float:
-    """The FID that infinitely many generated images would have, from `generated` features (n, d), n at least 30.
+    """Extrapolate the FID to infinitely many generated images, from `generated` features (n, d), n at least 30.
 
     Chong and Forsyth 2020, Effectively Unbiased FID and Inception Score and Where to Find Them, section 4: the bias
     of FID falls as 1 / n, so the FIDs of random subsets of 15 sizes, evenly spaced from 5000 (half of the images where
     they are fewer than 10,000) to all, are extrapolated linearly to 1 / n = 0. The real images stay as they are.
-    With fewer images than dimensions the bias is no longer linear, and the estimate comes out too low.
+    With fewer images than dimensions the bias is no longer linear, and the estimate is too low.
 
     Args:
         real: the real images' moments with their root.
@@ -47,15 +47,15 @@ def fid_infinity(real: Reference, generated: Tensor, seed: int) -> float:
         UserError: n is below 30.
     """
     sizes = _sizes(len(generated))
-    found = []
+    fids = []
     for point, size in enumerate(sizes):
         rows = draws(seed, point, "fid infinity").permutation(len(generated))[:size]
-        found.append(fid.frechet(real, moments(generated, torch.from_numpy(np.sort(rows)))))
-    return float(_intercept(sizes) @ np.array(found))
+        fids.append(fid.frechet(real, moments(generated, torch.from_numpy(np.sort(rows)))))
+    return float(_intercept(sizes) @ np.array(fids))
 
 
 def fid_infinity_spread(fid_spread: float, n: int) -> float:
-    """The spread of FID_infinity from n images, of which FID's own is known.
+    """Return the spread of FID_infinity from n images, given the spread of FID.
 
     To first order an FID's error is the mean of independent terms, one for each image. Subsets drawn from the same n
     share the error of them all, 1 / n, and have 1 / size - 1 / n of their own; the intercept is a weighted sum of them.
@@ -71,5 +71,5 @@ def _sizes(n: int) -> np.ndarray:
 
 
 def _intercept(sizes: np.ndarray) -> np.ndarray:
-    """Weights (15,) by which values at `sizes` add to the intercept of their least-squares line over 1 / size."""
+    """Return the weights (15,) of values at `sizes` in the intercept of their least-squares line over 1 / size."""
     return np.linalg.pinv(np.stack((np.ones(len(sizes)), 1 / sizes), 1))[0]

@@ -1,4 +1,4 @@
-"""The Inception Score, and how much it varies between draws."""
+"""The Inception Score, and its standard deviation between draws."""
 
 import math
 from itertools import pairwise
@@ -14,7 +14,7 @@ SEED = 2020  # torch-fidelity's
 
 
 def metric() -> Metric:
-    """`inception_score`, higher is better, and `inception_score_std`, its standard deviation over the splits."""
+    """Return the metric `inception_score`, higher is better, with `inception_score_std`, its std over the splits."""
     return Metric(
         "inception_score",
         higher_is_better=True,
@@ -31,7 +31,7 @@ def _compute(inputs: Inputs) -> dict[str, float]:
 
 
 def inception_score(logits: Tensor) -> tuple[float, float]:
-    """Inception Score of generated `logits` (n, k), n at least 10, and its standard deviation over 10 splits.
+    """Return the Inception Score of generated `logits` (n, k), n at least 10, and its std over 10 splits.
 
     Salimans et al. 2016, Improved Techniques for Training GANs, section 4: exp of the mean divergence of
     p(y|x) from p(y), 1 to k, higher is better. By torch-fidelity, one split at a time, shuffled as it shuffles.
@@ -40,13 +40,13 @@ def inception_score(logits: Tensor) -> tuple[float, float]:
 
     order = np.random.RandomState(SEED).permutation(len(logits))
     bounds = [split * len(logits) // SPLITS for split in range(SPLITS + 1)]
-    found = [
+    scores = [
         isc_features_to_metric(logits[torch.from_numpy(order[begin:end])], splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
         for begin, end in pairwise(bounds)
     ]
-    return float(np.mean(found)), float(np.std(found))
+    return float(np.mean(scores)), float(np.std(scores))
 
 
 def inception_score_spread(std: float) -> float:
-    """The spread of an Inception Score, the mean over ten splits, between which `std` was found."""
+    """Return the spread of an Inception Score, the mean over ten splits with standard deviation `std`."""
     return std / math.sqrt(SPLITS - 1)

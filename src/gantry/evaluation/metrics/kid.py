@@ -1,4 +1,4 @@
-"""The Kernel Inception Distance, and how much it varies between draws."""
+"""The Kernel Inception Distance, and its standard deviation between draws."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from gantry.core.randomness import draws
 from gantry.evaluation.metrics.metric import Inputs, Metric
 
 SUBSETS = 100
-SUBSET_SIZE = 1000  # or all there are
-SAMPLE = 2000  # images of either side behind the spread
+SUBSET_SIZE = 1000  # or all images, if there are fewer
+SAMPLE = 2000  # real and generated images used for the spread, each
 
 
 def metric() -> Metric:
-    """`kid`, lower is better, and `kid_std`, its standard deviation over the subsets."""
+    """Return the metric `kid`, lower is better, with `kid_std`, its standard deviation over the subsets."""
     return Metric("kid", higher_is_better=False, compute=_compute, spread=_spread, values=("kid", "kid_std"))
 
 
@@ -29,15 +29,16 @@ def _spread(inputs: Inputs, values: Mapping[str, float]) -> dict[str, float]:
 
 
 def subset_size(n_real: int, n_generated: int) -> int:
-    """Features in each of KID's subsets: 1000, or as many as both sides have."""
+    """Return the size of KID's subsets: 1000, or the smaller of the two numbers of images."""
     return min(SUBSET_SIZE, n_real, n_generated)
 
 
 def kid(real: Tensor, generated: Tensor, subsets: int = SUBSETS) -> tuple[float, float]:
-    """Kernel Inception Distance between features (n, d) and (m, d), n and m at least 2, and its std over the subsets.
+    """Return the Kernel Inception Distance of features (n, d) and (m, d), n and m at least 2, and its std.
 
     Binkowski et al. 2018, Demystifying MMD GANs, section 4: the unbiased squared maximum mean discrepancy
-    under a cubic kernel, mean over `subsets` random subsets; about 0, either side, for equal distributions.
+    under a cubic kernel, mean over `subsets` random subsets, and the standard deviation over them; near 0, of either
+    sign, for equal distributions.
     By torch-fidelity, which draws the subsets from a seed of its own, the generated side first.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
@@ -48,12 +49,12 @@ def kid(real: Tensor, generated: Tensor, subsets: int = SUBSETS) -> tuple[float,
 
 
 def kid_spread(real: Tensor, generated: Tensor, std: float, subsets: int) -> float:
-    """The spread of the KID of `generated` features (n, d) against `real` ones (m, d), 4 or more on either side.
+    """Return the spread of the KID of `generated` features (n, d) against `real` ones (m, d), n and m at least 4.
 
-    Two errors add up: that of having drawn `subsets` random subsets, which `std` between them shows, and that of all
+    Two errors add up: that of drawing `subsets` random subsets, known from `std` between them, and that of all
     n images, the variance of a U-statistic (Hoeffding 1948), 4 v1 / n + 2 v2 / n^2: v1 is the variance of an image's
     mean kernel with the generated less that with the real, v2 of the kernel once its rows and columns are centred.
-    Both are taken from 2000 images of either side; v1 as the covariance of two halves' means, which has no bias.
+    Both are estimated from 2000 images of either side; v1 as the covariance of two halves' means, which has no bias.
     """
     sample, others = (_sample(side, purpose).double() for side, purpose in ((generated, "generated"), (real, "real")))
     kernel, across = _kernel(sample, sample), _kernel(sample, others)
@@ -72,7 +73,7 @@ def kid_spread(real: Tensor, generated: Tensor, std: float, subsets: int) -> flo
 
 
 def _kernel(left: Tensor, right: Tensor) -> Tensor:
-    """KID's: (x . y / d + 1)^3."""
+    """Return KID's kernel (x . y / d + 1)^3."""
     return (left @ right.T / left.shape[1] + 1) ** 3
 
 

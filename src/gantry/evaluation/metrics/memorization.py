@@ -1,4 +1,4 @@
-"""Whether a generator gives its training images away: how near generated images are to them, against real ones."""
+"""Measures memorisation: the distances of generated images from the training images, compared with real images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from gantry.core.randomness import draws
 from gantry.evaluation.metrics.metric import SETS, Found, Inputs, Metric
 from gantry.evaluation.metrics.precision_recall import ROWS, distance_blocks
 
-COPIED = 0.01  # share of held-out real images that are as near to a training image as what counts as a copy
-LEFT_OUT = 10_000  # training images at most that stand for held-out ones
-CANDIDATES = 4  # nearest images by rough distances, among which exact ones decide
-TILE = 96  # pixels an image of the picture is enlarged to, at least
+COPIED = 0.01  # share of held-out real images that are within a copy's distance of a training image
+LEFT_OUT = 10_000  # largest number of training images that replace held-out ones
+CANDIDATES = 4  # nearest images by approximate distances, whose exact distances are then compared
+TILE = 96  # least size in pixels to which an image of the picture is enlarged
 
 
 def metric() -> Metric:
-    """`copy_rate`, lower is better, and `distance_ratio`, higher is better; beside them all of `Memorisation`."""
+    """Return the metric `copy_rate`, lower is better, and `distance_ratio`, higher is better, with `Memorisation`."""
     directions = {"copy_rate": False, "distance_ratio": True}
     return Metric(
         "memorisation", directions, compute=_compute, needs=(SETS,), values=tuple(directions), first_draw=True
@@ -32,29 +32,29 @@ def _compute(inputs: Inputs) -> Found:
     assert sets is not None
     train = sets.real_images("training")
     unseen = None if sets.held_out is None else sets.real_images("held-out")
-    known = sets.reals("training").features
-    found = memorisation(inputs.features, known, None if unseen is None else sets.reals("held-out").features)
-    about = {name: value for name, value in found._asdict().items() if name not in ("distances", "indices")}
+    training = sets.reals("training").features
+    memorised = memorisation(inputs.features, training, None if unseen is None else sets.reals("held-out").features)
+    about = {name: value for name, value in memorised._asdict().items() if name not in ("distances", "indices")}
     about |= {"training_images": len(train), "training_digest": train.digest}
     about |= {"held_out_images": 0 if unseen is None else len(unseen)}
-    values = {"copy_rate": found.copy_rate, "distance_ratio": found.distance_ratio}
-    return Found(values, about, closest_pairs(sets.source.of, train.images, found))
+    values = {"copy_rate": memorised.copy_rate, "distance_ratio": memorised.distance_ratio}
+    return Found(values, about, closest_pairs(sets.source.of, train.images, memorised))
 
 
 class Memorisation(NamedTuple):
-    """How near n generated images are to the training images, in feature space.
+    """Statistics of the distances of n generated images from the training images in feature space.
 
     Attributes:
-        distance_ratio: of the medians: below 1 where generated images are nearer to the training images than new real
-            images are; NaN where the real ones' median is 0.
+        distance_ratio: of the medians; below 1 if generated images are nearer to the training images than new real
+            images are; NaN if the real images' median is 0.
         copy_rate: share, 0 to 1, of the generated images no farther from a training image than `threshold`.
-        copy_rate_expected: what a generator that draws from the data's distribution has on average: 0.01, or
+        copy_rate_expected: mean rate of a generator that draws from the data's distribution: 0.01, or
             1 / (m + 1) with fewer than 99 real images m.
-        copy_rate_std: by how much such a generator's rate varies, standard deviation.
+        copy_rate_std: standard deviation of such a generator's rate.
         threshold: the distance that all but 1 % of the real images exceed.
         generated_median, real_median: of the distances from the nearest training image.
-        reference: what the real images are: "held out", or "training, left out": training images, each against the
-            others. Near duplicates among these lower the threshold, so a generator may copy more than is seen.
+        reference: the kind of real images: "held out", or "training, left out": training images, each against the
+            others. Near duplicates among these lower the threshold, so copies may be missed.
         distances: (n,) float32, of the generated images.
         indices: (n,) int64, of their nearest training images.
     """
@@ -72,14 +72,14 @@ class Memorisation(NamedTuple):
 
 
 def nearest(queries: Tensor, base: Tensor, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The Euclidean distance of each of `queries` (m, d) from the nearest of `base` (n, d), and its index, (m,) each.
+    """Return the Euclidean distance of each of `queries` (m, d) from the nearest of `base` (n, d), and its index, (m,).
 
-    Distances by matrix products, which are off by 1e-4 of the features' norms and more near zero, pick four
-    candidates; those from differences decide, so that an exact copy is at 0.
+    Distances by matrix products, with errors of 1e-4 of the features' norms and more near zero, select four
+    candidates; distances from differences decide, so that an exact copy is at 0.
 
     Args:
         queries, base: read in blocks; n is at least 1, or 2 with `exclude`.
-        exclude: for each query the index in `base` that does not count, int64 (m,): the query itself.
+        exclude: for each query the index in `base` to ignore, int64 (m,): the query itself.
     """
     distances, indices = [], []
     for rows in torch.arange(len(queries)).split(ROWS):
@@ -100,15 +100,15 @@ def nearest(queries: Tensor, base: Tensor, exclude: Tensor | None = None) -> tup
 
 
 def memorisation(generated: Tensor, train: Tensor, held_out: Tensor | None = None) -> Memorisation:
-    """Compares how near `generated` features (n, d) and those of held-out real images are to `train`, (N, d).
+    """Compare the distances of `generated` features (n, d) and of held-out real ones from `train`, (N, d).
 
     After Meehan et al. 2020, A Non-Parametric Test to Detect Data-Copying in Generative Models: a generator that
-    does not copy is as far from its training images as new real images are. Copies are seen as far as the features
-    see them; that two images are equal pixel for pixel, they cannot show.
+    does not copy is as far from its training images as new real images are. Copies are detected as far as the features
+    represent them; features cannot prove that two images are equal pixel for pixel.
 
     Args:
-        held_out: features (m, d) of real images that the generator was not trained on. Without them 10,000 of the
-            training images at most take their place, each left out of those it is compared to.
+        held_out: features (m, d) of real images that the generator was not trained on. None: at most 10,000 of the
+            training images are used instead, each compared with the others.
 
     Raises:
         UserError: there are no generated or held-out images, or fewer than 2 training images.
@@ -144,9 +144,9 @@ def memorisation(generated: Tensor, train: Tensor, held_out: Tensor | None = Non
 
 
 def closest_pairs(
-    generated: Callable[[np.ndarray], Tensor], train: np.ndarray, found: Memorisation, count: int = 8
+    generated: Callable[[np.ndarray], Tensor], train: np.ndarray, memorised: Memorisation, count: int = 8
 ) -> np.ndarray:
-    """A picture, uint8 (H, W, 3), of the `count` generated images nearest to a training image, closest first.
+    """Draw a picture, uint8 (H, W, 3), of the `count` generated images nearest to a training image, closest first.
 
     One pair in each row, the generated image on the left, enlarged without smoothing.
 
@@ -154,8 +154,8 @@ def closest_pairs(
         generated: indices (k,) -> those generated images, uint8 (k, C, H, W).
         train: the training images, uint8 (N, C, H, W) of the same shape.
     """
-    closest = found.distances.argsort(stable=True)[:count]
-    pairs = (generated(closest.numpy()).cpu(), torch.from_numpy(np.asarray(train[found.indices[closest].numpy()])))
+    closest = memorised.distances.argsort(stable=True)[:count]
+    pairs = (generated(closest.numpy()).cpu(), torch.from_numpy(np.asarray(train[memorised.indices[closest].numpy()])))
     scale = max(1, -(-TILE // pairs[0].shape[-1]))
     grid = make_grid(torch.stack(pairs, 1).flatten(0, 1), nrow=2, padding=1).permute(1, 2, 0).numpy()
     return np.ascontiguousarray(grid.repeat(scale, 0).repeat(scale, 1))

@@ -1,4 +1,4 @@
-"""A metric: its name, which way is better, what it needs, and how it is computed."""
+"""Defines metrics: name, direction, requirements and computation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Sets(Protocol):
-    """Images besides those compared with, each loaded or looked at when it is asked for."""
+    """Further sets of images; each is loaded, and its features computed, at first use."""
 
     @property
     def trained_on(self) -> ImageSet: ...
@@ -38,29 +38,29 @@ class Sets(Protocol):
 
     @property
     def source(self) -> Source:
-        """The generated images by number."""
+        """Return the generated images by number."""
 
     def real_images(self, which: str) -> ImageSet:
-        """The real images called "reference", "training" or "held-out"."""
+        """Return the real images called "reference", "training" or "held-out"."""
 
     def reals(self, which: str) -> Reals:
-        """Their features."""
+        """Return the features of the real images called so."""
 
     def generated(self, most: int) -> ImageSet:
-        """The generated images, the first `most` of them; of files, all that were measured."""
+        """Return the first `most` generated images; of files, all that were measured."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a metric may look at.
+    """The inputs of a metric.
 
     Attributes:
-        extractor: made the features.
+        extractor: computed the features.
         data: the real images.
-        real: their features (m, d), the classes predicted, and what was computed from them before.
+        real: their features (m, d), the predicted classes, and cached results derived from them.
         features: of the generated images, (n, d) float32.
         logits: of the generated images, (n, k), where k is 0 if the extractor has none.
-        images: the generated images by number, uint8; made again where they were not kept.
+        images: the generated images by number, uint8; generated again if they were not stored.
         kid_subsets: subsets in a Kernel Inception Distance.
         seed: of random subsets.
         sets: see `Sets`; None while training.
@@ -83,7 +83,7 @@ class Inputs:
         return moments(self.features)
 
     def once(self, compute: Callable[[Inputs], T]) -> T:
-        """What `compute` makes of these inputs, computed once for all the metrics that ask for it."""
+        """Return `compute(self)`, computed once for all metrics that use it."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         return self._computed[compute]
@@ -91,11 +91,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Found:
-    """What a metric found besides a number.
+    """The result of a metric: values, details for the record and a picture.
 
     Attributes:
         values: by name.
-        details: what else belongs into the record, as JSON knows it.
+        details: further results for the record, as JSON values.
         picture: uint8 (H, W, 3).
     """
 
@@ -106,18 +106,18 @@ class Found:
 
 @dataclass(frozen=True)
 class Metric:
-    """One way of judging generated images.
+    """One metric of generated images.
 
     Attributes:
-        name: by which it is asked for.
-        higher_is_better: the direction of its value; where it has several that differ, of each by name. A value with
-            "_std" in its name has none.
+        name: its name in `measures`.
+        higher_is_better: the direction of its value, or the directions of several values by name. A value with "_std"
+            in its name has none.
         compute: gives its value, or its values by name, or `Found`.
-        needs: without one of these it is left out.
-        spread: from the inputs and the values, of some values the standard deviation over repeated draws of as many
-            generated images; computed by python evaluate.py only.
+        needs: its requirements; if one is not met, the metric is left out.
+        spread: computes, from the inputs and the values, the standard deviation of some values over repeated draws of
+            as many generated images; used by python evaluate.py only.
         values: the names of its values; None: its own name.
-        first_draw: of several draws of the images, it looks at the first one only.
+        first_draw: of several draws of the images, it uses the first one only.
     """
 
     name: str
@@ -135,32 +135,32 @@ class Metric:
 
     @property
     def directions(self) -> dict[str, bool]:
-        """Of each value whether higher is better."""
+        """By the name of each value, True if higher is better."""
         given = self.higher_is_better
         return {name: given[name] if isinstance(given, Mapping) else given for name in self.names if "_std" not in name}
 
     def found(self, inputs: Inputs) -> Found:
-        """What it finds, whichever form `compute` gives it."""
-        found = self.compute(inputs)
-        if isinstance(found, Found):
-            return found
-        return Found(found if isinstance(found, Mapping) else {self.name: float(found)})
+        """Compute the metric and convert its result to `Found`."""
+        result = self.compute(inputs)
+        if isinstance(result, Found):
+            return result
+        return Found(result if isinstance(result, Mapping) else {self.name: float(result)})
 
 
 def built(measures: Sequence[str | Mapping[str, Any]]) -> list[Metric]:
-    """The metrics that a config lists: by name, or as a `_target_` of one's own with its options.
+    """Create the metrics that a config lists: by name, or by a user's `_target_` with its options.
 
     Raises:
-        UserError: a metric of one's own cannot be made, or two metrics give a value of one name.
+        UserError: a user's metric cannot be created, or two metrics have a value of the same name.
     """
-    found = [
+    metrics = [
         importlib.import_module(f"{__package__}.{MEASURES[one]}").metric() if isinstance(one, str) else _own(one)
         for one in measures
     ]
-    names = [name for metric in found for name in metric.names]
+    names = [name for metric in metrics for name in metric.names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"measures: {', '.join(twice)} would be measured twice")
-    return found
+    return metrics
 
 
 def _own(node: Mapping[str, Any]) -> Metric:

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: what share of either side lies in the other's neighbourhoods."""
+"""Precision, recall, density and coverage: shares of real and generated images in each other's neighbourhoods."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Manifold(NamedTuple):
 
 
 def metric() -> Metric:
-    """`precision`, `recall`, `density` and `coverage`, higher is better."""
+    """Return the metric with `precision`, `recall`, `density` and `coverage`, higher is better."""
     return Metric(
         "precision_recall",
         higher_is_better=True,
@@ -40,9 +40,9 @@ def _both(inputs: Inputs) -> tuple[Manifold, Manifold]:
 
 
 def distance_blocks(queries: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Euclidean distances of `queries` (m, d), all at once, from `base` (n, d): slices of it with blocks (m, columns).
+    """Yield Euclidean distances of all `queries` (m, d) from `base` (n, d): slices of it with blocks (m, columns).
 
-    By matrix products in float32, as torch-fidelity computes them: good to 1e-6 of the features' norms, so those of
+    By matrix products in float32, as torch-fidelity computes them: accurate to 1e-6 of the features' norms, so those of
     near copies are not zero.
     """
     for start, chunk in zip(range(0, len(base), COLUMNS), chunks(base, size=COLUMNS), strict=True):
@@ -50,7 +50,7 @@ def distance_blocks(queries: Tensor, base: Tensor) -> Iterator[tuple[slice, Tens
 
 
 def radii(features: Tensor) -> Tensor:
-    """Of each of `features` (n, d) the distance from its third and from its fifth neighbour, (n, 2).
+    """Return for each of `features` (n, d) the distances from its third and its fifth neighbour, (n, 2).
 
     Raises:
         UserError: n is not above 5.
@@ -71,7 +71,7 @@ def radii(features: Tensor) -> Tensor:
 
 
 def manifold(real: Tensor, generated: Tensor, real_radii: Tensor | None = None) -> tuple[Manifold, Manifold]:
-    """Both papers' scores of `generated` features (n, d) against `real` ones (m, d), and their spread.
+    """Return both papers' scores of `generated` features (n, d) against `real` ones (m, d), and their spread.
 
     Kynkaanniemi et al. 2019, Improved Precision and Recall Metric for Assessing Generative Models, equations 1 and 2:
     the share of generated images within the distance of a real one's third neighbour from it, and the reverse;
@@ -87,8 +87,8 @@ def manifold(real: Tensor, generated: Tensor, real_radii: Tensor | None = None) 
     Returns:
         The values, and the standard deviation that each would have over repeated draws of n generated images, the
         real ones staying the same. Precision and density are means over independent images; for recall and coverage
-        it is the jackknife's, with the balls as they are, which errs upwards (Efron and Stein 1981), by three quarters
-        at most in simulations.
+        it is the jackknife's, with the balls held fixed, which is biased upwards (Efron and Stein 1981), by at most
+        three quarters in simulations.
 
     Raises:
         UserError: fewer than 6 images on either side.
@@ -118,14 +118,14 @@ def manifold(real: Tensor, generated: Tensor, real_radii: Tensor | None = None) 
 
 
 class _Found:
-    """Of m real images: by how many generated ones each is found, and by which one last."""
+    """Counts for m real images by how many generated ones each is covered, and by which one last."""
 
     def __init__(self, count: int) -> None:
         self.times = torch.zeros(count, dtype=torch.int64)
         self.finder = torch.zeros(count, dtype=torch.int64)
 
     def add(self, rows: Tensor, columns: slice, found: Tensor) -> None:
-        """Take in whether the generated images `rows` (r,) find the real ones `columns`: bool (r, columns)."""
+        """Add which real images `columns` the generated images `rows` (r,) cover: bool (r, columns)."""
         any_of_them, which = found.max(0)
         self.finder[columns] = torch.where(any_of_them, rows[which], self.finder[columns])
         self.times[columns] += found.sum(0)
@@ -134,6 +134,6 @@ class _Found:
         return (self.times > 0).double().mean().item()
 
     def jackknife(self, n: int) -> float:
-        """The standard deviation of the share: what leaving out each of n generated images takes from it."""
+        """Return the jackknife standard deviation of the share, leaving out each of n generated images."""
         alone = torch.bincount(self.finder[self.times == 1], minlength=n).double() / len(self.times)
         return ((n - 1) * alone.var(correction=0)).sqrt().item()

@@ -26,9 +26,9 @@ from gantry.runs.generators import ExportedFiles
 
 FORMATS = ("safetensors", "torch_export", "onnx")
 PROGRAM, ONNX = "generator.pt2", "generator.onnx"
-PARTIAL = ".partial"  # in the folder, what is not whole yet
+PARTIAL = ".partial"  # in the folder, files that are not complete yet
 OURS = {card.FILE, WEIGHTS, GENERATOR_CONFIG, LOADER, SOURCES, PROGRAM, ONNX, card.PICTURE, PARTIAL, "__pycache__"}
-SHOWN = 64  # images of the picture
+SHOWN = 64  # number of images in the picture
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Export:
     """An export that was written.
 
     Attributes:
-        folder: where.
-        files: in it, the card last.
-        failed: by format, why the network cannot be written as it.
+        folder: the export's folder.
+        files: its files, the card last.
+        failed: by format, why the network cannot be written in it.
         needs: packages besides torch that the network's source imports.
     """
 
@@ -57,20 +57,20 @@ def export_generator(
     licence: str | None = None,
     trusted: Sequence[str] = (TRUSTED,),
 ) -> Export:
-    """Write a generator to `folder` in several formats, with its model card and a picture of what it makes.
+    """Write a generator to `folder` in several formats, with its model card and a picture of samples.
 
-    All is made and checked before any of it takes its place. What an earlier export left there is replaced.
+    All files are written and checked before any is moved to its place. Files of an earlier export are replaced.
 
     Args:
         source: an exported generator's folder, see `gantry.runs.generator_files`.
-        folder: made where missing.
+        folder: created if missing.
         run: the folder of the run it comes from, for the card.
         formats: some of `FORMATS`.
         licence: of the generator, in the user's words, for the card.
         trusted: see `load_generator`.
 
     Raises:
-        UserError: a format that is none; a library is missing; `folder` holds something else or cannot be written; no
+        UserError: an unknown format; a library is missing; `folder` contains other files or cannot be written; no
             generator that can be loaded; or it cannot be written in any of the formats.
     """
     _check_formats(formats)
@@ -99,7 +99,7 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 
 def _check_folder(source: Path, folder: Path) -> None:
-    """Refuse a folder that holds anything but an earlier export, which its card tells."""
+    """Refuse a folder that contains anything but an earlier export, recognised by its card."""
     try:
         held = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     except OSError as error:
@@ -124,7 +124,7 @@ def _is_marked(path: Path) -> bool:
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """A folder in `folder` for what is on its way there; nothing of it stays where that fails."""
+    """Create a temporary folder in `folder`, which is deleted on failure."""
     existed = folder.exists()
     part = folder / PARTIAL
     try:
@@ -143,7 +143,7 @@ def _partial(folder: Path) -> Iterator[Path]:
 def _write(
     network: nn.Module, source: Path, part: Path, formats: Sequence[str], trusted: Sequence[str]
 ) -> tuple[list[Written], dict[str, str], tuple[str, ...]]:
-    """The files of the formats in `part`, what cannot be had by format, and what the source needs besides torch."""
+    """Write the formats to `part`; returns the files, the failures by format, and packages needed besides torch."""
     z_dim = ExportedFiles(source, ()).z_dim
     made: list[Written] = []
     failed: dict[str, str] = {}
@@ -162,18 +162,18 @@ def _write(
                 made.append(Written(part, ONNX, difference))
         except UserError as error:
             failed[name] = str(error)
-            if name == "safetensors":  # whose files are several
+            if name == "safetensors":  # this format has several files
                 for left in part.iterdir():
                     _remove(left)
     images = generate(network, torch.from_numpy(stream(0, 0, SHOWN, z_dim)))
-    if made and images.shape[1] in (1, 3):  # grey or colour: others are no pictures
+    if made and images.shape[1] in (1, 3):  # grey or colour; others cannot be drawn
         write_png(enlarged_grid(images), part / card.PICTURE)
         made.append(Written(part, card.PICTURE))
     return made, failed, needs
 
 
 def _publish(part: Path, folder: Path, names: set[str]) -> None:
-    """Put these in their place, the card last, and remove what an earlier export had besides."""
+    """Move these files to their place, the card last, and remove other files of an earlier export."""
     for name in OURS - {PARTIAL, card.FILE, *names}:
         _remove(folder / name)
     for name in sorted(names, key=lambda name: name == card.FILE):

@@ -1,4 +1,4 @@
-"""Gathers the facts of a generator's model card, from its own files and from its run's."""
+"""Gathers the facts for a generator's model card from its own files and from its run's."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gantry.runs.folder import BEST, CONFIG_FILE, ENVIRONMENT, EVALUATIONS, GENE
 from gantry.runs.generator_files import GENERATOR_CONFIG, exported_step
 from gantry.runs.generators import ExportedFiles
 
-LARGEST = 1e300  # what is beyond is no measurement; NaN is not below it either
-PREPARED = ("split", "image_size", "channels", "flip")  # of a data set's config; paths and addresses are left out
+LARGEST = 1e300  # larger values are no measurements; comparing with it excludes NaN too
+PREPARED = ("split", "image_size", "channels", "flip")  # keys of a data set's config; paths and addresses are left out
 PACKAGES = ("torch", "pytorch-lightning", "gantry-gan")
 
 
 def gather(source: Path, run: Path | None = None) -> dict[str, Any]:
-    """The facts of the generator in `source`, of which `run` is its run's folder; unknown ones are empty or None.
+    """Gather the facts of the generator in `source`, with its run's folder `run`; unknown ones are empty or None.
 
-    Only what was measured of these very weights is taken, as their sha256 tells.
+    Only measurements of exactly these weights, by their sha256, are included.
 
     Returns:
         `network` (generator.json); `which` of its run's exports it is, "best" or "last"; `step` of `steps`; `config`,
@@ -73,12 +73,12 @@ def gather(source: Path, run: Path | None = None) -> dict[str, Any]:
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """The value, where it is a mapping; files from elsewhere may hold anything."""
+    """Return the value if it is a mapping, or else an empty one; files may contain anything."""
     return value if isinstance(value, Mapping) else {}
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Tell a finite number from anything else."""
+    """Return True for a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
@@ -91,7 +91,7 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _values(summary: Mapping[str, Any], which: str | None, step: int | None) -> Mapping[str, Any]:
-    """The summary's values of the step that these weights are of; those of the generator without averaging left out."""
+    """Return the summary's values at the step of these weights, without those of the generator without averaging."""
     name, of = ("best", "best_step") if which == "best" else ("final", "steps")
     if which is None or (step is not None and step != summary.get(of)):
         return {}
@@ -99,7 +99,7 @@ def _values(summary: Mapping[str, Any], which: str | None, step: int | None) -> 
 
 
 def _evaluations(run: Path, digest: str) -> list[dict[str, Any]]:
-    """The run's evaluations of the weights with this digest, those of the most images last."""
+    """Return the run's evaluations of the weights with this digest, those with the most images last."""
     records = [mapping(read_json(path)) for path in sorted(run.glob(f"{EVALUATIONS}/*/*.json"))]
     own = [dict(record) for record in records if mapping(record.get("subject")).get("sha256") == digest]
     for record in own:
@@ -108,7 +108,7 @@ def _evaluations(run: Path, digest: str) -> list[dict[str, Any]]:
 
 
 def _limits(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The limits of a generator, and of what was measured of it.
+    """Return the limits of a generator and of its measurements.
 
     Returns:
         `most`, the largest number of images it was measured on; `by_classifier` and its `accuracy`;
@@ -134,11 +134,11 @@ def _limits(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _copies(record: Mapping[str, Any]) -> dict[str, Any] | None:
-    found = mapping(record.get("memorisation"))
+    memorisation = mapping(record.get("memorisation"))
     rates = {
-        name: found.get(f"copy_rate{ending}")
+        name: memorisation.get(f"copy_rate{ending}")
         for name, ending in (("rate", ""), ("expected", "_expected"), ("std", "_std"))
     }
     if not all(map(is_number, rates.values())):
         return None
-    return {**rates, "images": record["settings"].get("n_generated"), "held_out": found.get("held_out_images")}
+    return {**rates, "images": record["settings"].get("n_generated"), "held_out": memorisation.get("held_out_images")}

@@ -1,7 +1,7 @@
 """Writes the model card of an exported generator (Mitchell et al. 2019, Model Cards for Model Reporting).
 
-It is Markdown with a YAML head, as Hugging Face has it. What files say of names and choices stands in code spans,
-where nothing in it is markup; what they do not say is said to be unknown.
+It is Markdown with a YAML header, as on Hugging Face. Names and choices read from files are set in code spans, so that
+nothing in them is markup; missing facts are stated to be unknown.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ NOT_STATED = (
     "Not stated. Whoever passes this generator on must state it, and see to it that the licence of the data it was "
     "trained on allows it."
 )
-NAMED = ("n_generated", "n_real", "data", "split", "extractor", "extractor_sha256")  # settings that have their words
+NAMED = ("n_generated", "n_real", "data", "split", "extractor", "extractor_sha256")  # settings stated in words
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]*")
 UNKNOWN, MISSING = Markup("not known"), Markup("missing")
-LONGEST = 200  # characters of a value
-MOST = 10  # names in a list
+LONGEST = 200  # largest number of characters of a value
+MOST = 10  # largest number of names in a list
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Written:
 
     Attributes:
         folder: of the export.
-        name: in it, with / between the parts.
-        difference: the largest between its images and the network's; None where it makes none.
+        name: path in it, with / between the parts.
+        difference: the largest between its images and the network's; None if it generates none.
     """
 
     folder: Path
@@ -72,26 +72,26 @@ def model_card(
     files: Sequence[Written] = (),
     needs: Sequence[str] = (),
 ) -> str:
-    """The card of the generator in `source`.
+    """Write the card of the generator in `source`.
 
     Args:
-        source: holds generator.safetensors and generator.json.
-        run: the folder of the run it comes from, whose config.yaml, summary.json, evaluations and so on are read where
-            they are there.
+        source: contains generator.safetensors and generator.json.
+        run: the folder of the run it comes from, whose config.yaml, summary.json, evaluations and so on are read if
+            they exist.
         licence: its licence, in the user's words.
-        parameters: how many it has.
-        files: what it is passed on as, listed with their sha256.
+        parameters: number of its parameters.
+        files: the exported files, listed with their sha256.
         needs: packages besides torch that its source imports.
 
     Raises:
         UserError: there is no readable generator in `source`.
     """
-    known = gather(source, run)
-    network = known["network"]
+    facts = gather(source, run)
+    network = facts["network"]
     shape = network.get("image_shape")
     text = _template().render(
-        known,
-        head=Markup(_head(known, licence, files)),
+        facts,
+        head=Markup(_head(facts, licence, files)),
         mark=Markup(MARK),
         options={name: network[name] for name in network if name not in ("_target_", "z_dim", "image_shape")},
         shape=shape if isinstance(shape, list) and len(shape) == 3 else None,
@@ -108,27 +108,27 @@ def model_card(
     return text.rstrip() + "\n"
 
 
-def _head(known: Mapping[str, Any], licence: str | None, files: Sequence[Written]) -> str:
-    """The YAML head for the Hub. Its identifiers are lower-case words; what is none is left out, or told below."""
+def _head(facts: Mapping[str, Any], licence: str | None, files: Sequence[Written]) -> str:
+    """Return the YAML header for the Hub, whose identifiers are lower-case words; other names are left to the text."""
     stated = " ".join(redact(licence or "").lower().split())
     named = {"license": stated if SLUG.fullmatch(stated) else "other" if stated else "unknown"}
     if named["license"] == "other":
         named["license_name"] = "-".join(re.findall("[a-z0-9.]+", stated)) or "other"
     suffixes = {Path(file.name).suffix for file in files}
     formats = [name for name in ("safetensors", "onnx") if f".{name}" in suffixes]
-    tags = ["gan", "pytorch", *formats, str(known["summary"].get("variant"))]
+    tags = ["gan", "pytorch", *formats, str(facts["summary"].get("variant"))]
     head = {
         **named,
         "library_name": "gantry",
         "pipeline_tag": "unconditional-image-generation",
         "tags": [tag for tag in dict.fromkeys(tags) if SLUG.fullmatch(tag)],
     }
-    data = str(known["dataset"])
+    data = str(facts["dataset"])
     return yaml.safe_dump(head | ({"datasets": [data]} if SLUG.fullmatch(data) else {}), sort_keys=False)
 
 
 class _Card(jinja2.Environment):
-    """Templates in which `a.b` and `a["b"]` are values of mappings alone, None where there is none."""
+    """Templates in which `a.b` and `a["b"]` read values of mappings only, None if there is none."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         return super().getattr(obj, attribute) if isinstance(obj, LoopContext) else self.getitem(obj, attribute)
@@ -155,7 +155,7 @@ def _template() -> jinja2.Template:
 
 
 def code(value: object) -> Markup:
-    """A value as a code span: one line, in which no character is markup; its passwords are hidden."""
+    """Return a value as a code span: one line, in which no character is markup, with passwords redacted."""
     if isinstance(value, Markup):
         return value
     if value is None or value == "":
@@ -166,51 +166,51 @@ def code(value: object) -> Markup:
 
 
 def cell(value: object) -> Markup:
-    """A value as a code span in a table."""
+    """Return a value as a code span in a table."""
     return Markup(str(code(value)).replace("|", r"\|"))
 
 
 def listed(names: Iterable[object]) -> Markup:
-    """The first of them, in code spans."""
+    """Return the first `MOST` names in code spans."""
     every = list(names)
     more = f" and {len(every) - MOST} more" if len(every) > MOST else ""
     return Markup(", ".join(map(code, every[:MOST])) + more)
 
 
 def number(value: object) -> Markup:
-    """A measured value."""
+    """Format a measured value."""
     return spec(value, ".6g") if is_number(value) else MISSING
 
 
 def count(value: object) -> Markup:
-    """A whole number, which a tag holds as text."""
+    """Format a whole number, which is text in a tag."""
     text = str(value)
     return spec(int(text), ",") if re.fullmatch(r"\d{1,18}", text) else UNKNOWN
 
 
 def whole(value: object, name: str) -> Markup:
-    """A whole number in an example of code, or the name of what it stands for."""
+    """Return a whole number for a code example, or the placeholder `name`."""
     return Markup(value if isinstance(value, int) else name)
 
 
 def spec(value: float, form: str) -> Markup:
-    """A number in the form of a format specification."""
+    """Format a number by a format specification."""
     return Markup(format(value, form))
 
 
 def call(node: object) -> Markup:
-    """The class or function that a config node calls, and its arguments."""
+    """Return the class or function that a config node calls, and its arguments."""
     has = mapping(node)
     options = {name: value for name, value in has.items() if name not in ("_target_", "_partial_")}
     return code(has.get("_target_")) + (" " + code(json.dumps(options, default=str)) if options else "")
 
 
 def calls(nodes: object) -> Markup:
-    """The calls of the config nodes in a list."""
+    """Return the calls of the config nodes in a list."""
     return (Markup(", ").join(map(call, nodes)) or Markup("none")) if isinstance(nodes, list) else UNKNOWN
 
 
 def rare(shares: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The classes that a generator draws far less often than they occur."""
+    """Return the classes that a generator draws far less often than they occur."""
     few = [share for share in shares if share["made"] < COVERED * share["real"]]
     return [f"{share['name']} {share['made']:.1%} against {share['real']:.1%}" for share in few]

@@ -1,4 +1,4 @@
-"""Writes a generator to a folder that works where only torch is installed: weights, source, and their loader."""
+"""Writes a generator to a folder that loads where only torch is installed: weights, source and a loader."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, WEIGHTS, load
 
 OWN = __name__.partition(".")[0]
 LOADER, SOURCES, LICENCE = "generator.py", "network", "LICENSE.gantry"
-PRESENT = {*sys.stdlib_module_names, "torch"}  # where a portable generator is loaded
-CHECKED = 2  # images compared
+PRESENT = {*sys.stdlib_module_names, "torch"}  # packages available where a portable generator is loaded
+CHECKED = 2  # number of images compared
 
 
 def write_portable(source: Path, folder: Path, trusted: Sequence[str] = (TRUSTED,)) -> tuple[str, ...]:
-    """Write a generator so that a process with nothing but torch can load it, and check that it then does the same.
+    """Write a generator so that a process with only torch can load it, and check that its images are the same.
 
     `folder` gets copies of generator.safetensors and generator.json; generator.py, whose `load()` returns the network;
     and in the folder network copies of the modules that define its class, of the trusted packages and of gantry. Its
-    `load()` has them import each other, so that they neither need nor touch an installed package.
+    `load()` makes them import each other, so that they neither need nor change an installed package.
 
     Args:
         source: an exported generator's folder, see `gantry.runs.generator_files`.
-        folder: made where missing; not `source`. What it holds of these names is replaced.
+        folder: created if missing; not `source`. Files of these names are replaced.
         trusted: see `load_generator`.
 
     Returns:
-        The packages besides torch that the copied modules import: none of our own networks, perhaps some of a user's.
+        The packages besides torch that the copied modules import: none for Gantry's networks, maybe some for a user's.
 
     Raises:
         UserError: there is no generator that can be loaded (see `load_generator`), its class has no source that can
-            be copied, or the copy does not make the same images.
+            be copied, or the copy generates other images.
     """
     network = load_generator(source, tuple(trusted))
     config = json.loads((source / GENERATOR_CONFIG).read_bytes())
@@ -59,17 +59,17 @@ def write_portable(source: Path, folder: Path, trusted: Sequence[str] = (TRUSTED
 
 
 def copy_source(home: str, packages: Collection[str], folder: Path) -> set[str]:
-    """Copy the module `home`, and the modules of `packages` that it needs, to the new `folder`, as they are.
+    """Copy the module `home`, and the modules of `packages` that it needs, unchanged to the new `folder`.
 
-    `standalone.imported` imports them from there. Gantry's own `__init__.py` stays behind: it is of the whole package.
+    `standalone.imported` imports them from there. Gantry's own `__init__.py` is not copied: it is of the whole package.
 
     Args:
-        home: a dotted name; of one that was moved, the copy stands where the old name says.
+        home: a dotted name; the copy of a moved module is stored under the old name.
         packages: names of top-level packages and modules.
-        folder: made; must not exist.
+        folder: created; must not exist.
 
     Returns:
-        The packages and modules that they import besides.
+        The other packages and modules that they import.
 
     Raises:
         UserError: a module has no Python source.
@@ -105,18 +105,18 @@ def copy_source(home: str, packages: Collection[str], folder: Path) -> set[str]:
 
 
 def _source(name: str) -> Path | None:
-    """The file of a module; None for a name that is no module, and for a folder without `__init__.py`."""
+    """Return the file of a module; None for a name that is no module, and for a folder without `__init__.py`."""
     try:
         spec = find_spec(new_name(name))
-    except (ImportError, ValueError, AttributeError):  # of `from module import name`, a name in it
+    except (ImportError, ValueError, AttributeError):  # in `from module import name`, a name that is no module
         return None
     return Path(spec.origin) if spec and spec.origin and spec.has_location else None
 
 
 def _imported(name: str, file: Path) -> Iterator[str]:
-    """The names in a module's import statements, in functions too: modules, and names in them that may be modules.
+    """Yield the names in a module's import statements, in functions too: modules, and names that may be modules.
 
-    Those for type checkers alone are left out.
+    Imports under `TYPE_CHECKING` are left out.
     """
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
@@ -134,7 +134,7 @@ def _imported(name: str, file: Path) -> Iterator[str]:
 
 
 def _licence() -> str | None:
-    """The text of our own licence, which has to go with copies."""
+    """Return the text of Gantry's licence, which has to accompany copies."""
     try:
         return metadata.distribution("gantry-gan").read_text("licenses/LICENSE")
     except metadata.PackageNotFoundError:  # run from a checkout
@@ -142,13 +142,13 @@ def _licence() -> str | None:
 
 
 def _check(network: torch.nn.Module, z_dim: int, folder: Path) -> None:
-    """Refuse a copy that does not make the very same images."""
+    """Refuse a copy that does not generate exactly the same images."""
     z = torch.randn(CHECKED, z_dim, generator=torch.Generator().manual_seed(0))
     try:
         with patch.object(sys, "dont_write_bytecode", True), torch.inference_mode():
             images = standalone.load(folder)(z)
             same = torch.equal(images, network(z))
-    except Exception as error:  # whatever its source makes of being moved
+    except Exception as error:  # moved source may raise anything
         raise UserError(f"the copied source of the network does not work by itself: {reason(error)}") from error
     if not same:
         raise UserError("the copied source of the network does not make the same images as the network")

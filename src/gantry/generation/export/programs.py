@@ -1,7 +1,7 @@
-"""Writes a generator as a program that needs none of its source: a torch.export program, and ONNX.
+"""Writes a generator as a program without its source: a torch.export program, and ONNX.
 
 Both map latents (B, z_dim), float32, to images (B, C, H, W), float32, in [-1, 1], for any B of at least 1. Each file is
-read back and compared with the network before it gets its name: there is a whole, right one or none.
+read back and compared with the network before it gets its name, so an incomplete or wrong file is never left.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_torch_export(network: nn.Module, z_dim: int, path: Path) -> float:
     """Write the network as a `torch.export` program, which `torch.export.load(path).module()` makes callable.
 
     Args:
-        network: a generator in eval mode, on the processor.
+        network: a generator in eval mode, on the CPU.
         z_dim: length of its latent vectors.
         path: the file to write, .pt2.
 
@@ -44,14 +44,14 @@ def write_torch_export(network: nn.Module, z_dim: int, path: Path) -> float:
         The largest difference between its images and the network's.
 
     Raises:
-        UserError: the network cannot be written as a program (it branches on the values of its input, say), or makes
-            other images as one.
+        UserError: the network cannot be written as a program (it branches on the values of its input, say), or the
+            program generates other images.
         OSError: the file cannot be written.
     """
     program = _program(network, z_dim)
 
     def write(part: Path) -> None:
-        with part.open("wb") as file:  # given the path, torch objects to a name that does not end in .pt2
+        with part.open("wb") as file:  # given a path, torch refuses a name that does not end in .pt2
             torch.export.save(program, file)
 
     def read(part: Path) -> Callable[[Tensor], Tensor]:
@@ -64,13 +64,13 @@ def write_torch_export(network: nn.Module, z_dim: int, path: Path) -> float:
 def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = None) -> float:
     """Write the network as one ONNX file, input "z", output "images", and compare onnxruntime's images of it.
 
-    Its metadata say z_dim, image_range and, where it is known, the generator step.
+    Its metadata contain z_dim, image_range and, if known, the generator step.
 
     Args:
-        network: a generator in eval mode, on the processor.
+        network: a generator in eval mode, on the CPU.
         z_dim: length of its latent vectors.
         path: the file to write, .onnx.
-        step: the generator step it is of.
+        step: its generator step.
 
     Returns:
         The largest difference between onnxruntime's images, on its CPU provider, and the network's.
@@ -81,7 +81,7 @@ def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = No
     """
     require_onnx()
     program = _program(network, z_dim)
-    known = {"z_dim": str(z_dim), "image_range": "[-1, 1]"} | ({} if step is None else {"step": str(step)})
+    properties = {"z_dim": str(z_dim), "image_range": "[-1, 1]"} | ({} if step is None else {"step": str(step)})
 
     def write(part: Path) -> None:
         import onnx
@@ -93,7 +93,7 @@ def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = No
         model = exported.model_proto
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        onnx.helper.set_model_props(model, known)
+        onnx.helper.set_model_props(model, properties)
         onnx.checker.check_model(model)
         onnx.save(model, part)
 
@@ -109,7 +109,7 @@ def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = No
 
 
 def require_onnx() -> None:
-    """Make sure that what ONNX needs is installed.
+    """Check that the libraries for ONNX are installed.
 
     Raises:
         UserError: a library is missing.
@@ -123,11 +123,11 @@ def require_onnx() -> None:
 
 
 def _program(network: nn.Module, z_dim: int) -> ExportedProgram:
-    z = torch.zeros(2, z_dim)  # 1 would be taken for a constant
+    z = torch.zeros(2, z_dim)  # a batch of 1 would be treated as a constant
     try:
         with _quiet():
             return torch.export.export(network, (z,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    except Exception as error:  # of whatever part of torch's compiler gives up
+    except Exception as error:  # any part of torch's compiler may raise
         raise UserError(f"{_name(network)} cannot be written as a program: {reason(error)}") from error
 
 
@@ -138,7 +138,7 @@ def _checked(
     write: Callable[[Path], None],
     read: Callable[[Path], Callable[[Tensor], Tensor]],
 ) -> float:
-    """Write a file, unless what is read from it makes other images than the network; returns the largest difference."""
+    """Write a file, unless it generates other images than the network; returns the largest difference."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
@@ -147,7 +147,7 @@ def _checked(
                 difference = _difference(network, read(part), z_dim)
         except OSError:
             raise
-        except Exception as error:  # of the exporter or of what runs the file
+        except Exception as error:  # raised by the exporter or by the runtime
             raise UserError(f"{_name(network)} cannot be written as {path.suffix[1:]}: {reason(error)}") from error
         if not difference <= TOLERANCE:
             raise UserError(
@@ -161,22 +161,22 @@ def _checked(
 
 
 def _difference(network: nn.Module, program: Callable[[Tensor], Tensor], z_dim: int) -> float:
-    """The largest difference between images over batches of several sizes; NaN where one has it."""
+    """Return the largest difference between images over batches of several sizes; NaN if any is NaN."""
     source = torch.Generator().manual_seed(0)
-    found = []
+    differences = []
     for batch in BATCHES:
         z = torch.randn(batch, z_dim, generator=source)
         with torch.inference_mode():
             images, expected = program(z.clone()), network(z)
         if images.shape != expected.shape or images.dtype != torch.float32:
             raise ValueError(f"it makes {images.dtype} {tuple(images.shape)}, not float32 {tuple(expected.shape)}")
-        found.append((images - expected).abs().max())
-    return float(torch.stack(found).max())
+        differences.append((images - expected).abs().max())
+    return float(torch.stack(differences).max())
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what exporters print, log and warn of out of the terminal; what fails is raised."""
+    """Suppress exporters' output, logs and warnings; errors are raised."""
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
         stack.callback(logging.disable, logging.root.manager.disable)

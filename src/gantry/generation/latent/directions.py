@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 
-SAMPLES = 2048  # gradients; 20 times the usual z_dim
+SAMPLES = 2048  # number of gradients; 20 times the usual z_dim
 BATCH = 128
 
 
@@ -17,8 +17,8 @@ class Directions(NamedTuple):
 
     Attributes:
         vectors: float32 (count, z_dim) on the CPU, each of length 1: a step of 1 along one is one standard deviation.
-        shares: float32 (count,), how much of the image's expected squared change under a small random step is due to
-            the step's part along each; all z_dim of them sum to 1.
+        shares: float32 (count,), the share of the image's expected squared change under a small random step that is due
+            to the step's component along each; all z_dim of them sum to 1.
     """
 
     vectors: Tensor
@@ -26,7 +26,7 @@ class Directions(NamedTuple):
 
 
 def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directions:
-    """The directions along which the image changes most, on average over latents.
+    """Compute the directions along which the image changes most, on average over latents.
 
     They are the leading eigenvectors of E[J'J], J the Jacobian of image by latent: the generator's active subspace
     (Constantine 2015, Active Subspaces; of GANs: Wang and Ponce 2021, The Geometry of Deep Generative Image Models and
@@ -66,7 +66,7 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
 
 
 def plane(centre: Tensor, first: Tensor, second: Tensor, points: int, extent: float) -> Tensor:
-    """Latents on a square grid: centre + a first + b second, a and b from -extent to extent.
+    """Return latents on a square grid: centre + a first + b second, a and b from -extent to extent.
 
     Args:
         centre, first, second: shape (z_dim,).
@@ -78,7 +78,7 @@ def plane(centre: Tensor, first: Tensor, second: Tensor, points: int, extent: fl
         top to bottom.
 
     Raises:
-        UserError: no points, or no extent.
+        UserError: `points` or `extent` is out of range.
     """
     if points < 1:
         raise UserError(f"a grid has at least 1 point along a side, not {points}")

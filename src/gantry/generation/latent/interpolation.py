@@ -1,4 +1,4 @@
-"""Paths through latent space."""
+"""Computes paths through latent space by spherical interpolation."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ TINY = 1e-12  # below it a float64 direction is rounding
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
-    """Spherical interpolation: the direction moves along the great circle at even speed, the norm linearly.
+    """Interpolate spherically: the direction moves along the great circle at constant speed, the norm linearly.
 
     The length of a normal latent is nearly always close to the square root of its dimension. Halfway along a straight
-    line between two it is shorter by that of 2, of which a generator has seen none in training (White 2016, Sampling
+    line between two it is shorter by a factor of sqrt 2, which does not occur in training (White 2016, Sampling
     Generative Networks; Shoemake 1985, Animating Rotation with Quaternion Curves). For equal norms this is their
     formula.
 
     Args:
         a, b: shape (..., z_dim), broadcast against each other. Where one is zero, which has no direction, the path is
-            the straight line; between opposite vectors, which many great circles join, it is a fixed one of them.
+            the straight line; between opposite vectors, which many great circles connect, one of them is fixed.
         t: 0 (a) to 1 (b); a tensor is broadcast against (..., 1).
 
     Returns:
@@ -41,18 +41,18 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 
 
 def walk(keys: Tensor, frames: int, closed: bool = True) -> Tensor:
-    """The latents of a film that passes through every key on great circles, see `slerp`.
+    """Return the latents of a film that passes through every key on great circles, see `slerp`.
 
     Args:
         keys: shape (K, ..., z_dim), K at least 2; every further axis but the last holds a walk of its own.
         frames: from one key to the next, at least 1; a frame is on every key.
-        closed: go on from the last key to the first, and end one frame before it: the film repeats without a jump.
+        closed: continue from the last key to one frame before the first, so that the film loops without a jump.
 
     Returns:
         Shape (K * frames, ..., z_dim), or (K - 1) * frames + 1 and ending on the last key if not closed.
 
     Raises:
-        UserError: fewer than two keys, or no frame.
+        UserError: fewer than two keys, or `frames` below 1.
     """
     if len(keys) < 2:
         raise UserError(f"a walk passes through at least 2 latents, not {len(keys)}")
@@ -65,7 +65,7 @@ def walk(keys: Tensor, frames: int, closed: bool = True) -> Tensor:
 
 
 def _perpendicular(unit: Tensor) -> Tensor:
-    """A unit vector at right angles to each of (..., z_dim): towards the axis it has least of; zero for one number."""
+    """Return a unit vector orthogonal to each of (..., z_dim), towards its smallest axis; zero for z_dim 1."""
     axis = torch.zeros_like(unit).scatter_(-1, unit.abs().argmin(-1, keepdim=True), 1.0)
     across = axis - (axis * unit).sum(-1, keepdim=True) * unit
     return across / across.norm(dim=-1, keepdim=True).clamp_min(TINY)

@@ -1,4 +1,4 @@
-"""Projects images onto a generator's latent space, and fills in what is damaged in them."""
+"""Projects images onto a generator's latent space, and fills in damaged regions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.data.images import quantise, to_float
 
-POOL = 2048  # samples, of which an image's nearest are where its search starts
+POOL = 2048  # samples from which the starts of an image's search are chosen
 PRIOR = 0.003  # weight of the latent's mean square beside the image's mean squared error
 CONSENSUS = 0.1  # weight of a damaged pixel's expected value beside a known pixel's value
 RATE = 0.1  # Adam's, falling to 0
-SHORT = 0.2  # of the steps, in which all starts take part
+SHORT = 0.2  # share of the steps in which all starts take part
 LEAST_STEPS = 5
 AT_ONCE = 2**20  # values of the images computed at a time; a DCGAN's layers hold some 50 times as many
 
@@ -29,7 +29,7 @@ class Projection:
         latents: float32 (N, z_dim), on the CPU like the rest.
         images: uint8 (N, C, H, W), the generator's for them.
         repaired: uint8 (N, C, H, W), the target with the generator's pixels where it was damaged, and every other pixel
-            as given; None where no mask was.
+            as given; None without a mask.
         errors: float32 (N,), root mean squared difference of image and target over the known pixels, in grey levels
             0 to 255.
     """
@@ -51,33 +51,32 @@ def project(
     starts: int = 16,
     progress: Progress | None = None,
 ) -> Projection:
-    """The latents whose images are nearest to given ones, and with a mask those images' damaged regions filled in.
+    """Find the latents whose images are nearest to the targets; with a mask, fill in the targets' damaged regions.
 
     Minimises, by Adam, the mean squared error over the known pixels plus a normal prior on the latent (Bora et al.
     2017, Compressed Sensing using Generative Models), from the nearest of a pool of samples. All starts take
     part in the first fifth of the steps, the best one alone in the rest.
 
     With a mask this is the inpainting of Yeh et al. 2017, Semantic Image Inpainting with Deep Generative Models, with
-    three differences. The prior is on the latent, as a trained generator comes without its discriminator. Known pixels
-    weigh alike, not by the damaged ones near them (equation 3). And many images agree with the known pixels, so the
-    best of them is a guess; where the damage is, the starts' mean image after the first fifth estimates what is
-    expected there, and the rest of the search is drawn to it weakly. benchmarks/repair-cpu.md has what each does to
-    the error.
+    three differences. The prior is on the latent, since an exported generator has no discriminator. Known pixels have
+    equal weights, not weights by the damaged ones near them (equation 3). And since many images agree with the known
+    pixels, the starts' mean image after the first fifth estimates the expected values of the damaged pixels, towards
+    which the rest of the search is weakly regularised. benchmarks/repair-cpu.md has the effect of each on the error.
 
     Args:
-        network: in eval mode, on its device, where the work is done; maps float32 (B, z_dim) to (B, C, H, W) in
+        network: in eval mode, on its device, which does the computation; maps float32 (B, z_dim) to (B, C, H, W) in
             [-1, 1].
         z_dim: length of a latent.
         target: uint8 (N, C, H, W), N at least 1.
-        mask: bool (N, 1, H, W), or (1, 1, H, W) for all alike: True where the image is damaged, to be filled in. What
-            the target holds there makes no difference.
+        mask: bool (N, 1, H, W), or (1, 1, H, W) for all alike: True where the image is damaged, to be filled in. The
+            target's values there are ignored.
         seed: of the pool. The same seed and call give the same result on a CPU.
         steps: of the search, at least 5.
         starts: of each image, 1 to 2048.
-        progress: called with the share of the work that is done, up to 1.
+        progress: called with the finished share of the work, up to 1.
 
     Returns:
-        The projection; an image's is the same whatever others are beside it, but for rounding.
+        The projection; up to rounding, that of an image does not depend on the other images.
 
     Raises:
         UserError: target and mask are not as above, not of the generator's image size, or a mask is empty or full.
@@ -98,11 +97,11 @@ def project(
 
 @dataclass
 class _Search:
-    """Moves latents towards images, each independently of the others beside it.
+    """Optimises latents towards images, each independently of the others.
 
     Attributes:
         network: see `project`.
-        work: steps that latents are moved by in all, counted for each latent.
+        work: total number of steps, counted for each latent.
         progress: see `project`.
         done: of `work`.
     """
@@ -113,16 +112,16 @@ class _Search:
     done: int = 0
 
     def project(self, target: Tensor, hole: Tensor, pool: Tensor, starts: int, short: int, rest: int) -> Tensor:
-        """Latents (N, z_dim) of uint8 images (N, C, H, W), damaged in the holes (N, 1, H, W).
+        """Return latents (N, z_dim) of uint8 images (N, C, H, W), damaged in the holes (N, 1, H, W).
 
-        All starts are moved for `short` steps, the best of each image's for the `rest`.
+        All starts are optimised for `short` steps, the best of each image for the `rest`.
         """
         wanted = to_float(target)
         weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
         z = self.nearest(pool, wanted, weight * ~hole, starts)
         z = self.descend(z, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
         made = self.images(z).unflatten(0, (-1, starts))
-        # Of a whole image nothing of this is left but the choice of the start.
+        # Without damage this only chooses the best start.
         expected = torch.where(hole, made.mean(1), wanted)
         weights = torch.where(hole, CONSENSUS * weight, weight)
         errors = ((made - expected[:, None]).square() * weights[:, None]).flatten(2).sum(2)
@@ -130,24 +129,24 @@ class _Search:
         return self.descend(best, expected, weights, rest)
 
     def images(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) of latents (B, z_dim), so many at a time as memory is taken for."""
+        """Return images (B, C, H, W) of latents (B, z_dim), computed in chunks to bound the memory."""
         with torch.no_grad():
             first = self.network(z[:1])
             parts = z.split(max(1, AT_ONCE // first.numel()))
             return torch.cat([self.network(part) for part in parts])
 
     def nearest(self, pool: Tensor, wanted: Tensor, weights: Tensor, count: int) -> Tensor:
-        """The `count` latents of the pool with the least error to each image (N, C, H, W): (N * count, z_dim)."""
+        """Return the `count` latents of the pool with the least error to each image (N, C, H, W): (N count, z_dim)."""
         weighed = weights.expand_as(wanted).flatten(1)
         errors = []
         for part in pool.split(max(1, AT_ONCE // wanted[0].numel())):
             made = self.images(part).flatten(1)
-            # The square of the difference, but for the target's own, which all share.
+            # The squared difference, without the target's own square, which is the same for all.
             errors.append(weighed @ made.square().T - 2 * (weighed * wanted.flatten(1)) @ made.T)
         return pool[torch.cat(errors, 1).topk(count, largest=False).indices.flatten()]
 
     def descend(self, start: Tensor, wanted: Tensor, weights: Tensor, steps: int) -> Tensor:
-        """Latents (B, z_dim) after so many steps of Adam towards their images."""
+        """Return latents (B, z_dim) after `steps` steps of Adam towards their images."""
         z = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([z], lr=RATE)
         for step in range(steps):
@@ -175,7 +174,7 @@ def _projection(latents: Tensor, images: Tensor, target: Tensor, damaged: Tensor
 
 
 def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, steps: int, starts: int) -> None:
-    """Refuse what cannot be projected.
+    """Refuse arguments that `project` does not accept.
 
     Raises:
         UserError: see `project`.

@@ -1,4 +1,4 @@
-"""Moves the champion's alias to the best version of a registered model."""
+"""Moves the champion alias to the best version of a registered model."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-TOGETHER = 60_000  # ms; versions made within this may be of registrations that are under way at once
+TOGETHER = 60_000  # ms; versions created within this time may come from concurrent registrations
 
 
 def settle(client: MlflowClient, name: str, version: str, measured: Measured | None) -> tuple[bool, str]:
     """Move the alias to a version if it is better than its champion.
 
-    Registries know no "set it if it is still that one", and of two registrations at once the worse one may be the last
-    to write. So whoever writes looks afterwards, and puts the best of what was registered meanwhile in its place:
-    whichever writes last, the best stays. Only one that is killed between writing and looking leaves it wrong.
+    Registries have no compare-and-set, and of two concurrent registrations the worse one may write last. So each
+    registration reads the latest versions after writing and sets the alias to the best of them: whichever writes last,
+    the best stays. Only a process that is killed between writing and reading leaves it wrong.
 
     Returns:
         True where the version is the champion now, and the reason.
@@ -29,9 +29,9 @@ def settle(client: MlflowClient, name: str, version: str, measured: Measured | N
     if holder is not None and str(holder.version) == version:
         return True, "it is the champion"
     present = champion.from_tags(holder.tags) if holder else None
-    found = champion.verdict(measured, present, str(holder.version) if holder else None)
-    if not found.wins or measured is None:
-        return False, found.why + _remedy(name, measured, holder)
+    verdict = champion.verdict(measured, present, str(holder.version) if holder else None)
+    if not verdict.wins or measured is None:
+        return False, verdict.why + _remedy(name, measured, holder)
     best, placed = (version, measured), None
     while placed != best[0]:
         placed = best[0]
@@ -39,13 +39,13 @@ def settle(client: MlflowClient, name: str, version: str, measured: Measured | N
         best = _best_meanwhile(client, name, best)
     if placed != version:
         return False, f"version {placed} was registered at the same time and is the champion, with {best[1].text}"
-    return True, f"the champion: {found.why}"
+    return True, f"the champion: {verdict.why}"
 
 
 def _best_meanwhile(client: MlflowClient, name: str, best: tuple[str, Measured]) -> tuple[str, Measured]:
-    """The best of `best` and of the latest versions that were measured alike.
+    """Return the best of `best` and of the latest versions that were measured in the same way.
 
-    Older ones are left out: somebody may have put another in the place of one that has the better value.
+    Older ones are left out: a user may have chosen another version over one with a better value.
     """
     held = versions(client, name)
     now = max(int(one.creation_timestamp) for one in held)
@@ -59,7 +59,7 @@ def _best_meanwhile(client: MlflowClient, name: str, best: tuple[str, Measured])
 
 
 def _remedy(name: str, mine: Measured | None, holder: ModelVersion | None) -> str:
-    """The commands that make two versions comparable; nothing where they are."""
+    """Return the commands that make two versions comparable; empty if they are."""
     if mine is None or holder is None:
         return ""
     other = champion.from_tags(holder.tags)

@@ -1,4 +1,4 @@
-"""Chooses the champion of a registered model: the best version by one metric, among those measured alike."""
+"""Chooses the champion of a registered model: the best version by one metric, among comparable ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import EVALUATIONS, SUMMARY_FILE
 
 METRIC, VALUE, PROTOCOL = "metric", "value", "protocol"  # tags of a version
-SHOWN = 3  # settings named in which two protocols differ
-DRAWN = ("seed", "draws")  # of an evaluation's subject, what its values depend on besides the settings
+SHOWN = 3  # largest number of differing settings to name
+DRAWN = ("seed", "draws")  # keys of an evaluation's subject on which its values depend, besides the settings
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Measured:
     """A generator's quality.
 
     Attributes:
-        metric: what was measured, such as `fid`.
-        value: NaN where it could not be.
-        protocol: all that determines the value besides the generator.
-        higher_is_better: the metric's direction; None, where no record says it, stands for what its name says.
+        metric: its name, such as `fid`.
+        value: NaN if it could not be measured.
+        protocol: all settings that determine the value besides the generator.
+        higher_is_better: the metric's direction; None, if no record has it, means the direction by its name.
     """
 
     metric: str
@@ -43,29 +43,29 @@ class Measured:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags in which a registered version keeps it."""
-        said = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
-        return said | {HIGHER: _text(self.higher_is_better)}
+        """Return the tags that store it in a registered version."""
+        tags = {METRIC: self.metric, VALUE: repr(self.value), PROTOCOL: _text(self.protocol)}
+        return tags | {HIGHER: _text(self.higher_is_better)}
 
     @property
     def text(self) -> str:
         return f"{self.metric} {self.value:.5g}"
 
     def beats(self, other: Measured) -> bool:
-        """Tell whether it is better, and not equal, of two measured alike; NaN beats nothing."""
+        """Return True if it is strictly better than a comparable `other`; NaN is never better."""
         if math.isnan(self.value) or math.isnan(other.value):
             return not math.isnan(self.value)
         return self.value > other.value if self.higher_is_better else self.value < other.value
 
     def apart(self, other: Measured) -> list[str]:
-        """The settings in which two protocols differ, `n_generated: 2000 and 50000`; empty where they compare."""
+        """Return the settings in which two protocols differ, `n_generated: 2000 and 50000`; empty if comparable."""
         named = {"metric": self.metric, **self.protocol}, {"metric": other.metric, **other.protocol}
         keys = [key for key in {**named[0], **named[1]} if _text(named[0].get(key)) != _text(named[1].get(key))]
         return [f"{key}: {' and '.join(str(one.get(key, 'not said'))[:20] for one in named)}" for key in keys]
 
 
 def from_tags(tags: Mapping[str, str]) -> Measured | None:
-    """The inverse of `Measured.tags`; None of a version that somebody registered by other means."""
+    """Read the tags of `Measured.tags`; None for a version that was not registered by Gantry."""
     try:
         higher = json.loads(tags.get(HIGHER, "null"))
         return Measured(tags[METRIC], float(tags[VALUE]), dict(json.loads(tags[PROTOCOL])), higher)
@@ -79,19 +79,19 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A decision: the new version `wins` the alias or not, and the sentence that says why."""
+    """The decision on the alias: True in `wins` if the new version gets it, and a sentence with the reason."""
 
     wins: bool
     why: str
 
 
 def verdict(mine: Measured | None, champion: Measured | None, holder: str | None) -> Verdict:
-    """Decide whether a new version takes the place of the champion.
+    """Decide whether a new version replaces the champion.
 
     Args:
-        mine: how good the new version is; None where it was not measured.
-        champion: how good the present one is; None where that is not known.
-        holder: the present champion's version; None where there is no champion.
+        mine: the quality of the new version; None if it was not measured.
+        champion: the quality of the current one; None if it is not known.
+        holder: the current champion's version; None if there is no champion.
     """
     if mine is None:
         return Verdict(False, "it was not measured: python evaluate.py run=... measures it, metric=... then names it")
@@ -116,9 +116,9 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
     Args:
         folder: the run's.
         step, digest: of the generator, see `gantry.runs.generators`.
-        raw: whether it is the one without averaging.
-        metric: of training, `kid_classifier`, at its best or its last step; or of a record that `python evaluate.py`
-            left of this very generator, `papers/fid`, or `papers_1a2b3c4d/fid` where there are several. None: the one
+        raw: True for the generator without averaging.
+        metric: of training, `kid_classifier`, at its best or its last step; or of a record of `python evaluate.py`
+            for exactly this generator, `papers/fid`, or `papers_1a2b3c4d/fid` if there are several. None: the metric
             by which training chose its best step.
 
     Raises:
@@ -154,26 +154,26 @@ def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
     records = _records(folder, digest)
     protocol, _, name = wanted.rpartition("/")
     held = [record for record in records if name in record["values"] and _is_quality(name)]
-    # The generator is known by its digest: `papers-last` is `papers` where it is the last one that is registered.
+    # The digest identifies the generator, so `papers-last` matches `papers` if the last one is registered.
     for match in (lambda r: protocol in (r["key"], r["protocol"]), lambda r: r["protocol"].split("-")[0] == protocol):
-        found = [record for record in held if match(record)]
-        if len(found) > 1:
-            keys = ", ".join(f"{record['key']}/{name}" for record in found)
-            raise UserError(f"metric={wanted}: measured in {len(found)} ways; name one of {keys}")
-        if found:
-            drawn = {key: found[0]["subject"].get(key) for key in DRAWN}
-            settings = {**found[0]["settings"], **drawn}
-            higher = parse(found[0].get(HIGHER)).get(name)
-            return Measured(name, _number(found[0]["values"][name]), settings, higher)
+        matching = [record for record in held if match(record)]
+        if len(matching) > 1:
+            keys = ", ".join(f"{record['key']}/{name}" for record in matching)
+            raise UserError(f"metric={wanted}: measured in {len(matching)} ways; name one of {keys}")
+        if matching:
+            drawn = {key: matching[0]["subject"].get(key) for key in DRAWN}
+            settings = {**matching[0]["settings"], **drawn}
+            higher = parse(matching[0].get(HIGHER)).get(name)
+            return Measured(name, _number(matching[0]["values"][name]), settings, higher)
     choices = ", ".join(_choices(records)) or "none yet: python evaluate.py makes one"
     raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
 
 
 def _records(folder: Path, digest: str) -> list[Mapping[str, Any]]:
-    """The evaluations of the generator with this digest."""
-    found = [mapping(read_json(path)) for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json"))]
+    """Return the evaluations of the generator with this digest."""
+    records = [mapping(read_json(path)) for path in sorted(folder.glob(f"{EVALUATIONS}/*/*.json"))]
     wanted = ("key", "protocol", "values", "settings", "subject")
-    whole = [record for record in found if all(record.get(key) for key in wanted)]
+    whole = [record for record in records if all(record.get(key) for key in wanted)]
     return [record for record in whole if mapping(record["subject"]).get("sha256") == digest]
 
 
@@ -188,10 +188,10 @@ def _choices(records: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _is_quality(name: str) -> bool:
-    """Tell a metric's value from its standard deviation, of which neither much nor little is good."""
+    """Return True for a metric's value, False for its standard deviation, which has no direction."""
     return "_std" not in name
 
 
 def _number(value: Any) -> float:
-    """A value from a record; NaN for none and for infinity, which no generator is worth."""
+    """Return a value from a record; NaN for a missing or infinite one."""
     return float(value) if is_number(value) else math.nan

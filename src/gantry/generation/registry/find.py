@@ -1,4 +1,4 @@
-"""Finds registered generators, and fetches their weights and configs."""
+"""Finds registered generators, and downloads their weights and configs."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
 
 
 def find_model(client: MlflowClient, name: str, cache: Path) -> Path:
-    """A folder with the generator.safetensors and generator.json of a registered model's version.
+    """Return a folder with the generator.safetensors and generator.json of a registered model's version.
 
-    They are data, see `gantry.runs.generator_files.load_generator`; code that the registry holds beside them is not
-    fetched.
+    They are data, see `gantry.runs.generator_files.load_generator`; code beside them in the registry is not
+    downloaded.
 
     Args:
-        name: `models:/<name>@<alias>`, `models:/<name>/<version>`, or `<name>` for its champion, and where it has none
-            for its newest version.
+        name: `models:/<name>@<alias>`, `models:/<name>/<version>`, or `<name>` for its champion, or without a champion
+            its newest version.
         cache: the folder is below it.
 
     Raises:
-        UserError: there is no such model, version or alias, it holds no generator, or MLflow does not answer.
+        UserError: there is no such model, version or alias, it contains no generator, or MLflow does not answer.
     """
     with mlflow_errors(f"run={name}"):
         version = _version(client, name)
         origin = hashlib.sha256(f"{client.tracking_uri} {version.source}".encode()).hexdigest()[:12]
-        folder = cache / "models" / version.name / f"{version.version}_{origin}"  # another store may have one so called
+        folder = cache / "models" / version.name / f"{version.version}_{origin}"  # another store may have the same name
         if not ((digest := version.tags.get(DIGEST)) and ExportedFiles(folder, ()).is_of(digest)):
             _fetch(client, version, folder)
     return folder
 
 
 def run_of(client: MlflowClient, name: str) -> str | None:
-    """The id of the run that trained what `find_model` finds; None where none is known."""
+    """Return the id of the run that trained the generator of `find_model`; None if unknown."""
     with mlflow_errors(f"run={name}"):
         return _version(client, name).tags.get(RUN) or None
 
 
 def models(client: MlflowClient) -> list[str]:
-    """The names of all registered models."""
+    """Return the names of all registered models."""
     names: list[str] = []
     token: str | None = None
     while token != "":
-        page = client.search_registered_models(page_token=token)  # a hundred
+        page = client.search_registered_models(page_token=token)  # 100 models a page
         names += [model.name for model in page]
         token = page.token or ""
     return sorted(names)
@@ -77,10 +77,10 @@ def _version(client: MlflowClient, wanted: str) -> ModelVersion:
             raise
     held = versions(client, name)
     if not held:
-        known = models(client)
-        if name in known:
+        names = models(client)
+        if name in names:
             raise UserError(f"run={wanted}: the model has no version that is whole")
-        raise UserError(f"run={wanted}: no model of that name is registered (there are: {', '.join(known) or 'none'})")
+        raise UserError(f"run={wanted}: no model of that name is registered (there are: {', '.join(names) or 'none'})")
     if mark:
         aliases = client.get_registered_model(name).aliases
         there = [*(f"@{alias}" for alias in aliases), *(f"/{one.version}" for one in held)]
@@ -89,7 +89,7 @@ def _version(client: MlflowClient, wanted: str) -> ModelVersion:
 
 
 def _fetch(client: MlflowClient, version: ModelVersion, folder: Path) -> None:
-    """Copy the two files to `folder`, each whole or not at all."""
+    """Copy the two files to `folder`, each atomically."""
     from mlflow.artifacts import download_artifacts
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _fetch(client: MlflowClient, version: ModelVersion, folder: Path) -> None:
             uri = f"{source.rstrip('/')}/artifacts/{MODEL}/{file}"
             try:
                 path = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=client.tracking_uri))
-            except Exception as error:  # each kind of artifact store has its own for what is not there
+            except Exception as error:  # each kind of artifact store raises its own error for a missing file
                 raise UserError(
                     f"{version.name} version {version.version} holds no generator of Gantry's, or it cannot be "
                     f"fetched: {brief(error)}"

@@ -23,7 +23,7 @@ from gantry.runs.generators import ExportedFiles
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-NEEDS = ("mlflow", "torch", "numpy", "scipy", "pillow")  # of served.py
+NEEDS = ("mlflow", "torch", "numpy", "scipy", "pillow")  # packages that served.py imports
 SERVED = Path(__file__).with_name("served.py")
 
 
@@ -37,13 +37,13 @@ def log_model(
 ) -> str:
     """Log a generator as a model that `mlflow.pyfunc.load_model` loads, see `gantry.generation.registry.served`.
 
-    MLflow's own `log_model` would begin a run, or end one, and ask the package index for versions; here nothing
-    of the process's MLflow is touched.
+    MLflow's own `log_model` would start or end a run, and ask the package index for versions; this function does not
+    change the process's MLflow state.
 
     Args:
-        portable: as `write_portable` leaves it.
-        experiment_id: where a model without a run is logged.
-        run_id: the run whose output it is.
+        portable: a folder of `write_portable`.
+        experiment_id: the experiment of a model without a run.
+        run_id: the run that trained it.
         card: see `register`.
         packages: that the network's class imports besides torch.
 
@@ -51,7 +51,7 @@ def log_model(
         The model's id: `models:/<id>` is its address.
 
     Raises:
-        UserError: one of `packages` is not installed as such.
+        UserError: one of `packages` does not belong to an installed distribution.
     """
     requirements = _requirements(packages)
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -75,7 +75,7 @@ def log_model(
 
 
 def _saved(folder: Path, portable: Path, run_id: str | None, model_id: str, requirements: list[str]) -> Path:
-    """The model as MLflow keeps it, in `folder`: served.py, the generator, and the source of what draws its latents."""
+    """Write the model in MLflow's format to `folder`: served.py, the generator, and the source of `LATENTS`."""
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
@@ -95,8 +95,8 @@ def _saved(folder: Path, portable: Path, run_id: str | None, model_id: str, requ
 
 
 def _requirements(packages: Sequence[str]) -> list[str]:
-    """The versions installed here of what the model needs, as an index has them: without `+cpu`."""
-    owners = metadata.packages_distributions() if packages else {}  # which reads every file list there is
+    """Return the installed versions of the model's packages as in a package index, without `+cpu`."""
+    owners = metadata.packages_distributions() if packages else {}  # slow: it reads the file lists of all packages
     names = dict.fromkeys([*NEEDS, *(owners.get(package, [package])[0] for package in packages)])
     try:
         return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]
@@ -109,7 +109,7 @@ def _requirements(packages: Sequence[str]) -> list[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow's account of what it saves off the terminal."""
+    """Suppress MLflow's output while it saves."""
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.ERROR)

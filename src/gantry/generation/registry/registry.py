@@ -23,7 +23,7 @@ from gantry.runs.generators import ExportedFiles, GeneratorFiles
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MODELS = "models:/"  # in front of a logged model's id, where that is a version's source
+MODELS = "models:/"  # prefix of a logged model's id as the source of a version
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Registered:
     """A version of a registered model.
 
     Attributes:
-        name, version: MLflow's for it.
-        new: whether it was made now; false where these weights were registered already.
-        champion: whether the alias is on it.
-        text: what the user is told.
+        name, version: in MLflow.
+        new: True if it was created now; False if these weights were registered already.
+        champion: True if it has the alias.
+        text: the message for the user.
     """
 
     name: str
@@ -57,22 +57,22 @@ def register(
 ) -> Registered:
     """Log a generator as a model and make it a version of the registered model `name`, its champion if it is the best.
 
-    Weights that are registered under this name already stay the version they are; what is newly `measured` of them is
-    noted there, and counts from then on.
+    Weights that are already registered under this name keep their version; a new measurement in `measured` is stored
+    there and used from then on.
 
     Args:
         client: of the store.
         name: see `check_name`.
         files: the generator.
-        experiment_id: where a model without a run is logged.
+        experiment_id: the experiment of a model without a run.
         run_id: the MLflow run that trained it.
-        measured: how good it is; without, it never becomes champion.
-        tags: more for the version, such as variant and dataset.
-        card: the model card, a file that goes with it.
-        renew: whether the card takes the place of the one that a version of these weights has already.
+        measured: its quality; None: it never becomes champion.
+        tags: further tags of the version, such as variant and dataset.
+        card: the file of the model card.
+        renew: replace the card of an existing version of these weights.
 
     Raises:
-        UserError: the name is none, the generator cannot be loaded without Gantry, or MLflow does not take it.
+        UserError: the name is invalid, the generator cannot be loaded without Gantry, or MLflow refuses it.
     """
     check_name(name)
     noted = {**(tags or {}), **(measured.tags if measured else {})}
@@ -92,8 +92,8 @@ def register(
                 client.log_model_artifact(str(held.source).removeprefix(MODELS), str(card))
             measured = measured or champion.from_tags(held.tags)
         wins, why = settle(client, name, version, measured)
-    said = f"model {name} version {version}" + ("" if held is None else ", which these weights are already")
-    return Registered(name, version, held is None, wins, f"{said}: {why}")
+    text = f"model {name} version {version}" + ("" if held is None else ", which these weights are already")
+    return Registered(name, version, held is None, wins, f"{text}: {why}")
 
 
 def _write(files: ExportedFiles | GeneratorFiles, folder: Path, raw: Path) -> Sequence[str]:
@@ -120,7 +120,7 @@ def _new_version(client: MlflowClient, name: str, model_id: str, run_id: str | N
 
 @contextmanager
 def _used_by_all(client: MlflowClient) -> Iterator[None]:
-    """Make the client's store the process's: MLflow looks models up there, whatever store it is asked to write to."""
+    """Make the client's store that of the process, in which MLflow looks up models whatever store it writes to."""
     import mlflow
 
     before: Any = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None

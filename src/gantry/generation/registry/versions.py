@@ -1,4 +1,4 @@
-"""Versions of a registered model: their tags, which can be used, and which has the champion's alias."""
+"""Reads the versions of a registered model: their tags, which are usable, and which is the champion."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-CHAMPION = "champion"  # alias of the version to use
+CHAMPION = "champion"  # alias of the best version
 DIGEST, RUN = "sha256", "run_id"  # tags of a version
 MODEL = "generator"  # name of the logged model, and of the artifact in it that holds the generator
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for a version or an alias that is none
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's error codes for a missing version or alias
 
 
 def versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    """The versions of a model that can be used, the newest last; none where there is no such model."""
-    found = [one for one in client.search_model_versions(f"name='{name}'") if one.status == "READY"]
-    return sorted(found, key=lambda one: int(one.version))
+    """Return the usable versions of a model, the newest last; empty if there is no such model."""
+    ready = [one for one in client.search_model_versions(f"name='{name}'") if one.status == "READY"]
+    return sorted(ready, key=lambda one: int(one.version))
 
 
 def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
-    """The version with the champion's alias; None where no version has it."""
+    """Return the version with the champion's alias; None if no version has it."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -40,10 +40,10 @@ def champion_of(client: MlflowClient, name: str) -> ModelVersion | None:
 
 @contextmanager
 def mlflow_errors(what: str) -> Iterator[None]:
-    """Raise what MLflow, the network on the way to it or the disk refuse as a `UserError` of one line.
+    """Within this context, convert errors of MLflow, the network and the disk to a `UserError` of one line.
 
     Args:
-        what: the option that asked for it, which the message begins with.
+        what: the option in use, with which the message begins.
     """
     from mlflow.exceptions import MlflowException
 

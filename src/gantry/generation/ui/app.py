@@ -1,4 +1,4 @@
-"""The page, run anew by Streamlit whenever somebody moves a slider: `app.py <generator's folder> <trusted>...`."""
+"""The page, which Streamlit runs again when a slider is moved: `app.py <generator's folder> <trusted>...`."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from gantry.core.text import show
 from gantry.data.grid import GRID
 from gantry.generation.ui.server import loaded, picture
 
-UNCUT = 3.0  # where the slider of truncation ends: no truncation
+UNCUT = 3.0  # upper end of the slider of truncation, which means no truncation
 
 folder, trusted = Path(sys.argv[1]), tuple(sys.argv[2:])
 
@@ -44,5 +44,5 @@ image = io.BytesIO()
 Image.fromarray(picture(shown, seed, count, cut, along)).save(image, format="PNG", compress_level=1)
 
 
-# Within the page: while a slider moves Streamlit forgets files before the browser has asked for them.
+# Embed the image in the page: while a slider moves, Streamlit deletes files before the browser requests them.
 st.image(f"data:image/png;base64,{base64.b64encode(image.getvalue()).decode()}")

@@ -20,7 +20,7 @@ from gantry.models.latents import stream
 from gantry.models.sampling import generate
 from gantry.runs.generator_files import GENERATOR_CONFIG, load_generator
 
-APP = Path(__file__).parent / "app.py"  # in a folder of its own: Streamlit puts that first on sys.path
+APP = Path(__file__).parent / "app.py"  # Streamlit puts its folder first on sys.path
 SETTINGS = {
     "server.address": ADDRESS,
     "server.headless": "true",
@@ -30,11 +30,11 @@ SETTINGS = {
     "logger.hideWelcomeMessage": "true",
     "logger.level": "warning",
 }
-WIDE = 720  # pixels that the grid is enlarged to, at most
+WIDE = 720  # largest width in pixels of the enlarged grid
 
 
 class Shown(NamedTuple):
-    """A generator to look at.
+    """A loaded generator with its directions.
 
     Attributes:
         network: in eval mode.
@@ -52,10 +52,10 @@ def serve(folder: Path, trusted: tuple[str, ...], port: int) -> None:
 
     Args:
         folder, trusted: see `gantry.runs.generator_files.load_generator`.
-        port: of the loopback interface, which no other machine reaches.
+        port: of the loopback interface, which other machines cannot reach.
 
     Raises:
-        UserError: Streamlit is not installed, the port is taken, or there is no such generator; before anything
+        UserError: Streamlit is not installed, the port is in use, or there is no such generator; before anything
             is served.
     """
     if find_spec("streamlit") is None:
@@ -74,7 +74,7 @@ def serve(folder: Path, trusted: tuple[str, ...], port: int) -> None:
 
 @functools.cache
 def loaded(folder: Path, trusted: tuple[str, ...]) -> Shown:
-    """The generator in `folder`: one for all who look at it.
+    """Load the generator in `folder` once for all viewers.
 
     Raises:
         UserError: see `gantry.runs.generator_files.load_generator`.
@@ -85,11 +85,11 @@ def loaded(folder: Path, trusted: tuple[str, ...]) -> Shown:
 
 
 def picture(shown: Shown, seed: int, count: int, truncation: float | None, along: tuple[float, float]) -> np.ndarray:
-    """The grid of the first `count` images of a seed, uint8 (H, W, 3), enlarged without smoothing.
+    """Draw the grid of the first `count` images of a seed, uint8 (H, W, 3), enlarged without smoothing.
 
     Args:
         truncation: see `gantry.models.latents.stream`; None: not truncated.
-        along: how far every latent is moved along the two directions, in standard deviations.
+        along: shift of every latent along the two directions, in standard deviations.
     """
     z = stream(seed, 0, count, shown.z_dim, truncation)
     z = z + np.asarray(along[: len(shown.directions)], np.float32) @ shown.directions
