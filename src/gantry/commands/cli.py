@@ -87,7 +87,7 @@ def as_typed(argument: str, names: Sequence[str]) -> str:
 
 
 def explain(error: Exception) -> str | None:
-    """What the user did wrong, in their words, or None where the mistake is not theirs.
+    """Explain the user's mistake in their words; None where the mistake is not theirs.
 
     Args:
         error: a `UserError`, or what Hydra raised before the task began.
@@ -224,7 +224,7 @@ def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _raised_by_hydra(error: Exception) -> bool:
-    """Whether Hydra's own code, or the standard library called by it, raised the error."""
+    """Return True if Hydra's own code, or the standard library called by it, raised the error."""
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     tops = [module.partition(".")[0] for module in modules]
     return [top for top in tops if top not in sys.stdlib_module_names][-1:] == ["hydra"]

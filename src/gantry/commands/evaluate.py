@@ -78,7 +78,7 @@ def job(cfg: DictConfig) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, and where its record goes.
+    """A generator or a set of images to measure, and where its record goes.
 
     Attributes:
         title: for people.

@@ -1,4 +1,4 @@
-"""What a trained generator is for: `python sample.py`."""
+"""`python sample.py`: draws, exports, registers or shows what a trained generator makes."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ TILE_PIXELS = 48  # least width to which an image of the grid is enlarged
 
 
 def zoom(images: Tensor) -> int:
-    """How many times `enlarged_grid` repeats each pixel of images (N, C, H, W)."""
+    """Return the number of times that `enlarged_grid` repeats each pixel of images (N, C, H, W)."""
     return max(1, -(-TILE_PIXELS // images.shape[-1]))
 
 

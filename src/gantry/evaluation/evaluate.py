@@ -166,7 +166,7 @@ class _Measuring:
         return result
 
     def _replaced(self) -> bool:
-        """Whether another process may have loaded another generator than this one."""
+        """Return True if another process may have loaded another generator than this one."""
         files = self.plan.subject
         return isinstance(files, GeneratorFiles) and files.digest() != self.subject["sha256"]
 
@@ -197,7 +197,7 @@ class _Measuring:
         )
 
     def _scored(self, metrics: Sequence[Metric], draw: int, looked: Mapping[str, Features]) -> Scores:
-        """What the metrics say of one draw."""
+        """Score one draw by every metric."""
         judged = None
         if CLASSES in looked and any(LABELS in metric.needs for metric in metrics):
             judged = self._inputs(self.extractors[CLASSES], self.classified, draw, looked[CLASSES])

@@ -73,7 +73,7 @@ def look_at(
     crew: Crew = ALONE,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, Features]:
-    """What each of the extractors sees in all the images, mapped from files in `folder`.
+    """Compute the features of all images by each extractor, mapped from files in `folder`.
 
     Args:
         source: the images.
@@ -105,7 +105,7 @@ def look_at(
 
 
 def look_at_share(source: Source, extractors: Mapping[str, Extractor], folder: Path, rank: int, size: int) -> None:
-    """What a crew's other processes do: look at every `size`th chunk that is left, while the first one lives."""
+    """Compute every `size`th remaining chunk in one of the other processes, while the first process lives."""
     first = multiprocessing.parent_process()
     for _ in _looked_at(source, extractors, folder, rank, size):
         if first is not None and not first.is_alive():  # killed; whoever takes the work up has the lock

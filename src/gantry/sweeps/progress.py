@@ -1,4 +1,4 @@
-"""What the user sees of a sweep while it runs: a line a job."""
+"""Shows a running sweep: one line a job."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ class TerminalView:
 
 
 def running(job: Job) -> bool:
-    """Whether it has started and not ended."""
+    """Return True if the job has started and not ended."""
     return job.process is not None and job.status is None
 
 

@@ -92,12 +92,12 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
 
 
 def continues(folder: Path, cfg: DictConfig) -> bool:
-    """Whether the run in `folder` goes on with what an earlier attempt has left."""
+    """Return True if the run in `folder` continues what an earlier attempt has left."""
     return state_of(folder) == "continues" or (cfg.resume is not None and bool(checkpoint_files.found(folder)))
 
 
 def is_done(folder: Path, cfg: DictConfig) -> bool:
-    """Whether the run in `folder` has finished, with no fewer steps than are asked for now."""
+    """Return True if the run in `folder` has finished, with at least the steps asked for now."""
     steps: int = (read_json(folder / SUMMARY_FILE) or {}).get("steps", 0)
     return state_of(folder) == "finished" and cfg.steps <= steps
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Rollback:
-    """What follows where training has diverged: `guard.policy`, at every rank together.
+    """Applies `guard.policy` where training has diverged, at every rank together.
 
     Under "stop" the run ends. Under "rollback" it goes on from its last checkpoint with another stream of noise,
     the real batches staying the same; the metrics as logged by then are kept in `earlier/rollback_<n>.jsonl`.

@@ -1,4 +1,4 @@
-"""What a config of train.py must hold."""
+"""Refuses a config of train.py that cannot work."""
 
 from collections.abc import Iterator
 

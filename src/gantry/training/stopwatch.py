@@ -1,4 +1,4 @@
-"""How long training took."""
+"""Measures the seconds spent training."""
 
 import time
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ from gantry.training.lightning_overrides import leave_signals
 
 
 def plugins(place: Place, sync_batchnorm: bool) -> list[Any]:
-    """What Lightning's Trainer takes beside the strategy: who has started the ranks, BatchNorm over all of them."""
+    """Return the plugins of Lightning's Trainer for several ranks: their launcher, and BatchNorm over all of them."""
     environments: dict[str, Callable[[], Any]] = {
         "nobody": LightningEnvironment,
         "gantry": LightningEnvironment,
