@@ -1,4 +1,4 @@
-"""The command line with what `resume=` and `sweep.resume=` imply."""
+"""Adds the arguments that `resume=` and `sweep.resume=` imply to the command line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from gantry.runs.tracking.tracker import log
 
 
 def sweep_arguments(given: Sequence[str]) -> list[str]:
-    """The command line, with what `sweep.resume=...` implies: the sweep's folder, its store and its own overrides.
+    """Return the command line with what `sweep.resume=...` implies: the sweep's folder, its store and its overrides.
 
-    What is typed beside it wins over the sweep's own: `seed=0,1,2,3` adds a seed.
+    Overrides typed beside it win over the sweep's: `seed=0,1,2,3` adds a seed.
 
     Raises:
         UserError: there is no such sweep.
     """
     asked = [text.partition("=")[2] for text in given if text.startswith("sweep.resume=")]
-    if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a job's is its sweep's
+    if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a job's is for its sweep
         return list(given)
     word = asked[-1].strip("'\"")
     folder = on_this_machine(find_sweep(word, "sweep.resume", lambda: _store(given)), f"sweep.resume={word}")
@@ -38,7 +38,7 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
     record = load_sweep(folder)
     words = [*without_passwords(record.overrides, words), *words]
     if record.tracking_uri is not None and not any(text.startswith(("tracking=", "tracking.uri=")) for text in words):
-        # The default is a folder of where the sweep was started.
+        # The default is a folder below that in which the sweep was started.
         words += [f"tracking.uri={quoted(record.tracking_uri)}", f"tracking.experiment={quoted(record.experiment)}"]
     if not {"-m", "--multirun"} & set(flags):
         flags.append("-m")
@@ -46,15 +46,15 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
 
 
 def run_arguments(given: Sequence[str]) -> list[str]:
-    """The command line, with what `resume=...` implies: the run's folder and its own overrides.
+    """Return the command line with what `resume=...` implies: the run's folder and its overrides.
 
-    What is typed beside it wins over the run's own.
+    Overrides typed beside it win over the run's.
 
     Raises:
         UserError: there is no such run.
     """
     asked = [text.partition("=")[2].strip("'\"") for text in given if text.startswith("resume=")]
-    if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a rank's is its run's
+    if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a rank's is for its run
         return list(given)
     if {"-m", "--multirun"} & set(given):
         raise UserError("resume= goes on with one run; a sweep is taken up with sweep.resume=")
@@ -62,20 +62,20 @@ def run_arguments(given: Sequence[str]) -> list[str]:
         folder = find_run(asked[-1], given, lambda: _store(given))
     except UserError:
         if find_place().rank > 0:
-            return list(given)  # on another machine; `Peers.check_same` sees to the rest
+            return list(given)  # the folder is on another machine; `Peers.check_same` compares the configs
         raise
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
     own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
     flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
     others = [text for text in given if text not in flags and not text.startswith("resume=")]
-    # What Hydra keeps there stays what the run began with, whatever becomes of this attempt.
+    # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
     here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*flags, *own, *others, *here]
 
 
 def _store(given: Sequence[str]) -> Store | None:
-    """The tracking store that a command line names; None, with a warning, where it cannot be used."""
+    """Return the tracking store that a command line names; None, with a warning, where it cannot be used."""
     if "tracking=none" in given:
         return None
     typed = dict(text.split("=", 1) for text in given if text.startswith("tracking.") and "=" in text)
@@ -83,13 +83,13 @@ def _store(given: Sequence[str]) -> Store | None:
     experiment = typed.get("tracking.experiment", "gantry").strip("'\"")
     try:
         return configured_store({"uri": uri, "experiment": experiment}, needed=False)
-    except UserError as error:  # one that was never used is no reason: the run may be found, or refused, without it
+    except UserError as error:  # the run may be found, or refused, without the store
         log.warning("%s", error)
         return None
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """The command line, with what `resume=...` and `sweep.resume=...` imply.
+    """Return the command line with what `resume=...` and `sweep.resume=...` imply.
 
     Raises:
         UserError: there is no such run or sweep.

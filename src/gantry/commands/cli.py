@@ -1,6 +1,6 @@
-"""The command line: Hydra's, with one clear message and no traceback for a user's mistake.
+"""Runs a command through Hydra, and shows a user's mistake as one clear message without a traceback.
 
-Exit codes: 0 done, 1 failed, 2 refused (the user's to mend), 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 refused (a mistake of the user's), 130 interrupted.
 """
 
 import atexit
@@ -38,20 +38,20 @@ def run(
     config_name: str,
     around: AbstractContextManager[None] | None = None,
 ) -> None:
-    """Compose the config from the command line and run `task` on it, or (with -m) on each job's of a sweep.
+    """Compose the config from the command line and run `task` on it, or (with -m) on the config of each job of a sweep.
 
     HYDRA_FULL_ERROR=1 adds tracebacks to the messages; the exit codes stay.
 
     Args:
-        task: what to do with the job's config; raises `UserError` where the user asked for what cannot work.
+        task: called with the job's config; raises `UserError` for a config that cannot work.
         config_dir: the absolute path of the folder of configs.
         config_name: the primary config in it, without ".yaml".
-        around: entered before Hydra reads the command line, left when all is done.
+        around: a context for the whole command; it is entered before Hydra reads the command line.
 
     Raises:
-        SystemExit: with a code above, unless all went well. One raised by the task passes through.
+        SystemExit: the command has not succeeded; it has one of the codes above, or is the task's own.
     """
-    atexit.register(gc.freeze)  # or Python would look for garbage once more before it ends: 0.3 s
+    atexit.register(gc.freeze)  # saves Python's last garbage collection, 0.3 s
     OmegaConf.register_new_resolver("gantry.help", help_text, replace=True)
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
@@ -68,7 +68,7 @@ def run(
                 print(f"{len(jobs.failures)} of {jobs.started} jobs failed", file=sys.stderr)
             sys.exit(jobs.exit_code())
         if isinstance(error, BrokenPipeError):
-            # The reader of our output has left (`--help | head`); flushing at exit would raise again.
+            # The reader of this output has ended (`--help | head`); flushing at exit would raise again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(FAILED)
         message = explain(error)
@@ -79,7 +79,7 @@ def run(
 
 
 def as_typed(argument: str, names: Sequence[str]) -> str:
-    """An argument of the command line, quoted for Hydra where plain text is meant: an option of these names."""
+    """Return a command line's argument, quoted for Hydra if it is one of the options `names`, which take text."""
     name, _, text = argument.partition("=")
     if name not in names or text in ("", "null"):
         return argument
@@ -87,10 +87,10 @@ def as_typed(argument: str, names: Sequence[str]) -> str:
 
 
 def explain(error: Exception) -> str | None:
-    """Explain the user's mistake in their words; None where the mistake is not theirs.
+    """Return the message for a user's mistake; None where the error is no mistake of the user's.
 
     Args:
-        error: a `UserError`, or what Hydra raised before the task began.
+        error: a `UserError`, or an error that Hydra raised before the task began.
     """
     cause = error.__cause__
     if isinstance(error, MissingConfigException):
@@ -117,14 +117,14 @@ def explain(error: Exception) -> str | None:
 
 
 class _Jobs:
-    """Keeps count of the jobs of this process, and reports each failure when it happens."""
+    """Counts the jobs of this process and reports each failure when it happens."""
 
     def __init__(self) -> None:
         self.started = 0
         self.failures: list[Exception] = []
 
     def watch(self, task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-        """The task, with its failures reported."""
+        """Return the task with its failures reported."""
 
         @functools.wraps(task)
         def watched(cfg: DictConfig) -> Any:
@@ -133,7 +133,7 @@ class _Jobs:
                 return task(cfg)
             except Exception as error:
                 if isinstance(error, UserError | RunFailed | PeerFailed) and HydraConfig.get().mode != RunMode.MULTIRUN:
-                    # Leaving here keeps Hydra's "Error executing job" from standing beside the message.
+                    # Exiting here keeps Hydra from printing "Error executing job" beside the message.
                     _stop(str(error), REFUSED if isinstance(error, UserError) else FAILED)
                 self.failures.append(error)
                 _report_job(error)
@@ -142,7 +142,7 @@ class _Jobs:
         return watched
 
     def exit_code(self) -> int:
-        """Of a sweep with failures: refused where the user can mend them all."""
+        """Return the exit code of a sweep with failures: `REFUSED` if all are mistakes of the user's."""
         return REFUSED if all(isinstance(error, UserError) for error in self.failures) else FAILED
 
 
@@ -165,9 +165,9 @@ def _stop(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def _exceptions_kept() -> Iterator[None]:
-    """Let exceptions leave Hydra, which otherwise prints them its own way and exits with 1.
+    """Let exceptions pass through Hydra, which otherwise prints them in its own way and exits with 1.
 
-    HYDRA_FULL_ERROR=1 does so too, but every child process (a job of a sweep, say) would inherit it.
+    HYDRA_FULL_ERROR=1 has the same effect, but child processes, such as a sweep's jobs, would inherit it.
     """
     original = hydra_utils.run_and_report
 
@@ -182,7 +182,7 @@ def _exceptions_kept() -> Iterator[None]:
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
-    # Hydra's first line says which file asks for what; the rest is its search path.
+    # Hydra's first line names the file and its missing choice; the rest is the search path.
     message = str(error).splitlines()[0]
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if not error.options:
@@ -191,7 +191,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 
 def _unknown_key(cause: ConfigKeyError | ConfigAttributeError) -> str:
-    """Names the options beside the unknown one, and the closest of all wherever it stands."""
+    """Return a message with the options beside the unknown one and the closest options of the whole config."""
     key = str(cause.full_key)
     root = cause.parent_node
     while root._get_parent() is not None:
@@ -224,7 +224,7 @@ def _keys(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _raised_by_hydra(error: Exception) -> bool:
-    """Return True if Hydra's own code, or the standard library called by it, raised the error."""
+    """Return True if Hydra, or the standard library called by Hydra, raised the error."""
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     tops = [module.partition(".")[0] for module in modules]
     return [top for top in tops if top not in sys.stdlib_module_names][-1:] == ["hydra"]

@@ -1,4 +1,4 @@
-"""Runs side by side: `python compare.py`, and what a sweep calls at its end."""
+"""`python compare.py`: compares runs in a table and an HTML report."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
 
-LITTLE_TO_COLLECT = 100_000  # objects between two searches for cycles: a comparison makes millions, few in cycles
-AS_TYPED = ("sweep", "filter", "metric", "out")  # plain text, where Hydra would see a grammar of its own
+LITTLE_TO_COLLECT = 100_000  # objects between garbage collections: a comparison makes millions, few in cycles
+AS_TYPED = ("sweep", "filter", "metric", "out")  # options that take plain text, which Hydra would parse
 
 
 def main() -> None:
-    """The command line of compare.py."""
+    """Run the command line of compare.py."""
     if get_args_parser().parse_known_args()[0].multirun:
         print("compare.py writes one report: leave out -m; runs=[...] compares several runs", file=sys.stderr)
         sys.exit(errors.REFUSED)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def job(cfg: DictConfig) -> None:
-    """Compare what `cfg` names and print the table."""
+    """Compare the runs that `cfg` names and print the table."""
     given = [name for name in ("sweep", "runs", "filter") if cfg[name] is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude one another: give one of them")
@@ -61,7 +61,7 @@ def job(cfg: DictConfig) -> None:
                 found.folder, metric, steps, out, track=bool(cfg.tracking), store=cfg.tracking.get("uri")
             )
         else:
-            assert found.tracked is not None  # what has no folder here was found in MLflow
+            assert found.tracked is not None  # a sweep without a folder here was found in MLflow
             comparison = _compare_parent(found.tracked, cfg, metric, steps, out)
     print(comparison.text(), flush=True)
 
@@ -69,7 +69,7 @@ def job(cfg: DictConfig) -> None:
 def _compare_parent(
     parent: MLflowRun, cfg: DictConfig, metric: str | None, steps: Sequence[int] | None, out: Path | None
 ) -> Comparison:
-    """Compare the jobs of a sweep whose folder is on another machine, as MLflow has them."""
+    """Compare the jobs of a sweep whose folder is on another machine, from their runs in MLflow."""
     store = configured_store(cfg.tracking)
     assert store is not None  # the parent was found in it
     runs = read_runs(store, store.children(parent.info.run_id))

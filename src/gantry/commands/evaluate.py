@@ -1,4 +1,4 @@
-"""Numbers one can publish: `python evaluate.py`."""
+"""`python evaluate.py`: measures generators or images by a protocol, for numbers that can be published."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from gantry.evaluation.result import Result
 
 
-AS_TYPED = ("run", "images", "out")  # plain text, where Hydra would see a grammar of its own
+AS_TYPED = ("run", "images", "out")  # options that take plain text, which Hydra would parse
 
 
 def main() -> None:
-    """The command line of evaluate.py."""
+    """Run the command line of evaluate.py."""
     if get_args_parser().parse_known_args()[0].multirun:
         print("evaluate.py takes several runs as run=[...,...], or a sweep's folder: leave out -m", file=sys.stderr)
         sys.exit(errors.REFUSED)
@@ -52,11 +52,11 @@ def main() -> None:
 
 
 def job(cfg: DictConfig) -> None:
-    """Measure what `cfg` names, one after the other; what fails leaves the others alone.
+    """Measure the generators or images of `cfg` in turn; one that fails does not stop the others.
 
     Raises:
-        UserError: something asked for cannot be had.
-        JobFailed: one of several could not be measured.
+        UserError: something that `cfg` names is not available.
+        JobFailed: one of several subjects could not be measured.
     """
     _check(cfg)
     subjects = list(_subjects(cfg))
@@ -78,14 +78,14 @@ def job(cfg: DictConfig) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """A generator or a set of images to measure, and where its record goes.
+    """A generator or a set of images to measure, and the folder of its results.
 
     Attributes:
-        title: for people.
-        folder: of the results.
-        run: the run; None for images.
+        title: its name in output.
+        folder: the folder of the results.
+        run: the generator's run; None for images.
         data: the data set's config, as plain values.
-        max_images: the part of it that was trained on; None: all.
+        max_images: number of its images that the run was trained on; None: all.
     """
 
     title: str
@@ -96,7 +96,7 @@ class Subject:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuse what cannot work, with every problem at once."""
+    """Check the config, and report every problem at once."""
     refuse_absent(cfg, Evaluate)
     problems = []
     if (cfg.run is None) == (cfg.images is None):
@@ -145,7 +145,7 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
 
     files: list[Path] = []
     result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)))
-    if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # shown beside runs
+    if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # for comparisons with runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)
     print(result.text(), flush=True)
@@ -156,7 +156,7 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
 
 
 def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
-    """Print the table of these results, with what cannot be told apart, and the command that makes a report."""
+    """Print the table of these results, those that cannot be told apart, and the command for a report."""
     from gantry.reports.comparison import compare
     from gantry.reports.run import from_folder
 
@@ -200,13 +200,13 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
 
 
 def _protocol(cfg: DictConfig) -> str:
-    """The protocol's name, where nothing of it was changed; else "custom"."""
+    """Return the protocol's name, or "custom" where the command line has changed it."""
     changed = any(text.lstrip("+").startswith("protocol.") for text in HydraConfig.get().overrides.task)
     return "custom" if changed or cfg.n != cfg.protocol.n else str(cfg.protocol.name)
 
 
 def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) -> None:
-    """Log a result to its run in MLflow; where that fails, say so: it is in the folder."""
+    """Log a result to its run in MLflow; a failure is only a warning, since the folder has the result."""
     from gantry.evaluation.mlflow_log import log_result
 
     assert run.run_id is not None
@@ -219,5 +219,5 @@ def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) 
                 log_result(store.client, run.run_id, result, files)
                 return
         log.warning("The evaluation is not in MLflow: no run %s in %s", run.run_id, redact(str(cfg.tracking.uri)))
-    except Exception as error:  # whatever MLflow, the network or a server's answer raises
+    except Exception as error:  # any error of MLflow, the network or a server
         log.warning("The evaluation is not in MLflow, only in the run's folder: %s", redact(str(error)))

@@ -1,4 +1,4 @@
-"""`python sample.py`: draws, exports, registers or shows what a trained generator makes."""
+"""`python sample.py`: draws images from a trained generator, exports, registers or serves it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
 
-AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # plain text, where Hydra would see a grammar
+AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # take plain text, which Hydra would parse
 MODES = ("interpolate", "latent_grid", "project", "export", "register", "ui")
 MOST_SHOWN = 1024  # images in a grid
 
 
 def main() -> None:
-    """The command line of sample.py."""
+    """Run the command line of sample.py."""
     if get_args_parser().parse_known_args()[0].multirun:
         print("sample.py takes one generator at a time: leave out -m", file=sys.stderr)
         sys.exit(errors.REFUSED)
@@ -49,10 +49,10 @@ def main() -> None:
 
 
 def job(cfg: DictConfig) -> None:
-    """Do with a generator what `cfg` asks for.
+    """Draw from, export, register or serve the generator of `cfg`.
 
     Raises:
-        UserError: something asked for cannot be had.
+        UserError: something that `cfg` names is not available.
     """
     _check(cfg)
     mode = _mode(cfg)
@@ -74,7 +74,7 @@ def job(cfg: DictConfig) -> None:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuse what cannot work, with every problem at once."""
+    """Check the config, and report every problem at once."""
     refuse_absent(cfg, Sample)
     problems = [] if cfg.run is not None else [f"run: say which generator: {GENERATORS}"]
     problems += _problems(cfg)
@@ -99,7 +99,7 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
             yield f"{name}: belongs to {belongs}" + (f", not to {mode}" if mode else "")
     if cfg.raw is True and mode in ("export", "register", "ui"):
         yield f"raw: what {mode} hands on is the averaged generator"
-    numbers = list(cfg.directions) if OmegaConf.is_list(cfg.directions) else [0, 1]  # which is refused elsewhere
+    numbers = list(cfg.directions) if OmegaConf.is_list(cfg.directions) else [0, 1]  # `check` refuses other types
     if len(set(numbers)) != 2 or len(numbers) != 2 or not all(type(one) is int and one >= 0 for one in numbers):
         yield f"directions: takes two different numbers from 0, such as [0,1], not {numbers}"
     if mode == "register":
@@ -145,7 +145,7 @@ def _mode(cfg: DictConfig) -> str:
 
 
 def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
-    """Write images."""
+    """Write images and print their path."""
     out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
     if out is not None:
         _check_writable(out)
@@ -181,7 +181,7 @@ def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
 
 
 def _export(cfg: DictConfig, found: FoundGenerator, trusted: tuple[str, ...]) -> None:
-    """Write files that others can load."""
+    """Export the generator to files that load without Gantry."""
     from gantry.generation.export.export import export_generator
 
     run = None if found.run is None else found.run.folder
@@ -207,7 +207,7 @@ def _export(cfg: DictConfig, found: FoundGenerator, trusted: tuple[str, ...]) ->
 
 
 def _register(cfg: DictConfig, found: FoundGenerator) -> None:
-    """Make the generator a version of a registered model."""
+    """Register the generator as a new version of a registered model."""
     import tempfile
 
     from gantry.generation.export.model_card import FILE, model_card
@@ -243,7 +243,7 @@ def _register(cfg: DictConfig, found: FoundGenerator) -> None:
 
 
 def _logged(client: MlflowClient, run_id: str) -> MLflowRun | None:
-    """The MLflow run; None where this store has none of that id."""
+    """Return the MLflow run; None where this store has none of that id."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -259,7 +259,7 @@ def _cut(cfg: DictConfig) -> str:
 
 
 def _place(found: FoundGenerator, name: str) -> Path:
-    """Where a picture goes of which nobody says where: beside its run's others, or into a new folder."""
+    """Return the default path of a picture: in its run's folder of pictures, else in a new folder."""
     if found.run is not None and not found.run.fetched:
         folder = found.run.folder / GENERATED
     else:
@@ -269,7 +269,7 @@ def _place(found: FoundGenerator, name: str) -> Path:
 
 
 def _check_writable(path: Path) -> None:
-    """Make the folder of `path`, and see that files can be made there."""
+    """Make the folder of `path`, and check that it is writable."""
     import tempfile
 
     try:
@@ -280,7 +280,7 @@ def _check_writable(path: Path) -> None:
 
 
 def _check_apart(path: Path, *read: Path | None) -> None:
-    """Refuse to write over what is read, with the picture at `path` or the latents beside it."""
+    """Check that neither the picture at `path` nor the latents beside it would overwrite an input."""
     for written in (path, path.with_suffix(".npy")):
         for one in read:
             if one is not None and written.exists() and written.samefile(one):

@@ -29,17 +29,17 @@ from gantry.training.run_record import deliver_rest
 
 
 def main() -> None:
-    """The command line of train.py."""
+    """Run the command line of train.py."""
     with rank_of_another_launcher(find_place()):
         cli.run(job, config_dir(), "train", leading(arguments))
 
 
 def job(cfg: DictConfig) -> float:
-    """Train as `cfg` says in Hydra's output folder; returns the best value of the first metric, or nan.
+    """Train the run of `cfg` in Hydra's output folder; return the best value of the first metric, or nan.
 
-    A worker of another launcher hands the job to a process of its own. With several devices this process only starts
-    the ranks and watches them. What an earlier attempt left in the folder is kept, gone on with or set aside where the
-    command line takes it up.
+    A worker of another launcher starts a process for the job. With several devices this process only starts the ranks
+    and watches them. With `resume=` or `sweep.resume=` an earlier attempt in the folder is kept, continued or set
+    aside.
     """
     if worker.asked():
         return worker.run(cfg)
@@ -62,7 +62,7 @@ def job(cfg: DictConfig) -> float:
 
 
 def _keep(folder: Path, cfg: DictConfig) -> float:
-    """Leave a run that has finished as it is, but for telling MLflow what it has not been told."""
+    """Keep a finished run as it is, and deliver to MLflow what is missing there."""
     check_unchanged(folder, cfg)
     print(f"{folder} is finished and kept", flush=True)
     deliver_rest(cfg, folder)
@@ -70,7 +70,7 @@ def _keep(folder: Path, cfg: DictConfig) -> float:
 
 
 def _start_ranks(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> float:
-    """Refuse what all ranks would refuse, then start them and wait for them."""
+    """Check what all ranks would refuse, then start the ranks and wait for them."""
     if is_held(folder):
         raise UserError(f"the run in {folder} is still running; stop it first, or wait for it")
     if taken_up and continues(folder, cfg):
@@ -79,7 +79,7 @@ def _start_ranks(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) 
 
 
 def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> float:
-    """Train as the only rank or the first one, which holds the folder, and print what was reached."""
+    """Train as the only rank or rank 0, which locks the folder, and print the summary."""
     place = find_place()
     with held(folder, "the run in"):
         before = read_status(folder)
@@ -92,7 +92,7 @@ def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> flo
 
 
 def _tags() -> dict[str, str]:
-    """Name the variant, the data set and the overrides of the job, by which runs are told apart."""
+    """Return the job's variant, data set and overrides, which identify runs in comparisons."""
     hydra = HydraConfig.get()
     choices = hydra.runtime.choices
     return {

@@ -1,4 +1,4 @@
-"""Shows on stderr how far long work has come: a bar in a terminal, a line now and then elsewhere."""
+"""Shows the progress of long work on stderr: a bar on a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-EVERY = 10.0  # seconds from one line to the next where stderr is no terminal
-REDRAWN = 0.5  # seconds from one drawing of a bar to the next
-MARKS = 60  # times, a second or more apart, over which the rate is measured
-GONE = (OSError, ValueError)  # errors of writing to a terminal or pipe that was closed
+EVERY = 10.0  # seconds between lines where stderr is no terminal
+REDRAWN = 0.5  # seconds between drawings of a bar
+MARKS = 60  # measurements, a second or more apart, from which the rate is computed
+GONE = (OSError, ValueError)  # errors of writing to a closed terminal or pipe
 
 
 @contextmanager
 def progress(
     description: str, total: float | None, unit: str, done: float = 0, delay: float = 1.0, lines: bool = True
 ) -> Iterator[Bar]:
-    """Show the progress of the block, which tells the bar of it.
+    """Yield a bar to which the block reports its progress.
 
     Args:
-        description: of the work, in a word or two.
-        total: units in all; None where only `Bar.reach` will tell.
-        unit: what is counted.
+        description: the work, in a word or two.
+        total: number of units; None where `Bar.reach` will set it.
+        unit: the name of a unit.
         done: units that were done before.
-        delay: seconds; of work that ends within them nothing is shown.
-        lines: whether lines are written where stderr is no terminal.
+        delay: seconds after which the bar is shown; shorter work shows nothing.
+        lines: True to write lines where stderr is no terminal.
     """
     bar = Bar(description, total, unit, done, delay, lines)
     try:
@@ -49,11 +49,11 @@ def progress(
 class Bar:
     """Counts units of work; see `progress`. Bars that are open at the same time are drawn below one another.
 
-    It is drawn by the calls of `reach` and by no thread, which would take turns with the work it shows. An output
-    that is gone ends the drawing and not the work.
+    The calls of `reach` draw the bar, since a thread would compete with the work for the interpreter. A closed output
+    ends the drawing, but not the work.
 
     Attributes:
-        note: text shown behind the count.
+        note: the text behind the count.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Bar:
         self.description, self.total, self.unit, self.done, self.lines = description, total, unit, done, lines
         self.note = ""
         now = time.monotonic()
-        self._next = now + delay  # when something is shown for the first time, then when it is due again
+        self._next = now + delay  # when the next drawing or line is due
         self._marks = deque([(now, done)], maxlen=MARKS)
         self._shown = False
         self._drawn: Progress | None = None
-        self._streams: list[tuple[TextIO, TextIO]] = []  # stdout and stderr as they were, and while it is drawn
+        self._streams: list[tuple[TextIO, TextIO]] = []  # stdout and stderr before the bar, and while it is drawn
 
     @property
     def rate(self) -> float:
-        """Units a second, over the last minute or longer."""
+        """Units per second, over the last minute or longer."""
         begun, first = self._marks[0]
         return (self.done - first) / max(time.monotonic() - begun, 1e-9)
 
@@ -79,7 +79,7 @@ class Bar:
         self.reach(self.done + count)
 
     def reach(self, done: float, total: float | None = None) -> None:
-        """Set the units that are done, and where it is given the `total`."""
+        """Set the number of units done, and `total` if it is given."""
         self.done, self.total = done, self.total if total is None else total
         now = time.monotonic()
         if now - self._marks[-1][0] > 1:
@@ -97,7 +97,7 @@ class Bar:
             self._next = math.inf
 
     def close(self, failed: bool = False) -> None:
-        """Show the last state, if any was shown; a bar of work that has `failed` is wiped off the terminal."""
+        """Show the last state if an earlier one was shown; the bar of `failed` work is erased from the terminal."""
         with suppress(*GONE):
             if self._drawn is not None:
                 self._drawn.live.transient = failed
@@ -127,7 +127,7 @@ class Bar:
             *(rich.TimeRemainingColumn(elapsed_when_finished=True), *texts),
             console=_console(),
             auto_refresh=False,
-            redirect_stdout=sys.stdout.isatty(),  # else what goes to a file or pipe would go to the terminal
+            redirect_stdout=sys.stdout.isatty(),  # else output to a file or pipe would go to the terminal
             expand=True,
         )
         drawn.add_task(self.description, total=self.total, rate="", note="")
@@ -138,7 +138,7 @@ class Bar:
         return drawn
 
     def _write(self) -> None:
-        """Write a line that the last lines of a log leave out, see `gantry.runs.folder`."""
+        """Write a line in a form that `gantry.runs.folder` leaves out of the last lines of a log."""
         share, of, left = "", f"{self.done:g}", ""
         if self.total:
             share, of = f"{self.done / self.total:4.0%}| ", f"{of}/{self.total:g}"
@@ -150,14 +150,14 @@ class Bar:
 
 @cache
 def _console() -> Console:
-    """Return the console that all bars share, by which rich knows which are open."""
+    """Return the console that all bars share, by which rich tracks the open bars."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
 def _divert(streams: Iterable[tuple[TextIO, TextIO]]) -> None:
-    """Let logging write to the second of each two streams instead of the first, for lines above the bar."""
+    """Redirect logging from the first to the second stream of each pair, so that its lines are above the bar."""
     for old, new in streams:
         for handler in logging.root.handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is old:

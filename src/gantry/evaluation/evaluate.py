@@ -1,4 +1,4 @@
-"""Measures images against a data set: what `python evaluate.py` does once it knows what is asked."""
+"""Measures images against a data set, as a `Plan` of `python evaluate.py` describes."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from gantry.evaluation.score import Scores, lacking, score
 from gantry.evaluation.work_folder import alone, forget
 from gantry.runs.generators import GeneratorFiles
 
-VERSION = 1  # raise it when the same settings come to give other values
+VERSION = 1  # to be raised when the same settings give other values
 FEWEST = 10  # real images
 
 
 def share_reals(plan: Plan, which: str, folder: Path, rank: int, size: int) -> None:
-    """Another process's share of the real images that `Plan.real` calls `which`."""
+    """Extract the features of a further process's share of the real images `Plan.real(which)`."""
     _take_threads(size)
     look_at_share(ArraySource(plan.real(which).images), {"real": plan.extractors(rank)[MAIN]}, folder, rank, size)
 
 
 def share_draw(plan: Plan, draw: int, folder: Path, rank: int, size: int) -> None:
-    """Another process's share of the images of a draw."""
+    """Extract the features of a further process's share of a draw's images."""
     _take_threads(size)
     with whole_float32():
         look_at_share(plan.source(draw, rank), plan.extractors(rank), folder, rank, size)
@@ -65,7 +65,7 @@ def _take_threads(size: int) -> None:
 
 @contextmanager
 def _threads_shared(size: int) -> Iterator[None]:
-    """Within it the cores are shared with other processes; what follows is this one's work alone."""
+    """Share the cores among `size` processes within the block; later work has them all again."""
     before = torch.get_num_threads()
     if size > 1:
         _take_threads(size)
@@ -76,7 +76,7 @@ def _threads_shared(size: int) -> Iterator[None]:
 
 
 class Stopwatch:
-    """Seconds by what they were spent on."""
+    """Measures the seconds spent on each named part of the work."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -91,26 +91,26 @@ class Stopwatch:
 
 
 def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) -> Result:
-    """Carry out `plan`. What was looked at before a stop is not looked at again.
+    """Carry out `plan` and return its result. A stopped evaluation continues with the features already on disk.
 
     Args:
-        keep: puts the result where it is safe; what was looked at is thrown away only after that.
+        keep: saves the result; only after that the features are deleted.
 
     Raises:
-        UserError: something that is needed is not there, or the same evaluation is under way.
-        JobFailed: one of the other processes has failed.
+        UserError: something that the plan needs is missing, or the same evaluation is running.
+        JobFailed: another process of the evaluation has failed.
     """
-    with whole_float32():  # switches of the process, which the thread that makes images would find now on, now off
+    with whole_float32():  # set once: it applies to all threads, of which one makes images
         return _Measuring(plan).run(keep)
 
 
 class _Measuring:
-    """One evaluation; to its metrics, the `gantry.evaluation.metrics.metric.Sets`."""
+    """One evaluation; its metrics use it as their `gantry.evaluation.metrics.metric.Sets`."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.watch = plan, Stopwatch()
         with self.watch("loading"):
-            # What cannot be had is refused before anything slow: folders of images are decoded last.
+            # Missing parts are refused before slow work: folders of images are decoded last.
             made = describe_generator(plan) if isinstance(plan.subject, GeneratorFiles) else None
             self.extractors = plan.extractors(0)
             self.subject = made or describe_images(plan)
@@ -122,10 +122,10 @@ class _Measuring:
             raise UserError(f"{self.reference.name} has {len(self.reference)} images; an evaluation needs {FEWEST}")
 
     def _measurable(self) -> list[Metric]:
-        """The metrics that there is all for; the others are left out.
+        """Return the metrics whose needs (logits, labels) are met; the others are left out.
 
         Raises:
-            UserError: that would leave none, or the metric that trains classifiers, which takes minutes.
+            UserError: no metric can be measured, or augmentation, which trains classifiers for minutes, cannot.
         """
         plan = self.plan
         if "augmentation" in plan.measures and not can_classify(plan.trained_on):
@@ -166,7 +166,7 @@ class _Measuring:
         return result
 
     def _replaced(self) -> bool:
-        """Return True if another process may have loaded another generator than this one."""
+        """Return True if another process may have loaded a different generator than this one."""
         files = self.plan.subject
         return isinstance(files, GeneratorFiles) and files.digest() != self.subject["sha256"]
 
@@ -219,12 +219,12 @@ class _Measuring:
 
     @cached_property
     def classified(self) -> Reals:
-        """The real images as the classifier sees them."""
+        """The classifier's features of the real images."""
         with self.watch("classes"):
             return real_features(self.extractors[CLASSES], self.reference, self.plan.cache)
 
     def _directions(self) -> dict[str, bool]:
-        """By the name of each value whether higher is better."""
+        """Return for each value, by name, True if higher is better."""
         return {
             name + suffix(self._extractor(metric), self.plan.n, self.reference.split): higher
             for metric in self.metrics
@@ -279,7 +279,7 @@ class _Measuring:
 
 
 def _over_draws(scored: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Each score's mean over draws, and its sample standard deviation (n - 1)."""
+    """Return each score's mean over the draws, and its sample standard deviation (n - 1)."""
     names = scored[0]
     return (
         {name: statistics.fmean(one[name] for one in scored) for name in names},

@@ -1,7 +1,7 @@
-"""Looks at many images through feature extractors: chunk by chunk onto the disk, on one device or several.
+"""Extracts features of many images in chunks and stores each chunk on disk, on one device or several.
 
-Memory does not grow with the number of images, what was looked at before a stop is not looked at again, and the
-chunks are the same on any number of devices.
+Memory does not grow with the number of images, a stopped evaluation continues with the chunks on disk, and the chunks
+are the same on any number of devices.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from gantry.core.progress import progress
 from gantry.evaluation.extractors.extractor import Extractor, Features
 
 CHUNK = 512  # images in a file of features
-PIECE = 128  # images made at a time, one piece ahead of the extractor
-AHEAD = 2  # pieces that wait for it
-POLL = 0.2  # seconds between two looks at the other processes
+PIECE = 128  # images made at a time, while the extractor works on earlier ones
+AHEAD = 2  # pieces made ahead of the extractor
+POLL = 0.2  # seconds between checks of the other processes
 
 
 class Source(Protocol):
-    """Images by number."""
+    """A sequence of images."""
 
     def __len__(self) -> int: ...
 
     def __call__(self, start: int, count: int) -> Tensor:
-        """Images `start` to `start + count` as uint8 (count, C, H, W), on any device."""
+        """Return the `count` images from number `start` on as uint8 (count, C, H, W), on any device."""
         ...
 
     def of(self, numbers: np.ndarray) -> Tensor:
-        """The images with these numbers, int64 (k,)."""
+        """Return the images with these numbers, int64 (k,), as uint8 (k, C, H, W)."""
         ...
 
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images of a numpy array (N, C, H, W), uint8, which may be mapped from a file."""
+    """The images of a uint8 array (N, C, H, W), which may be memory-mapped."""
 
     images: np.ndarray
 
@@ -73,19 +73,19 @@ def look_at(
     crew: Crew = ALONE,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, Features]:
-    """Compute the features of all images by each extractor, mapped from files in `folder`.
+    """Return the features of all images by each extractor, memory-mapped from files in `folder`.
 
     Args:
         source: the images.
-        extractors: by a name of the caller's, which is part of the files' names.
-        folder: for these images and extractors alone; what is in it already is kept.
-        title: of the progress bar.
-        crew: who shares the work.
-        between: called between chunks; may raise, and the next call goes on where this one ended.
+        extractors: the extractors by name; the names are part of the files' names.
+        folder: used for these images and extractors only; chunks that it holds are not computed again.
+        title: the title of the progress bar.
+        crew: the processes that share the work.
+        between: called between chunks; if it raises, the next call continues after the last chunk.
 
     Raises:
         JobFailed: another process of the crew has failed.
-        UserError: a file from before a stop is damaged.
+        UserError: a file of an earlier, stopped call is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     left = _left(folder, len(source))
@@ -105,17 +105,17 @@ def look_at(
 
 
 def look_at_share(source: Source, extractors: Mapping[str, Extractor], folder: Path, rank: int, size: int) -> None:
-    """Compute every `size`th remaining chunk in one of the other processes, while the first process lives."""
+    """Compute every `size`th remaining chunk in a further process, as long as the first process lives."""
     first = multiprocessing.parent_process()
     for _ in _looked_at(source, extractors, folder, rank, size):
-        if first is not None and not first.is_alive():  # killed; whoever takes the work up has the lock
+        if first is not None and not first.is_alive():  # killed; a later command that continues the work holds the lock
             return
 
 
 def _looked_at(
     source: Source, extractors: Mapping[str, Extractor], folder: Path, rank: int, size: int
 ) -> Iterator[int]:
-    """The chunks of this process, each once its file is there; the images are made while others are looked at."""
+    """Compute this process's chunks and yield each after its file is written; a thread makes the images ahead."""
     mine = [chunk for chunk in _left(folder, len(source)) if chunk % size == rank]
     begins = {chunk: range(chunk * CHUNK, chunk * CHUNK + _size(chunk, len(source)), PIECE) for chunk in mine}
     with _made_ahead(source, list(chain(*begins.values()))) as pieces:
@@ -135,7 +135,7 @@ def _looked_at(
 
 @contextmanager
 def _made_ahead(source: Source, begins: list[int]) -> Iterator[Iterator[Tensor]]:
-    """The pieces of images beginning at `begins`, made by a thread while the caller works on those before."""
+    """Yield the pieces of images that begin at `begins`, made by a thread while the caller uses earlier ones."""
 
     def make(begin: int) -> Tensor:
         end = min(begin + PIECE, begin // CHUNK * CHUNK + _size(begin // CHUNK, len(source)))
@@ -171,12 +171,12 @@ def _file(folder: Path, chunk: int) -> Path:
 
 
 def _left(folder: Path, count: int) -> list[int]:
-    """The chunks that nobody has looked at."""
+    """Return the chunks without a file."""
     return [chunk for chunk in range(-(-count // CHUNK)) if not _file(folder, chunk).exists()]
 
 
 def _joined(folder: Path, name: str, count: int) -> Features:
-    """The chunks' parts of one extractor as arrays of all `count` images."""
+    """Return the features of all `count` images by one extractor, joined from the chunks."""
     chunks = [_file(folder, chunk) for chunk in range(-(-count // CHUNK))]
     first = _loaded(chunks[0])
     return Features(*(_join(folder, chunks, f"{name}.{kind}", first, count) for kind in Features._fields))
@@ -203,5 +203,5 @@ def _join(folder: Path, chunks: list[Path], key: str, first: Mapping[str, Tensor
 
 
 def mapped(path: Path) -> Tensor:
-    """The array of a .npy file, read from the disk as it is used; never written back."""
+    """Return the array of a .npy file, memory-mapped copy-on-write: read from disk on use, never written back."""
     return torch.from_numpy(np.load(path, mmap_mode="c"))

@@ -1,4 +1,4 @@
-"""Shows a running sweep: one line a job."""
+"""Shows the progress of a sweep, one line for each job."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from gantry.runs import checkpoint_files
 from gantry.runs.folder import LOG_FILE, PROGRESS_FILE, log_tail
 from gantry.sweeps.job import Job
 
-EVERY = 30.0  # seconds between two reports where the output is no terminal
-SETTLED = 8  # of the jobs that have ended, the most recent shown on a terminal
+EVERY = 30.0  # seconds between reports where the output is no terminal
+SETTLED = 8  # ended jobs shown on a terminal, the most recent ones
 STYLES = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "running": "cyan"}
 
 
 class View(Protocol):
-    """Told what happens to the jobs."""
+    """Receives the events of a sweep."""
 
     def started(self, job: Job) -> None:
-        """A job has begun."""
+        """Show that a job has begun."""
 
     def ended(self, job: Job) -> None:
-        """A job has ended, with its status."""
+        """Show that a job has ended, with its status."""
 
     def given_up(self, failures: int, waiting: int) -> None:
-        """After `failures` of them, the jobs still waiting will not be started."""
+        """Show that after `failures` failed jobs the `waiting` ones will not be started."""
 
     def tick(self) -> None:
-        """Some time has passed."""
+        """Refresh the output, if it is due; called often."""
 
 
 @contextmanager
 def view(jobs: Sequence[Job]) -> Iterator[View]:
-    """The view that fits standard output: a table kept up to date on a terminal, else lines."""
+    """Yield the view for standard output: a live table on a terminal, else lines."""
     if not sys.stdout.isatty():
         yield Unbreakable(LineView(jobs))
         return
@@ -54,7 +54,7 @@ def view(jobs: Sequence[Job]) -> Iterator[View]:
 
 
 def suppressed(call: Callable[..., None]) -> Callable[..., None]:
-    """The call, without the error of an output that is gone: a closed terminal, `| head`."""
+    """Return `call` without the errors of a closed output, such as a closed terminal or `| head`."""
 
     def silent(*arguments: Any) -> None:
         with suppress(OSError, ValueError):
@@ -64,7 +64,7 @@ def suppressed(call: Callable[..., None]) -> Callable[..., None]:
 
 
 class Unbreakable:
-    """A view whose output may go away: the sweep goes on unseen."""
+    """A view that ignores a closed output, so that the sweep continues."""
 
     def __init__(self, shown: View) -> None:
         self.started, self.ended = suppressed(shown.started), suppressed(shown.ended)
@@ -72,7 +72,7 @@ class Unbreakable:
 
 
 class LineView:
-    """A line when a job starts and ends, and now and then one for each that runs."""
+    """Prints a line when a job starts or ends, and every `EVERY` seconds one for each running job."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs, self._reported = jobs, time.monotonic()
@@ -107,7 +107,7 @@ class LineView:
 
 
 class TerminalView:
-    """A table redrawn in place: what runs, what has ended last, how many wait; failures stay above it."""
+    """Redraws a table of running jobs, the last ended ones and the number of waiting ones; failures stay above it."""
 
     def __init__(self, jobs: Sequence[Job], live: Live) -> None:
         self._jobs, self._live = jobs, live
@@ -132,7 +132,7 @@ class TerminalView:
             self.refresh()
 
     def refresh(self) -> None:
-        """Draw it as things stand."""
+        """Draw the table with the current state."""
         self._drawn = time.monotonic()
         self._live.update(self._table())
 
@@ -151,8 +151,8 @@ class TerminalView:
         cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip()) for row in rows]
         head = ("job", "run", "status", "step", "time", metric)
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in head:  # as Text: rich reads brackets and colons in a str as its own
-            table.add_column(Text(name), no_wrap=name != "run")  # the run's name is what can be cut short
+        for name in head:  # as Text: in a str rich would parse brackets and colons as markup
+            table.add_column(Text(name), no_wrap=name != "run")  # only the run's name may be shortened
         for row in cells:
             label = Text(row[1], no_wrap=True, overflow="ellipsis")
             table.add_row(row[0], label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:]))
@@ -162,12 +162,12 @@ class TerminalView:
 
 
 def running(job: Job) -> bool:
-    """Return True if the job has started and not ended."""
+    """Return True if the job has started and has not ended."""
     return job.process is not None and job.status is None
 
 
 def progress(job: Job) -> tuple[str, str, str, str]:
-    """Step, time left, metric and its last value, each as text; empty before training begins."""
+    """Return step, time left, metric and its last value as texts, empty before training begins."""
     record = read_json(job.folder / PROGRESS_FILE)
     if record is None:
         return "", "", "", ""
@@ -182,7 +182,7 @@ def progress(job: Job) -> tuple[str, str, str, str]:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 42 s, 3:05, 2:10:00."""
+    """Format seconds, such as 42 s, 3:05 or 2:10:00."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -191,5 +191,5 @@ def duration(seconds: float) -> str:
 
 
 def indented(text: str) -> str:
-    """Log lines as a block under the job's own."""
+    """Indent lines of a log, to print them below the line of their job."""
     return "\n".join(f"    | {line}" for line in text.splitlines())

@@ -38,20 +38,20 @@ from gantry.training.hardware.precision import count_skipped_steps
 from gantry.training.lightning_overrides import NoProfiler, leave_out_empty_hooks, leave_signals, note_hooks_quickly
 from gantry.training.stopwatch import Clock
 
-HEALTH_CHECKS = 5  # looks of the guard between two of the health's, which take five times as long
+HEALTH_CHECKS = 5  # checks of the guard for each of the health's, which takes five times as long
 
 
 def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) -> Trainer:
     """Build Lightning's trainer, without callbacks and loggers.
 
     Args:
-        cfg: the run's config, its precision settled.
-        folder: the run's.
-        place: this process among the run's ranks.
-        io: reads and writes its checkpoints.
+        cfg: the run's config with its precision resolved.
+        folder: the run's folder.
+        place: this process's place among the run's ranks.
+        io: reads and writes the run's checkpoints.
 
     Raises:
-        UserError: the device, the precision or the compiler asked for is not there.
+        UserError: the device, the precision or the compiler that the config names is not available.
     """
     settings = OmegaConf.masked_copy(cfg.trainer, [str(key) for key in cfg.trainer if key not in OPTIONS])
     options: dict[str, Any] = {"plugins": [io]}
@@ -86,10 +86,10 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
 
 
 def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
-    """Build the GAN of `cfg.model` for the images of `data`, its weights drawn from the seed.
+    """Build the GAN of `cfg.model` for the images of `data`; `cfg.seed` determines its initial weights.
 
     Returns:
-        The GAN, and what rebuilds its generator (`gantry.runs.generator_files`).
+        The GAN, and the config from which `gantry.runs.generator_files` rebuilds its generator.
 
     Raises:
         UserError: the networks do not support the size of the images, or a normalisation.
@@ -118,12 +118,12 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
 
 
 def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers) -> Evaluator:
-    """Build what measures the generator; this takes longest of all where the cache lacks something.
+    """Build the generator's evaluator; without a filled cache it takes longer to build than all other parts.
 
-    A classifier as extractor is trained on `data` first, and the real images' features are computed.
+    An extractor that is a classifier is first trained on `data`; then the features of the real images are computed.
 
     Raises:
-        UserError: the ranks have different extractors; each machine may have trained its own.
+        UserError: the ranks' extractors differ, since each machine may have trained its own.
     """
     extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=device)
     peers.check_same({"metrics.extractor's sha256": extractor.digest})
@@ -134,13 +134,13 @@ def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.
 
 @dataclass(frozen=True)
 class Callbacks:
-    """A run's callbacks, and what they share.
+    """A run's callbacks and the objects that they share.
 
     Attributes:
-        ordered: all of them, as Lightning calls them.
+        ordered: all callbacks, in the order in which Lightning calls them.
         stop: the request to stop that the ranks agree on.
-        clock: the time spent training.
-        film: of rank 0; None elsewhere.
+        clock: measures the time spent training.
+        film: the film on rank 0; None on other ranks.
     """
 
     ordered: list[Callback]
@@ -166,26 +166,26 @@ def build_callbacks(
 ) -> Callbacks:
     """Build the callbacks of a run.
 
-    The order is that of a step's consequences. `Guard` finds numbers that are not finite before anyone logs, measures
-    or saves them. The users' own come before `Evaluation`, which may be stopped while it measures: so the checkpoint of
-    a step has their state after that step, always. `Film` takes over what `Evaluation` has drawn. `Checkpointing` comes
-    after all that has a state, and stops the run where it is asked to; the progress bar shows a step that is done.
+    Their order matters. `Guard` comes first, to find non-finite values before they are logged, measured or saved. The
+    user's callbacks come before `Evaluation`, which a signal may stop while it measures, so that the checkpoint of a
+    step always holds their state after that step. `Film` uses the samples that `Evaluation` has drawn. `Checkpointing`
+    comes after every callback with a state, and stops the run on request; the progress bar then shows a finished step.
 
     Args:
         cfg: the run's config.
-        folder: the run's.
-        label: stands beside the progress bar.
+        folder: the run's folder.
+        label: the text beside the progress bar.
         network: the generator's config, from which its export is rebuilt.
         io: writes checkpoints.
         evaluator: measures the generator.
-        data: the real images, of which the first are shown beside the samples.
-        tracker: receives what is logged.
-        peers: the run's ranks; logs, health, film and bar are rank 0's.
-        watching: come before all others.
-        users: of `trainer.callbacks`.
+        data: the real images; the first are shown beside the samples.
+        tracker: receives metrics and images.
+        peers: the run's ranks; only rank 0 has logs, health checks, film and progress bar.
+        watching: callbacks that come before all others.
+        users: the callbacks of `trainer.callbacks`.
 
     Raises:
-        UserError: two of them would overwrite one another's state in a checkpoint.
+        UserError: two callbacks have the same key, so that one would overwrite the other's state in a checkpoint.
     """
     stop, clock = AgreedStop(peers), Clock()
     real = torch.from_numpy(data.images[: GRID**2].copy())

@@ -1,6 +1,6 @@
-"""Which callbacks and loggers `trainer.callbacks` and `trainer.logger` may name, known before Lightning is imported.
+"""Checks the callbacks and loggers in `trainer.callbacks` and `trainer.logger` before Lightning is imported.
 
-Both are lists of nodes with a `_target_`. Refused are those of Lightning that would break what a run promises.
+Both are lists of nodes with a `_target_`. Classes of Lightning that would break a guarantee of a run are refused.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _AVERAGE = (
     "writes averages over the trained weights, the discriminator's too; model.ema.half_life averages the generator"
 )
 _BAR = "shows a second bar; a run has one, of generator steps"
-# Classes of Lightning, and those derived from them. Each text says why and what to use instead.
+# Classes of Lightning that are refused, with their subclasses. Each text gives the reason and an alternative.
 REFUSED = {
     "EarlyStopping": "looks at validation epochs, of which a run has none, and would give runs unequal budgets; "
     "steps is the budget, and generator/best is of the best evaluation",
@@ -38,7 +38,7 @@ REFUSED = {
 
 
 def wrong_extensions(config: Config) -> Iterator[str]:
-    """Anything but lists of nodes with a `_target_`, and what `REFUSED` names; known before Lightning is imported."""
+    """Report an option that is not a list of nodes with a `_target_`, and each class that is in `REFUSED`."""
     for option in OPTIONS:
         key = f"trainer.{option}"
         if key not in config.options:

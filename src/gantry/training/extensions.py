@@ -1,4 +1,4 @@
-"""Callbacks and loggers of the user's own, which `trainer.callbacks` and `trainer.logger` name."""
+"""Builds and connects the user's callbacks and loggers, named by `trainer.callbacks` and `trainer.logger`."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from gantry.training.extension_rules import LIGHTNING, REFUSED
 
 @dataclass(frozen=True)
 class Extensions:
-    """The callbacks of one rank, and the loggers, one for each node; those of other ranks than the first do nothing."""
+    """The user's callbacks and loggers on one rank, one for each node; on ranks above 0 the loggers do nothing."""
 
     callbacks: list[Callback]
     loggers: list[Logger]
 
     def connect(self, trainer: Trainer, record: Tracker, params: Mapping[str, Any]) -> Tracker:
-        """Let the loggers have what Gantry logs, and Gantry's `record` what callbacks log through Lightning.
+        """Send Gantry's params and metrics to the loggers, and metrics that callbacks log by Lightning to `record`.
 
         Returns:
-            What the run logs to: `record` and the loggers.
+            The tracker of the run, which passes calls on to `record` and to the loggers.
         """
         if not self.callbacks and not self.loggers:
             return record
@@ -50,15 +50,15 @@ class Extensions:
 
 
 def build_extensions(trainer: DictConfig, folder: Path, first: bool) -> Extensions:
-    """Make the callbacks and, on the first rank, the loggers that the config's `trainer` names.
+    """Build the callbacks and, on rank 0, the loggers that the config's `trainer` names.
 
     Args:
         trainer: the config's `trainer`.
-        folder: the run's, from which a logger's relative `save_dir` counts.
-        first: this is rank 0.
+        folder: the run's folder; a logger's relative `save_dir` is relative to it.
+        first: True on rank 0.
 
     Raises:
-        UserError: one cannot be made, is neither a callback nor a logger, or is derived from a `REFUSED` one.
+        UserError: an object cannot be built, has the wrong class, or has a class of `REFUSED` or a subclass of one.
     """
     settings: Any = OmegaConf.to_container(trainer, resolve=True)
     callbacks = [
@@ -73,7 +73,7 @@ def build_extensions(trainer: DictConfig, folder: Path, first: bool) -> Extensio
 
 
 def _made(key: str, node: dict[str, Any], kind: type) -> Any:
-    """Make a node's object, of class `kind`."""
+    """Build the object of a node and check that it is a `kind`."""
     try:
         made = maker(node)()
     except (ImportError, InstantiationException, MisconfigurationException, TypeError, ValueError) as error:
@@ -87,7 +87,7 @@ def _made(key: str, node: dict[str, Any], kind: type) -> Any:
 
 
 def _with_plain_state(callback: Callback) -> Callback:
-    """Refuse a state that could be saved and not be read again: checkpoints are read as tensors and plain values."""
+    """Let `state_dict` raise for a state that resuming could not load: checkpoints are read with weights_only=True."""
     if type(callback).state_dict is Callback.state_dict:
         return callback
     state_dict = callback.state_dict
@@ -109,16 +109,16 @@ def _with_plain_state(callback: Callback) -> Callback:
 
 
 def _guarded(logger: Logger) -> Logger:
-    """Let no call of the logger raise into training, Lightning's own calls included."""
+    """Keep the logger's exceptions from ending the training, also where Lightning calls it."""
     for name in ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize"):
         setattr(logger, name, MethodType(never_raises(getattr(type(logger), name)), logger))
     return logger
 
 
 class LoggerTracker:
-    """Passes a run's params and metrics on to a logger of Lightning, at generator steps.
+    """Passes a run's params and metrics on to a Lightning logger; the steps are generator steps.
 
-    Tags, images and files, for which its loggers have no common call, are left out.
+    It leaves out tags, images and files, since Lightning's loggers have no common method for them.
     """
 
     def __init__(self, logger: Logger) -> None:
@@ -145,9 +145,9 @@ class LoggerTracker:
 
 
 class RecordLogger(DummyLogger):
-    """Puts into a run's record what callbacks log through Lightning, such as learning rates.
+    """Adds the metrics that callbacks log through Lightning, such as learning rates, to a run's record.
 
-    At the generator step that is done by then: Lightning's own count for what `self.log` logs is one behind.
+    Their step is the number of generator steps done; the step that Lightning passes for `self.log` is one less.
     """
 
     def __init__(self, record: Tracker, trainer: Trainer) -> None:
@@ -156,6 +156,6 @@ class RecordLogger(DummyLogger):
 
     @never_raises
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log all but Lightning's epoch, of which a run has one."""
+        """Log all metrics but Lightning's epoch, since a run has only one."""
         if values := {name: float(value) for name, value in metrics.items() if name != "epoch"}:
             self.record.log_metrics(values, self.trainer.global_step)

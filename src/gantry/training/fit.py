@@ -1,4 +1,4 @@
-"""Trains to the end, and again from a checkpoint where training has diverged."""
+"""Trains a run to its end, and restarts it from a checkpoint when training has diverged."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def fit(
     rollback: Rollback,
     callbacks: Callbacks,
 ) -> None:
-    """Train to the end from `start`, and again from wherever `rollback` says; measure and keep the end.
+    """Train from `start` to the end, restart where `rollback` says after divergence, measure and save the last state.
 
-    A request to stop is followed after the step that it falls in.
+    A request to stop takes effect after the current step.
 
     Args:
-        batches: the real batches from a generator step on.
-        callbacks: the trainer's.
+        batches: returns the real batches from a given generator step on.
+        callbacks: the trainer's callbacks.
 
     Raises:
-        RunFailed: training has diverged for good, or its end cannot be written.
-        Stopped: asked to stop.
+        RunFailed: training has diverged too often, or the last state cannot be written.
+        Stopped: a signal asked the run to stop.
     """
     with deferred(callbacks.stop), gpus_not_looked_for():
         while True:
@@ -43,7 +43,7 @@ def fit(
                 break
             except Diverged as error:
                 start = rollback(error)
-        if callbacks.evaluation.last != trainer.global_step:  # stopped while it measured for the last time
+        if callbacks.evaluation.last != trainer.global_step:  # a signal stopped the last evaluation
             callbacks.evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
             if callbacks.film:
                 callbacks.film.take(trainer, gan)

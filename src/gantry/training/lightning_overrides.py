@@ -1,7 +1,7 @@
-"""Everything that Gantry changes inside Lightning; tests/training/test_lightning_overrides.py pins each.
+"""All of Gantry's changes to Lightning's internals; tests/training/test_lightning_overrides.py tests each.
 
-It removes work that Lightning does at every step and Gantry does not use: profiler contexts, empty hooks, searches for
-GPUs and attributes. And it leaves signals to `gantry.core.processes.signals`.
+They remove work that Lightning does at every step and Gantry does not use: profiler contexts, empty hooks, searches for
+GPUs and attributes. They also leave signals to `gantry.core.processes.signals`.
 """
 
 import os
@@ -21,20 +21,20 @@ STEP_HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad"),
     *("on_before_backward", "on_after_backward", "on_before_optimizer_step"),
 )
-HOOK = "_current_fx_name"  # of a LightningModule: the hook that is running
+HOOK = "_current_fx_name"  # attribute of a LightningModule: the hook that is running
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class NoProfiler(PassThroughProfiler):
-    """Lightning's own profiler that does nothing, without a new context manager for each of some 150 calls a step."""
+    """Lightning's empty profiler, without the new context manager that it makes for each of some 150 calls a step."""
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """One that does nothing."""
+        """Return a context manager that does nothing."""
         return NOTHING
 
 
 def leave_out_empty_hooks(callbacks: Iterable[Callback]) -> None:
-    """Have Lightning skip each callback at the hooks of a step that it leaves as they are: it skips what is None."""
+    """Set the step hooks that a callback does not override to None, which Lightning skips."""
     for callback in callbacks:
         for hook in STEP_HOOKS:
             if getattr(type(callback), hook) is getattr(Callback, hook):
@@ -42,9 +42,9 @@ def leave_out_empty_hooks(callbacks: Iterable[Callback]) -> None:
 
 
 def note_hooks_quickly() -> None:
-    """Have Lightning note which hook it is in, some forty times a step, without a search.
+    """Set the attribute in which Lightning stores the current hook, some forty times a step, without torch's checks.
 
-    It does so by an attribute of the LightningModule, and torch looks at each for being a parameter or a network.
+    `torch.nn.Module.__setattr__` checks each attribute for being a parameter, a buffer or a module.
     """
     LightningModule.__setattr__ = _set_attribute  # type: ignore[method-assign, assignment]
 
@@ -57,23 +57,22 @@ def _set_attribute(module: LightningModule, name: str, value: Any) -> None:
 
 
 def leave_signals(trainer: Trainer) -> None:
-    """Have Lightning neither handle signals nor agree on them between ranks.
+    """Keep Lightning from handling signals and from agreeing on them between ranks.
 
-    Its handlers take the place of those of `deferred`, and end a run with exit code 0. Its way to stop together waits
-    for the other ranks within the handler, which ends in a deadlock, and for the device at every step; `AgreedStop`
-    sees to that.
+    Its handlers would replace those of `deferred` and end a run with exit code 0. To stop all ranks it waits for the
+    others within the handler, which deadlocks, and for the device at every step; `AgreedStop` is used instead.
     """
     trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
 
 def _nothing() -> None:
-    """Stands for what Lightning does about signals."""
+    """Replace a method of Lightning by one that does nothing."""
 
 
 @contextmanager
 def gpus_not_looked_for() -> Iterator[None]:
-    """Where there is no GPU, let that be known at once: torch's optimizers look for one at every step, for 0.4 ms."""
+    """Hide GPUs from torch where there are none: its optimizers else look for one at every step, which takes 0.4 ms."""
     if torch.cuda.is_available() or GPUS in os.environ:
         yield
         return

@@ -1,4 +1,4 @@
-"""Where a run begins: from nothing, or where an earlier attempt in its folder was stopped."""
+"""Determines where a run begins: at step 0, or at the last checkpoint of an earlier attempt in its folder."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """The state in which a run begins.
 
     Attributes:
-        checkpoint: to go on from; None: from nothing.
-        step: generator steps done by then.
-        goes_on: whether an earlier attempt in the same folder had begun; its record is gone on with.
-        run_id: that one's run in MLflow, where there is one.
-        changes: what has changed since in the config, such as "steps 1000 -> 2000"; places are left out.
+        checkpoint: the checkpoint to resume from; None: begin at step 0.
+        step: generator steps done at the checkpoint.
+        goes_on: True if the run continues the record of an earlier attempt in the same folder.
+        run_id: the earlier attempt's run in MLflow; None where there is none.
+        changes: the config's changes since then, such as "steps 1000 -> 2000", without those of `PLACES`.
     """
 
     checkpoint: Path | None = None
@@ -58,13 +58,13 @@ class Start:
 
 
 def take_up(folder: Path, cfg: DictConfig) -> Start:
-    """Prepare a run's folder for what comes next: to go on where it was stopped, or to begin again.
+    """Prepare a run's folder for another attempt, which continues where the run was stopped or begins again.
 
-    A job of a sweep that has failed begins again; a single run goes on from its checkpoint, since the user says so.
+    A sweep's failed job begins again; a single run continues from its checkpoint, since `resume=` asks for it.
 
     Raises:
-        UserError: the config is not the one the run was stopped with, its budget is already passed, or it has trained
-            and no checkpoint is whole.
+        UserError: the config is not the one the run was stopped with, the run has passed its budget, or it has trained
+            and no checkpoint is intact.
     """
     if continues(folder, cfg):
         changes = check_unchanged(folder, cfg)
@@ -92,21 +92,21 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
 
 
 def continues(folder: Path, cfg: DictConfig) -> bool:
-    """Return True if the run in `folder` continues what an earlier attempt has left."""
+    """Return True if the run in `folder` continues an earlier attempt."""
     return state_of(folder) == "continues" or (cfg.resume is not None and bool(checkpoint_files.found(folder)))
 
 
 def is_done(folder: Path, cfg: DictConfig) -> bool:
-    """Return True if the run in `folder` has finished, with at least the steps asked for now."""
+    """Return True if the run in `folder` has finished with at least `cfg.steps` steps."""
     steps: int = (read_json(folder / SUMMARY_FILE) or {}).get("steps", 0)
     return state_of(folder) == "finished" and cfg.steps <= steps
 
 
 def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
-    """Refuse to go on with another config than the run in `folder` had; returns what may differ and does.
+    """Check that `cfg` differs from the config of the run in `folder` only where it may, and return the differences.
 
     Raises:
-        UserError: naming the keys that differ and may not.
+        UserError: keys differ that may not; the message names them.
     """
     before, now = read_params(folder), parameters(as_begun(folder, cfg))
     if not before:
@@ -121,10 +121,10 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
 
 
 def check_same_data(folder: Path, digest: str) -> None:
-    """Refuse to go on with other images than the run in `folder` began with, under the same config.
+    """Check that the images are those with which the run in `folder` began, which the config cannot tell.
 
     Raises:
-        UserError: those of an image folder, say, are not what they were.
+        UserError: the images have changed, such as those of an image folder.
     """
     before = read_values(folder / TAGS_FILE).get("metrics.data_digest", digest)
     if before != digest:
@@ -135,10 +135,10 @@ def check_same_data(folder: Path, digest: str) -> None:
 
 
 def take_up_record(folder: Path, start: Start, digest: str) -> None:
-    """Cut the record in `folder` back to the step at which the run goes on, and say so.
+    """Cut the record in `folder` back to the step at which the run continues, and print that step.
 
     Args:
-        digest: of the images it goes on with.
+        digest: the digest of the images with which it continues.
 
     Raises:
         UserError: see `check_same_data`.
@@ -151,7 +151,7 @@ def take_up_record(folder: Path, start: Start, digest: str) -> None:
 
 
 def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
-    """The config with the precision that `auto` stood for when the run in `folder` began, on whatever machine."""
+    """Return `cfg` with the precision to which `auto` resolved when the run in `folder` began, on any machine."""
     began = read_params(folder).get("trainer.precision")
     if cfg.trainer.precision != "auto" or began is None:
         return cfg
@@ -159,19 +159,19 @@ def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
 
 
 def parameters(cfg: DictConfig) -> dict[str, str]:
-    """The resolved config as flat text, as it stands in params.json and in MLflow, without how it was started."""
+    """Return the resolved config as params.json and MLflow hold it: flat, as text, without `sweep` and `resume`."""
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:  # which runs begun before it could be said had
+    if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:  # older runs lack this option
         del tree["metrics"]["measures"]
     return flatten({key: value for key, value in tree.items() if key not in ("sweep", "resume")})
 
 
 @contextmanager
 def ending_on_record(folder: Path, before: tuple[Status | None, str | None] | None = None) -> Iterator[None]:
-    """See that status.json says how the run ended, also where it ended before it could track anything.
+    """Write how the run ended to status.json, also where it ended before tracking began.
 
     Args:
-        before: how the attempt that is gone on with ended; that is still so where going on is refused.
+        before: status and reason of the attempt that is continued; they are restored where continuing is refused.
     """
     try:
         yield
@@ -186,9 +186,9 @@ def ending_on_record(folder: Path, before: tuple[Status | None, str | None] | No
                     write_status(folder, "KILLED", parent_watch.reason() or f"stopped by {number.name}")
                 else:
                     write_status(folder, "FAILED", reason(error))
-            except OSError as full:  # must not take the place of what has ended the run, nor of its exit code
+            except OSError as full:  # must not replace the error that has ended the run, nor its exit code
                 log.warning("%s cannot be written: %s", folder / STATUS_FILE, full)
         if isinstance(error, JobFailed) and error.kind is not None:
-            with suppress(OSError):  # of a full disk the run has spoken
+            with suppress(OSError):  # a full disk has been reported already
                 note_kind(folder, error.kind)
         raise

@@ -1,4 +1,4 @@
-"""Going back to the last good checkpoint with other noise, where training has diverged."""
+"""Restarts training from the last good checkpoint with other noise when it has diverged."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from gantry.training.callbacks.divergence import Diverged
 from gantry.training.distributed.peers import Peers
 from gantry.training.resume import Start
 
-TAG = "gantry.rollbacks"  # what diverged, and where training went on from
+TAG = "gantry.rollbacks"  # tag: what diverged, and the step at which training continued
 
 log = logging.getLogger(__name__)
 
 
 class Rollback:
-    """Applies `guard.policy` where training has diverged, at every rank together.
+    """Applies `guard.policy` on all ranks when training has diverged.
 
-    Under "stop" the run ends. Under "rollback" it goes on from its last checkpoint with another stream of noise,
-    the real batches staying the same; the metrics as logged by then are kept in `earlier/rollback_<n>.jsonl`.
+    Under "stop" the run ends. Under "rollback" it continues from its last checkpoint with another noise stream and
+    the same real batches; the metrics logged until then are kept in `earlier/rollback_<n>.jsonl`.
 
     Args:
-        settings: the config's `guard`: `policy` and `max_rollbacks` (of the whole run, resumed ones included).
-        gan: counts the streams.
-        folder: the run's.
-        tracker: is told of each.
-        peers: the other ranks.
+        settings: the config's `guard`: `policy` and `max_rollbacks` (of the whole run, resumed attempts included).
+        gan: counts the noise streams.
+        folder: the run's folder.
+        tracker: receives a tag for each rollback.
+        peers: the run's ranks.
     """
 
     def __init__(self, settings: DictConfig, gan: GAN, folder: Path, tracker: Tracker, peers: Peers) -> None:
@@ -41,11 +41,11 @@ class Rollback:
         self.gan, self.folder, self.tracker, self.peers = gan, folder, tracker, peers
 
     def __call__(self, error: Diverged) -> Start:
-        """Where to go on from.
+        """Return the checkpoint from which to continue.
 
         Raises:
-            Diverged: nowhere: by policy, or for want of a checkpoint.
-            RunFailed: after too many rollbacks.
+            Diverged: the policy is "stop", or there is no checkpoint.
+            RunFailed: there have been `max_rollbacks` rollbacks.
         """
         if self.policy == "stop":
             raise error

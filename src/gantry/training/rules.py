@@ -1,4 +1,4 @@
-"""Refuses a config of train.py that cannot work."""
+"""Refuses configs of train.py that cannot work; each rule reports its problems."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from gantry.core.processes.ranks import AUTO, find_place, ranks
 from gantry.runs.tracking.rules import wrong_store
 from gantry.training.extension_rules import wrong_extensions
 
-SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # pixels of an image's side that every network can make
+SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # of an image's side in pixels, for every network
 INPUT_GRADIENT = ("gantry.models.penalties.GradientPenalty", "gantry.models.penalties.R1", "gantry.models.penalties.R2")
 
 
 def wrong_image_size(config: Config) -> Iterator[str]:
-    """Sizes that the networks cannot reach by doubling a start of 4, 5, ... pixels."""
+    """Report an image size that the networks cannot reach by doubling 4, 5, ... pixels."""
     size = config.value("data.image_size")
     if is_number(size) and (size % MULTIPLE or not SMALLEST <= size <= LARGEST):
         below = min(max(int(size) // MULTIPLE * MULTIPLE, SMALLEST), LARGEST)
@@ -29,7 +29,7 @@ def wrong_image_size(config: Config) -> Iterator[str]:
 
 
 def wrong_optimizer(config: Config) -> Iterator[str]:
-    """Rates and decays that torch would refuse only after it has been imported."""
+    """Report learning rates and decays that torch would refuse only after its import."""
     for key, target in config.targets.items():
         if not key.endswith("optimizer"):
             continue
@@ -44,7 +44,7 @@ def wrong_optimizer(config: Config) -> Iterator[str]:
 
 
 def part_without_target(config: Config) -> Iterator[str]:
-    """`model.loss=hinge`, where it takes `model.loss._target_=gantry.models.losses.hinge`; or no loss at all."""
+    """Report a missing part, or one such as `model.loss=hinge`, which needs `_target_=gantry.models.losses.hinge`."""
     for key, option in config.declared.items():
         if not option.has_target:
             continue
@@ -57,7 +57,7 @@ def part_without_target(config: Config) -> Iterator[str]:
 
 
 def penalty_under_batch_norm(config: Config) -> Iterator[str]:
-    """Under BatchNorm a logit depends on every image of the batch (Gulrajani et al. 2017, section 4)."""
+    """Report gradient penalties with BatchNorm, which mixes a batch's images (Gulrajani et al. 2017, section 4)."""
     penalties = [
         target.options["_target_"].rpartition(".")[2]
         for key, target in config.targets.items()
@@ -74,7 +74,7 @@ def penalty_under_batch_norm(config: Config) -> Iterator[str]:
 
 
 def sigmoid_at_the_critic(config: Config) -> Iterator[str]:
-    """The losses are functions of logits; a Wasserstein critic is unbounded."""
+    """Report a sigmoid in the discriminator: the losses are functions of logits; a Wasserstein critic is unbounded."""
     for key, option in config.options.items():
         asked = "sigmoid" in option.name.lower() and option.value not in (None, False)
         asked = asked or (isinstance(option.value, str) and "sigmoid" in option.value.lower())
@@ -83,7 +83,7 @@ def sigmoid_at_the_critic(config: Config) -> Iterator[str]:
 
 
 def batch_norm_of_one(config: Config) -> Iterator[str]:
-    """BatchNorm has no variance to divide by in a batch of one."""
+    """Report BatchNorm with one image per device, which has no variance to divide by."""
     normed = [n for n in ("generator", "discriminator") if config.value(f"model.{n}.norm") == "batch"]
     trainer = config.value("trainer") or {}
     devices, together = trainer.get("devices"), trainer.get("sync_batchnorm", False)
@@ -94,7 +94,7 @@ def batch_norm_of_one(config: Config) -> Iterator[str]:
 
 
 def wrong_devices(config: Config) -> Iterator[str]:
-    """Ranks that nobody has started, or that cannot share the batch."""
+    """Report numbers of devices or machines that do not fit the started ranks or the batch size."""
     trainer = config.value("trainer")
     if not isinstance(trainer, dict):
         return
@@ -107,7 +107,7 @@ def wrong_devices(config: Config) -> Iterator[str]:
         yield f"trainer.devices: must be a number, a list of GPUs' numbers or auto, not {shown(devices)}"
         return
     if not isinstance(nodes, int) or not isinstance(devices, int | list | str):
-        return  # `wrong_values` says so
+        return  # `wrong_values` reports it
     if isinstance(strategy := trainer.get("strategy"), dict) and strategy.get("static_graph"):
         yield "trainer.strategy.static_graph: leave it out; under it the ranks would exchange nothing"
     place = find_place()
@@ -147,9 +147,9 @@ RULES: tuple[Rule, ...] = (
 
 
 def check_run(cfg: DictConfig) -> None:
-    """Refuse a composed config of train.py that cannot work.
+    """Check a composed config of train.py.
 
     Raises:
-        UserError: see `check`.
+        UserError: the config cannot work; see `check`.
     """
     check(cfg, Train, RULES)

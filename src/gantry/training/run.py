@@ -1,6 +1,6 @@
-"""One run: a config is checked, its parts are built, trained, measured, tracked and summed up.
+"""Carries out one run: checks its folders and data, builds its parts, trains, measures, tracks and summarises.
 
-What is slow to import (torch, Lightning) is imported only once the config and the data have been found good.
+Torch and Lightning, slow to import, are imported only after the config and the data have been checked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gantry.training.build import Callbacks
 
 
-MOST_CLASSES = 64  # of which the summary says how often each is drawn
+MOST_CLASSES = 64  # up to which the summary holds how often each class is drawn
 
 
 def train(
@@ -55,13 +55,13 @@ def train(
     Args:
         cfg: the composed config of conf/train.yaml, which `gantry.training.rules.check_run` has passed.
         folder: where samples, checkpoints, the exported generator, metrics.jsonl and summary.json go.
-        tags: `variant` and `dataset`, by which runs are told apart, and whatever else is worth a tag.
-        start: where it begins; None: from nothing. Rank 0's counts.
-        place: this process among the run's ranks, of which only rank 0 leaves a record; None: alone.
+        tags: `variant` and `dataset`, which identify the run in comparisons, and further tags.
+        start: where the run begins; None: at step 0. All ranks use rank 0's.
+        place: this process's place among the run's ranks, of which only rank 0 writes a record; None: alone.
         watching: callbacks that come before the run's own at every hook.
 
     Raises:
-        UserError: the config or the data cannot work; nothing has been tracked yet.
+        UserError: the config or the data cannot work; it is raised before tracking begins.
         PeerFailed: another rank has failed.
     """
     start, place = start or Start(), place or Place()
@@ -105,10 +105,10 @@ def train(
 
 
 def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
-    """Load the images of `cfg.data`, `cfg.max_images` of them.
+    """Load the images of `cfg.data`, at most `cfg.max_images`.
 
     Raises:
-        UserError: they cannot be read, or are fewer than a batch, or the ranks cannot share a batch.
+        UserError: the images cannot be read or are fewer than a batch, or the ranks cannot share a batch.
     """
     from gantry.data.batches import check_batch_size
 
@@ -122,7 +122,7 @@ def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
 def _begin_record(
     cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, evaluator: Evaluator, start: Start
 ) -> Tracker:
-    """Begin the record of a run, or go on with that of an earlier attempt.
+    """Begin the record of a run, or continue that of an earlier attempt.
 
     Raises:
         UserError: the earlier attempt had other images.
@@ -135,7 +135,7 @@ def _begin_record(
 def summarise(
     cfg: DictConfig, folder: Path, tags: dict[str, str], trainer: Trainer, gan: GAN, callbacks: Callbacks
 ) -> Summary:
-    """Sum up a run that has trained to its end."""
+    """Return the summary of a run that has trained to its end."""
     from gantry.training.callbacks.evaluation import peak_memory
 
     evaluation = callbacks.evaluation
@@ -165,7 +165,7 @@ def _save(summary: Summary, tracker: Tracker) -> None:
     """Write and log the summary.
 
     Raises:
-        RunFailed: it cannot be written.
+        RunFailed: the summary cannot be written.
     """
     try:
         summary.save()
@@ -178,7 +178,7 @@ def _save(summary: Summary, tracker: Tracker) -> None:
 
 
 def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) -> Path:
-    """Refuse what cannot be written, and on rank 0 a folder with a run not to be gone on with; returns the cache."""
+    """Check that store and cache can be written and that `folder` holds no other run; return the cache's folder."""
     if place.rank == 0:
         if cfg.tracking:
             check_store(cfg.tracking.uri)
@@ -199,7 +199,7 @@ def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) ->
 
 
 def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet) -> dict[str, str]:
-    """Print what is about to be trained; returns the tags, with the number of images left out."""
+    """Print the run's variant, data set and folder; return the tags with the number of unreadable images."""
     if data.skipped:
         tags = tags | {"data.skipped": str(data.skipped)}
         print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
@@ -208,8 +208,8 @@ def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSe
 
 
 def _quiet() -> None:
-    """Keep out of the terminal what says nothing to the user, such as Lightning's remarks on what is deliberate."""
-    logging.raiseExceptions = False  # a full disk takes no log file either; the terminal has it all
+    """Keep warnings and remarks of Lightning about deliberate settings out of the terminal."""
+    logging.raiseExceptions = False  # a full disk fails the log file too; the terminal shows everything
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if not sys.warnoptions:

@@ -1,4 +1,4 @@
-"""A run's record from its first line to its last: what it is, what it leaves, how it ended."""
+"""Opens, continues and closes a run's record: its config, environment, exports, film and status."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-RESUMED = "gantry.resumed"  # tag: where a run was taken up again, and what had changed by then
+RESUMED = "gantry.resumed"  # tag: the steps at which a run was resumed, and the changed options
 
 
 def open_tracker(
     cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
 ) -> Tracker:
-    """Begin the record of a run, in its folder and, unless `tracking=none`, in MLflow."""
+    """Open the record of a run in its folder and, unless `tracking=none`, in MLflow."""
     (folder / CONFIG_FILE).write_text(as_yaml(cfg, resolve=True))
     (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n")
     params = parameters(cfg)
     tags = (
         tags
         | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
-        | ({} if PACKAGED.is_dir() else git_state(ROOT))  # around a wheel may lie anyone's checkout
+        | ({} if PACKAGED.is_dir() else git_state(ROOT))  # an installed wheel may lie in another project's checkout
         | {f"metrics.{name}": str(value) for name, value in protocol.items()}
     )
     local = FolderTracker(folder)
@@ -64,7 +64,7 @@ def open_tracker(
                 folder,
                 run_name=redact(str(cfg.tracking.run_name)),
                 tags=tags,
-                # MLflow's parallel coordinates and scatter plots know params and metrics only.
+                # MLflow's parallel coordinates and scatter plots show params and metrics only.
                 params={name: tags[name] for name in ("variant", "dataset")} | params,
                 dataset=DatasetInfo(
                     name=data.name,
@@ -90,7 +90,7 @@ def open_tracker(
 
 
 def _taken_up(folder: Path, params: dict[str, str], start: Start) -> dict[str, str]:
-    """Tags that say where a run went on, and with which other values: MLflow's params cannot change."""
+    """Return tags with the step of a resumed run and its changed values, since MLflow's params cannot change."""
     before = read_values(folder / TAGS_FILE)
     here = f"at step {start.step}" + (f" with {', '.join(start.changes)}" if start.changes else "")
     said = {RESUMED: "; ".join(filter(None, [before.get(RESUMED), here]))}
@@ -102,7 +102,7 @@ def _taken_up(folder: Path, params: dict[str, str], start: Start) -> dict[str, s
 
 
 def deliver_rest(cfg: DictConfig, folder: Path) -> None:
-    """Tell MLflow what a finished run, killed while it closed, has left; where that fails it is only said."""
+    """Deliver to MLflow what is left of a finished run that was killed while it closed; a failure is only logged."""
     if not cfg.tracking or not has_left(folder):
         return
     try:
@@ -113,9 +113,9 @@ def deliver_rest(cfg: DictConfig, folder: Path) -> None:
 
 @contextmanager
 def recorded(tracker: Tracker, folder: Path, peers: Peers) -> Iterator[None]:
-    """Keep the record of a run true however it ends: its exports and its film logged, its status what it was.
+    """Log the exports and the film of a run and close its record with the right status, however the run ends.
 
-    One rank's failure ends all of them; where this one waits for it in vain, its record is closed from a thread.
+    One rank's failure ends all ranks; where this rank's main thread hangs, another thread closes its record.
     """
     from gantry.training.callbacks.film import film_logged
 
@@ -130,7 +130,7 @@ def recorded(tracker: Tracker, folder: Path, peers: Peers) -> Iterator[None]:
 
 @contextmanager
 def generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
-    """Log what has been exported, however the run ends."""
+    """Log the exported generators, however the run ends."""
     try:
         yield
     finally:
@@ -140,7 +140,7 @@ def generators_logged(tracker: Tracker, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def closed_truthfully(tracker: Tracker) -> Iterator[None]:
-    """Close the run as what it was: FINISHED, FAILED with the error, KILLED by a signal."""
+    """Close the record with the run's status: FINISHED, FAILED with the error, or KILLED by a signal."""
     with stoppable():
         try:
             yield

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 @dataclass
 class Clock:
-    """Seconds spent training, evaluation left out."""
+    """Measures the seconds spent training, without evaluation."""
 
     seconds: float = 0.0
     _since: float | None = None
 
     def start(self) -> None:
-        """Count from now on."""
+        """Start counting."""
         self._since = time.perf_counter()
 
     def read(self) -> float:
-        """Seconds of training so far."""
+        """Return the seconds of training so far."""
         return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Leave the time spent inside out of the count."""
+        """Do not count the time spent in the block."""
         self.seconds, self._since = self.read(), None
         try:
             yield

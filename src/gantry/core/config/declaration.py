@@ -1,4 +1,4 @@
-"""Declares options: a group of options is a dataclass, an option is one of its fields, made by `option` or `group`."""
+"""Declares options as fields of dataclasses: `option` makes an option, `group` a nested dataclass of options."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class Option:
     """One declared option, or a group of options.
 
     Attributes:
-        key: dotted.
-        type: its annotation: a class of options for a group.
-        default: plain values; text may be an interpolation.
+        key: the dotted key.
+        type: its annotation; for a group the dataclass of its options.
+        default: a plain value; text may be an interpolation.
         sentence: its description, for `--help` and the reference page.
         least: the smallest number; None: 1 for whole numbers, 0 for others.
         above: a number that it must exceed.
         most: the largest number; None: 2**31 - 1 for whole numbers.
-        negative: numbers in this group may have any sign, since they are no sizes.
-        optional: may be absent.
-        may_be_empty: the group may be {}, which leaves out what it configures.
-        resumable: a resumed run may have another value.
-        place: a path or address, which may differ between the machines of one run.
-        compared: affects the trained model, so that a comparison names it where runs differ.
+        negative: numbers in this group may be negative, since they are no sizes.
+        optional: the option may be absent.
+        may_be_empty: the group may be {}, which disables what it configures.
+        resumable: a resumed run may change the value.
+        place: the option is a path or address, which may differ between the machines of one run.
+        compared: the option affects the trained model, so that a comparison names it where runs differ.
         built: members of the list may be made by a `_target_` instead.
-        modes: the modes of `sample.py` that read it, "" for images; empty: all.
+        modes: the modes of `sample.py` that read it, "" for drawing images; empty: all.
         reserved: parameters of the `_target_` that its caller passes, or that would change the meaning of a step.
     """
 
@@ -64,17 +64,17 @@ class Option:
 
     @property
     def kind(self) -> Kind | None:
-        """The values it takes; None: any, or those that a signature allows."""
+        """The valid values; None: any, or those that a signature allows."""
         return kind_of(self.type)
 
     @property
     def items(self) -> Kind | None:
-        """The values that members of a list may have; None where the option is no list."""
+        """The valid values of a list's members; None where the option is no list."""
         return kind_of(get_args(self.type)[0]) if get_origin(self.type) is list else None
 
     @property
     def values(self) -> str:
-        """A description of the values it takes; "" where any value is valid."""
+        """A description of the valid values; "" where any value is valid."""
         kind = self.items or self.kind
         if kind is None:
             return ""

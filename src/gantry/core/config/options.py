@@ -6,7 +6,7 @@ compares them and the comments with these.
 """
 
 # ruff: noqa: RUF009  (`option` and `group` return `dataclasses.field`)
-# No `from __future__ import annotations` here: it would make the annotations, which are read, plain text.
+# No `from __future__ import annotations` here: `declared` reads the annotations as types, not as text.
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -102,7 +102,7 @@ class Metrics:
     """The measurements while training."""
 
     every: int = option(500, "generator steps between evaluations")
-    # At least an image for each split of the Inception Score.
+    # The Inception Score needs an image for each of its splits.
     n_generated: int = option(2000, "generated images in each evaluation; 50000 in the papers", least=10)
     measures: list[Measure] = option(
         WHILE_TRAINING,
@@ -229,7 +229,7 @@ class Evaluate(Generator):
 
     run: Any = option(None, "a run's folder, id or name in MLflow, latest, best, or a sweep's; [.., ..] for several")
     images: str | None = option(None, "a folder of images, or a .npz or .npy, in place of a run")
-    # At least two images for each point of FID_infinity.
+    # FID_infinity needs two images for each of its points.
     n: int = option("${protocol.n}", "generated images", least=30)
     repeats: int = option("${protocol.repeats}", "how many such draws")
     seed: int = option(0, "of the noise", least=0, most=2**63 - 1)

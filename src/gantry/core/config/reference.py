@@ -19,8 +19,8 @@ from gantry.core.config.options import COMMANDS, Train
 from gantry.core.files import ROOT
 
 CONF = ROOT / "conf"
-FOLDERS = ("data", "metrics", "model", "protocol", "tracking", "trainer")  # of which some options are declared
-COLUMN, WIDTH = 26, 118  # of a comment or a sentence, and of a line of help
+FOLDERS = ("data", "metrics", "model", "protocol", "tracking", "trainer")  # config groups with declared options
+COLUMN, WIDTH = 26, 118  # at which comments and sentences begin; length of a line of help
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?P<value>.*?)(\s+# (?P<comment>.*))?")
 
 
@@ -93,7 +93,7 @@ def _cell(text: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a value as it is typed on the command line."""
+    """Return a value in the syntax of the command line."""
     if isinstance(value, list):
         return f"[{', '.join(map(_plain, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))

@@ -1,4 +1,4 @@
-"""Ranks that torchrun or SLURM has started."""
+"""Prepares ranks that torchrun or SLURM has started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gantry.core.processes.ranks import Place
 
 @contextmanager
 def rank_of_another_launcher(place: Place) -> Iterator[None]:
-    """Keep what Hydra writes for a rank other than the first, which torchrun or SLURM has started, out of the way."""
+    """Send Hydra's output of ranks above 0, started by torchrun or SLURM, to a temporary folder."""
     if place.by in ("torchrun", "slurm") and {"-m", "--multirun"} & set(sys.argv):
         if place.rank == 0:
             print(f"a sweep starts its jobs' ranks itself: run it without {place.by}", file=sys.stderr)

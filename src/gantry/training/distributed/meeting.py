@@ -1,4 +1,4 @@
-"""Brings a run's ranks together before they train, and lets them leave together."""
+"""Connects a run's ranks before they train, and lets them leave together."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from gantry.training.distributed.strategy import NetworkwiseDDP
 
 
-LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"  # of a run on one machine nobody else hears
+LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"  # for a run on one machine, which no other machine can reach
 READY, ABSENT = "ready", "absent"  # keys in torchrun's store
 
 
 @contextmanager
 def joined(strategy: Any) -> Iterator[Peers]:
-    """Meet the run's other ranks, and leave together; where `strategy` is not a distributed one, be alone.
+    """Connect to the run's other ranks, and wait for them at the end; without a distributed `strategy` be alone.
 
     Raises:
-        PeerFailed: another rank has failed, or is gone.
+        PeerFailed: another rank has failed or died.
     """
     peers = _join(strategy) if hasattr(strategy, "setup_distributed") else Peers()
     try:
@@ -44,7 +44,7 @@ def joined(strategy: Any) -> Iterator[Peers]:
 
 
 def _join(strategy: NetworkwiseDDP) -> Peers:
-    # Gloo takes the interface of the machine's own name, which on many a machine is the loopback.
+    # By default gloo uses the interface of the machine's own name, which is often the loopback.
     environment = strategy.cluster_environment
     place = find_place()
     if here := strategy.num_nodes == 1 and place.world_size == place.local_world_size:
@@ -74,7 +74,7 @@ def _join(strategy: NetworkwiseDDP) -> Peers:
 
 
 def _store(address: str, port: int, server: bool, limit: timedelta) -> dist.TCPStore:
-    """Open a store at `address`; of itself its server listens on every interface, whatever the address."""
+    """Open a store at `address`; at the loopback its server gets a socket, else it would listen on every interface."""
     listening = None
     if server and address == LOOPBACK:
         with socket.socket() as bound:
@@ -88,18 +88,18 @@ def _store(address: str, port: int, server: bool, limit: timedelta) -> dist.TCPS
 
 
 def excuse(place: Place) -> None:
-    """Tell the ranks that wait for this one, which ends, that it will not come; nothing where it has met them."""
+    """Tell the ranks that wait for this one that it has ended; do nothing where it has met them."""
     if not dist.is_initialized() and (store := _meeting_place()) is not None:
         store.set(ABSENT, f"rank {place.rank} on {socket.gethostname()}")
 
 
 def _meet(world_size: int) -> None:
-    """Wait until every rank is ready, however long one of them loads its data.
+    """Wait without a limit until every rank has loaded its data.
 
-    Gloo's own wait, of half an hour, does not hear of one that has ended on another machine.
+    Gloo's own wait, of half an hour, does not notice a rank that has ended on another machine.
 
     Raises:
-        PeerFailed: one will not come.
+        PeerFailed: a rank has ended before it was ready.
     """
     if (store := _meeting_place()) is None:
         return
@@ -112,7 +112,7 @@ def _meet(world_size: int) -> None:
 
 
 def _meeting_place() -> dist.Store | None:
-    """Open torchrun's store, which is there before the ranks are; None where something else has started them."""
+    """Open torchrun's store, which exists before the ranks do; return None where torchrun has not started them."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -1,4 +1,4 @@
-"""Exchanges between a run's ranks, beside gradients: values, settings, when to stop, and who has failed."""
+"""Exchanges values, settings, requests to stop and failures between a run's ranks; DDP exchanges the gradients."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 
 
 class Peers:
-    """The ranks of one run. Alone, as by default, every call returns at once.
+    """The ranks of one run. With one rank, the default, every call returns at once.
 
     Attributes:
-        rank: 0 to world_size - 1.
-        world_size: how many there are.
-        group: of gloo, which takes tensors on the processor, whatever backend the gradients take; None: alone.
-        watch: over the others; None: alone.
+        rank: this rank, 0 to world_size - 1.
+        world_size: the number of ranks.
+        group: a gloo process group, for CPU tensors, independent of the gradients' backend; None with one rank.
+        watch: watches the other ranks; None with one rank.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, group: dist.ProcessGroup | None = None) -> None:
@@ -37,11 +37,11 @@ class Peers:
 
     @property
     def first(self) -> bool:
-        """Tell whether this is rank 0, which tracks and writes."""
+        """Return True on rank 0, the only one that tracks and writes."""
         return self.rank == 0
 
     def tell(self, value: T) -> T:
-        """Send rank 0's `value` to every rank; returns it."""
+        """Broadcast rank 0's `value` to every rank and return it."""
         if self.world_size > 1:
             held: list[Any] = [value]
             dist.broadcast_object_list(held, src=0, group=self.group)
@@ -49,14 +49,14 @@ class Peers:
         return value
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over the ranks of `values`, of one shape everywhere; on the processor, float64."""
+        """Return the mean of `values` over the ranks, as a float64 CPU tensor; the shape is the same on every rank."""
         values = values.detach().cpu().double()
         if self.world_size > 1:
             dist.all_reduce(values, group=self.group)
         return values / self.world_size
 
     def gather(self, part: Tensor, most: int) -> list[Tensor]:
-        """Bring the ranks' parts (n_rank, d), each of at most `most` rows, to rank 0, in order; elsewhere return []."""
+        """Gather the parts (n_rank, d), of at most `most` rows, on rank 0 in order of rank; return [] elsewhere."""
         if self.world_size == 1:
             return [part]
         padded = part.new_zeros((most, *part.shape[1:]))
@@ -68,10 +68,10 @@ class Peers:
         return [full[: int(n)] for full, n in zip(parts, lengths, strict=True)] if parts and lengths else []
 
     def check_same(self, settings: dict[str, str]) -> None:
-        """Refuse to train with other settings than rank 0's, except for where each machine has its files.
+        """Check that this rank's settings are those of rank 0, except for `PLACES`.
 
         Raises:
-            UserError: naming those that differ.
+            UserError: settings differ; the message names them.
         """
         theirs = self.tell(settings)
         keys = sorted(key for key in settings.keys() | theirs.keys() if not within(key, PLACES))
@@ -82,14 +82,14 @@ class Peers:
 
     @contextmanager
     def blame(self, give_up: Callable[[PeerFailed], None] | None = None) -> Iterator[None]:
-        """Enclose what the ranks do together: one's failure ends all of them, with that one's reason.
+        """Let one rank's failure within the block end all ranks, each with that rank's reason.
 
         Args:
-            give_up: called, in another thread, where a rank has failed and this one waits for it in vain; the
-                process ends afterwards.
+            give_up: called in another thread where a rank has failed and this rank's main thread still waits for it;
+                the process ends afterwards.
 
         Raises:
-            PeerFailed: another rank has failed, or is gone.
+            PeerFailed: another rank has failed or died.
         """
         if self.watch is None:
             yield
@@ -110,16 +110,16 @@ class Peers:
             self.watch.give_up = None
 
     def end(self) -> None:
-        """Give no further signs of life."""
+        """Stop sending and checking heartbeats."""
         if self.watch is not None:
             self.watch.end()
 
 
 class AgreedStop(Stop):
-    """A request to stop, made to any rank, that all of them follow at the same step.
+    """A request to stop, made to any rank, that all ranks follow at the same step.
 
-    Each check sends this rank's request on its way and reads what became of the one before: a step later, and
-    without waiting.
+    Each check starts an asynchronous all-reduce of the requests and reads the result of the previous one, one step
+    late, so that it hardly waits.
     """
 
     def __init__(self, peers: Peers) -> None:
@@ -128,10 +128,10 @@ class AgreedStop(Stop):
         self._sent: tuple[Any, Tensor] | None = None
 
     def check(self) -> None:
-        """Stop here, if any rank had been asked to by its last check. All ranks must call it equally often.
+        """Stop if any rank had a request at its last check. All ranks must call it equally often.
 
         Raises:
-            Stopped: naming the signal.
+            Stopped: a rank was asked to stop; it holds the signal's number.
         """
         if self._peers.world_size == 1:
             super().check()

@@ -1,7 +1,7 @@
-"""A run's ranks on this machine: a process each, started, watched and ended together.
+"""Starts a run's ranks on this machine, one process each, watches them and ends them together.
 
-The process that starts them stays outside the training, so that it outlives whatever happens there and can say so.
-torchrun does the same across machines; here no port, no restart and no second command are the user's business.
+The process that starts them does not train, so that it survives a crash of any rank and can report it. torchrun does
+the same across machines; here the user needs no port, no restart and no second command.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from gantry.core.redaction import redact
 from gantry.runs.folder import RANK_PIDS, best_value, note_kind, rank_ending, rank_log, read_status, write_status
 from gantry.runs.tracking.status import close_runs_left
 
-TICK = 0.1  # seconds between two looks at the ranks
-GRACE = 20.0  # seconds the others have to leave once a rank has failed: to learn of it, and to say so in MLflow
-GRACE_OF_REFUSED = 5.0  # seconds they have where it has refused the command
-GRACE_OF_STOPPED = 60.0  # seconds they have to write a checkpoint and close the run
+TICK = 0.1  # seconds between checks of the ranks
+GRACE = 20.0  # seconds that the others have to end after a rank's failure: to notice it and to close the run in MLflow
+GRACE_OF_REFUSED = 5.0  # seconds that they have if it has refused the command
+GRACE_OF_STOPPED = 60.0  # seconds that all have to write a checkpoint and close the run
 AGAIN = (
     "hydra.mode=",
     "hydra.run.dir=",
@@ -44,16 +44,16 @@ AGAIN = (
     "hydra.sweep",
     "hydra/launcher",
     "hydra/sweeper",
-)  # not for a rank
+)  # overrides of Hydra's that are not passed on to a rank
 
 
 def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
-    """Run `count` ranks of the job at hand; returns its best value.
+    """Run `count` ranks of the current job and return its best value, or nan.
 
-    Rank 0 speaks for the run; what the others print goes to `rank_<n>.txt` in `folder`.
+    Rank 0 prints to this terminal; the output of the others goes to `rank_<n>.txt` in `folder`.
 
     Raises:
-        SystemExit: with the code of the rank that failed first, or of rank 0.
+        SystemExit: a rank has failed; the code is rank 0's, or that of the first rank to fail if rank 0's is 0.
     """
     leash, ours = os.pipe()
     tie = {LEASH: str(leash), HOLDER: "sweep" if in_sweep else "run"}
@@ -61,7 +61,7 @@ def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
     try:
         with _reserved_port() as port:
             processes = [_start(rank, count, port, folder, tie) for rank in range(count)]
-            pids = folder / RANK_PIDS  # by which the sweep ends what this process, killed, has left
+            pids = folder / RANK_PIDS  # a sweep ends these processes if this one was killed
             pids.write_text("\n".join(str(process.pid) for process in processes))
 
             def forward(number: int, _: Any) -> None:
@@ -87,7 +87,7 @@ def run(cfg: DictConfig, folder: Path, count: int, in_sweep: bool) -> float:
 
 @contextmanager
 def ending_left(folder: Path, rank: int) -> Iterator[None]:
-    """Leave in the run's folder why this rank, not the first, has failed: its starter reads it where rank 0 is gone."""
+    """Write why this rank, above 0, has failed to the run's folder; its parent reads it where rank 0 is gone."""
     with suppress(OSError):
         rank_ending(folder, rank).unlink(missing_ok=True)
     try:
@@ -100,7 +100,7 @@ def ending_left(folder: Path, rank: int) -> Iterator[None]:
 
 
 def _start(rank: int, count: int, port: int, folder: Path, tie: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start a rank in a session of its own: a signal reaches it once, through this process."""
+    """Start a rank in its own session, so that it gets each signal once, from this process."""
     overrides = HydraConfig.get().overrides
     words = [*overrides.task, *(text for text in overrides.hydra if not text.startswith(AGAIN))]
     program = [sys.executable, *command(), *words, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
@@ -123,7 +123,7 @@ def _start(rank: int, count: int, port: int, folder: Path, tie: dict[str, str]) 
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], told: list[int]) -> int | None:
-    """Wait until all have ended; returns the rank that failed first, if any."""
+    """Wait until all ranks have ended; return the rank that failed first, or None."""
     failed: int | None = None
     deadline = math.inf
     while True:
@@ -148,7 +148,7 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _report(failed: int, codes: list[int], folder: Path, cfg: DictConfig) -> None:
-    """Say which rank failed where the run could not, and see that its record does."""
+    """Print which rank failed first, and write its failure to the run's record where the run could not."""
     code = codes[failed]
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     print(f"rank {failed} failed first: {how}", file=sys.stderr, flush=True)
@@ -165,7 +165,7 @@ def _report(failed: int, codes: list[int], folder: Path, cfg: DictConfig) -> Non
 
 @contextmanager
 def _reserved_port() -> Iterator[int]:
-    """A free port that the system gives to nobody else meanwhile: bound, but not listened to, it can be shared."""
+    """Reserve a free port: a bound socket that does not listen keeps it from others and lets rank 0 share it."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Lightning's DDP for a GAN: each network exchanges its own gradients, in its own step only."""
+"""Adapts Lightning's DDP to GANs: each network exchanges its own gradients, only in its own step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gantry.training.lightning_overrides import leave_signals
 
 
 def plugins(place: Place, sync_batchnorm: bool) -> list[Any]:
-    """Return the plugins of Lightning's Trainer for several ranks: their launcher, and BatchNorm over all of them."""
+    """Return the Trainer's plugins for several ranks: the launcher's environment and, if asked for, SyncBatchNorm."""
     environments: dict[str, Callable[[], Any]] = {
         "nobody": LightningEnvironment,
         "gantry": LightningEnvironment,
@@ -37,24 +37,24 @@ def plugins(place: Place, sync_batchnorm: bool) -> list[Any]:
 
 
 class NetworkwiseDDP(DDPStrategy):
-    """DDP with the generator and the discriminator each in a `DistributedDataParallel` of its own.
+    """DDP with the generator and the discriminator each in its own `DistributedDataParallel`.
 
-    Around the whole LightningModule, as Lightning puts it, DDP must search each graph for the parameters of the
-    network that is not being trained, and exchanges their zero gradients too. Here a backward pass exchanges the
-    gradients of those networks whose parameters require one at that moment: the one being trained. The networks
-    themselves are called as they are, so that penalties, checkpoints and exports see no wrapper.
+    Lightning wraps the whole LightningModule; DDP must then search each graph for the parameters of the network that
+    is not being trained, and exchanges their zero gradients too. Here a backward pass exchanges only the gradients of
+    the network being trained, whose parameters require them. The networks are called without their wrappers, so that
+    penalties, checkpoints and exports do not see these.
 
-    After each of the generator's steps the networks' buffers agree on all ranks, each being the mean over them
-    (exact for the mean of a BatchNorm; its variance lacks that between the ranks' means, which `sync_batchnorm`
-    includes). Under manual optimization Lightning never brings them together, so that every rank would evaluate
-    another generator, and the checkpoint would hold one nobody has measured.
+    After each generator step the networks' buffers are averaged over the ranks (exact for BatchNorm's mean; its
+    variance lacks the variance between the ranks' means, which `sync_batchnorm` includes). Under manual optimization
+    Lightning does not synchronise them, so that each rank would evaluate another generator and the checkpoint would
+    hold one that was never measured.
 
     Args:
-        **options: of Lightning's `DDPStrategy` and of `DistributedDataParallel`.
+        **options: options of Lightning's `DDPStrategy` and of `DistributedDataParallel`.
 
     Raises:
-        UserError: `static_graph`, for which only a wrapper's own forward would start the first exchange: the ranks
-            would train networks of their own, and nobody would be told.
+        UserError: `static_graph` is set; then only the wrapper's forward starts the first exchange, and the ranks
+            would train separate networks without an error.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -62,10 +62,10 @@ class NetworkwiseDDP(DDPStrategy):
             raise UserError("trainer.strategy.static_graph: leave it out; under it nothing would be exchanged")
         super().__init__(**{"broadcast_buffers": False, "gradient_as_bucket_view": True} | options)
         self.networks: list[DistributedDataParallel] = []
-        self.store: dist.Store | None = None  # where the ranks meet; None: as Lightning's environment says
+        self.store: dist.Store | None = None  # of the process group; None: Lightning's environment determines it
 
     def setup_distributed(self) -> None:
-        """Meet the other ranks, at `store` where there is one: Lightning's own listens on every interface."""
+        """Join the process group, by `store` if it is set, since Lightning's own store listens on every interface."""
         if self.store is not None and not dist.is_initialized():
             self.set_world_ranks()
             backend, device = self._get_process_group_backend(), self.root_device
@@ -78,29 +78,29 @@ class NetworkwiseDDP(DDPStrategy):
                 device_id=None if device.type == "cpu" else device,
             )
             if backend == "nccl":
-                atexit.register(_destroy_dist_connection)  # as Lightning does for a group of its own
+                atexit.register(_destroy_dist_connection)  # as Lightning does for its own group
         super().setup_distributed()
 
     def setup(self, trainer: Trainer) -> None:
-        """Prepare for `trainer`."""
+        """Set up for `trainer`, without Lightning's signal handlers."""
         leave_signals(trainer)
         super().setup(trainer)
 
     def configure_ddp(self) -> None:
-        """Wrap each network; the module that holds them stays bare."""
+        """Wrap each network, but not the module that holds them."""
         gan = self.lightning_module
         assert gan is not None
         self.networks = [self._setup_model(network) for network in (gan.generator, gan.discriminator)]  # type: ignore[arg-type]
 
     def pre_backward(self, closure_loss: Tensor) -> None:
-        """Have the network being trained, and no other, exchange the gradients of the coming backward pass."""
+        """Prepare only the network being trained to exchange gradients in the next backward pass."""
         for network in self.networks:
             if any(parameter.requires_grad for parameter in network.module.parameters()):
                 prepare_for_backward(network, closure_loss)
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Backward passes inside only add to the gradients of their own rank."""
+        """Accumulate the gradients of backward passes in the block on each rank, without an exchange."""
         with ExitStack() as stack:
             for network in self.networks:
                 stack.enter_context(network.no_sync())
@@ -113,26 +113,26 @@ class NetworkwiseDDP(DDPStrategy):
         model: LightningModule | nn.Module | None = None,
         **options: Any,
     ) -> Any:
-        """Step, and after the generator's bring the buffers into agreement."""
+        """Step `optimizer`, and average the buffers over the ranks after a generator step."""
         output = super().optimizer_step(optimizer, closure, model, **options)
         if optimizer is self.optimizers[0]:
             agree([buffer for network in self.networks for buffer in network.module.buffers()])
         return output
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Rank 0's file, at every rank: the others' machines need not have it."""
+        """Load the checkpoint on rank 0 and broadcast it, since other machines may lack the file."""
         mine = self.is_global_zero
         return self.broadcast(super().load_checkpoint(checkpoint_path, weights_only) if mine else {})
 
     def teardown(self) -> None:
-        """Leave the networks bare."""
+        """Drop the wrappers of the networks."""
         self.networks = []
         super().teardown()
 
 
 @torch.no_grad()
 def agree(buffers: list[Tensor]) -> None:
-    """Replace each buffer by its mean over all ranks, in one exchange; whole numbers by the nearest to it."""
+    """Replace each buffer by its mean over all ranks, rounded for whole numbers, in one all-reduce."""
     if not buffers:
         return
     flat = torch.cat([buffer.reshape(-1).double() for buffer in buffers])  # exact for counters too

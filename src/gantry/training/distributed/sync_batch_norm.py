@@ -1,4 +1,4 @@
-"""`trainer.sync_batchnorm`, which Lightning has on a GPU only, on the CPU too."""
+"""Extends `trainer.sync_batchnorm`, which Lightning supports on GPUs only, to the CPU."""
 
 from typing import cast
 
@@ -10,16 +10,16 @@ from gantry.models.networks.sync_batch_norm import restore, synchronise
 
 
 class SyncBatchNormAnywhere(TorchSyncBatchNorm):
-    """Lightning's plugin on a GPU, `gantry.models.networks.sync_batch_norm` on the CPU: one BatchNorm for all ranks.
+    """Synchronises BatchNorm: by Lightning's plugin on a GPU, by `gantry.models.networks.sync_batch_norm` on a CPU.
 
-    As a kind of Lightning's own plugin it may be given with `Trainer(sync_batchnorm=True)` and takes effect without it.
+    As a subclass of Lightning's plugin it is allowed beside `Trainer(sync_batchnorm=True)`, and it works without that.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Have the BatchNorm of a LightningModule that is attached to its trainer use every rank's images.
+        """Synchronise the BatchNorm modules of a LightningModule that is attached to its trainer.
 
         Raises:
-            UserError: on the CPU, a BatchNorm of a kind of its own.
+            UserError: the device is a CPU and the model has a BatchNorm of another class than torch's.
         """
         if cast(LightningModule, model).trainer.strategy.root_device.type != "cpu":
             return super().apply(model)
@@ -27,11 +27,11 @@ class SyncBatchNormAnywhere(TorchSyncBatchNorm):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Put plain BatchNorm back, in the mode (train or eval) that each module was in."""
+        """Restore plain BatchNorm and keep each module's mode (train or eval)."""
         modes = [module.training for module in model.modules()]
         restore(model)
         model = super().revert(model)
-        # Lightning's new modules are in train mode, even in the averaged generator, which never trains.
+        # Lightning's new modules are in train mode, also in the averaged generator, which is always in eval mode.
         for module, mode in zip(model.modules(), modes, strict=True):
             module.training = mode
         return model

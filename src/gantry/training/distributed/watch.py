@@ -1,4 +1,4 @@
-"""Watches a run's ranks: each sends signs of life, and the first failure of any becomes the reason of all."""
+"""Watches a run's ranks by heartbeats; the first failure of any rank becomes the reason why all of them end."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ import torch.distributed as dist
 from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.processes.signals import stopped_by
 
-BEAT = 0.5  # seconds between two signs of life
-SILENCE = 10.0  # seconds without one after which a rank counts as gone
-LEAVING = 5.0  # seconds the main thread has to leave, once a rank has failed, before the process is ended
+BEAT = 0.5  # seconds between heartbeats
+SILENCE = 10.0  # seconds without a heartbeat after which a rank counts as dead
+LEAVING = 5.0  # seconds that the main thread has to end after a rank's failure, before the process is ended
 CAUSE = "cause"  # key in the store
-COMMUNICATION = ("gloo", "nccl", "connection", "socket", "timed out")  # in the message of a lost peer's neighbour
+COMMUNICATION = ("gloo", "nccl", "connection", "socket", "timed out")  # in errors of ranks that have lost another
 
 log = logging.getLogger("gantry.training.distributed")
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a run ends: the first failure of any of its ranks."""
+    """The first failure of any rank, for which the run ends."""
 
     rank: int
     host: str
-    reason: str  # one line, or what a `RunFailed` says
-    details: str = ""  # the traceback, where it adds to that
-    signal: int = 0  # that has stopped the rank at once; 0: none has
+    reason: str  # one line, or the message of a `RunFailed`
+    details: str = ""  # the traceback, where `reason` does not suffice
+    signal: int = 0  # that stopped the rank at once; 0: none
 
     def failure(self) -> PeerFailed:
-        """As an exception for the ranks that have not failed themselves."""
+        """Return the exception to raise on the other ranks."""
         where = f"rank {self.rank} on {self.host}"
         return PeerFailed(f"{where}: {self.reason}", f"{where} failed:\n{self.details or self.reason}".rstrip())
 
 
 class Watch:
-    """Sends this rank's signs of life, looks for the others', and for the first failure that a rank has told of.
+    """Sends this rank's heartbeats, and checks those of the other ranks and the first failure that a rank has reported.
 
-    Two threads: one talks to rank 0's store, which may keep it waiting where that machine is cut off; the other judges.
+    One thread talks to rank 0's store, where it may hang if that machine is cut off; another decides who has failed.
     """
 
     def __init__(self, store: dist.TCPStore, rank: int, world_size: int) -> None:
@@ -54,10 +54,10 @@ class Watch:
         self.cause: Cause | None = None
         self._beats = [b""] * world_size
         self._heard = [time.monotonic()] * world_size
-        self._answered = time.monotonic()  # by rank 0's store
+        self._answered = time.monotonic()  # the last time that rank 0's store answered
         self._leaving, self._ended = threading.Event(), threading.Event()
-        self._claim = threading.Lock()  # taken, once, by the thread that ends the process
-        self._lock = threading.Lock()  # of the store's connection
+        self._claim = threading.Lock()  # acquired once, by the thread that ends the process
+        self._lock = threading.Lock()  # guards the store's connection
 
     def start(self) -> None:
         for work in (self._talk, self._judge):
@@ -67,9 +67,9 @@ class Watch:
         self._ended.set()
 
     def cause_of(self, error: BaseException) -> Cause:
-        """Find the failure behind `error`, which ended this rank's main thread; the others are told of ours."""
+        """Return the failure behind `error` in the main thread; report it to the others if it is this rank's own."""
         if not self._leaving.is_set():
-            self._claim.acquire()  # where the other thread has it, this one waits for the end
+            self._claim.acquire()  # blocks until the end if the other thread holds it
             self._leaving.set()
         if is_communication(error):
             deadline = time.monotonic() + SILENCE + 2 * BEAT
@@ -88,11 +88,11 @@ class Watch:
         return self._post(mine)
 
     def _post(self, cause: Cause) -> Cause:
-        """Tell the others; returns the first that any of them has told of."""
+        """Report a failure to the other ranks; return the first that any rank has reported."""
         if self._lock.acquire(timeout=LEAVING):
             try:
                 cause = Cause(**json.loads(self.store.compare_set(CAUSE, "", json.dumps(asdict(cause)))))
-            except Exception as error:  # the store's rank is gone; there is nobody left to tell
+            except Exception as error:  # rank 0, which holds the store, is gone
                 log.debug("%s", error)
             finally:
                 self._lock.release()
@@ -107,7 +107,7 @@ class Watch:
                     self.store.set(f"beat/{self.rank}", str(number))
                     beats = self.store.multi_get([f"beat/{rank}" for rank in range(self.world_size)])
                     found = self.store.get(CAUSE) if self.store.check([CAUSE]) else None
-            except dist.DistNetworkError:  # its machine has closed the connection, for want of the process
+            except dist.DistNetworkError:  # rank 0's machine closed the connection, since the process has died
                 self.cause = self.cause or Cause(0, self.hosts[0], "gone without a word: killed, or out of memory")
                 return
             except Exception as error:
@@ -124,7 +124,7 @@ class Watch:
         looked = time.monotonic()
         while not self._ended.wait(BEAT):
             now = time.monotonic()
-            if now - looked > SILENCE / 2:  # this process, or its whole machine, had been suspended
+            if now - looked > SILENCE / 2:  # this process or its machine was suspended
                 self._answered, self._heard = now, [now] * self.world_size
             looked = now
             if self.cause is None and (lost := self._lost(now)) is not None:
@@ -141,7 +141,7 @@ class Watch:
         return next((rank for rank, heard in enumerate(self._heard) if now - heard >= SILENCE), None)
 
     def _leave(self, cause: Cause) -> None:
-        """End the process if its main thread cannot: it may wait in a collective for a rank that is gone."""
+        """End the process if its main thread does not, which may hang in a collective with a dead rank."""
         if self._leaving.wait(LEAVING) or self._ended.is_set() or cause.rank == self.rank:
             return
         if not self._claim.acquire(blocking=False):
@@ -152,7 +152,7 @@ class Watch:
 
 
 def is_communication(error: BaseException) -> bool:
-    """Tell whether an error may come from the failure of another rank."""
+    """Return True if another rank's failure may have caused the error."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in COMMUNICATION)
