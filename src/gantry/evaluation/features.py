@@ -88,11 +88,11 @@ def look_at(
         UserError: a file of an earlier, stopped call is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    left = _left(folder, len(source))
+    left = _remaining(folder, len(source))
     with progress(title, len(source), "image", done=_count_done(folder, len(source))) as bar:
         with (crew if len(left) > 1 else ALONE).at_work(folder) as done:
             size = crew.size if len(left) > 1 else 1
-            for chunk in _looked_at(source, extractors, folder, 0, size):
+            for chunk in _extract_chunks(source, extractors, folder, 0, size):
                 between()
                 bar.advance(_size(chunk, len(source)))
                 done()
@@ -107,16 +107,16 @@ def look_at(
 def look_at_share(source: Source, extractors: Mapping[str, Extractor], folder: Path, rank: int, size: int) -> None:
     """Compute every `size`th remaining chunk in a further process, as long as the first process lives."""
     first = multiprocessing.parent_process()
-    for _ in _looked_at(source, extractors, folder, rank, size):
+    for _ in _extract_chunks(source, extractors, folder, rank, size):
         if first is not None and not first.is_alive():  # killed; a later command that continues the work holds the lock
             return
 
 
-def _looked_at(
+def _extract_chunks(
     source: Source, extractors: Mapping[str, Extractor], folder: Path, rank: int, size: int
 ) -> Iterator[int]:
     """Compute this process's chunks and yield each after its file is written; a thread makes the images ahead."""
-    mine = [chunk for chunk in _left(folder, len(source)) if chunk % size == rank]
+    mine = [chunk for chunk in _remaining(folder, len(source)) if chunk % size == rank]
     begins = {chunk: range(chunk * CHUNK, chunk * CHUNK + _size(chunk, len(source)), PIECE) for chunk in mine}
     with _made_ahead(source, list(chain(*begins.values()))) as pieces:
         for chunk in mine:
@@ -159,7 +159,7 @@ def _made_ahead(source: Source, begins: list[int]) -> Iterator[Iterator[Tensor]]
 
 
 def _count_done(folder: Path, count: int) -> int:
-    return count - sum(_size(chunk, count) for chunk in _left(folder, count))
+    return count - sum(_size(chunk, count) for chunk in _remaining(folder, count))
 
 
 def _size(chunk: int, count: int) -> int:
@@ -170,7 +170,7 @@ def _file(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:06d}.safetensors"
 
 
-def _left(folder: Path, count: int) -> list[int]:
+def _remaining(folder: Path, count: int) -> list[int]:
     """Return the chunks without a file."""
     return [chunk for chunk in range(-(-count // CHUNK)) if not _file(folder, chunk).exists()]
 

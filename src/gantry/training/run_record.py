@@ -83,13 +83,13 @@ def open_tracker(
         )
     tracker = Trackers(*trackers)
     if start.goes_on:
-        tracker.set_tags(_taken_up(folder, params, start))
+        tracker.set_tags(_resumed_tags(folder, params, start))
     tracker.log_artifact(folder / CONFIG_FILE)
     tracker.log_artifact(folder / ENVIRONMENT)
     return tracker
 
 
-def _taken_up(folder: Path, params: dict[str, str], start: Start) -> dict[str, str]:
+def _resumed_tags(folder: Path, params: dict[str, str], start: Start) -> dict[str, str]:
     """Return tags with the step of a resumed run and its changed values, since MLflow's params cannot change."""
     before = read_values(folder / TAGS_FILE)
     here = f"at step {start.step}" + (f" with {', '.join(start.changes)}" if start.changes else "")
