@@ -1,4 +1,4 @@
-"""What MkDocs does to the pages: links that leave docs/, and the tables of the config, read from conf/."""
+"""Prepares the pages for MkDocs: links that leave docs/, and the tables of options, from conf/ and the declarations."""
 
 from __future__ import annotations
 
