@@ -130,7 +130,7 @@ def runs() -> None:
             for name, value in (("sweep", str(sweep)), ("filter", "tags.dataset = 'digits'")):
                 call = DictConfig({**cfg, name: value})
                 (Path(root) / f"{name}.yaml").write_text(OmegaConf.to_yaml(call))
-                program = f"from omegaconf import OmegaConf; from gantry import compare; import gc; \
+                program = f"from omegaconf import OmegaConf; from gantry.commands import compare; import gc; \
 gc.set_threshold(compare.LITTLE_TO_COLLECT); compare.job(OmegaConf.load({f'{root}/{name}.yaml'!r}))"
                 began = time.perf_counter()
                 subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

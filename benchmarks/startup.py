@@ -49,7 +49,8 @@ class Marks:
 
 def start(report: str) -> None:
     """Run train.py's command line in this process until its first step, and write its marks."""
-    import gantry.train as program
+    from gantry.commands import train as command
+    from gantry.training import run as program
 
     marks = Marks()
 
@@ -95,12 +96,12 @@ def start(report: str) -> None:
 
         return FirstStep()
 
-    whole, program.train = program.train, train
+    whole, command.train = command.train, train
     program.build_data = after("the data", program.build_data)
     program._quiet = after("importing the rest", program._quiet)
     program.parameters = after("building the networks", program.parameters)
     program.open_tracker = after("the extractor, the real images' features, the run's record", program.open_tracker)
-    program.main()
+    command.main()
 
 
 def timed(arguments: list[str], folder: Path, cache: Path) -> dict[str, tuple[float, float]]:

@@ -26,13 +26,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gantry.train
 import step
 from hydra import compose, initialize_config_dir
 from pytorch_lightning import Callback
 
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.tracker import Trackers
+from gantry.training import run
 from gantry.training.run_record import open_tracker
 
 CALLS = ("log_params", "set_tags", "log_metrics", "log_image", "log_artifact", "close")
@@ -165,16 +165,16 @@ def main(arguments: list[str]) -> None:
         return switch[0]
 
     with tempfile.TemporaryDirectory() as root, served(Path(root)) as (address, group):
-        gantry.train.open_tracker = functools.partial(opened, address)
+        run.open_tracker = functools.partial(opened, address)
         never = ["metrics.every=1000000", "checkpoint.every=1000000", "metrics.n_generated=100", "steps=1000000"]
         cache = os.environ.get("GANTRY_CACHE", Path.home() / ".cache" / "gantry")
         given = ["tracking=none", f"paths.root={root}", f"paths.cache={cache}", *never, *overrides]
         with initialize_config_dir(str(step.ROOT / "conf"), version_base="1.3"):
             cfg = compose("train", given)
-        (run := Path(root) / "run").mkdir()
+        (folder := Path(root) / "run").mkdir()
         turns = Turns(switch, steps, rounds, group)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            gantry.train.train(cfg, run, {"variant": "dcgan", "dataset": "digits"}, watching=[turns])
+            run.train(cfg, folder, {"variant": "dcgan", "dataset": "digits"}, watching=[turns])
             for other in switch[0].others.values():
                 if other is not None:
                     other.close("FINISHED")

@@ -324,7 +324,7 @@ class Compare:
     """
 
     sweep: str | None = option(None, "a sweep's folder, id or name in MLflow, latest, best; null: the latest")
-    runs: Any = option(None, "[run ids and folders]")
+    runs: Any = option(None, "[..]: runs by folder, id or name in MLflow, latest, best; of a sweep all of its runs")
     filter: str | None = option(None, "MLflow's, such as \"tags.variant = 'wgan' and params.batch_size = '64'\"")
     metric: str | None = option(
         None, "rank by this one, or by an evaluation's, as papers/fid; null: the one that picked the best step"
