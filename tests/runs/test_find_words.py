@@ -64,6 +64,14 @@ def test_a_run_has_the_same_names_in_every_command(word, which, here, tmp_path):
     assert (measured.folder, measured.run_id) == (folder, f"id{which}")
 
 
+def test_the_latest_run_to_resume_is_none_of_a_refused_command(here):
+    refused = here.single.with_name("02-00-00")
+    (refused / ".hydra").mkdir(parents=True)
+    (refused / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(["steps=abc"]))
+    (refused / "train.log").touch()
+    assert find_run("latest", [], nowhere) == here.single
+
+
 @pytest.mark.parametrize(
     "word", ["idsweep", "my sweep", "00-00-00", "outputs/2026-01-01/00-00-00", "latest", "best", "id1", "run 0"]
 )

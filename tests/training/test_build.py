@@ -10,6 +10,13 @@ from gantry.core.errors import UserError
 from gantry.training.build import build_model
 
 
+def test_a_misspelt_name_in_a_module_of_ones_own_is_the_users_to_change(config):
+    misspelt = "model.loss._target_=gantry_test_losses.squard_hinge"
+    images = replace(NOISE, images=np.zeros((50, 1, 8, 8), np.uint8))
+    with pytest.raises(UserError, match="gantry_test_losses"):
+        build_model(config("model=dcgan", misspelt), images)
+
+
 @pytest.mark.parametrize(
     ("size", "overrides", "message"),
     [

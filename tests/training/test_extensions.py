@@ -58,6 +58,11 @@ class Fails(Callback):
             raise ValueError("the callback has had enough")
 
 
+class Lambda(Callback):
+    def state_dict(self):
+        return {"f": lambda: 1}
+
+
 class Unreadable(Callback):
     def state_dict(self):
         return {"self": Steps}
@@ -149,6 +154,7 @@ def test_a_logger_that_fails_does_not_hurt(config, tmp_path, caplog):
     [
         ("Fails", ValueError, "the callback has had enough"),
         ("Unreadable", RunFailed, r"Unreadable.state_dict\(\) must hold tensors and plain values"),
+        ("Lambda", RunFailed, r"Lambda.state_dict\(\) must hold tensors and plain values"),
         ("Guard", UserError, "more than one has the state_key Guard"),
     ],
 )
@@ -157,7 +163,7 @@ def test_a_callback_that_fails_ends_the_run_and_is_its_reason(name, error, said,
         training.train(config(*SMALL, named("callbacks", f"{HERE}.{name}")), tmp_path, TAGS)
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["status"] == "FAILED"
-    assert status["reason"].startswith(error.__name__ if error is not RunFailed else "Unreadable")
+    assert status["reason"].startswith(name if error is RunFailed else error.__name__)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +172,7 @@ def test_a_callback_that_fails_ends_the_run_and_is_its_reason(name, error, said,
         (named("callbacks", f"{HERE}.Early"), f"EarlyStopping, which {HERE}.Early is, looks at validation epochs"),
         (named("callbacks", "torch.nn.Identity"), "torch.nn.Identity is no pytorch_lightning Callback"),
         (named("callbacks", f"{HERE}.rows"), "rows cannot be made: TypeError"),
+        (named("callbacks", f"{HERE}.Earlie"), r"trainer.callbacks.0: .*'Earlie'"),
     ],
 )
 def test_what_is_found_out_only_when_it_is_made_is_refused_before_anything_is_written(override, said, config, tmp_path):

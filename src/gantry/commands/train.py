@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +17,9 @@ from gantry.core.files import config_dir
 from gantry.core.processes import parent_watch
 from gantry.core.processes.locks import held, is_held
 from gantry.core.processes.ranks import find_place, fixed_devices, ranks
+from gantry.core.processes.signals import stopped_by
+from gantry.core.text import show, typed_command
+from gantry.runs import checkpoint_files
 from gantry.runs.folder import best_value, read_status
 from gantry.sweeps import worker
 from gantry.sweeps.sweep import leading
@@ -86,7 +90,15 @@ def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> flo
         start = take_up(folder, cfg) if taken_up else Start()
         recorded = ending_on_record(folder, before if start.goes_on else None)
         with recorded, advised(cfg, ranks(cfg.trainer, place)):
-            summary = train(cfg, folder, _tags(), start, place)
+            try:
+                summary = train(cfg, folder, _tags(), start, place)
+            except BaseException as error:
+                if stopped_by(error) is not None and not in_sweep and checkpoint_files.newest(folder) is not None:
+                    print(
+                        f"stopped; to go on: {typed_command('train')} {shlex.quote(f'resume={show(folder)}')}",
+                        flush=True,
+                    )
+                raise
     print(summary.text(in_sweep), flush=True)
     return summary.best.get(summary.primary, math.nan)
 

@@ -85,7 +85,11 @@ def kept_out() -> Iterator[None]:
 
     def save_sweep(config: Any, f: Any, resolve: bool = False) -> None:
         whole = config if OmegaConf.is_config(config) else OmegaConf.create(config)
-        Path(f).write_text(as_yaml(whole, resolve), encoding="utf-8")
+        text = as_yaml(whole, resolve)
+        if hasattr(f, "write"):
+            f.write(text)
+        else:
+            Path(f).write_text(text, encoding="utf-8")
 
     answer = hydra_utils.JobReturn.return_value
 

@@ -88,6 +88,11 @@ def can_go_on(folder: Path) -> bool:
     return (folder / OVERRIDES).exists()
 
 
+def has_begun(folder: Path) -> bool:
+    """Return True if `folder` contains a run that has left more than the folder of a refused command."""
+    return can_go_on(folder) and state_of(folder) != "new"
+
+
 def here(wanted: Callable[[Path], bool]) -> list[Path]:
     """Return the wanted folders in `outputs` of the current folder, including jobs of sweeps, latest start first."""
     outputs = Path("outputs").absolute()
@@ -191,7 +196,7 @@ def find_run(word: str, arguments: Sequence[str], store: Opener) -> Path | None:
     """
     if word == AUTO:
         return _unfinished(arguments)
-    found = find(word, "resume", can_go_on, store)
+    found = find(word, "resume", has_begun, store)
     folder = on_this_machine(found, f"resume={word}")
     if found.is_sweep:
         raise UserError(f"resume={word}: {show(folder)} is a sweep; sweep.resume={word} takes it up")

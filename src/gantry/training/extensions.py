@@ -76,6 +76,8 @@ def _made(key: str, node: dict[str, Any], kind: type) -> Any:
     """Build the object of a node and check that it is a `kind`."""
     try:
         made = maker(node)()
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
     except (ImportError, InstantiationException, MisconfigurationException, TypeError, ValueError) as error:
         raise UserError(f"{key}: {node['_target_']} cannot be made: {reason(error)}") from error
     if not isinstance(made, kind):
@@ -95,11 +97,11 @@ def _with_plain_state(callback: Callback) -> Callback:
     @functools.wraps(state_dict)
     def checked() -> dict[str, Any]:
         state = state_dict()
-        torch.save(state, content := io.BytesIO())
-        content.seek(0)
         try:
+            torch.save(state, content := io.BytesIO())
+            content.seek(0)
             torch.load(content, weights_only=True)
-        except pickle.UnpicklingError as error:
+        except (pickle.PickleError, AttributeError, TypeError) as error:
             name = type(callback).__name__
             raise RunFailed(f"{name}.state_dict() must hold tensors and plain values only: {reason(error)}") from error
         return state

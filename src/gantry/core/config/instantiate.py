@@ -4,16 +4,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+
+from gantry.core.errors import UserError
 
 
 def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
     """Return a function that calls a node's `_target_` with the node's options and arguments given later.
 
     Arguments passed to `instantiate` itself would be converted to config, and errors would be wrapped.
+
+    Raises:
+        UserError: a `_target_` cannot be imported.
     """
-    return instantiate(node, _partial_=True, _convert_="all")
+    try:
+        return instantiate(node, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ImportError):  # a name in a user's own module, which was not read
+            raise UserError(" ".join(str(error.__cause__).split())) from error
+        raise
 
 
 def called_often(made: Callable[..., Any]) -> Callable[..., Any]:
