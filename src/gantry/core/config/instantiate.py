@@ -1,5 +1,6 @@
 """Creates objects from config nodes."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,7 +24,9 @@ def maker(node: DictConfig | dict[str, Any]) -> Callable[..., Any]:
         return instantiate(node, _partial_=True, _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, ImportError):  # a name in a user's own module, which was not read
-            raise UserError(" ".join(str(error.__cause__).split())) from error
+            why = " ".join(str(error.__cause__).split())
+            named = re.search(r"'(.+?)'", why)  # Hydra names the one, which may lie deeper in `node`
+            raise UserError(f"{named[1]} cannot be made: {why}" if named else why) from error
         raise
 
 
