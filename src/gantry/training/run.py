@@ -22,7 +22,7 @@ from gantry.core.errors import RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
 from gantry.runs.directions import DIRECTIONS, PRIMARY
-from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE
+from gantry.runs.folder import CAVEATS, METRICS_FILE, SUMMARY_FILE
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
 from gantry.runs.tracking.tracker import Tracker, Trackers
@@ -129,6 +129,8 @@ def _begin_record(
     """
     take_up_record(folder, start, data.digest)
     tags = tags | {PRIMARY: evaluator.primary, DIRECTIONS: json.dumps(evaluator.higher_is_better)}
+    if evaluator.caveats:
+        tags = tags | {CAVEATS: "\n".join(evaluator.caveats)}
     return open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
 
 
@@ -156,6 +158,7 @@ def summarise(
         classes=classes if classes is not None and len(classes) <= MOST_CLASSES else None,
         **peak_memory(),
         protocol=dict(evaluation.evaluator.protocol),
+        caveats=evaluation.evaluator.caveats,
         folder=folder,
         tracking_uri=cfg.tracking.get("uri"),
     )
