@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -47,15 +48,21 @@ FEWEST = 10  # real images
 
 def share_reals(plan: Plan, which: str, folder: Path, rank: int, size: int) -> None:
     """Extract the features of a further process's share of the real images `Plan.real(which)`."""
-    _take_threads(size)
+    _begin_share(size)
     look_at_share(ArraySource(plan.real(which).images), {"real": plan.extractors(rank)[MAIN]}, folder, rank, size)
 
 
 def share_draw(plan: Plan, draw: int, folder: Path, rank: int, size: int) -> None:
     """Extract the features of a further process's share of a draw's images."""
-    _take_threads(size)
+    _begin_share(size)
     with whole_float32():
         look_at_share(plan.source(draw, rank), plan.extractors(rank), folder, rank, size)
+
+
+def _begin_share(size: int) -> None:
+    """Prepare a further process, which shares the cores, and warns of nothing that the first one warns of."""
+    logging.getLogger("gantry").setLevel(logging.ERROR)
+    _take_threads(size)
 
 
 def _take_threads(size: int) -> None:
@@ -111,6 +118,7 @@ class _Measuring:
         self.plan, self.watch = plan, Stopwatch()
         with self.watch("loading"):
             # Missing parts are refused before slow work: folders of images are decoded last.
+            plan.check_data()
             made = describe_generator(plan) if isinstance(plan.subject, GeneratorFiles) else None
             self.extractors = plan.extractors(0)
             self.subject = made or describe_images(plan)
@@ -194,7 +202,18 @@ class _Measuring:
             classifier={"sha256": judge.digest, **judge.details} if judge else None,
             pairs=first.pictures.get("memorisation"),
             higher_is_better=self._directions(),
+            reference={"source": self.reference.source},
+            caveats=tuple(dict.fromkeys(self._caveats())),
         )
+
+    def _caveats(self) -> Iterator[str]:
+        """Yield what speaks against the values, or makes other tools give others."""
+        if self.plan.as_trained is False:
+            names = self.plan.trained_on.name
+            yield f"the images of {names} are not those that the run was trained on: the command names other data"
+        for extractor in self.extractors.values():
+            yield from extractor.caveats
+        yield from self.real.caveats(self.main, self.reference)
 
     def _scored(self, metrics: Sequence[Metric], draw: int, looked: Mapping[str, Features]) -> Scores:
         """Score one draw by every metric."""

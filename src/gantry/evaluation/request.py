@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,13 +37,16 @@ class SampleFiles:
     path: str
     cache: Path
 
-    def load(self, shape: tuple[int, int, int], count: int) -> ImageSet:
+    def load(self, shape: tuple[int, int, int], count: int, labels_needed: bool = False) -> ImageSet:
         """Load `count` images of shape (C, H, W), drawn at random if there are more.
+
+        Args:
+            labels_needed: see `gantry.data.sample_files.samples`.
 
         Raises:
             UserError: they cannot be read, are of another shape or too few.
         """
-        found = samples(self.path, self.cache, shape)
+        found = samples(self.path, self.cache, shape, labels_needed=labels_needed)
         if len(found) < count:
             raise UserError(
                 f"images={self.path} holds {len(found)} images, fewer than n={count}; "
@@ -71,6 +75,9 @@ class Plan:
         cache: folder of everything that can be computed again.
         accelerator: "cpu", "cuda" or "mps".
         devices: processes that share the work, a GPU each where there are.
+        home: the folder to which the data's relative paths refer; None: the working directory.
+        digest: of the images that the generator was trained on; None: not known.
+        given: the user has named the data, which need not be those images.
     """
 
     protocol: str
@@ -88,6 +95,9 @@ class Plan:
     cache: Path
     accelerator: str
     devices: int
+    home: Path | None = None
+    digest: str | None = None
+    given: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the loaded images, which another process maps from the disk itself."""
@@ -102,6 +112,27 @@ class Plan:
     def trained_on(self) -> ImageSet:
         """The training images; of a run, those it used."""
         return self.whole if self.max_images is None else self.whole.part(self.max_images)
+
+    @property
+    def as_trained(self) -> bool | None:
+        """True if the data set holds the images that the generator was trained on; None if those are not known."""
+        return None if self.digest is None else self.trained_on.digest == self.digest
+
+    def check_data(self) -> None:
+        """Refuse to measure a run against images that have taken the place of those it was trained on.
+
+        Raises:
+            UserError: they are others, and the user has not named them.
+        """
+        if self.as_trained is False and not self.given:
+            data, name = self.trained_on, self.data["_target_"].rpartition(".")[2]
+            options = {key: one for key, one in self.data.items() if isinstance(one, str | int) and key != "_target_"}
+            typed = " ".join([f"data={name}", *(f"data.{key}={one}" for key, one in options.items())])
+            raise UserError(
+                f"the {len(data):,} images of {data.source} are not those that the run was trained on: they have "
+                f"changed since, or are read otherwise (their digest was {str(self.digest)[:12]}, is "
+                f"{data.digest[:12]}).\nPut those back; or, to measure against these, name them: {typed}"
+            )
 
     @cached_property
     def reference(self) -> ImageSet:
@@ -129,7 +160,7 @@ class Plan:
     def images(self) -> ImageSet:
         """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
-        return self.subject.load(self.reference.shape, self.n)
+        return self.subject.load(self.reference.shape, self.n, labels_needed="augmentation" in self.measures)
 
     def limited(self, data: ImageSet) -> ImageSet:
         """Return at most as many real images as the protocol uses."""
@@ -144,7 +175,8 @@ class Plan:
     def _images(self, split: str | None) -> ImageSet:
         if split not in self._loaded:
             node = self.data if split is None else self.data | {"split": split}
-            self._loaded[split] = maker(node)(cache=self.cache)
+            with chdir(self.home) if self.home is not None else nullcontext():
+                self._loaded[split] = maker(node)(cache=self.cache)
         return self._loaded[split]
 
     @cached_property
@@ -219,4 +251,5 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
         "sha256": files.digest(),
         "seed": plan.seed,
         "draws": plan.repeats,
+        "trained_on_these_images": plan.as_trained,
     }
