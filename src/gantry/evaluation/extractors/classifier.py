@@ -211,7 +211,7 @@ def _train(network: nn.Module, data: ImageSet) -> float:
     batches = ((data.images[chosen], data.labels[chosen]) for chosen in _batches(known, batch, steps))
     fit(network, batches, steps, data.flip)
     seen, true = (torch.from_numpy(each) for each in (verdicts(network, data.images, held_out), data.labels[held_out]))
-    classes = network(torch.from_numpy(data.images[:2]))[1].shape[1]
+    classes = network(torch.from_numpy(data.images[:2].copy()))[1].shape[1]
     return multiclass_accuracy(seen, true, classes, average="micro").item()
 
 
