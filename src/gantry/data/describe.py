@@ -21,7 +21,7 @@ def describe(data: ImageSet) -> str:
     lines = [f"{data.name}: {len(data)} images ({data.split}), {size} {colour}, {_classes(data)}"]
     reading = data.reading
     if reading is not None:
-        if reading.files:
+        if reading.formats or (reading.smallest is not None and reading.smallest != (width, height)):
             lines.append(f"  from {_files(reading)}")
         if reading.left_out:
             lines.append(f"  left out: {_left_out(reading.left_out)}")
@@ -92,13 +92,13 @@ def _classes(data: ImageSet) -> str:
     if data.labels is None:
         return origin or "no labels"
     counts = _counts(data)
-    shown = _listed(((count, name) for name, count in counts), len(counts), CLASSES, "{1} {0}")
+    shown = _listed(((count, name) for name, count in counts), len(counts), CLASSES, "{1} ({0})")
     return f"{len(counts)} classes{f' {origin}' if origin.startswith('by ') else ''}: {shown}"
 
 
 def _files(reading: Reading) -> str:
     kinds = ", ".join(f"{count} {name}" for name, count in reading.formats.items())
-    what = kinds if len(reading.formats) == 1 else f"{reading.files} files" + (f" ({kinds})" if kinds else "")
+    what = f"{reading.files} files ({kinds})" if len(reading.formats) > 1 else kinds or f"{reading.files} images"
     if reading.distinct == 1 and reading.smallest is not None:
         return "{} of {}x{}".format(what, *reading.smallest)
     (common, count), *_ = reading.sizes

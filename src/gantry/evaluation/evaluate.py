@@ -90,18 +90,25 @@ class Stopwatch:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
 
-def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) -> Result:
+def measure(
+    plan: Plan,
+    keep: Callable[[Result], object] = lambda result: None,
+    show: Callable[[ImageSet], object] = lambda data: None,
+) -> Result:
     """Carry out `plan` and return its result. A stopped evaluation continues with the features already on disk.
 
     Args:
         keep: saves the result; only after that the features are deleted.
+        show: is told the reference before anything is measured.
 
     Raises:
         UserError: something that the plan needs is missing, or the same evaluation is running.
         JobFailed: another process of the evaluation has failed.
     """
     with whole_float32():  # set once: it applies to all threads, of which one makes images
-        return _Measuring(plan).run(keep)
+        measuring = _Measuring(plan)
+        show(measuring.reference)
+        return measuring.run(keep)
 
 
 class _Measuring:
