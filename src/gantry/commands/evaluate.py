@@ -23,6 +23,8 @@ from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.redaction import HIDDEN, redact
 from gantry.core.text import show, typed_command
+from gantry.data.describe import describe, warnings_of
+from gantry.data.images import ImageSet
 from gantry.runs.find import WORDS
 from gantry.runs.find_generators import FoundRun, find_generators
 from gantry.runs.folder import TAGS_FILE, read_values, write_status
@@ -146,7 +148,7 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
     from gantry.evaluation.evaluate import measure
 
     files: list[Path] = []
-    result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)))
+    result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)), _show)
     if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # for comparisons with runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)
@@ -155,6 +157,13 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
     if subject.run is not None and subject.run.run_id is not None and cfg.tracking:
         _log(cfg, subject.run, result, files)
     return result
+
+
+def _show(data: ImageSet) -> None:
+    """Print what a set of images holds, and warn of what may be wrong with it."""
+    print(describe(data), flush=True)
+    for warning in warnings_of(data):
+        log.warning("%s", warning)
 
 
 def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:

@@ -14,15 +14,18 @@ import numpy as np
 
 from gantry.core.errors import UserError
 from gantry.core.progress import progress
-from gantry.data.array_labels import Labels, might_be, understood
+from gantry.data.array_labels import ArrayLabels, might_be, understood
 from gantry.data.decoded_cache import CachedImages, kept, write
-from gantry.data.image_folder import NAMED, Failures, decoded, image_set, listing, resolved, stamps
+from gantry.data.image_folder import NAMED, Failures, decoded, image_set, labelled
 from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
+from gantry.data.labels import Labels
+from gantry.data.named_files import NamedFiles, file_stamp, named_files, resolved
+from gantry.data.reading import array_reading
+from gantry.data.sample_caveats import caveats
 from gantry.data.sample_refusals import coloured, wrong_sizes
 
 logger = logging.getLogger(__name__)
 
-LOSSY = (".jpg", ".jpeg", ".webp")
 IMAGES = (
     "arr_0",
     "images",
@@ -40,14 +43,14 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int], *, label
 
     A folder is listed as by `gantry.data.image_folder.image_folder` and its files are decoded by
     `gantry.data.images.decode_exactly`: greyscale is repeated for colour data (as torch-fidelity does), and for
-    greyscale data files must be grey. First-level sub-folders are labels when all images lie in two or more.
+    greyscale data files must be grey. Labels are found as there, too, and a zip file is read as a folder is.
 
     An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, and
     optional labels as one of `LABELS`, see `gantry.data.array_labels.understood`; an .npy holds the images alone. It
     is copied to the cache as a stream, so memory does not grow with N, and is never unpickled.
 
     Args:
-        path: a folder, an .npz or an .npy.
+        path: a folder, a .zip of one, an .npz or an .npy.
         cache: the folder of decoded images.
         shape: (C, H, W) of the reference data, C 1 or 3.
         labels_needed: refuse an array that is called labels and is none, instead of leaving it out with a warning.
@@ -57,19 +60,35 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int], *, label
             ambiguous files, arrays of another kind, or the cache cannot be written.
     """
     base = resolved(path, "images")
-    if base.is_dir():
-        images, about = _folder(base, cache, shape)
-    elif not base.exists():
-        raise UserError(f"images={base} does not exist; it must be a folder with images, an .npz or an .npy")
-    elif base.suffix.lower() in (".npz", ".npy"):
-        stat = base.stat()
-        identity = ["samples", ARRAYS, str(base), stat.st_size, stat.st_mtime_ns, shape]
+    if base.suffix.lower() in (".npz", ".npy") and base.is_file():
+        identity = ["samples", ARRAYS, str(base), file_stamp(base), shape]
         images, about = kept(cache, identity, lambda entry: _array(entry, base, shape))
-        _tell_of_labels(about.get(NOT_LABELS, ()), labels_needed)
-    else:
+        _tell_of_labels(about[NOT_LABELS], labels_needed)
+        labels = Labels(about["labels"], about["classes"], "beside the images" if about["labels"] else "no labels")
+        reading = array_reading(images, *shape[1:])
+        return labelled(images, about, labels, reading, name=base.stem, split="all", source=str(base), flip=False)
+    if base.exists() and not base.is_dir() and base.suffix.lower() != ".zip":
         raise UserError(f"images={base} is not a folder with images, an .npz or an .npy")
+    if not base.exists():
+        raise UserError(f"images={base} does not exist; it must be a folder with images, an .npz or an .npy")
+    files = named_files(base, "images")
+    images, about = _folder(files, cache, shape)
     name = base.name if base.is_dir() else base.stem
-    return image_set(images, about, name=name, split="all", source=str(base), flip=False)
+    data = _labelled(images, about, files, name, labels_needed)
+    for caveat in caveats(data):
+        logger.warning("%s", caveat)
+    return data
+
+
+def _labelled(images: np.ndarray, about: dict, files: NamedFiles, name: str, needed: bool) -> ImageSet:
+    """Return the images of `files`, with labels unless those cannot be understood and are not needed."""
+    try:
+        return image_set(images, about, files, "auto", name=name, split="all", flip=False)
+    except UserError as error:  # of a dataset.json that does not fit
+        if needed:
+            raise
+        logger.warning("images=%s: %s: it is not used", files.base, error)
+        return image_set(images, about, files, "none", name=name, split="all", flip=False)
 
 
 def _tell_of_labels(said: Sequence[str], needed: bool) -> None:
@@ -84,16 +103,8 @@ def _tell_of_labels(said: Sequence[str], needed: bool) -> None:
         logger.warning("%s: it is not used", sentence)
 
 
-def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> CachedImages:
-    names = listing(base, "images")
-    lossy = sum(name.lower().endswith(LOSSY) for name in names)
-    if lossy:
-        logger.warning(
-            "%d of %d images in %s are JPEG or WebP files: lossy compression changes the scores. Save PNG files.",
-            lossy,
-            len(names),
-            base,
-        )
+def _folder(files: NamedFiles, cache: Path, shape: tuple[int, int, int]) -> CachedImages:
+    base, names = files.base, files.names
 
     def refusal(base: Path, failures: Failures, total: int) -> UserError:
         unfit = {name: failure.size for name, failure in failures if isinstance(failure, WrongSize)}
@@ -112,8 +123,8 @@ def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> CachedImage
 
     return kept(
         cache,
-        [str(base), "exact", shape, stamps(base, names)],
-        lambda entry: decoded(entry, base, names, shape, lambda path: decode_exactly(path, shape), refusal),
+        [str(base), "exact", shape, files.identity()],
+        lambda entry: decoded(entry, files, shape, lambda file, seen: decode_exactly(file, shape, seen), refusal),
     )
 
 
@@ -224,7 +235,7 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
     )
 
 
-def _labels(path: Path, members: Mapping[str, IO[bytes]], count: int) -> tuple[Labels | None, list[str]]:
+def _labels(path: Path, members: Mapping[str, IO[bytes]], count: int) -> tuple[ArrayLabels | None, list[str]]:
     """Read the labels of `count` images; None where the file has none.
 
     Returns:

@@ -17,6 +17,8 @@ from gantry.core.errors import UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.data.image_folder import cached_images
 from gantry.data.images import ImageSet, digest_of, resize
+from gantry.data.named_files import NamedFiles, stamps
+from gantry.data.reading import array_reading
 
 NETWORK_TIMEOUT = 15.0  # seconds without an answer after which a download fails
 
@@ -132,11 +134,13 @@ def celeba(
     images, parts = base / "img_align_celeba", base / "list_eval_partition.txt"
     if not (images.is_dir() and parts.is_file()):
         _torchvision("CelebA", root, cache, download, split=split)
-    # torchvision takes seconds to check and parse its lists, so a cached start compares their times instead.
+    # The split's files are read off its list here, since torchvision takes seconds to check and parse all lists.
+    wanted = {"train": "0", "valid": "1", "test": "2"}.get(split)
+    rows = [line.split() for line in parts.read_text(errors="replace").splitlines()]
+    names = [row[0] for row in rows if len(row) == 2 and wanted in (row[1], None)]
     return cached_images(
-        images,
-        lambda: _torchvision("CelebA", root, cache, download, split=split).filename,
-        ["celeba", split, images.stat().st_mtime_ns, parts.stat().st_mtime_ns],
+        NamedFiles(images, names, {}, lambda name: images / name, lambda: ["celeba", split, stamps(images, names)]),
+        "none",
         cache=cache,
         image_size=image_size,
         channels=3,
@@ -144,6 +148,7 @@ def celeba(
         name="celeba",
         split=split,
         flip=flip,
+        check=lambda: _torchvision("CelebA", root, cache, download, split=split),
     )
 
 
@@ -167,10 +172,11 @@ def _in_memory(
     image_size: int,
     flip: bool,
 ) -> ImageSet:
+    reading = array_reading(images, image_size, image_size)
     images = np.ascontiguousarray(resize(images, image_size))
     labels = np.asarray(targets, dtype=np.int64)
     digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
-    return ImageSet(name, images, labels, tuple(classes), split, source, digest, flip)
+    return ImageSet(name, images, labels, tuple(classes), split, source, digest, flip, reading=reading)
 
 
 def _torchvision(dataset: str, root: Path, cache: Path, download: bool, **part: Any) -> Any:

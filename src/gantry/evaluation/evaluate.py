@@ -21,7 +21,9 @@ from gantry.core.determinism import whole_float32
 from gantry.core.errors import UserError
 from gantry.core.processes.devices import THREADS, cores
 from gantry.core.processes.workers import Crew
+from gantry.data.describe import data_record
 from gantry.data.images import ImageSet
+from gantry.data.sample_caveats import caveats as sample_caveats
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.features import PIECE, ArraySource, Source, look_at, look_at_share
 from gantry.evaluation.metrics import kid
@@ -97,18 +99,27 @@ class Stopwatch:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
 
-def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) -> Result:
+def measure(
+    plan: Plan,
+    keep: Callable[[Result], object] = lambda result: None,
+    show: Callable[[ImageSet], object] = lambda data: None,
+) -> Result:
     """Carry out `plan` and return its result. A stopped evaluation continues with the features already on disk.
 
     Args:
         keep: saves the result; only after that the features are deleted.
+        show: is told the reference, and then the images of files, before anything is measured.
 
     Raises:
         UserError: something that the plan needs is missing, or the same evaluation is running.
         JobFailed: another process of the evaluation has failed.
     """
     with whole_float32():  # set once: it applies to all threads, of which one makes images
-        return _Measuring(plan).run(keep)
+        measuring = _Measuring(plan)
+        show(measuring.reference)
+        if isinstance(plan.subject, SampleFiles):
+            show(plan.images)
+        return measuring.run(keep)
 
 
 class _Measuring:
@@ -202,12 +213,14 @@ class _Measuring:
             classifier={"sha256": judge.digest, **judge.details} if judge else None,
             pairs=first.pictures.get("memorisation"),
             higher_is_better=self._directions(),
-            reference={"source": self.reference.source},
+            reference=data_record(self.reference),
             caveats=tuple(dict.fromkeys(self._caveats())),
         )
 
     def _caveats(self) -> Iterator[str]:
         """Yield what speaks against the values, or makes other tools give others."""
+        if isinstance(self.plan.subject, SampleFiles):
+            yield from sample_caveats(self.plan.images)
         if self.plan.as_trained is False:
             names = self.plan.trained_on.name
             yield f"the images of {names} are not those that the run was trained on: the command names other data"

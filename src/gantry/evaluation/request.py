@@ -16,7 +16,9 @@ from torch import nn
 from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
+from gantry.data.reading import CROPPED
 from gantry.data.sample_files import samples
+from gantry.data.sample_refusals import WrongSizes
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.metrics.metric import LABELS, Metric, built
@@ -160,7 +162,10 @@ class Plan:
     def images(self) -> ImageSet:
         """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
-        return self.subject.load(self.reference.shape, self.n, labels_needed="augmentation" in self.measures)
+        try:
+            return self.subject.load(self.reference.shape, self.n, labels_needed="augmentation" in self.measures)
+        except WrongSizes as error:
+            raise UserError(f"{error}{_how_read(self.reference)}") from error
 
     def limited(self, data: ImageSet) -> ImageSet:
         """Return at most as many real images as the protocol uses."""
@@ -222,6 +227,18 @@ class Plan:
         return GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
 
 
+def _how_read(data: ImageSet) -> str:
+    """Say from which sizes the reference's images were made, where they were brought to another one."""
+    reading = data.reading
+    if reading is None or CROPPED not in reading.altered:
+        return ""
+    sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in reading.sizes)
+    return (
+        f"\nThe reference's own files, in {data.source}, are {sizes}: its images are their central squares, so that "
+        "no picture that is not square is like them"
+    )
+
+
 def can_classify(data: ImageSet) -> bool:
     return data.labels is not None and len(data.labels) >= 20 and len(set(data.labels.tolist())) > 1
 
@@ -229,7 +246,15 @@ def can_classify(data: ImageSet) -> bool:
 def describe_images(plan: Plan) -> dict[str, Any]:
     """Check that image files are readable, and describe them."""
     assert isinstance(plan.subject, SampleFiles)
-    return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest, "seed": plan.seed}
+    images = plan.images
+    reading = None if images.reading is None else images.reading.record()
+    return {
+        "images": plan.subject.path,
+        "count": len(images),
+        "sha256": images.digest,
+        "seed": plan.seed,
+        "reading": reading,
+    }
 
 
 def describe_generator(plan: Plan) -> dict[str, Any]:

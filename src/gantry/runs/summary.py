@@ -30,6 +30,7 @@ class Summary:
         folder: the run's files.
         tracking_uri: the MLflow store; None where there is none.
         classes: of each class the share of the real and of the generated images; None where they are not known.
+        data: what the data set holds and how its files were read (see `gantry.data.describe.data_record`).
         peak_memory_mib, peak_gpu_memory_mib: peak memory in MiB, on the GPU if there is one.
         caveats: what speaks against the metrics, a sentence each.
     """
@@ -53,6 +54,7 @@ class Summary:
     peak_gpu_memory_mib: float | None = None
     higher_is_better: dict[str, bool] = field(default_factory=dict)
     caveats: tuple[str, ...] = ()
+    data: dict[str, Any] | None = None
 
     def save(self) -> None:
         """Write `summary.json` in the run's folder.

@@ -94,7 +94,8 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
         UserError: `data` has no labels, or only one class, or fewer than 20 images.
     """
     if data.labels is None:
-        raise UserError(f"the classifier needs labels, and {data.name} has none. {INSTEAD}")
+        why = f" ({data.reading.labels})" if data.reading is not None and data.reading.labels else ""
+        raise UserError(f"the classifier needs labels, and {data.name} has none{why}. {INSTEAD}")
     classes = max(int(data.labels.max()) + 1, len(data.classes or ()))
     if len(np.unique(data.labels)) < 2 or len(data.labels) < 20:
         raise UserError(
