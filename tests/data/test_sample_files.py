@@ -326,3 +326,61 @@ def test_paths_that_cannot_serve_are_refused_by_name(tmp_path, case):
     said = {"missing": "does not exist", "empty folder": "is empty", "zip": "is not a folder"}[case]
     with pytest.raises(UserError, match=f"images={target} {said}"):
         load(target)
+
+
+def altered_files(folder: Path) -> dict[str, bool]:
+    """Files of all kinds in `folder`, and whether Gantry reads other pixels than Pillow's conversion to RGB."""
+    folder.mkdir()
+    rgb, grey = Image.fromarray(PIXELS[0]), Image.fromarray(PIXELS[0, :, :, 0])
+    half = Image.fromarray(np.where(np.arange(144).reshape(12, 12) % 2, 255, 99).astype(np.uint8))
+    clear, opaque, shaded, turned = rgb.copy(), rgb.copy(), grey.convert("LA"), Image.Exif()
+    clear.putalpha(half)
+    opaque.putalpha(255)
+    shaded.putalpha(half)
+    white = Image.new("RGBA", (12, 12), (255, 255, 255, 9))
+    palette = rgb.quantize(16)
+    turned[0x0112] = 6
+    clear.save(folder / "clear.png")
+    shaded.save(folder / "shaded.png")
+    palette.save(folder / "clear_palette.png", transparency=0)
+    Image.fromarray(PIXELS[0, :, :, 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    rgb.save(folder / "turned.png", exif=turned)
+    opaque.save(folder / "opaque.png")
+    white.save(folder / "white.png")
+    palette.save(folder / "palette.png")
+    rgb.convert("CMYK").save(folder / "cmyk.tif")
+    rgb.save(folder / "first.gif", save_all=True, append_images=[rgb.rotate(90)])
+    rgb.save(folder / "plain.png")
+    grey.point(lambda level: level > 99).convert("1").save(folder / "bits.png")
+    return {path.name: path.stem in ["clear", "shaded", "clear_palette", "deep", "turned"] for path in folder.iterdir()}
+
+
+def test_files_of_which_other_tools_read_other_pixels_are_counted_and_said(tmp_path, caplog):
+    expected = altered_files(tmp_path / "made")
+    for _ in range(2):  # the second from the cache
+        caplog.clear()
+        data = load(tmp_path / "made")
+        assert data.reading.altered["other_tools_read_other_pixels"] == sum(expected.values()) == 5
+        (said,) = (record.message for record in caplog.records)
+        assert f"5 of 12 images in {tmp_path}/made are altered before they are measured" in said
+        assert "transparent, laid on white" in said
+        assert "torch-fidelity, pytorch-fid and clean-fid do not do that, and give other values" in said
+
+
+def test_the_pixels_of_all_other_files_are_torch_fidelitys(tmp_path):
+    from torch_fidelity.datasets import ImagesPathDataset
+
+    expected = altered_files(tmp_path / "made")
+    data = load(tmp_path / "made")
+    for pixels, name in zip(data.images, sorted(expected), strict=True):
+        theirs = ImagesPathDataset([str(tmp_path / "made" / name)])[0].numpy()
+        assert np.array_equal(pixels, theirs) is not expected[name], name
+
+
+def test_an_image_that_cannot_be_understood_by_its_labels_alone_is_taken(folder, tmp_path, caplog):
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        load(folder)
+    data = samples(folder, tmp_path / "cache", COLOUR, labels_needed=False)
+    assert (len(data), data.labels) == (7, None)
+    assert "it is not used" in caplog.text

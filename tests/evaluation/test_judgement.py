@@ -26,7 +26,7 @@ def test_the_interval_is_clopper_and_pearsons(correct: int, count: int, low: flo
 
 
 def test_few_images_cannot_tell_and_many_can() -> None:
-    assert "so few images cannot tell" in str(beside_chance(8, 12, 0.5))
+    assert "too few to tell it from chance" in str(beside_chance(8, 12, 0.5))
     assert "8 of 12 held-out images (66.67%" in str(beside_chance(8, 12, 0.5))
     assert "at chance level" in str(beside_chance(660, 1200, 0.55))
     assert beside_chance(720, 1200, 0.55) is None
@@ -57,7 +57,7 @@ def test_one_at_chance_says_so_whenever_it_judges(tmp_path, caplog) -> None:
         caplog.clear()
         found = classifier(data=noise, cache=tmp_path)
         assert len(found.caveats) == 1
-        assert "always naming the commonest class" in found.caveats[0]
+        assert "always naming the commonest class gives" in found.caveats[0]
         assert (caplog.records[-1].levelno, caplog.records[-1].message) == (logging.WARNING, found.caveats[0])
 
 

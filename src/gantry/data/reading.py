@@ -26,7 +26,7 @@ SAID = {  # how each alteration is put to users
     MADE_GREY: "colour files made grey",
     MADE_RGB: "CMYK and the like converted to RGB",
     ODD_METADATA: "with metadata that cannot be read, taken as they are stored",
-    READ_OTHERWISE: "of which other tools, such as torch-fidelity, read other pixels",
+    READ_OTHERWISE: "that other tools, such as torch-fidelity, read otherwise",
 }
 KEPT = 5  # sizes of files that are recorded by name, the commonest
 

@@ -233,10 +233,7 @@ def _how_read(data: ImageSet) -> str:
     if reading is None or CROPPED not in reading.altered:
         return ""
     sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in reading.sizes)
-    return (
-        f"\nThe reference's own files, in {data.source}, are {sizes}: its images are their central squares, so that "
-        "no picture that is not square is like them"
-    )
+    return f"\nThe reference's own files, in {data.source}, are {sizes}, of which the central squares are taken"
 
 
 def can_classify(data: ImageSet) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
 DESCRIPTION = "eval."  # prefix of the tag that describes a key in a line
+CAVEATS = "caveats"  # ending of the tag that has what speaks against the values, a sentence a line
 MERGED = ("values", "spread", "higher_is_better", "classes", "classifier", "memorisation", "augmentation")
 LEAST = 3  # number of the least frequent classes to name
 

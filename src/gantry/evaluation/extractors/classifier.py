@@ -119,8 +119,8 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
             os.replace(partial, path)  # noqa: PTH105
     known, held_out = split(len(data))
     count, accuracy = len(held_out), float(about["accuracy"])
-    sure = "between {:.0%} and {:.0%} with 95 % confidence".format(*interval(round(accuracy * count), count))
-    logger.info("It recognises %.2f %% of %d held-out images, %s", 100 * accuracy, count, sure)
+    sure = "95 % interval {:.0%} to {:.0%}".format(*interval(round(accuracy * count), count))
+    logger.info("It recognises %.2f %% of %d held-out images (%s)", 100 * accuracy, count, sure)
     said = caveats(
         f"the classifier of {data.name}", data.labels[known], data.labels[held_out], accuracy, data.classes or ()
     )

@@ -46,12 +46,12 @@ def beside_chance(correct: int, count: int, chance: float) -> str | None:
         return None
     low, high = interval(correct, count)
     found = (
-        f"recognises {correct} of {count} held-out images ({correct / count:.2%}; with so many images its accuracy "
-        f"may be {low:.0%} to {high:.0%}), and always naming the commonest class is right for {chance:.2%}"
+        f"recognises {correct} of {count} held-out images ({correct / count:.2%}; 95 % interval {low:.0%} to "
+        f"{high:.0%}); always naming the commonest class gives {chance:.2%}"
     )
     if enough(count, chance):
-        return f"{found}: it is at chance level, and what it measures means little"
-    return f"{found}: so few images cannot tell whether it is better than chance, and what it measures may mean little"
+        return f"{found}: it judges at chance level"
+    return f"{found}: too few to tell it from chance"
 
 
 def at_least(correct: int, count: int, chance: float) -> float:
