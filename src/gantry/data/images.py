@@ -1,6 +1,7 @@
 """Decodes image files and converts images between storage (uint8) and network input (float in [-1, 1])."""
 
 import hashlib
+import io
 import stat
 import threading
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 LARGE = 2**24  # pixels; larger images are decoded one at a time
+PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # EXIF's tag
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _large = threading.Lock()
@@ -213,11 +215,10 @@ def _opened(
         ValueError: a pipe or a device, which may never end.
         WrongSize: the image is not of `shape`, (C, H, W).
     """
-    from PIL import Image
 
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("it is no regular file")
-    with Image.open(file) as opened, _large if opened.width * opened.height > LARGE else nullcontext():
+    with _open(file, seen) as opened, _large if opened.width * opened.height > LARGE else nullcontext():
         seen.format = opened.format or ""
         deep = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
         image = _upright(opened, seen)
@@ -227,6 +228,38 @@ def _opened(
         seen.altered |= {SCALED} if deep else set()
         seen.altered |= {FIRST_FRAME} if getattr(opened, "is_animated", False) else set()
         yield _eight_bits(image, mode, seen)
+
+
+def _open(file: Path | IO[bytes], seen: Seen) -> "Image.Image":
+    """Open an image; a PNG whose metadata Pillow refuses, such as long texts, is opened without them."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file)
+    except (ValueError, UnidentifiedImageError):
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
+            content.seek(0)
+            plain = _without_metadata(content)
+        if plain is None:
+            raise
+        seen.altered.add(ODD_METADATA)
+        return Image.open(io.BytesIO(plain))
+
+
+def _without_metadata(file: IO[bytes]) -> bytes | None:
+    """Return a PNG file with only the chunks that make its pixels; None for another file, or one cut short."""
+    kept = bytearray(file.read(len(PNG)))
+    if kept != PNG:
+        return None
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept += head + file.read(length + 4)
+        else:
+            file.seek(length + 4, 1)
+        if kind == b"IEND":
+            return bytes(kept)
+    return None
 
 
 def _upright(opened: "Image.Image", seen: Seen) -> "Image.Image":

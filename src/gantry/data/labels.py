@@ -109,7 +109,8 @@ def of_folders(names: Sequence[str], insist: bool = False) -> Labels:
         index = {top: label for label, top in enumerate(tops)}
         return Labels([index[path[0]] for path in paths], tops, "by sub-folder")
     shown = ", ".join(tops[:4]) + (f" and {len(tops) - 4} more" if len(tops) > 4 else "")
-    together = f"its sub-folders {shown} look like {what}: all are taken together; data.folder=.../{tops[0]} takes one"
+    one = next((top for top in tops if top.lower().startswith("train")), tops[0])
+    together = f"its sub-folders {shown} look like {what}: all are taken together; data.folder=.../{one} takes one"
     warning = together if what in (PARTS, OTHER_FILES) else None
     if what == PARTS:
         inner = of_folders(["/".join(["all", *path[1:]]) for path in paths])
@@ -123,9 +124,11 @@ def _no_classes(tops: Sequence[str], paths: Sequence[Sequence[str]]) -> str | No
     kinds = Counter(kind for top in tops if (kind := _kind(top)) is not None)
     if kinds.total() == len(tops) or (kinds.total() > 1 and kinds.total() > len(tops) / 2):
         return kinds.most_common(1)[0][0]
+    if _begin_alike(paths):
+        return "the beginnings of files' names"
     if len(paths) < FEWEST * len(tops):
         return "folders of one image each"
-    return "numbered buckets" if _run_on(paths) or _begin_alike(paths) else None
+    return "numbered buckets" if _run_on(paths) or _filled(paths) else None
 
 
 def _kind(name: str) -> str | None:
@@ -191,6 +194,15 @@ def _has_width(ends: Mapping[int, tuple[int, int]], width: int, first: int) -> b
         return False
     begins = all(place * width == folder for folder, place in places.items())
     return begins or len({place - folder for folder, place in places.items()}) == 1
+
+
+def _filled(paths: Sequence[Sequence[str]]) -> bool:
+    """Return True where three or more numbered folders hold equally many files, but the last of them fewer."""
+    counts = Counter(path[0] for path in paths)
+    if len(counts) < 3 or not all(top.isdecimal() for top in counts):
+        return False
+    *full, last = (counts[top] for top in sorted(counts, key=int))
+    return len(set(full)) == 1 and last < full[0]
 
 
 def _begin_alike(paths: Sequence[Sequence[str]]) -> bool:

@@ -23,7 +23,7 @@ SAID = {  # how each alteration is put to users
     REDUCED: "reduced",
     ENLARGED: "enlarged",
     FIRST_FRAME: "animations, of which the first frame is taken",
-    MADE_GREY: "colour files made grey",
+    MADE_GREY: "stored in colour, made grey",
     MADE_RGB: "CMYK and the like converted to RGB",
     ODD_METADATA: "with metadata that cannot be read, taken as they are stored",
     READ_OTHERWISE: "that other tools, such as torch-fidelity, read otherwise",
