@@ -242,7 +242,7 @@ def test_numbers_show_the_digits_that_mean_something(values: list[float], text: 
 
 
 def test_what_speaks_against_the_metrics_is_said_once() -> None:
-    said = {"metrics.caveats": "the classifier judges at chance level\nanother sentence"}
+    said = {"gantry.warning.metrics": "the classifier judges at chance level\nanother sentence"}
     (one,) = comparable_sets([run("dcgan", tags=said), run("wgan", tags=said)])
     notes = tables.cautions(one, None)
     assert notes[-2:] == ["But the classifier judges at chance level.", "But another sentence."]

@@ -31,6 +31,7 @@ from gantry.runs.folder import TAGS_FILE, read_values, write_status
 from gantry.runs.generators import GeneratorFiles
 from gantry.runs.run_config import data_config, home_of, run_config
 from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.identity import read_plan
 from gantry.runs.tracking.query import configured_store, open_store
 from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
@@ -234,9 +235,9 @@ def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) 
 
     assert run.run_id is not None
     try:
-        for uri in dict.fromkeys(
-            (str(cfg.tracking.uri), str(run_config(run.folder).get("tracking", {}).get("uri", "")))
-        ):
+        plan = read_plan(run.folder)  # its address is absolute, that in the config as it was typed
+        typed = str(run_config(run.folder).get("tracking", {}).get("uri", ""))
+        for uri in dict.fromkeys((str(cfg.tracking.uri), typed, plan.uri if plan else "")):
             store = open_store(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
             if store is not None and store.get(run.run_id) is not None:
                 log_result(store.client, run.run_id, result, files)
