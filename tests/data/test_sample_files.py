@@ -360,7 +360,7 @@ def test_files_of_which_other_tools_read_other_pixels_are_counted_and_said(tmp_p
     for _ in range(2):  # the second from the cache
         caplog.clear()
         data = load(tmp_path / "made")
-        assert data.reading.altered["other_tools_read_other_pixels"] == sum(expected.values()) == 5
+        assert data.reading.read_otherwise == sum(expected.values()) == 5
         (said,) = (record.message for record in caplog.records)
         assert f"5 of 12 images in {tmp_path}/made are altered before they are measured" in said
         assert "transparent, laid on white" in said

@@ -51,6 +51,12 @@ def test_a_class_that_it_never_saw_is_named() -> None:
     assert said == "it has seen no image of c to learn from, and never finds one"
 
 
+def test_a_class_of_which_it_saw_few_images_is_named() -> None:
+    known = np.array([0, 1] * 200 + [2] * 9 + [4] * 10)
+    (said,) = caveats("it", known, np.array([0, 1] * 200), 0.99, ("a", "b", "c"))
+    assert said == "it has seen fewer than 10 images of c: it may not know them"
+
+
 def test_one_at_chance_says_so_whenever_it_judges(tmp_path, caplog) -> None:
     noise = image_set(random_images(400, size=8), np.arange(400) % 2)
     for _ in range(2):  # the second is from the cache

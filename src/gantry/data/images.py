@@ -21,7 +21,6 @@ from gantry.data.reading import (
     MADE_GREY,
     MADE_RGB,
     ODD_METADATA,
-    READ_OTHERWISE,
     REDUCED,
     SCALED,
     TURNED,
@@ -174,8 +173,8 @@ def decode_exactly(file: Path | IO[bytes], shape: tuple[int, int, int], seen: Se
     with _opened(file, None, seen, shape) as image:
         pixels = np.asarray(image).reshape(*shape[1:], -1).transpose(2, 0, 1)
     seen.pixels = int(pixels.min()), int(pixels.max())
-    if seen.altered and not np.array_equal(with_channels(pixels[None], 3)[0], _as_others(file)):
-        seen.altered.add(READ_OTHERWISE)
+    if seen.altered:
+        seen.read_otherwise = not np.array_equal(with_channels(pixels[None], 3)[0], _as_others(file))
     return with_channels(pixels[None], shape[0])[0]
 
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 COMPOSITED, SCALED, TURNED = "composited_on_white", "scaled_from_16_bits", "turned_by_exif"
 CROPPED, REDUCED, ENLARGED = "cropped", "reduced", "enlarged"
 FIRST_FRAME, MADE_GREY, MADE_RGB, ODD_METADATA = "first_frame_only", "made_grey", "made_rgb", "metadata_ignored"
-READ_OTHERWISE = "other_tools_read_other_pixels"
 UNREADABLE, HIDDEN, NO_ENDING = "unreadable", "hidden", "no ending"
 SAID = {  # how each alteration is put to users
     COMPOSITED: "transparent, laid on white",
@@ -26,7 +25,6 @@ SAID = {  # how each alteration is put to users
     MADE_GREY: "stored in colour, made grey",
     MADE_RGB: "CMYK and the like converted to RGB",
     ODD_METADATA: "with metadata that cannot be read, taken as they are stored",
-    READ_OTHERWISE: "that other tools, such as torch-fidelity, read otherwise",
 }
 KEPT = 5  # sizes of files that are recorded by name, the commonest
 
@@ -41,6 +39,7 @@ class Seen:
         altered: what was changed, of the keys of `SAID`.
         brightest: the largest value of a pixel of 16 bits, 0 to 65535; None for other files.
         pixels: the least and the largest value of the decoded pixels, 0 to 255.
+        read_otherwise: True if other tools read other pixels, see `gantry.data.images.decode_exactly`.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -48,6 +47,7 @@ class Seen:
     altered: set[str] = field(default_factory=set)
     brightest: int | None = None
     pixels: tuple[int, int] = (0, 255)
+    read_otherwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Reading:
         altered: files by what was changed of them, of the keys of `SAID`; absent keys mean none.
         brightest: the largest value among pixels of 16 bits, 0 to 65535; None where no file has them.
         pixels: the least and the largest value of all decoded pixels, 0 to 255; None where they were not looked at.
+        read_otherwise: files of which other tools read other pixels; counted where images are read exactly.
         left_out: files that were not taken, by their ending, or `UNREADABLE`, `HIDDEN` or `NO_ENDING`.
         labels: where the labels are from, or why there are none.
         warning: what else users should look at; None where all is usual.
@@ -77,6 +78,7 @@ class Reading:
     altered: dict[str, int] = field(default_factory=dict)
     brightest: int | None = None
     pixels: tuple[int, int] | None = None
+    read_otherwise: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     labels: str = ""
     warning: str | None = None
@@ -104,12 +106,14 @@ class Tally:
         self._altered: Counter[str] = Counter()
         self._brightest: int | None = None
         self._low, self._high = 255, 0
+        self._otherwise = 0
 
     def add(self, seen: Seen) -> None:
         """Count one file that was read."""
         self._sizes[seen.size] += 1
         self._formats[seen.format] += 1
         self._altered.update(seen.altered)
+        self._otherwise += seen.read_otherwise
         self._low, self._high = min(self._low, seen.pixels[0]), max(self._high, seen.pixels[1])
         if seen.brightest is not None:
             self._brightest = max(self._brightest or 0, seen.brightest)
@@ -128,6 +132,7 @@ class Tally:
             altered={name: self._altered[name] for name in SAID if self._altered[name]},
             brightest=self._brightest,
             pixels=(self._low, self._high) if files else None,
+            read_otherwise=self._otherwise,
         )
 
 

@@ -1,8 +1,9 @@
 """Says how the files of somebody's images were read otherwise than by other tools, or had lost pixels before."""
 
 from gantry.data.images import ImageSet
-from gantry.data.reading import READ_OTHERWISE, SAID
+from gantry.data.reading import COMPOSITED, SAID, SCALED, TURNED
 
+OURS = (COMPOSITED, SCALED, TURNED)  # alterations that those tools do not make
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF", "HEIF")  # Pillow's names of formats that need not keep pixels
 
 
@@ -12,12 +13,13 @@ def caveats(data: ImageSet) -> list[str]:
     if reading is None:
         return []
     said = []
-    if other := reading.altered.get(READ_OTHERWISE):
-        how = ", ".join(f"{count} {SAID[name]}" for name, count in reading.altered.items() if name != READ_OTHERWISE)
+    if reading.read_otherwise:
+        how = ", ".join(f"{reading.altered[name]} {SAID[name]}" for name in OURS if name in reading.altered)
         said.append(
-            f"{other} of {reading.files} images in {data.source} are altered before they are measured ({how}). "
-            f"torch-fidelity, pytorch-fid and clean-fid do not do that, and give other values. To have the same from "
-            f"all, save them without transparency and EXIF, in 8 bits"
+            f"{reading.read_otherwise} of {reading.files} images in {data.source} are altered before they are measured "
+            f"({how}). "
+            "torch-fidelity, pytorch-fid and clean-fid do not do that, and give other values. To have the same from "
+            "all, save them without transparency and EXIF, in 8 bits"
         )
     if lossy := {name: count for name, count in reading.formats.items() if name in LOSSY}:
         said.append(

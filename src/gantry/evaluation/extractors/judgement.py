@@ -7,6 +7,7 @@ import numpy as np
 LEVEL = 0.01  # chance of calling a classifier better that is not
 SEEN = 0.9  # least chance of telling one that is right half as often as possible above chance
 SURE = 0.95  # confidence of the interval of an accuracy
+FEW = 10  # images to learn a class from, below which that is said
 NAMED = 5  # classes named
 
 
@@ -24,11 +25,17 @@ def caveats(what: str, known: np.ndarray, held_out: np.ndarray, accuracy: float,
     chance = max(largest_share(held_out), largest_share(np.concatenate([known, held_out])))
     if note := beside_chance(round(accuracy * len(held_out)), len(held_out), chance):
         said.append(f"{what} {note}")
-    if missing := sorted(set(held_out.tolist()) - set(known.tolist())):
-        shown = [names[label] if label < len(names) else str(label) for label in missing[:NAMED]]
-        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        said.append(f"{what} has seen no image of {', '.join(shown)}{more} to learn from, and never finds one")
+    seen = np.bincount(known, minlength=int(held_out.max()) + 1)
+    if missing := np.unique(held_out[seen[held_out] == 0]).tolist():
+        said.append(f"{what} has seen no image of {_listed(missing, names)} to learn from, and never finds one")
+    if rare := np.flatnonzero((seen > 0) & (seen < FEW)).tolist():
+        said.append(f"{what} has seen fewer than {FEW} images of {_listed(rare, names)}: it may not know them")
     return said
+
+
+def _listed(labels: Sequence[int], names: Sequence[str]) -> str:
+    shown = [names[label] if label < len(names) else str(label) for label in labels[:NAMED]]
+    return ", ".join(shown) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
 
 
 def beside_chance(correct: int, count: int, chance: float) -> str | None:
