@@ -75,7 +75,7 @@ def find_labels(files: NamedFiles, names: Sequence[str], how: How = "auto") -> L
         UserError: dataset.json cannot be read, or not all files have a label in it; or "folders" where there are none.
     """
     if how == "none":
-        return Labels(None, None, "none, as data.labels=none says")
+        return Labels(None, None, "no labels: data.labels=none")
     if how == "auto" and files.labels_file is not None:
         told = _told(files, names)
         if told is not None:
