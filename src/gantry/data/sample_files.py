@@ -23,7 +23,7 @@ from gantry.data.reading import array_reading
 
 logger = logging.getLogger(__name__)
 
-LOSSY = (".jpg", ".jpeg", ".webp")
+LOSSY = (".jpg", ".jpeg", ".webp", ".jfif", ".jpe", ".pjpeg", ".pjp", ".avif")
 IMAGES = (
     "arr_0",
     "images",
