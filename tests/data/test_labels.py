@@ -192,6 +192,21 @@ def test_a_dataset_json_that_cannot_be_right_is_refused_with_a_way_out(tmp_path,
     assert load(base, labels="folders").classes == ("00000", "00001", "00002")
 
 
+@pytest.mark.parametrize("labels", [[], None])
+def test_empty_labels_are_none(tmp_path, labels):
+    assert told(tree(tmp_path / "data", BUCKETS), labels).labels is None
+
+
+def test_dataset_json_in_a_folder_around_all_files_counts_and_one_of_a_part_does_not(tmp_path):
+    labels = json.dumps({"labels": [[name, i % 2] for i, name in enumerate(BUCKETS)]})
+    base = tree(tmp_path / "data", [f"stylegan/{name}" for name in BUCKETS])
+    (base / "stylegan/dataset.json").write_text(labels)
+    assert load(base).labels.tolist() == [0, 1] * 6
+    base = tree(tmp_path / "pets", [*(f"cat/{name}" for name in BUCKETS), *each(("dog",), FOUR)])
+    (base / "cat/dataset.json").write_text(labels)
+    assert load(base).classes == ("cat", "dog")
+
+
 def test_another_file_of_that_name_is_left_alone(tmp_path):
     base = tree(tmp_path / "data", each(("cat", "dog"), FOUR))
     (base / "dataset.json").write_text('{"images": [], "annotations": []}')

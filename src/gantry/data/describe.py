@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gantry.data.images import ImageSet
-from gantry.data.reading import SAID, UNREADABLE, Reading
+from gantry.data.reading import SAID, SCALED, UNREADABLE, Reading
 
 CLASSES, ENDINGS = 10, 8  # shown by name; the rest is counted
 DARK = 80  # of 255: pixels that are nowhere as bright use a fraction of the range
@@ -46,10 +46,11 @@ def warnings_of(data: ImageSet) -> list[str]:
             f"{reading.brightest / 65535:.1%} of white. Are they {bits}-bit pictures? Multiply by {2 ** (16 - bits)}"
         )
     elif reading.pixels is not None and reading.pixels[1] < DARK:
-        found.append(
-            f"{data.name}: the brightest pixel of all its images is {reading.pixels[1]} of 255. Do the files hold "
-            "numbers of classes, or 0 to 1, rather than grey levels?"
-        )
+        what = "numbers of classes, or 0 to 1, rather than grey levels"
+        if SCALED in reading.altered:
+            what = "fewer than 16 bits, such as 12"
+        brightest = f"the brightest pixel of all its images is {reading.pixels[1]} of 255"
+        found.append(f"{data.name}: {brightest}. Do its files hold {what}?")
     if reading.pixels is not None and reading.pixels[0] == reading.pixels[1]:
         found.append(f"{data.name}: all pixels of all its images are equal")
     return found

@@ -11,7 +11,7 @@ from datetime import date
 from typing import Any, Literal
 
 from gantry.core.errors import UserError
-from gantry.data.named_files import NamedFiles
+from gantry.data.named_files import LABELS_FILE, NamedFiles
 
 How = Literal["auto", "folders", "none"]
 INSIST = "data.labels=folders takes them for classes"
@@ -75,7 +75,7 @@ def find_labels(files: NamedFiles, names: Sequence[str], how: How = "auto") -> L
         UserError: dataset.json cannot be read, or not all files have a label in it; or "folders" where there are none.
     """
     if how == "none":
-        return Labels(None, None, "none, as data.labels=none says")
+        return Labels(None, None, "no labels: data.labels=none")
     if how == "auto" and files.labels_file is not None:
         told = _told(files, names)
         if told is not None:
@@ -224,11 +224,12 @@ def _told(files: NamedFiles, names: Sequence[str]) -> Labels | None:
         raise UserError(
             f"{key} cannot be read: {error}; mend or remove it, or leave it alone with data.labels=folders or none"
         ) from error
-    if not isinstance(about, dict) or "labels" not in about:
+    inside = files.labels_file.removesuffix(LABELS_FILE)
+    if not isinstance(about, dict) or "labels" not in about or not all(name.startswith(inside) for name in names):
         return None
-    if about["labels"] is None:
+    if about["labels"] is None or about["labels"] == []:
         return Labels(None, None, f"no labels: {files.labels_file} has none")
-    labels = _by_name(about["labels"], files.labels_file.rpartition("/")[0], key)
+    labels = _by_name(about["labels"], inside, key)
     missing = [name for name in names if name not in labels]
     if missing:
         raise UserError(
@@ -247,10 +248,9 @@ def _told(files: NamedFiles, names: Sequence[str]) -> Labels | None:
     return Labels([index[value] for value in known], [str(value) for value in ordered], origin)
 
 
-def _by_name(labels: object, folder: str, key: str) -> dict[str, Any]:
-    """Return the labels of dataset.json by file name: it has [name, label] pairs, or is a mapping of them."""
+def _by_name(labels: object, inside: str, key: str) -> dict[str, Any]:
+    """Return the labels of dataset.json, which lies in the folder `inside`, by file: it has pairs or a mapping."""
     pairs: Iterable[Any] = labels.items() if isinstance(labels, dict) else labels if isinstance(labels, list) else [0]
-    inside = f"{folder}/" if folder else ""
     found = {}
     for pair in pairs:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str)):

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import stat
+import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -227,9 +228,11 @@ def _is_zip(path: Path) -> bool:
 def _zip(base: Path, key: str) -> NamedFiles:
     try:
         # The archive is given a file that is open, since ZipFile counts its users of one it opened without a lock.
-        archive = zipfile.ZipFile(base.open("rb"))
+        file = base.open("rb")
+        archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{key}={base} is no zip file that can be read: {error}") from error
+    weakref.finalize(archive, file.close)
     members = {info.filename.replace("\\", "/"): info for info in archive.infolist() if not info.is_dir()}
 
     def opened(name: str) -> IO[bytes]:
