@@ -291,6 +291,15 @@ def test_a_mask_of_other_proportions_is_refused(call, tmp_path):
     assert "mask=mask.png is 9x9 pixels, given.png 16x8" in said
 
 
+def test_a_mask_goes_by_the_picture_as_it_is_seen(call, tmp_path):
+    """A camera stores the picture lying, and its EXIF says that it is to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "given.jpg", exif=exif)
+    Image.fromarray(np.eye(16, 8, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
+    assert call("run=latest", "project=given.jpg", "mask=mask.png")[0] == 0
+
+
 def test_a_picture_that_is_none_is_refused(call, tmp_path):
     (tmp_path / "notes.png").write_text("all of it")
     code, said = call("run=latest", "project=notes.png")

@@ -1,11 +1,13 @@
 """`python train.py` itself: what a run leaves behind, for every variant, and how it ends."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +326,39 @@ def test_skipping_unreadable_images_is_counted_and_trains(cli, tmp_path, store, 
     assert run.data.tags["dataset"] == "image_folder"
     assert run.data.tags["data.skipped"] == "1"
     assert np.isfinite(run.data.metrics["fid_mean-00000000_64"])
+
+
+def test_a_zip_of_stylegan_trains_with_its_labels_and_says_what_it_holds(cli, tmp_path, store, monkeypatch, capsys):
+    """Buckets of files are no classes; transparent and left-out files are counted, in print and on record."""
+    names = [f"{number // 20:05d}/img{number:08d}.png" for number in range(60)]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for number, name in enumerate(names):
+            file = io.BytesIO()
+            alpha = 128 if number < 5 else 255
+            Image.new("RGBA", (16, 16), (120 * (number % 2), 60, 200, alpha)).save(file, "PNG")
+            archive.writestr(name, file.getvalue())
+        archive.writestr("dataset.json", json.dumps({"labels": [[name, i % 2] for i, name in enumerate(names)]}))
+        archive.writestr("preview.heic", b"")
+    monkeypatch.setattr("gantry.evaluation.extractors.networks.inception", tiny_extractor)
+    data = ["data=image_folder", f"data.folder={tmp_path}/set.zip", "data.image_size=8"]
+    assert cli("experiment=smoke", *data, "batch_size=4", "model.generator.width=4") == 0
+    shown = capsys.readouterr().out
+    assert "set: 60 images (all), 8x8 colour, 2 classes by dataset.json: 0 (30), 1 (30)\n" in shown
+    assert "  from 60 PNG of 16x16\n  left out: 1 .heic\n  altered: 5 transparent, laid on white, 60 reduced\n" in shown
+    held = json.loads((tmp_path / "run/summary.json").read_text())["data"]
+    assert (held["images"], held["shape"], held["classes"]) == (60, [3, 8, 8], {"0": 30, "1": 30})
+    assert held["reading"]["left_out"] == {".heic": 1}
+    assert held["reading"]["altered"] == {"composited_on_white": 5, "reduced": 60}
+    _, run = run_of(store, tmp_path / "run")
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith("data.")}
+    assert tags == {
+        "data.images": "60",
+        "data.size": "8x8",
+        "data.classes": "2 classes by dataset.json: 0 (30), 1 (30)",
+        "data.files": "60 PNG of 16x16",
+        "data.left_out": "1 .heic",
+        "data.altered": "composited_on_white 5, reduced 60",
+    }
 
 
 def tiny_extractor(*, device, **options):

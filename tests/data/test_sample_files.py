@@ -84,12 +84,101 @@ def test_labels_beside_the_images_are_numbered_classes(tmp_path, key, labels):
     assert data.classes == ("0", "1", "2")
 
 
-@pytest.mark.parametrize("labels", [LABELS.astype(float), LABELS[:5], -LABELS, np.eye(7, dtype=int), LABELS + 10**9])
+NO_LABELS = {
+    "half": LABELS + 0.5,
+    "nan": np.where(LABELS, LABELS, np.nan),
+    "short": LABELS[:5],
+    "negative": -LABELS,
+    "soft": np.full((7, 4), 0.25),
+    "two of": np.eye(7) + np.eye(7)[::-1],
+    "latents": RANDOM.standard_normal((7, 16)),
+    "large": LABELS + 10**9,
+    "one": np.array(3),
+    "objects": np.array([{}] * 7),
+    "times": LABELS.astype("datetime64[s]"),
+}
+
+
+@pytest.mark.parametrize("labels", NO_LABELS.values(), ids=NO_LABELS)
 def test_what_is_no_label_is_refused_or_left_alone(tmp_path, labels, caplog):
-    with pytest.raises(UserError, match="7 integers from 0"):
+    with pytest.raises(UserError, match="7 integers from 0, 7 names, or one-hot rows"):
         load(saved(tmp_path, images=PIXELS, labels=labels))
     assert load(saved(tmp_path, arr_0=PIXELS, arr_1=labels)).labels is None  # latents, perhaps
     assert "not used" in caplog.text
+
+
+@pytest.mark.parametrize("labels", NO_LABELS.values(), ids=NO_LABELS)
+def test_labels_that_nothing_needs_are_left_out_with_a_warning_at_every_start(tmp_path, labels, caplog):
+    path = saved(tmp_path, images=PIXELS, labels=labels)
+    for _ in range(2):  # the second reads the cache
+        caplog.clear()
+        data = samples(path, tmp_path / "cache", COLOUR, labels_needed=False)
+        assert np.array_equal(data.images, NCHW)
+        assert (data.labels, data.classes) == (None, None)
+        assert "one-hot rows (7, classes): it is not used" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers", "classes"),
+    [
+        (LABELS.astype(np.float32), LABELS, ("0", "1", "2")),
+        (LABELS.astype(float)[:, None], LABELS, ("0", "1", "2")),
+        (LABELS[None], LABELS, ("0", "1", "2")),
+        (np.eye(5, dtype=np.float32)[LABELS], LABELS, ("0", "1", "2", "3", "4")),
+        (np.asfortranarray(np.eye(3, dtype=np.uint8)[LABELS]), LABELS, ("0", "1", "2")),
+        (np.eye(3, dtype=bool)[LABELS][:, :, None, None], LABELS, ("0", "1", "2")),
+        (LABELS > 0, LABELS > 0, ("0", "1")),
+        (np.array(["cow", "ant", "bee"])[LABELS], [2, 0, 1, 1, 0, 2, 1], ("ant", "bee", "cow")),
+        (np.array([b"cow", b"ant", b"bee"])[LABELS], [2, 0, 1, 1, 0, 2, 1], ("ant", "bee", "cow")),
+        (np.array(["0", "1", "2"])[LABELS], LABELS, ("0", "1", "2")),
+    ],
+)
+@pytest.mark.parametrize("key", ["labels", "arr_1"])
+def test_labels_are_understood_in_any_usual_form(tmp_path, key, labels, numbers, classes):
+    data = load(saved(tmp_path, arr_0=PIXELS, **{key: labels}))
+    assert data.labels.tolist() == np.asarray(numbers).astype(int).tolist()
+    assert data.classes == classes
+
+
+def test_of_two_arrays_of_labels_the_one_that_can_be_understood_is_taken(tmp_path, caplog):
+    data = samples(
+        saved(tmp_path, images=PIXELS, labels=LABELS + 0.5, y=LABELS), tmp_path / "cache", COLOUR, labels_needed=False
+    )
+    assert data.labels.tolist() == LABELS.tolist()
+    assert "labels (float64, (7,))" in caplog.text
+
+
+def test_strays_are_named(folder, tmp_path):
+    Image.new("RGB", (50, 50)).save(folder / "cat/grid.png")
+    with pytest.raises(UserError, match=r"1 of 8 images are not 12x12") as refused:
+        load(folder)
+    assert "cat/grid.png (50x50)\nRemove it." in str(refused.value)
+    assert "yourself" not in str(refused.value)
+    Image.new("RGB", (10, 90)).save(folder / "dog/loss.png")
+    with pytest.raises(UserError, match=r"cat/grid\.png \(50x50\), dog/loss\.png \(10x90\)\nRemove them\."):
+        load(folder)
+    with pytest.raises(UserError, match=r"image_size=12 and remove the others: cat/grid\.png \(50x50\), dog/loss"):
+        load(folder, (3, 16, 16))
+    Image.new("RGB", (16, 16)).save(folder / "dog/fits.png")
+    with pytest.raises(UserError, match=r"image_size=12 and remove the others: dog/fits\.png, cat/grid"):
+        load(folder, (3, 16, 16))
+
+
+def test_a_coloured_stray_is_named(folder):
+    for place in range(6):
+        Image.fromarray(GREYS[place]).save(folder / ("cat" if place < 4 else "dog") / f"{place}.png")
+    with pytest.raises(UserError, match=r"1 of 7 images have colours[\s\S]*Remove dog/6\.png, or save"):
+        load(folder, GREY)
+
+
+def test_pictures_that_are_not_square_are_not_called_wrong_but_told_how_the_reference_is_read(tmp_path):
+    (tmp_path / "made").mkdir()
+    for place in range(3):
+        Image.new("RGB", (48, 16)).save(tmp_path / f"made/{place}.png")
+    for path in (tmp_path / "made", saved(tmp_path, x=np.zeros((3, 16, 48, 3), np.uint8))):
+        with pytest.raises(UserError, match=r"48x16 \(3\)[\s\S]*cropped to the central square and resized") as refused:
+            load(path)
+        assert "as the reference data's are" not in str(refused.value)
 
 
 def test_greyscale_is_repeated_for_colour_data(tmp_path):
@@ -237,3 +326,61 @@ def test_paths_that_cannot_serve_are_refused_by_name(tmp_path, case):
     said = {"missing": "does not exist", "empty folder": "is empty", "zip": "is not a folder"}[case]
     with pytest.raises(UserError, match=f"images={target} {said}"):
         load(target)
+
+
+def altered_files(folder: Path) -> dict[str, bool]:
+    """Files of all kinds in `folder`, and whether Gantry reads other pixels than Pillow's conversion to RGB."""
+    folder.mkdir()
+    rgb, grey = Image.fromarray(PIXELS[0]), Image.fromarray(PIXELS[0, :, :, 0])
+    half = Image.fromarray(np.where(np.arange(144).reshape(12, 12) % 2, 255, 99).astype(np.uint8))
+    clear, opaque, shaded, turned = rgb.copy(), rgb.copy(), grey.convert("LA"), Image.Exif()
+    clear.putalpha(half)
+    opaque.putalpha(255)
+    shaded.putalpha(half)
+    white = Image.new("RGBA", (12, 12), (255, 255, 255, 9))
+    palette = rgb.quantize(16)
+    turned[0x0112] = 6
+    clear.save(folder / "clear.png")
+    shaded.save(folder / "shaded.png")
+    palette.save(folder / "clear_palette.png", transparency=0)
+    Image.fromarray(PIXELS[0, :, :, 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    rgb.save(folder / "turned.png", exif=turned)
+    opaque.save(folder / "opaque.png")
+    white.save(folder / "white.png")
+    palette.save(folder / "palette.png")
+    rgb.convert("CMYK").save(folder / "cmyk.tif")
+    rgb.save(folder / "first.gif", save_all=True, append_images=[rgb.rotate(90)])
+    rgb.save(folder / "plain.png")
+    grey.point(lambda level: level > 99).convert("1").save(folder / "bits.png")
+    return {path.name: path.stem in ["clear", "shaded", "clear_palette", "deep", "turned"] for path in folder.iterdir()}
+
+
+def test_files_of_which_other_tools_read_other_pixels_are_counted_and_said(tmp_path, caplog):
+    expected = altered_files(tmp_path / "made")
+    for _ in range(2):  # the second from the cache
+        caplog.clear()
+        data = load(tmp_path / "made")
+        assert data.reading.read_otherwise == sum(expected.values()) == 5
+        (said,) = (record.message for record in caplog.records)
+        assert f"5 of 12 images in {tmp_path}/made are altered before they are measured" in said
+        assert "transparent, laid on white" in said
+        assert "torch-fidelity, pytorch-fid and clean-fid do not do that, and give other values" in said
+
+
+def test_the_pixels_of_all_other_files_are_torch_fidelitys(tmp_path):
+    from torch_fidelity.datasets import ImagesPathDataset
+
+    expected = altered_files(tmp_path / "made")
+    data = load(tmp_path / "made")
+    for pixels, name in zip(data.images, sorted(expected), strict=True):
+        theirs = ImagesPathDataset([str(tmp_path / "made" / name)])[0].numpy()
+        assert np.array_equal(pixels, theirs) is not expected[name], name
+
+
+def test_an_image_that_cannot_be_understood_by_its_labels_alone_is_taken(folder, tmp_path, caplog):
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        load(folder)
+    data = samples(folder, tmp_path / "cache", COLOUR, labels_needed=False)
+    assert (len(data), data.labels) == (7, None)
+    assert "it is not used" in caplog.text

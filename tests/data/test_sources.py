@@ -286,3 +286,63 @@ def test_a_config_builds_its_data_set(conf, small, tmp_path):
         config = compose("train", ["data=mnist", "data.split=test", "data.image_size=32"]).data
     data = instantiate(config, root=root, cache=tmp_path / "cache")
     assert (len(data), data.shape) == (len(parts["t10k"][0]), (1, 32, 32))
+
+
+ROOTS = {
+    "MNIST/raw": ("mnist", "MNIST/raw"),
+    "MNIST": ("mnist", "MNIST/raw"),
+    "FashionMNIST/raw": ("fashion_mnist", "FashionMNIST/raw"),
+    "cifar-10-batches-py": ("cifar10", "cifar-10-batches-py"),
+    "celeba": ("celeba", "celeba"),
+    "celeba/img_align_celeba": ("celeba", "celeba"),
+}
+
+
+@pytest.mark.parametrize("inside", ROOTS)
+@pytest.mark.parametrize("download", [True, False])
+def test_a_root_inside_the_data_is_refused_with_the_folder_above(tmp_path, inside, download):
+    """Downloading would begin a second copy there."""
+    name, folder = ROOTS[inside]
+    (tmp_path / "sets" / folder).mkdir(parents=True)
+    (tmp_path / "sets" / inside).mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(tmp_path / "sets" / inside)
+    for root in (tmp_path / "sets" / inside, tmp_path / "link"):
+        with pytest.raises(UserError) as refused:
+            getattr(sources, name)(root=root, cache=tmp_path / "cache", download=download)
+        assert f"data.root={root} is a folder of the" in str(refused.value)
+        assert str(refused.value).endswith(f"data.root={(tmp_path / 'sets').resolve()}")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "folder"),
+    [
+        ("mnist", "train-images-idx3-ubyte", "MNIST/raw"),
+        ("cifar10", "data_batch_1", "cifar-10-batches-py"),
+        ("celeba", "list_eval_partition.txt", "celeba"),
+    ],
+)
+def test_a_root_with_the_files_themselves_says_where_they_must_lie(tmp_path, name, file, folder):
+    (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(UserError, match=f"must lie in a folder called {folder}"):
+        getattr(sources, name)(root=tmp_path, cache=tmp_path / "cache")
+
+
+def test_data_one_folder_further_down_is_pointed_to(small, tmp_path):
+    root, _ = small
+    with pytest.raises(UserError, match=rf"(?m)is there: data\.root={root}$"):
+        sources.mnist(root=tmp_path, cache=tmp_path / "cache", download=False)
+
+
+def test_swapped_faces_are_read_again(faces, tmp_path):
+    """A copy that keeps times leaves the folder and the list as they were."""
+    images = faces / "celeba/img_align_celeba"
+    first = sources.celeba(root=faces, cache=tmp_path / "cache")
+    times = {path: path.stat().st_mtime_ns for path in (images, images / "000000.jpg", images / "000001.jpg")}
+    one, other = ((images / name).read_bytes() for name in ("000000.jpg", "000001.jpg"))
+    (images / "000000.jpg").write_bytes(other)
+    (images / "000001.jpg").write_bytes(one)
+    for path, time in times.items():
+        os.utime(path, ns=(time, time))
+    second = sources.celeba(root=faces, cache=tmp_path / "cache")
+    assert first.digest != second.digest
+    assert second.images[1].mean() < second.images[0].mean()

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
+from gantry.data.reading import Reading
 from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.extractors import classifier as module
 from gantry.evaluation.extractors.classifier import classifier
@@ -49,6 +51,27 @@ def test_it_is_trained_once(
     assert again.details == digits_classifier.details
     images = torch.from_numpy(digits.images[:10])
     assert torch.equal(again(images).features, digits_classifier(images).features)
+
+
+def test_images_mapped_from_the_disk_are_no_reason_to_warn(quick: None, tmp_path: Path) -> None:
+    """Folders of images are mapped read-only; torch warns of undefined behaviour where it is given such an array."""
+    data = two_kinds()
+    np.save(tmp_path / "images.npy", data.images)
+    mapped = dataclasses.replace(data, images=np.load(tmp_path / "images.npy", mmap_mode="r"))
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            classifier(data=mapped, cache=tmp_path)
+    finally:
+        torch.set_warn_always(False)
+
+
+def test_data_without_labels_is_refused_with_the_reason(tmp_path: Path) -> None:
+    reading = Reading(labels="no labels: the sub-folders look like dates (data.labels=folders takes them for classes)")
+    data = dataclasses.replace(two_kinds(), labels=None, classes=None, reading=reading)
+    with pytest.raises(UserError, match=r"has none \(no labels: the sub-folders .*data\.labels=folders"):
+        classifier(data=data, cache=tmp_path)
 
 
 def test_its_scores_fall_as_images_get_better(

@@ -68,6 +68,7 @@ def run(tmp_path):
         "best": values,
         "final": values,
         "protocol": PROTOCOL,
+        "caveats": ["the classifier of digits judges at chance level"],
         "classes": {"one": [0.1, 0.004], "two": [0.9, 0.996]},
     }
     write(folder, "summary.json", summary)
@@ -145,6 +146,7 @@ def test_values_go_with_their_protocol_and_missing_ones_are_missing(run):
         assert f"`{'d1fccfb5' * 8}`" in part
         assert "not the papers'" in part
     assert "measured on 10,000 images at most" in card
+    assert "What speaks against the values: `the classifier of digits judges at chance level`." in card
     assert "Modes are missing: classes drawn less than a tenth as often as they occur: `one 0.4% against 10.0%`" in card
     few = {"copy_rate": 0.5, "copy_rate_expected": 0.01, "copy_rate_std": 0.2}
     evaluated(run, key="z", settings=PROTOCOL, memorisation=few)  # the word of the most images counts
@@ -194,6 +196,7 @@ def test_names_cannot_break_it(run, text):
     summary = json.loads((run / "summary.json").read_text())
     summary |= {"variant": text, "dataset": text, "classes": {text: [0.5, 0.001], "b": [0.5, 0.9]}}
     summary["protocol"] = PROTOCOL | {"data": text, "split": text, text: text}
+    summary["caveats"] = [text]
     summary["best"] = {text: 1.0, "kid_classifier": None, "modes_classifier": text}
     write(run, "summary.json", summary)
     write(

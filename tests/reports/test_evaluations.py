@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_without_a_spread_it_is_not_claimed_that_two_differ() -> None:
     (ruler,) = rulers(runs)
     assert [row[4] for row in table(ruler).rows] == ["?", "?"]
     assert any("not known what differs (wgan)" in note for note in cautions(ruler))
+
+
+def test_what_speaks_against_an_evaluation_is_said_once() -> None:
+    runs = [run("dcgan", {"fid": 5.0}), run("wgan", {"fid": 90.0})]
+    told = [
+        replace(
+            one, evaluations={KEY: replace(one.evaluations[KEY], caveats=("the classifier judges at chance level",))}
+        )
+        for one in runs
+    ]
+    (ruler,) = rulers(told)
+    assert cautions(ruler).count("But the classifier judges at chance level.") == 1
 
 
 # The tables

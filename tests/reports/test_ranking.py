@@ -239,3 +239,10 @@ def test_steps_are_spread_evenly_up_to_the_last() -> None:
 )
 def test_numbers_show_the_digits_that_mean_something(values: list[float], text: str) -> None:
     assert tables.shown(spread(values)) == text
+
+
+def test_what_speaks_against_the_metrics_is_said_once() -> None:
+    said = {"gantry.warning.metrics": "the classifier judges at chance level\nanother sentence"}
+    (one,) = comparable_sets([run("dcgan", tags=said), run("wgan", tags=said)])
+    notes = tables.cautions(one, None)
+    assert notes[-2:] == ["But the classifier judges at chance level.", "But another sentence."]

@@ -9,11 +9,13 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from gantry.core.config.overrides import quoted, without_passwords
+from gantry.core.config.places import overrides_from
 from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
 from gantry.runs.find import find_run, find_sweep, on_this_machine
 from gantry.runs.folder import OVERRIDES
+from gantry.runs.run_config import home_of
 from gantry.runs.sweep_record import load_sweep
 from gantry.runs.tracking.query import Store, configured_store
 from gantry.runs.tracking.tracker import log
@@ -67,6 +69,8 @@ def run_arguments(given: Sequence[str]) -> list[str]:
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
     own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
+    if home := home_of(folder):
+        own = overrides_from(home.now, own)
     flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
     others = [text for text in given if text not in flags and not text.startswith("resume=")]
     # Without its output_subdir Hydra does not overwrite the overrides with which the run began.

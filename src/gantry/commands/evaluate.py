@@ -23,12 +23,15 @@ from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.redaction import HIDDEN, redact
 from gantry.core.text import show, typed_command
+from gantry.data.describe import describe, warnings_of
+from gantry.data.images import ImageSet
 from gantry.runs.find import WORDS
 from gantry.runs.find_generators import FoundRun, find_generators
-from gantry.runs.folder import write_status
+from gantry.runs.folder import TAGS_FILE, read_values, write_status
 from gantry.runs.generators import GeneratorFiles
-from gantry.runs.run_config import data_config, run_config
+from gantry.runs.run_config import data_config, home_of, run_config
 from gantry.runs.tracking.folder_tracker import FolderTracker
+from gantry.runs.tracking.identity import read_plan
 from gantry.runs.tracking.query import configured_store, open_store
 from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
@@ -86,6 +89,7 @@ class Subject:
         run: the generator's run; None for images.
         data: the data set's config, as plain values.
         max_images: number of its images that the run was trained on; None: all.
+        given: the user has named the data set.
     """
 
     title: str
@@ -93,6 +97,7 @@ class Subject:
     run: FoundRun | None
     data: dict[str, Any]
     max_images: int | None
+    given: bool = True
 
 
 def _check(cfg: DictConfig) -> None:
@@ -137,14 +142,14 @@ def _subjects(cfg: DictConfig) -> Iterator[Subject]:
         config = run_config(run.folder)
         part = config.get("max_images") if data["_target_"] == config.data.get("_target_") else None
         whole = show(run.folder) if called[run.folder.name] > 1 else run.folder.name
-        yield Subject(whole, folder, run, data, part)
+        yield Subject(whole, folder, run, data, part, given=own is not None)
 
 
 def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
     from gantry.evaluation.evaluate import measure
 
     files: list[Path] = []
-    result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)))
+    result = measure(_plan(cfg, subject), lambda result: files.extend(result.save(subject.folder)), _show)
     if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # for comparisons with runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)
@@ -153,6 +158,13 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
     if subject.run is not None and subject.run.run_id is not None and cfg.tracking:
         _log(cfg, subject.run, result, files)
     return result
+
+
+def _show(data: ImageSet) -> None:
+    """Print what a set of images holds, and warn of what may be wrong with it."""
+    print(describe(data), flush=True)
+    for warning in warnings_of(data):
+        log.warning("%s", warning)
 
 
 def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
@@ -173,10 +185,10 @@ def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
 def _plan(cfg: DictConfig, subject: Subject) -> Plan:
     from gantry.evaluation.request import Plan, SampleFiles
 
-    cache = Path(cfg.paths.cache).expanduser()
+    cache = Path(cfg.paths.cache).expanduser().absolute()  # the data set may be made in another folder
     what: GeneratorFiles | SampleFiles
     if subject.run is None:
-        what = SampleFiles(str(cfg.images), cache)
+        what = SampleFiles(str(Path(str(cfg.images)).expanduser().absolute()), cache)
     else:
         what = GeneratorFiles(subject.run.folder, cfg.generator, cfg.raw, ("gantry.models.networks.", *cfg.trusted))
     accelerator, devices = chosen(cfg.accelerator, cfg.devices)
@@ -196,7 +208,19 @@ def _plan(cfg: DictConfig, subject: Subject) -> Plan:
         cache=cache,
         accelerator=accelerator,
         devices=devices,
+        given=subject.given,
+        **_trained_on(subject),
     )
+
+
+def _trained_on(subject: Subject) -> dict[str, Any]:
+    """Return what a run's record tells of the images it was trained on, as arguments of a `Plan`."""
+    if subject.run is None:
+        return {}
+    folder = subject.run.folder
+    home = None if subject.given else home_of(folder)
+    digest = read_values(folder / TAGS_FILE).get("metrics.data_digest")
+    return {"home": home and home.now, "digest": digest}
 
 
 def _protocol(cfg: DictConfig) -> str:
@@ -211,9 +235,9 @@ def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) 
 
     assert run.run_id is not None
     try:
-        for uri in dict.fromkeys(
-            (str(cfg.tracking.uri), str(run_config(run.folder).get("tracking", {}).get("uri", "")))
-        ):
+        plan = read_plan(run.folder)  # its address is absolute, that in the config as it was typed
+        typed = str(run_config(run.folder).get("tracking", {}).get("uri", ""))
+        for uri in dict.fromkeys((str(cfg.tracking.uri), typed, plan.uri if plan else "")):
             store = open_store(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
             if store is not None and store.get(run.run_id) is not None:
                 log_result(store.client, run.run_id, result, files)

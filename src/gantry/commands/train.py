@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from gantry.commands import cli
 from gantry.commands.arguments import arguments
 from gantry.core.config.overrides import of_the_run
+from gantry.core.config.places import make_absolute
 from gantry.core.errors import UserError
 from gantry.core.files import config_dir
 from gantry.core.processes import parent_watch
@@ -50,6 +51,7 @@ def job(cfg: DictConfig) -> float:
     in_sweep = parent_watch.follow()
     folder, place = Path(HydraConfig.get().runtime.output_dir), find_place()
     check_run(cfg)
+    make_absolute(cfg)
     cfg.trainer.devices = fixed_devices(cfg.trainer, place)
     taken_up = cfg.sweep.resume is not None or cfg.resume is not None
     if taken_up:

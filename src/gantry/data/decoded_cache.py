@@ -11,9 +11,8 @@ import numpy as np
 from filelock import FileLock
 
 from gantry.core.errors import UserError
-from gantry.data.images import digest_of
 
-VERSION = 1  # of the cached pixels: raise it when a decoder's output changes
+VERSION = 2  # of the cached pixels: raise it when a decoder's output changes
 
 CachedImages = tuple[np.ndarray, dict[str, Any]]  # the memory-mapped images, and their metadata
 
@@ -56,8 +55,8 @@ def write(
         most: the largest possible number of images.
         shape: (C, H, W) of each image.
         parts: uint8 arrays of (C, H, W) or (n, C, H, W).
-        describe: called after all are written; returns the metadata to store, with `labels` and `classes`, lists or
-            None.
+        describe: called after all are written; returns the metadata to store, to which `shape` and `pixels`, the
+            sha256 of the pixel bytes in hexadecimal, are added.
 
     Raises whatever `parts` and `describe` raise, and leaves no partial file.
     """
@@ -76,8 +75,7 @@ def write(
             _header(file, whole)  # has the same length: numpy pads it so that the first axis may change
         about = describe()
         partial.replace(pixels)
-        labels = None if about["labels"] is None else np.array(about["labels"])
-        about |= {"shape": list(whole), "digest": digest_of(whole, sha.digest(), labels)}
+        about |= {"shape": list(whole), "pixels": sha.hexdigest()}
         partial.write_text(json.dumps(about))
         partial.replace(entry.with_suffix(".json"))
     finally:

@@ -1,17 +1,32 @@
 """Decodes image files and converts images between storage (uint8) and network input (float in [-1, 1])."""
 
 import hashlib
+import io
 import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from gantry.core.randomness import draws
+from gantry.data.reading import (
+    COMPOSITED,
+    CROPPED,
+    ENLARGED,
+    FIRST_FRAME,
+    MADE_GREY,
+    MADE_RGB,
+    ODD_METADATA,
+    REDUCED,
+    SCALED,
+    TURNED,
+    Reading,
+    Seen,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +34,9 @@ if TYPE_CHECKING:
 
 
 LARGE = 2**24  # pixels; larger images are decoded one at a time
+PNG = b"\x89PNG\r\n\x1a\n"
+ORIENTATION = 0x0112  # EXIF's tag
+GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _large = threading.Lock()
 
 
@@ -36,6 +54,8 @@ class ImageSet:
         digest: sha256 in hexadecimal of shape, pixels and labels (see `digest_of`).
         flip: whether training may mirror images at random, since a mirrored image is as plausible.
         skipped: the number of unreadable files left out.
+        reading: what reading found in the files and changed of them; None where the function that made the set did
+            not say.
     """
 
     name: str
@@ -47,6 +67,7 @@ class ImageSet:
     digest: str
     flip: bool
     skipped: int = 0
+    reading: Reading | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,19 +125,26 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     return resized
 
 
-def decode(path: Path, size: int, channels: int) -> np.ndarray:
+def decode(file: Path | IO[bytes], size: int, channels: int, seen: Seen | None = None) -> np.ndarray:
     """Decode an image file to uint8 (channels, size, size): its central square, resized by antialiased Lanczos.
 
     The image is turned upright (EXIF), composited on white where transparent, and scaled from 16 bits to 8; of an
-    animation, the first frame is taken. Raises whatever Pillow raises for a damaged file.
+    animation, the first frame is taken. `seen` is told all of that. Raises whatever Pillow raises for a damaged file.
     """
     from PIL import Image
 
-    with _opened(path, "L" if channels == 1 else "RGB") as opened:
+    seen = seen or Seen()
+    with _opened(file, "L" if channels == 1 else "RGB", seen) as opened:
         side = min(opened.size)
         left, top = (opened.width - side) // 2, (opened.height - side) // 2
         image = opened.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+    if seen.size[0] != seen.size[1]:
+        seen.altered.add(CROPPED)
+    if side != size:
+        seen.altered.add(REDUCED if side > size else ENLARGED)
+    pixels = np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+    seen.pixels = int(pixels.min()), int(pixels.max())
+    return pixels
 
 
 class WrongSize(ValueError):
@@ -131,18 +159,36 @@ class Coloured(ValueError):
     """An image has colours where a greyscale one is required."""
 
 
-def decode_exactly(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def decode_exactly(file: Path | IO[bytes], shape: tuple[int, int, int], seen: Seen | None = None) -> np.ndarray:
     """Decode an image file to uint8 of `shape`, (C, H, W), without cropping, resizing or dropping colours.
 
     It is opened as in `decode`. A greyscale file is repeated to three channels, and three equal channels become one.
+    `seen` is told also whether other tools read other pixels, see `_as_others`.
 
     Raises:
         WrongSize: the image is not W by H pixels.
         Coloured: C is 1, and the image's channels differ.
     """
-    with _opened(path, None, shape) as image:
+    seen = seen or Seen()
+    with _opened(file, None, seen, shape) as image:
         pixels = np.asarray(image).reshape(*shape[1:], -1).transpose(2, 0, 1)
+    seen.pixels = int(pixels.min()), int(pixels.max())
+    if seen.altered:
+        seen.read_otherwise = not np.array_equal(with_channels(pixels[None], 3)[0], _as_others(file))
     return with_channels(pixels[None], shape[0])[0]
+
+
+def _as_others(file: Path | IO[bytes]) -> np.ndarray:
+    """Decode an image file to uint8 (3, H, W) by Pillow's conversion to RGB alone.
+
+    So do torch-fidelity's `ImagesPathDataset`, pytorch-fid's `ImagePathDataset` and clean-fid's `ResizeDataset`.
+    """
+    from PIL import Image
+
+    if not isinstance(file, Path):
+        file.seek(0)
+    with Image.open(file) as opened:
+        return np.asarray(opened.convert("RGB")).transpose(2, 0, 1)
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
@@ -157,39 +203,126 @@ def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
 
 
 @contextmanager
-def _opened(path: Path, mode: str | None, shape: tuple[int, int, int] | None = None) -> Iterator["Image.Image"]:
+def _opened(
+    file: Path | IO[bytes], mode: str | None, seen: Seen, shape: tuple[int, int, int] | None = None
+) -> Iterator["Image.Image"]:
     """Open an image upright, on white, with 8 bits, in `mode`; where None, in L or RGB by its own mode.
 
     Only one image above `LARGE` is in memory at a time, whatever the number of threads.
 
     Raises:
         ValueError: a pipe or a device, which may never end.
-        WrongSize: the image is not of `shape`, (C, H, W); raised before the pixels are decoded.
+        WrongSize: the image is not of `shape`, (C, H, W).
     """
-    from PIL import Image, ImageOps
 
-    if not stat.S_ISREG(path.stat().st_mode):
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("it is no regular file")
-    with Image.open(path) as opened, _large if opened.width * opened.height > LARGE else nullcontext():
-        ImageOps.exif_transpose(opened, in_place=True)
-        image: Image.Image = opened
+    with _open(file, seen) as opened, _large if opened.width * opened.height > LARGE else nullcontext():
+        seen.format = opened.format or ""
+        deep = any(";16" in str(tile[3]) for tile in getattr(opened, "tile", ()))
+        image = _upright(opened, seen)
+        seen.size = image.size
         if shape is not None and image.size != (shape[2], shape[1]):
             raise WrongSize(image.size)
-        if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion to 8 clips at 255 instead of scaling
-            image = _from_16_bits(image)
-        elif image.mode == "F":
-            raise ValueError("floating-point pixels have no fixed range; store 8 or 16 bits")
-        elif image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        yield image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
+        seen.altered |= {SCALED} if deep else set()
+        seen.altered |= {FIRST_FRAME} if getattr(opened, "is_animated", False) else set()
+        yield _eight_bits(image, mode, seen)
 
 
-def _from_16_bits(image: "Image.Image") -> "Image.Image":
+def _open(file: Path | IO[bytes], seen: Seen) -> "Image.Image":
+    """Open an image; a PNG whose metadata Pillow refuses, such as long texts, is opened without them."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file)
+    except (ValueError, UnidentifiedImageError):
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as content:
+            content.seek(0)
+            plain = _without_metadata(content)
+        if plain is None:
+            raise
+        seen.altered.add(ODD_METADATA)
+        return Image.open(io.BytesIO(plain))
+
+
+def _without_metadata(file: IO[bytes]) -> bytes | None:
+    """Return a PNG file with only the chunks that make its pixels; None for another file, or one cut short."""
+    kept = bytearray(file.read(len(PNG)))
+    if kept != PNG:
+        return None
+    while len(head := file.read(8)) == 8:
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept += head + file.read(length + 4)
+        else:
+            file.seek(length + 4, 1)
+        if kind == b"IEND":
+            return bytes(kept)
+    return None
+
+
+def _upright(opened: "Image.Image", seen: Seen) -> "Image.Image":
+    """Return the image decoded and turned as its EXIF says, or as it is stored where that cannot be understood.
+
+    Nothing is written back, as `PIL.ImageOps.exif_transpose` does, which fails where any other entry is odd.
+    """
+    from PIL import Image
+
+    ways = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    before = _orientation(opened, seen)  # Pillow itself turns a TIFF while it is loaded
+    opened.load()
+    way = ways.get(_orientation(opened, seen))
+    seen.altered |= {TURNED} if before in ways else set()
+    return opened if way is None else opened.transpose(way)
+
+
+def _orientation(image: "Image.Image", seen: Seen) -> int:
+    """Return EXIF's orientation, 1 to 8; 1 where there is none, or none that can be understood."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+        found = int(value[0] if isinstance(value, tuple) else value)
+    except Exception:  # of damaged metadata Pillow makes errors of many kinds
+        seen.altered.add(ODD_METADATA)
+        return 1
+    return found if 1 <= found <= 8 else 1
+
+
+def _eight_bits(image: "Image.Image", mode: str | None, seen: Seen) -> "Image.Image":
+    """Return the image on white, with 8 bits, in `mode`; where None, in L or RGB by its own mode."""
+    from PIL import Image
+
+    own = image.mode
+    if own.startswith("I"):  # 16 bits: Pillow's own conversion to 8 clips at 255 instead of scaling
+        seen.altered.add(SCALED)
+        image = _from_16_bits(image, seen)
+    elif own == "F":
+        raise ValueError("floating-point pixels have no fixed range; store 8 or 16 bits")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        if (np.asarray(image.getchannel("A")) < 255).any():
+            seen.altered.add(COMPOSITED)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if mode == "L" and own not in GREY_MODES:
+        seen.altered.add(MADE_GREY)
+    elif own in ("CMYK", "YCbCr", "LAB", "HSV"):
+        seen.altered.add(MADE_RGB)
+    return image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def _from_16_bits(image: "Image.Image", seen: Seen) -> "Image.Image":
     """Convert greyscale of 0 to 65535 to mode L, 0 to 255, rounded."""
     from PIL import Image
 
     pixels = np.asarray(image).astype(np.int64)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError("32-bit pixels outside 0..65535; store 8 or 16 bits")
+    seen.brightest = int(pixels.max())
     return Image.fromarray(((pixels + 128) // 257).astype(np.uint8))

@@ -14,13 +14,18 @@ import numpy as np
 
 from gantry.core.errors import UserError
 from gantry.core.progress import progress
+from gantry.data.array_labels import ArrayLabels, might_be, understood
 from gantry.data.decoded_cache import CachedImages, kept, write
-from gantry.data.image_folder import NAMED, Failures, decoded, image_set, listing, resolved, stamps
+from gantry.data.image_folder import NAMED, Failures, decoded, image_set, labelled
 from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
+from gantry.data.labels import Labels
+from gantry.data.named_files import NamedFiles, file_stamp, named_files, resolved
+from gantry.data.reading import array_reading
+from gantry.data.sample_caveats import caveats
+from gantry.data.sample_refusals import coloured, wrong_sizes
 
 logger = logging.getLogger(__name__)
 
-LOSSY = (".jpg", ".jpeg", ".webp")
 IMAGES = (
     "arr_0",
     "images",
@@ -28,63 +33,89 @@ IMAGES = (
     "x",
 )  # arr_0: numpy's name for an unnamed array, as in guided-diffusion
 LABELS = ("labels", "y", "arr_1")
-MOST_CLASSES = 65_536  # larger integers are not taken for labels
+NOT_LABELS = "not_labels"  # key of what the cache holds about an array: why arrays named so are not its labels
+ARRAYS = 2  # version of how arrays are read, to be raised when that changes
 CHUNK_BYTES = 2**24  # read at once
 
 
-def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> ImageSet:
+def samples(path: str | Path, cache: Path, shape: tuple[int, int, int], *, labels_needed: bool = True) -> ImageSet:
     """Load the images at `path`, uint8 of the reference data's `shape`, without cropping, resizing or rounding.
 
     A folder is listed as by `gantry.data.image_folder.image_folder` and its files are decoded by
     `gantry.data.images.decode_exactly`: greyscale is repeated for colour data (as torch-fidelity does), and for
-    greyscale data files must be grey. First-level sub-folders are labels when all images lie in two or more.
+    greyscale data files must be grey. Labels are found as there, too, and a zip file is read as a folder is.
 
     An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, and
-    optional integer labels (N,) as one of `LABELS`; an .npy holds the images alone. It is copied to the cache as a
-    stream, so memory does not grow with N, and is never unpickled.
+    optional labels as one of `LABELS`, see `gantry.data.array_labels.understood`; an .npy holds the images alone. It
+    is copied to the cache as a stream, so memory does not grow with N, and is never unpickled.
 
     Args:
-        path: a folder, an .npz or an .npy.
+        path: a folder, a .zip of one, an .npz or an .npy.
         cache: the folder of decoded images.
         shape: (C, H, W) of the reference data, C 1 or 3.
+        labels_needed: refuse an array that is called labels and is none, instead of leaving it out with a warning.
 
     Raises:
         UserError: the path does not exist or holds no images, other sizes, colours for greyscale data, damaged or
             ambiguous files, arrays of another kind, or the cache cannot be written.
     """
     base = resolved(path, "images")
-    if base.is_dir():
-        images, about = _folder(base, cache, shape)
-    elif not base.exists():
-        raise UserError(f"images={base} does not exist; it must be a folder with images, an .npz or an .npy")
-    elif base.suffix.lower() in (".npz", ".npy"):
-        stat = base.stat()
-        identity = ["samples", str(base), stat.st_size, stat.st_mtime_ns, shape]
+    if base.suffix.lower() in (".npz", ".npy") and base.is_file():
+        identity = ["samples", ARRAYS, str(base), file_stamp(base), shape]
         images, about = kept(cache, identity, lambda entry: _array(entry, base, shape))
-    else:
+        _tell_of_labels(about[NOT_LABELS], labels_needed)
+        labels = Labels(about["labels"], about["classes"], "beside the images" if about["labels"] else "no labels")
+        reading = array_reading(images, *shape[1:])
+        return labelled(images, about, labels, reading, name=base.stem, split="all", source=str(base), flip=False)
+    if base.exists() and not base.is_dir() and base.suffix.lower() != ".zip":
         raise UserError(f"images={base} is not a folder with images, an .npz or an .npy")
+    if not base.exists():
+        raise UserError(f"images={base} does not exist; it must be a folder with images, an .npz or an .npy")
+    files = named_files(base, "images")
+    images, about = _folder(files, cache, shape)
     name = base.name if base.is_dir() else base.stem
-    return image_set(images, about, name=name, split="all", source=str(base), flip=False)
+    data = _labelled(images, about, files, name, labels_needed)
+    for caveat in caveats(data):
+        logger.warning("%s", caveat)
+    return data
 
 
-def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> CachedImages:
-    names = listing(base, "images")
-    lossy = sum(name.lower().endswith(LOSSY) for name in names)
-    if lossy:
-        logger.warning(
-            "%d of %d images in %s are JPEG or WebP files: lossy compression changes the scores. Save PNG files.",
-            lossy,
-            len(names),
-            base,
-        )
+def _labelled(images: np.ndarray, about: dict, files: NamedFiles, name: str, needed: bool) -> ImageSet:
+    """Return the images of `files`, with labels unless those cannot be understood and are not needed."""
+    try:
+        return image_set(images, about, files, "auto", name=name, split="all", flip=False)
+    except UserError as error:  # of a dataset.json that does not fit
+        if needed:
+            raise
+        logger.warning("images=%s: %s: it is not used", files.base, error)
+        return image_set(images, about, files, "none", name=name, split="all", flip=False)
+
+
+def _tell_of_labels(said: Sequence[str], needed: bool) -> None:
+    """Warn of arrays beside the images that are not their labels.
+
+    Raises:
+        UserError: labels are needed, and one of the arrays is called so.
+    """
+    for sentence in said:
+        if needed and not sentence.startswith("arr_1 "):  # the second unnamed array may be anything
+            raise UserError(sentence)
+        logger.warning("%s: it is not used", sentence)
+
+
+def _folder(files: NamedFiles, cache: Path, shape: tuple[int, int, int]) -> CachedImages:
+    base, names = files.base, files.names
 
     def refusal(base: Path, failures: Failures, total: int) -> UserError:
-        sizes = Counter(failure.size for _, failure in failures if isinstance(failure, WrongSize))
-        coloured = [name for name, failure in failures if isinstance(failure, Coloured)]
-        if sizes:
-            return _wrong_size(base, sizes, total, shape)
-        if coloured:
-            return _coloured(base, f"{len(coloured)} of {total} images have colours, the first is {coloured[0]}")
+        unfit = {name: failure.size for name, failure in failures if isinstance(failure, WrongSize)}
+        tinted = [name for name, failure in failures if isinstance(failure, Coloured)]
+        if unfit:
+            failing = {name for name, _ in failures}
+            fitting = [name for name in names if name not in failing]
+            return wrong_sizes(base, Counter(unfit.values()), total, shape, unfit, fitting)
+        if tinted:
+            what = f"{len(tinted)} of {total} images have colours, the first is {tinted[0]}"
+            return coloured(base, what, tinted, total)
         lines = [f"  {name}: {failure}" for name, failure in failures[:NAMED]]
         more = [f"  and {len(failures) - NAMED} more"] if len(failures) > NAMED else []
         head = f"images={base}: {len(failures)} of {total} images cannot be read:"
@@ -92,8 +123,8 @@ def _folder(base: Path, cache: Path, shape: tuple[int, int, int]) -> CachedImage
 
     return kept(
         cache,
-        [str(base), "exact", shape, stamps(base, names)],
-        lambda entry: decoded(entry, base, names, shape, lambda path: decode_exactly(path, shape), refusal),
+        [str(base), "exact", shape, files.identity()],
+        lambda entry: decoded(entry, files, shape, lambda file, seen: decode_exactly(file, shape, seen), refusal),
     )
 
 
@@ -109,9 +140,9 @@ def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> CachedImages
     with _opened(path) as members:
         file, dims = _images(path, members)
         layout = _layout(path, dims, shape)
-        labels = _labels(path, members, dims[0])
-        classes = None if labels is None else [str(label) for label in range(max(labels) + 1)]
-        about = {"unreadable": [], "labels": labels, "classes": classes}
+        labels, said = _labels(path, members, dims[0])
+        numbers, classes = labels or (None, None)
+        about = {"unreadable": [], "labels": numbers, "classes": classes, NOT_LABELS: said}
         return write(entry, dims[0], shape, _chunks(path, file, dims, layout, shape[0]), lambda: about)
 
 
@@ -197,31 +228,37 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
             raise UserError(f"images={path}: {tuple(dims)} may be (N, H, W, C) or (N, C, H, W); save image files")
         if last is not None or first is not None:
             size = (each[1], each[0]) if last is not None else (each[2], each[1])
-            raise _wrong_size(path, Counter({size: dims[0]}), dims[0], shape)
+            raise wrong_sizes(path, {size: dims[0]}, dims[0], shape)
     raise UserError(
         f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one or "
         f"three channels; the reference data's are {width}x{height}"
     )
 
 
-def _labels(path: Path, members: Mapping[str, IO[bytes]], count: int) -> list[int] | None:
-    """Read the labels of `count` images; None where the file has none."""
-    key = next((key for key in LABELS if key in members), None)
-    if key is None:
-        return None
-    with _damage(path):
-        dims, _, dtype = _header(members[key])
-        if dtype.kind in "iu" and dims in ((count,), (count, 1)):
-            labels = np.frombuffer(members[key].read(), dtype)
-            if len(labels) != count:
-                raise EOFError(f"{key} is cut short")
-            if labels.min() >= 0 and labels.max() < MOST_CLASSES:
-                return labels.tolist()
-    message = f"{key} ({dtype}, {dims}) of images={path} is not the labels, {count} integers from 0"
-    if key != "arr_1":
-        raise UserError(message)
-    logger.warning("%s: it is not used", message)  # the second unnamed array may be anything
-    return None
+def _labels(path: Path, members: Mapping[str, IO[bytes]], count: int) -> tuple[ArrayLabels | None, list[str]]:
+    """Read the labels of `count` images; None where the file has none.
+
+    Returns:
+        The labels, and a sentence for each array that should be the labels and is not.
+    """
+    said: list[str] = []
+    for key in (key for key in LABELS if key in members):
+        with _damage(path):
+            dims, fortran, dtype = _header(members[key])
+            found = None
+            if might_be(dims, dtype, count):
+                content = members[key].read()
+                if len(content) < math.prod(dims) * dtype.itemsize:
+                    raise EOFError(f"{key} is cut short")
+                array = np.frombuffer(content, dtype, math.prod(dims))
+                found = understood(array.reshape(dims, order="F" if fortran else "C"), count)
+        if found is not None:
+            return found, said
+        said.append(
+            f"{key} ({dtype}, {dims}) of images={path} is not the labels: {count} integers from 0, {count} names, or "
+            f"one-hot rows ({count}, classes)"
+        )
+    return None, said
 
 
 def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout, channels: int) -> Iterator[np.ndarray]:
@@ -242,27 +279,9 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
                 fitting = with_channels(images, channels)
             except Coloured as error:
                 place = begin + int((images != images[:, :1]).any((1, 2, 3)).argmax())
-                raise _coloured(path, f"the image at index {place} has colours") from error
+                raise coloured(path, f"the image at index {place} has colours") from error
             yield fitting
             bar.advance(count)
         with _damage(path):
             if file.read(1):  # reading to the end also verifies the zip file's checksum
                 raise ValueError("it is longer than its header says")
-
-
-def _wrong_size(path: Path, sizes: Mapping[tuple[int, int], int], total: int, shape: tuple[int, int, int]) -> UserError:
-    """Return the error for images of other sizes: `sizes` counts the images of each (width, height)."""
-    ordered = sorted(sizes.items(), key=lambda item: -item[1])
-    counts = ", ".join(f"{width}x{height} ({count})" for (width, height), count in ordered[:NAMED])
-    more = f" and {len(ordered) - NAMED} more sizes" if len(ordered) > NAMED else ""
-    width, height = ordered[0][0]
-    one = len(ordered) == 1 and ordered[0][1] == total and width == height
-    return UserError(
-        f"images={path}: {sum(sizes.values())} of {total} images are not {shape[2]}x{shape[1]}, as the reference "
-        f"data's are: {counts}{more}.\nHow they are resized changes the scores, so it is not done here: "
-        + (f"measure at their size with data.image_size={width}, or resize them yourself" if one else "do it yourself")
-    )
-
-
-def _coloured(path: Path, what: str) -> UserError:
-    return UserError(f"images={path}: {what}; the reference data is greyscale. Save them in greyscale")

@@ -17,6 +17,8 @@ from gantry.core.errors import UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.data.image_folder import cached_images
 from gantry.data.images import ImageSet, digest_of, resize
+from gantry.data.named_files import NamedFiles, stamps
+from gantry.data.reading import array_reading
 
 NETWORK_TIMEOUT = 15.0  # seconds without an answer after which a download fails
 
@@ -128,15 +130,18 @@ def celeba(
     `gantry.data.image_folder.image_folder`.
     """
     root = Path(root).expanduser()
+    _check_root("CelebA", root)
     base = root.resolve() / FILES["CelebA"][0]
     images, parts = base / "img_align_celeba", base / "list_eval_partition.txt"
     if not (images.is_dir() and parts.is_file()):
         _torchvision("CelebA", root, cache, download, split=split)
-    # torchvision takes seconds to check and parse its lists, so a cached start compares their times instead.
+    # The split's files are read off its list here, since torchvision takes seconds to check and parse all lists.
+    wanted = {"train": "0", "valid": "1", "test": "2"}.get(split)
+    rows = [line.split() for line in parts.read_text(errors="replace").splitlines()]
+    names = [row[0] for row in rows if len(row) == 2 and wanted in (row[1], None)]
     return cached_images(
-        images,
-        lambda: _torchvision("CelebA", root, cache, download, split=split).filename,
-        ["celeba", split, images.stat().st_mtime_ns, parts.stat().st_mtime_ns],
+        NamedFiles(images, names, {}, lambda name: images / name, lambda: ["celeba", split, stamps(images, names)]),
+        "none",
         cache=cache,
         image_size=image_size,
         channels=3,
@@ -144,6 +149,7 @@ def celeba(
         name="celeba",
         split=split,
         flip=flip,
+        check=lambda: _torchvision("CelebA", root, cache, download, split=split),
     )
 
 
@@ -167,14 +173,16 @@ def _in_memory(
     image_size: int,
     flip: bool,
 ) -> ImageSet:
+    reading = array_reading(images, image_size, image_size)
     images = np.ascontiguousarray(resize(images, image_size))
     labels = np.asarray(targets, dtype=np.int64)
     digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
-    return ImageSet(name, images, labels, tuple(classes), split, source, digest, flip)
+    return ImageSet(name, images, labels, tuple(classes), split, source, digest, flip, reading=reading)
 
 
 def _torchvision(dataset: str, root: Path, cache: Path, download: bool, **part: Any) -> Any:
     """Load torchvision's data set of that class name; uses the network only where files are missing."""
+    _check_root(dataset, root)
     if not download and not (root / FILES[dataset][0]).is_dir():  # refused before torchvision and torch are imported
         raise _unavailable(
             dataset, root, FileNotFoundError("no such folder"), "data.download=false forbids fetching it"
@@ -198,13 +206,41 @@ def _torchvision(dataset: str, root: Path, cache: Path, download: bool, **part: 
         socket.setdefaulttimeout(timeout)
 
 
+def _check_root(dataset: str, root: Path) -> None:
+    """Refuse a root within the data set's own folders, into which it would be fetched once more.
+
+    Raises:
+        UserError: the message names the folder above, or what the folder must be called.
+    """
+    folder, files = FILES[dataset]
+    whole = root.resolve()
+    if (whole / folder).exists():
+        return
+    own = Path(folder).parts
+    inside = (*own, "img_align_celeba") if dataset == "CelebA" else own
+    for depth in range(1, len(inside) + 1):
+        if whole.parts[-depth:] == inside[:depth] and (whole.parents[depth - 1] / folder).is_dir():
+            raise UserError(
+                f"data.root={root} is a folder of the {dataset} data itself; "
+                f"it must be the one that holds {folder}: data.root={whole.parents[depth - 1]}"
+            )
+    needed = files.replace(",", " ").replace("/", "").split()
+    if any((whole / name).exists() for name in needed if name != "to"):
+        raise UserError(
+            f"data.root={root} holds files of the {dataset} data itself; they must lie in a folder called "
+            f"{folder} in it: data.root=/path with /path/{folder}"
+        )
+
+
 def _unavailable(dataset: str, root: Path, error: Exception, outcome: str) -> UserError:
     folder, files = FILES[dataset]
     reason = " ".join(str(error).split()) or type(error).__name__
     install = "pip install gdown && " if dataset == "CelebA" else ""
     fetch = f"from torchvision.datasets import {dataset}; {dataset}('data', download=True)"
+    below = [] if (root / folder).exists() else sorted(root.glob(f"*/{folder}"))
+    where = f"{below[0]} is there: data.root={str(below[0]).removesuffix(f'/{folder}')}\n" if below else ""
     return UserError(
-        f"the {dataset} data in {root.resolve() / folder} is missing or damaged, and {outcome}: {reason}\n"
+        f"the {dataset} data in {root.resolve() / folder} is missing or damaged, and {outcome}: {reason}\n{where}"
         f"That folder must hold: {files}\n"
         f"On a machine with a network, this fetches it into ./data/{folder}, to be copied there "
         f"in place of any damaged files:\n"

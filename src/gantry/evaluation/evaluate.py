@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -20,7 +21,9 @@ from gantry.core.determinism import whole_float32
 from gantry.core.errors import UserError
 from gantry.core.processes.devices import THREADS, cores
 from gantry.core.processes.workers import Crew
+from gantry.data.describe import data_record
 from gantry.data.images import ImageSet
+from gantry.data.sample_caveats import caveats as sample_caveats
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.features import PIECE, ArraySource, Source, look_at, look_at_share
 from gantry.evaluation.metrics import kid
@@ -47,15 +50,21 @@ FEWEST = 10  # real images
 
 def share_reals(plan: Plan, which: str, folder: Path, rank: int, size: int) -> None:
     """Extract the features of a further process's share of the real images `Plan.real(which)`."""
-    _take_threads(size)
+    _begin_share(size)
     look_at_share(ArraySource(plan.real(which).images), {"real": plan.extractors(rank)[MAIN]}, folder, rank, size)
 
 
 def share_draw(plan: Plan, draw: int, folder: Path, rank: int, size: int) -> None:
     """Extract the features of a further process's share of a draw's images."""
-    _take_threads(size)
+    _begin_share(size)
     with whole_float32():
         look_at_share(plan.source(draw, rank), plan.extractors(rank), folder, rank, size)
+
+
+def _begin_share(size: int) -> None:
+    """Prepare a further process, which shares the cores, and warns of nothing that the first one warns of."""
+    logging.getLogger("gantry").setLevel(logging.ERROR)
+    _take_threads(size)
 
 
 def _take_threads(size: int) -> None:
@@ -90,18 +99,27 @@ class Stopwatch:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
 
-def measure(plan: Plan, keep: Callable[[Result], object] = lambda result: None) -> Result:
+def measure(
+    plan: Plan,
+    keep: Callable[[Result], object] = lambda result: None,
+    show: Callable[[ImageSet], object] = lambda data: None,
+) -> Result:
     """Carry out `plan` and return its result. A stopped evaluation continues with the features already on disk.
 
     Args:
         keep: saves the result; only after that the features are deleted.
+        show: is told the reference, and then the images of files, before anything is measured.
 
     Raises:
         UserError: something that the plan needs is missing, or the same evaluation is running.
         JobFailed: another process of the evaluation has failed.
     """
     with whole_float32():  # set once: it applies to all threads, of which one makes images
-        return _Measuring(plan).run(keep)
+        measuring = _Measuring(plan)
+        show(measuring.reference)
+        if isinstance(plan.subject, SampleFiles):
+            show(plan.images)
+        return measuring.run(keep)
 
 
 class _Measuring:
@@ -111,6 +129,7 @@ class _Measuring:
         self.plan, self.watch = plan, Stopwatch()
         with self.watch("loading"):
             # Missing parts are refused before slow work: folders of images are decoded last.
+            plan.check_data()
             made = describe_generator(plan) if isinstance(plan.subject, GeneratorFiles) else None
             self.extractors = plan.extractors(0)
             self.subject = made or describe_images(plan)
@@ -194,7 +213,20 @@ class _Measuring:
             classifier={"sha256": judge.digest, **judge.details} if judge else None,
             pairs=first.pictures.get("memorisation"),
             higher_is_better=self._directions(),
+            reference=data_record(self.reference),
+            caveats=tuple(dict.fromkeys(self._caveats())),
         )
+
+    def _caveats(self) -> Iterator[str]:
+        """Yield what speaks against the values, or makes other tools give others."""
+        if isinstance(self.plan.subject, SampleFiles):
+            yield from sample_caveats(self.plan.images)
+        if self.plan.as_trained is False:
+            names = self.plan.trained_on.name
+            yield f"the images of {names} are not those that the run was trained on: the command names other data"
+        for extractor in self.extractors.values():
+            yield from extractor.caveats
+        yield from self.real.caveats(self.main, self.reference)
 
     def _scored(self, metrics: Sequence[Metric], draw: int, looked: Mapping[str, Features]) -> Scores:
         """Score one draw by every metric."""

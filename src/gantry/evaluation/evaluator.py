@@ -1,5 +1,6 @@
 """Measures a generator against the real images of a data set."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from gantry.evaluation.metrics.metric import SETS, Inputs, Metric, built
 from gantry.evaluation.protocol import protocol, suffix
 from gantry.evaluation.real_statistics import real_features
 from gantry.evaluation.score import lacking, score
+
+logger = logging.getLogger(__name__)
 
 BATCH = 512  # images asked for at a time
 UNLOGGED = ("kid_std",)  # values that python evaluate.py alone records
@@ -93,6 +96,7 @@ class Evaluator:
     Attributes:
         names: the recorded name of each value.
         higher_is_better: by that name, True if higher is better.
+        caveats: what speaks against the values, a sentence each.
 
     Raises:
         UserError: too few real or generated images, or the metrics cannot be measured while training.
@@ -128,6 +132,11 @@ class Evaluator:
         # a classifier, where 20 subsets of 1000 cover a data set of a few thousand images often enough.
         self.kid_subsets = 20 if extractor.labelled else kid.SUBSETS
         self.real = real_features(extractor, data, cache)
+        found = self.real.caveats(extractor, data)
+        if self.peers.first:
+            for caveat in found:
+                logger.warning("%s", caveat)
+        self.caveats = (*extractor.caveats, *found)
 
     @property
     def primary(self) -> str:

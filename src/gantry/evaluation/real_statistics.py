@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 CACHE_VERSION = 2  # raise it when the files' content changes
 ABOUT, FEATURES, PREDICTED, MOMENTS = "about.json", "real.features.npy", "predicted.npy", "moments.safetensors"
 BLOCK = 2**22  # bytes read at a time for a checksum
+SAME = 1e-6  # largest standard deviation of features, as a share of their size, that is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,15 @@ class Reals:
     def reference(self) -> Reference:
         """The costly half of every FID against these images."""
         return reference(self.moments)
+
+    def caveats(self, extractor: Extractor, data: ImageSet) -> list[str]:
+        """Return what these features of `data` speak against the extractor's scores, a sentence each."""
+        said, count = [], f"all {len(self.features):,} real images of {data.name}"
+        if self.moments.covariance.diagonal().max().sqrt() <= SAME * self.moments.mean.abs().max():
+            said.append(f"{extractor.name} gives {count} the same features: scores made with them tell nothing")
+        if not extractor.labelled and self.predicted is not None and (self.predicted == self.predicted[0]).all():
+            said.append(f"{extractor.name} takes {count} for one class: Inception Scores of its logits tell little")
+        return said
 
     def derived(self, name: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Return `compute(features)`, which is stored beside them as `name`.npy and computed once."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gantry.evaluation.result import DESCRIPTION, PREFIX, curve_name
+from gantry.evaluation.result import CAVEATS, DESCRIPTION, PREFIX, curve_name
 from gantry.runs import directions
 from gantry.runs.folder import EVALUATIONS
 from gantry.runs.tracking.params import flatten
@@ -31,6 +31,7 @@ class Record:
         settings: all settings that determine the values, flat; empty if the record itself is not available.
         description: the settings in a line, if the record is not available.
         higher_is_better: by the name of a value, if the record has it.
+        caveats: what speaks against the values, a sentence each.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Record:
     settings: Mapping[str, str] = field(default_factory=dict)
     description: str = ""
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.protocol:
@@ -65,6 +67,7 @@ def parse(content: str | bytes) -> Record | None:
             protocol=str(values.get("protocol") or ""),
             settings=flatten(values.get("settings") or {}),
             higher_is_better=directions.parse(values.get(directions.HIGHER)),
+            caveats=tuple(map(str, said)) if isinstance(said := values.get(CAVEATS), list) else (),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -107,5 +110,6 @@ def from_curves(made: Mapping[str, Mapping[int, float]], tags: Mapping[str, str]
         at = {name: points[step] for name, points in names.items() if step in points}
         tag = f"{DESCRIPTION}{key}"
         higher = directions.parse(tags.get(f"{tag}.{directions.HIGHER}"))
-        records[key] = Record(key, step, at, description=tags.get(tag, ""), higher_is_better=higher)
+        said = tuple(tags.get(f"{tag}.{CAVEATS}", "").splitlines())
+        records[key] = Record(key, step, at, description=tags.get(tag, ""), higher_is_better=higher, caveats=said)
     return records

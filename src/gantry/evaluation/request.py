@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import chdir, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import nn
 from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
+from gantry.data.reading import CROPPED
 from gantry.data.sample_files import samples
+from gantry.data.sample_refusals import WrongSizes
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.metrics.metric import LABELS, Metric, built
@@ -36,13 +39,16 @@ class SampleFiles:
     path: str
     cache: Path
 
-    def load(self, shape: tuple[int, int, int], count: int) -> ImageSet:
+    def load(self, shape: tuple[int, int, int], count: int, labels_needed: bool = False) -> ImageSet:
         """Load `count` images of shape (C, H, W), drawn at random if there are more.
+
+        Args:
+            labels_needed: see `gantry.data.sample_files.samples`.
 
         Raises:
             UserError: they cannot be read, are of another shape or too few.
         """
-        found = samples(self.path, self.cache, shape)
+        found = samples(self.path, self.cache, shape, labels_needed=labels_needed)
         if len(found) < count:
             raise UserError(
                 f"images={self.path} holds {len(found)} images, fewer than n={count}; "
@@ -71,6 +77,9 @@ class Plan:
         cache: folder of everything that can be computed again.
         accelerator: "cpu", "cuda" or "mps".
         devices: processes that share the work, a GPU each where there are.
+        home: the folder to which the data's relative paths refer; None: the working directory.
+        digest: of the images that the generator was trained on; None: not known.
+        given: the user has named the data, which need not be those images.
     """
 
     protocol: str
@@ -88,6 +97,9 @@ class Plan:
     cache: Path
     accelerator: str
     devices: int
+    home: Path | None = None
+    digest: str | None = None
+    given: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the loaded images, which another process maps from the disk itself."""
@@ -102,6 +114,27 @@ class Plan:
     def trained_on(self) -> ImageSet:
         """The training images; of a run, those it used."""
         return self.whole if self.max_images is None else self.whole.part(self.max_images)
+
+    @property
+    def as_trained(self) -> bool | None:
+        """True if the data set holds the images that the generator was trained on; None if those are not known."""
+        return None if self.digest is None else self.trained_on.digest == self.digest
+
+    def check_data(self) -> None:
+        """Refuse to measure a run against images that have taken the place of those it was trained on.
+
+        Raises:
+            UserError: they are others, and the user has not named them.
+        """
+        if self.as_trained is False and not self.given:
+            data, name = self.trained_on, self.data["_target_"].rpartition(".")[2]
+            options = {key: one for key, one in self.data.items() if isinstance(one, str | int) and key != "_target_"}
+            typed = " ".join([f"data={name}", *(f"data.{key}={one}" for key, one in options.items())])
+            raise UserError(
+                f"the {len(data):,} images of {data.source} are not those that the run was trained on: they have "
+                f"changed since, or are read otherwise (their digest was {str(self.digest)[:12]}, is "
+                f"{data.digest[:12]}).\nPut those back; or, to measure against these, name them: {typed}"
+            )
 
     @cached_property
     def reference(self) -> ImageSet:
@@ -129,7 +162,10 @@ class Plan:
     def images(self) -> ImageSet:
         """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
-        return self.subject.load(self.reference.shape, self.n)
+        try:
+            return self.subject.load(self.reference.shape, self.n, labels_needed="augmentation" in self.measures)
+        except WrongSizes as error:
+            raise UserError(f"{error}{_how_read(self.reference)}") from error
 
     def limited(self, data: ImageSet) -> ImageSet:
         """Return at most as many real images as the protocol uses."""
@@ -144,7 +180,8 @@ class Plan:
     def _images(self, split: str | None) -> ImageSet:
         if split not in self._loaded:
             node = self.data if split is None else self.data | {"split": split}
-            self._loaded[split] = maker(node)(cache=self.cache)
+            with chdir(self.home) if self.home is not None else nullcontext():
+                self._loaded[split] = maker(node)(cache=self.cache)
         return self._loaded[split]
 
     @cached_property
@@ -190,6 +227,15 @@ class Plan:
         return GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
 
 
+def _how_read(data: ImageSet) -> str:
+    """Say from which sizes the reference's images were made, where they were brought to another one."""
+    reading = data.reading
+    if reading is None or CROPPED not in reading.altered:
+        return ""
+    sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in reading.sizes)
+    return f"\nThe reference's own files, in {data.source}, are {sizes}, of which the central squares are taken"
+
+
 def can_classify(data: ImageSet) -> bool:
     return data.labels is not None and len(data.labels) >= 20 and len(set(data.labels.tolist())) > 1
 
@@ -197,7 +243,15 @@ def can_classify(data: ImageSet) -> bool:
 def describe_images(plan: Plan) -> dict[str, Any]:
     """Check that image files are readable, and describe them."""
     assert isinstance(plan.subject, SampleFiles)
-    return {"images": plan.subject.path, "count": len(plan.images), "sha256": plan.images.digest, "seed": plan.seed}
+    images = plan.images
+    reading = None if images.reading is None else images.reading.record()
+    return {
+        "images": plan.subject.path,
+        "count": len(images),
+        "sha256": images.digest,
+        "seed": plan.seed,
+        "reading": reading,
+    }
 
 
 def describe_generator(plan: Plan) -> dict[str, Any]:
@@ -219,4 +273,5 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
         "sha256": files.digest(),
         "seed": plan.seed,
         "draws": plan.repeats,
+        "trained_on_these_images": plan.as_trained,
     }

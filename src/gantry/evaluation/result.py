@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
 DESCRIPTION = "eval."  # prefix of the tag that describes a key in a line
+CAVEATS = "caveats"  # ending of the tag that has what speaks against the values, a sentence a line
 MERGED = ("values", "spread", "higher_is_better", "classes", "classifier", "memorisation", "augmentation")
 LEAST = 3  # number of the least frequent classes to name
 
@@ -49,6 +50,8 @@ class Result:
         classifier: sha256 and accuracy of the classifier that predicted the classes.
         higher_is_better: by the name of each value that has a direction.
         pairs: the generated images nearest to a training image beside it, uint8 (H, W, 3).
+        reference: where the real images are from.
+        caveats: what speaks against the values, or makes other tools give others, a sentence each.
     """
 
     protocol: str
@@ -64,6 +67,8 @@ class Result:
     classifier: Mapping[str, Any] | None = None
     pairs: np.ndarray | None = None
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    caveats: Sequence[str] = ()
 
     @property
     def label(self) -> str:
@@ -115,6 +120,7 @@ class Result:
                 for name in MERGED:
                     both = isinstance(before.get(name), dict) and name in ("values", "spread", "higher_is_better")
                     record[name] = before[name] | record[name] if both else record[name] or before.get(name)
+                record["caveats"] = list(dict.fromkeys([*(before.get("caveats") or ()), *record["caveats"]]))
             else:
                 of = str(before.get("subject", {}).get("sha256"))[:8]
                 for file in (path, picture):
@@ -138,6 +144,8 @@ class Result:
             "higher_is_better": dict(self.higher_is_better),
             "settings": dict(self.settings),
             "subject": dict(self.subject),
+            "reference": dict(self.reference),
+            "caveats": list(self.caveats),
             "classes": self.classes,
             "classifier": self.classifier,
             "memorisation": None if self.memorisation is None else _finite(self.memorisation),
@@ -164,6 +172,8 @@ class Result:
             lines += ["", *self._memorisation_text()]
         if self.augmentation:
             lines += [*([""] if self.values else []), *_augmentation_text(self.augmentation)]
+        if self.caveats:
+            lines += ["", *(f"but {caveat}" for caveat in self.caveats)]
         return "\n".join(lines)
 
     def _classes_text(self) -> list[str]:

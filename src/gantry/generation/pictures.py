@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gantry.core.errors import UserError, reason
@@ -20,6 +19,7 @@ from gantry.core.text import show
 from gantry.data.grid import enlarged_grid
 from gantry.data.image_folder import listing
 from gantry.data.images import decode
+from gantry.data.reading import Seen
 from gantry.data.sample_files import samples
 from gantry.generation.animation import save_animation
 from gantry.generation.latent.directions import directions
@@ -165,8 +165,10 @@ def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
+    """Return (width, height) of an image, upright as `decode` turns it."""
+    seen = Seen()
+    decode(path, 1, 1, seen)
+    return seen.size
 
 
 def _opened(what: str, decoded: Callable[[], T]) -> T:

@@ -266,6 +266,8 @@ def cautions(ruler: Ruler) -> list[str]:
     if ruler.repeats:
         repeats = "An earlier run" if ruler.repeats == 1 else f"{ruler.repeats} earlier runs"
         notes.append(f"{repeats} of the same config and seed left out.")
+    said = dict.fromkeys(one for row in ruler.rows for run in row.runs for one in run.evaluations[ruler.key].caveats)
+    notes += [f"But {sentence}." for sentence in said]
     if ruler.others:
         notes.append(f"Not evaluated so: {_listed(ruler.others)}.")
     return notes

@@ -12,6 +12,7 @@ from gantry.core.config.overrides import of_the_run
 from gantry.reports.config_differences import differences
 from gantry.reports.ranking import ComparableSet, Group, Spread, apart, spread
 from gantry.reports.run import Run, direction
+from gantry.runs.folder import CAVEATS
 
 ABSENT = "—"
 Row = tuple[str, ...]
@@ -126,7 +127,8 @@ def cautions(one: ComparableSet, metric: str | None) -> list[str]:
     if one.repeats:
         repeats = "An earlier run" if len(one.repeats) == 1 else f"{len(one.repeats)} earlier runs"
         notes.append(f"{repeats} of the same config and seed left out.")
-    return notes
+    said = dict.fromkeys(line for run in one.runs for line in run.tags.get(CAVEATS, "").splitlines())
+    return [*notes, *(f"But {sentence}." for sentence in said)]
 
 
 def separation(sets: Sequence[ComparableSet]) -> str:

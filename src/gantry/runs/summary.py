@@ -30,7 +30,9 @@ class Summary:
         folder: the run's files.
         tracking_uri: the MLflow store; None where there is none.
         classes: of each class the share of the real and of the generated images; None where they are not known.
+        data: what the data set holds and how its files were read (see `gantry.data.describe.data_record`).
         peak_memory_mib, peak_gpu_memory_mib: peak memory in MiB, on the GPU if there is one.
+        caveats: what speaks against the metrics, a sentence each.
     """
 
     variant: str
@@ -51,6 +53,8 @@ class Summary:
     peak_memory_mib: float = 0.0
     peak_gpu_memory_mib: float | None = None
     higher_is_better: dict[str, bool] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
+    data: dict[str, Any] | None = None
 
     def save(self) -> None:
         """Write `summary.json` in the run's folder.
@@ -89,6 +93,7 @@ class Summary:
         lines += [
             f"  {protocol['n_generated']} generated against {protocol['n_real']} real images "
             f"({protocol['split']}), extractor {protocol['extractor']} {protocol['extractor_sha256'][:8]}",
+            *(f"  but {caveat}" for caveat in self.caveats),
             "",
             f"samples    {show(self.folder / SAMPLES)}",
             *([f"film       {show(film)}"] if (film := self.folder / FILM_FILE).exists() else []),

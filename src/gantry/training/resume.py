@@ -33,6 +33,7 @@ from gantry.runs.folder import (
     state_of,
     write_status,
 )
+from gantry.runs.run_config import home_of
 from gantry.runs.tracking.params import flatten
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
         UserError: keys differ that may not; the message names them.
     """
     before, now = read_params(folder), parameters(as_begun(folder, cfg))
+    if home := home_of(folder):
+        before = home.params(before)
     if not before:
         return ()
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]

@@ -21,8 +21,9 @@ from gantry.core.config.instantiate import maker
 from gantry.core.errors import RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
+from gantry.data.describe import data_record, data_tags, describe, warnings_of
 from gantry.runs.directions import DIRECTIONS, PRIMARY
-from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE
+from gantry.runs.folder import CAVEATS, METRICS_FILE, SUMMARY_FILE
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
 from gantry.runs.tracking.tracker import Tracker, Trackers
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from gantry.training.build import Callbacks
 
 
+log = logging.getLogger(__name__)
 MOST_CLASSES = 64  # up to which the summary holds how often each class is drawn
 
 
@@ -98,7 +100,7 @@ def train(
             trainer.callbacks += callbacks.ordered  # type: ignore[attr-defined]
             batches = partial(Batches, data, gan.batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
             fit(trainer, gan, batches, start, Rollback(cfg.guard, gan, folder, tracker, peers), callbacks)
-            summary = summarise(cfg, folder, tags, trainer, gan, callbacks)
+            summary = summarise(cfg, folder, tags, data, trainer, gan, callbacks)
             if peers.first:
                 _save(summary, tracker)
     return summary
@@ -129,11 +131,19 @@ def _begin_record(
     """
     take_up_record(folder, start, data.digest)
     tags = tags | {PRIMARY: evaluator.primary, DIRECTIONS: json.dumps(evaluator.higher_is_better)}
+    if evaluator.caveats:
+        tags = tags | {CAVEATS: "\n".join(evaluator.caveats)}
     return open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
 
 
 def summarise(
-    cfg: DictConfig, folder: Path, tags: dict[str, str], trainer: Trainer, gan: GAN, callbacks: Callbacks
+    cfg: DictConfig,
+    folder: Path,
+    tags: dict[str, str],
+    data: ImageSet,
+    trainer: Trainer,
+    gan: GAN,
+    callbacks: Callbacks,
 ) -> Summary:
     """Return the summary of a run that has trained to its end."""
     from gantry.training.callbacks.evaluation import peak_memory
@@ -156,8 +166,10 @@ def summarise(
         classes=classes if classes is not None and len(classes) <= MOST_CLASSES else None,
         **peak_memory(),
         protocol=dict(evaluation.evaluator.protocol),
+        caveats=evaluation.evaluator.caveats,
         folder=folder,
         tracking_uri=cfg.tracking.get("uri"),
+        data=data_record(data),
     )
 
 
@@ -199,12 +211,12 @@ def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) ->
 
 
 def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet) -> dict[str, str]:
-    """Print the run's variant, data set and folder; return the tags with the number of unreadable images."""
-    if data.skipped:
-        tags = tags | {"data.skipped": str(data.skipped)}
-        print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
+    """Print what the data holds, and the run's variant, data set and folder; return the tags with those of the data."""
+    print(describe(data), flush=True)
+    for warning in warnings_of(data):
+        log.warning("%s", warning)
     print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
-    return tags
+    return tags | data_tags(data)
 
 
 def _quiet() -> None:

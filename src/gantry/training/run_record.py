@@ -19,13 +19,14 @@ from gantry.core.files import PACKAGED, ROOT
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.redaction import as_yaml, brief, redact
-from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, TAGS_FILE, read_values
+from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, STARTED_IN, TAGS_FILE, read_values
 from gantry.runs.sweep_record import PARENT_RUN
 from gantry.runs.tracking.deliver import deliver, has_left
 from gantry.runs.tracking.environment import environment, git_state
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.params import CHANGED
+from gantry.runs.tracking.status import FOLDER
 from gantry.runs.tracking.tracker import DatasetInfo, Tracker, Trackers
 from gantry.training.resume import Start, parameters
 
@@ -47,7 +48,7 @@ def open_tracker(
     params = parameters(cfg)
     tags = (
         tags
-        | {"seed": str(cfg.seed), "gantry.folder": str(folder)}
+        | {"seed": str(cfg.seed), FOLDER: str(folder), STARTED_IN: str(Path.cwd())}
         | ({} if PACKAGED.is_dir() else git_state(ROOT))  # an installed wheel may lie in another project's checkout
         | {f"metrics.{name}": str(value) for name, value in protocol.items()}
     )

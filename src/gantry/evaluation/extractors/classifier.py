@@ -21,6 +21,7 @@ from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import NetworkExtractor
+from gantry.evaluation.extractors.judgement import caveats, interval
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
     """Return an extractor with the last hidden layer of a small classifier of `data` as features, and its logits.
 
     It is trained once for a data set, by a fixed recipe and seed, on nine tenths of the images; its accuracy on the
-    rest is in `details`. Stored in `cache`/classifiers.
+    rest is in `details`, and what speaks against it as a judge in `caveats`. Stored in `cache`/classifiers.
 
     Args:
         data: the images to be measured, with labels.
@@ -93,7 +94,8 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
         UserError: `data` has no labels, or only one class, or fewer than 20 images.
     """
     if data.labels is None:
-        raise UserError(f"the classifier needs labels, and {data.name} has none. {INSTEAD}")
+        why = f" ({data.reading.labels})" if data.reading is not None and data.reading.labels else ""
+        raise UserError(f"the classifier needs labels, and {data.name} has none{why}. {INSTEAD}")
     classes = max(int(data.labels.max()) + 1, len(data.classes or ()))
     if len(np.unique(data.labels)) < 2 or len(data.labels) < 20:
         raise UserError(
@@ -115,7 +117,15 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
             partial = path.with_suffix(".partial")
             partial.write_bytes(save(network.state_dict(), metadata=about))
             os.replace(partial, path)  # noqa: PTH105
-            logger.info("It recognises %.2f %% of held-out images", 100 * accuracy)
+    known, held_out = split(len(data))
+    count, accuracy = len(held_out), float(about["accuracy"])
+    sure = "95 % interval {:.0%} to {:.0%}".format(*interval(round(accuracy * count), count))
+    logger.info("It recognises %.2f %% of %d held-out images (%s)", 100 * accuracy, count, sure)
+    said = caveats(
+        f"the classifier of {data.name}", data.labels[known], data.labels[held_out], accuracy, data.classes or ()
+    )
+    for caveat in said:
+        logger.warning("%s", caveat)
     return NetworkExtractor(
         network=network,
         name="classifier",
@@ -124,7 +134,8 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
         device=torch.device(device),
         labelled=True,
         batch_size=256,
-        details={"classifier_accuracy": float(about["accuracy"])},
+        details={"classifier_accuracy": accuracy},
+        caveats=tuple(said),
     )
 
 
@@ -203,16 +214,21 @@ def _train(network: nn.Module, data: ImageSet) -> float:
     from torchmetrics.functional.classification import multiclass_accuracy  # slow to import
 
     assert data.labels is not None
-    order = draws(0, 0, "classifier split").permutation(len(data.images))
-    held_out, known = np.split(order, [max(1, round(RECIPE.held_out * len(order)))])
-    held_out = np.sort(held_out)
+    known, held_out = split(len(data))
     batch = min(RECIPE.batch_size, len(known))
     steps = min(RECIPE.epochs * (len(known) // batch), max(RECIPE.images, len(known)) // batch)
     batches = ((data.images[chosen], data.labels[chosen]) for chosen in _batches(known, batch, steps))
     fit(network, batches, steps, data.flip)
     seen, true = (torch.from_numpy(each) for each in (verdicts(network, data.images, held_out), data.labels[held_out]))
-    classes = network(torch.from_numpy(data.images[:2]))[1].shape[1]
+    classes = network(torch.from_numpy(data.images[:2].copy()))[1].shape[1]
     return multiclass_accuracy(seen, true, classes, average="micro").item()
+
+
+def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the images to learn from, in random order, and those held out, sorted; int64 both."""
+    order = draws(0, 0, "classifier split").permutation(count)
+    held_out, known = np.split(order, [max(1, round(RECIPE.held_out * count))])
+    return known, np.sort(held_out)
 
 
 @contextmanager

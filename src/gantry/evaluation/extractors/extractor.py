@@ -34,6 +34,7 @@ class Extractor(Protocol):
         resize: how it brings images to its own input size.
         arithmetic: "plain" as published; "folded" with the same value up to rounding, computed faster.
         details: further facts to record with its scores, such as its accuracy.
+        caveats: what speaks against its scores, a sentence each.
     """
 
     @property
@@ -52,6 +53,8 @@ class Extractor(Protocol):
     def arithmetic(self) -> str: ...
     @property
     def details(self) -> Mapping[str, str | int | float]: ...
+    @property
+    def caveats(self) -> tuple[str, ...]: ...
 
     def __call__(self, images: Tensor) -> Features:
         """Compute the features of `images`: uint8 (n, C, H, W), any device, any n."""
@@ -78,6 +81,7 @@ class NetworkExtractor:
     batch_size: int = 64
     arithmetic: str = "plain"
     details: Mapping[str, str | int | float] = field(default_factory=dict)
+    caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.network.eval().requires_grad_(False).to(self.device)

@@ -20,6 +20,7 @@ from gantry.core.progress import progress
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet, digest_of
 from gantry.evaluation.extractors.classifier import RECIPE, Classifier, fit, one_thread, untrained, verdicts
+from gantry.evaluation.extractors.judgement import beside_chance, largest_share
 from gantry.evaluation.metrics.classification_results import Augmentation, Diet, Trained, gain_of
 from gantry.evaluation.metrics.metric import SETS, Found, Inputs, Metric
 
@@ -122,7 +123,7 @@ def augmentation(
         seeds=seeds,
         n_test=len(test),
         test_split=test.split,
-        caveats=(CAVEAT, CAVEAT_HELD_OUT) if test.split == HELD_OUT else (CAVEAT,),
+        caveats=(CAVEAT, *([CAVEAT_HELD_OUT] if test.split == HELD_OUT else []), *_at_chance(correct, test)),
     )
 
 
@@ -202,6 +203,15 @@ def _trained(correct: Mapping[tuple[Diet, int | None], Sequence[np.ndarray]], us
         )
         for (diet, size), rows in correct.items()
     ]
+
+
+def _at_chance(correct: Mapping[tuple[Diet, int | None], Sequence[np.ndarray]], test: ImageSet) -> list[str]:
+    """Return a caveat where no classifier of the most real images is clearly better than chance."""
+    assert test.labels is not None
+    size = max(size or 0 for diet, size in correct if diet == "real")
+    most, chance = max(int(seen.sum()) for seen in correct["real", size]), largest_share(test.labels)
+    note = beside_chance(most, len(test), chance)
+    return [f"The best classifier of {size} real images {note}: gains say little."] if note else []
 
 
 def default_sizes(count: int, classes: int, budget: int = BUDGET) -> list[int]:

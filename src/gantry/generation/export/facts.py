@@ -49,6 +49,7 @@ def gather(source: Path, run: Path | None = None) -> dict[str, Any]:
         if values := _values(summary, which, step):
             final = summary.get("classes") if step in (None, summary.get("steps")) else None
             measured.append({"values": values, "settings": mapping(summary.get("protocol")), "classes": final})
+            measured[-1]["caveats"] = summary.get("caveats")
         measured += _evaluations(run, digest)
     data, protocol = mapping(config.get("data")), mapping(summary.get("protocol"))
     packages = {"python": environment.get("python"), **mapping(environment.get("packages"))}
@@ -112,7 +113,8 @@ def _limits(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `most`, the largest number of images it was measured on; `by_classifier` and its `accuracy`;
-        `seen_in_training`, of the real images; `shares`, of its images and of the real ones by class, the class that
+        `caveats`, what was found to speak against the values; `seen_in_training`, of the real images; `shares`, of
+        its images and of the real ones by class, the class that
         it draws least for its share first; `copies`, how many of its images are near to training images.
     """
     settings = [record["settings"] for record in measured]
@@ -127,10 +129,15 @@ def _limits(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "most": max((value for one in settings if is_number(value := one.get("n_generated"))), default=None),
         "by_classifier": any(one.get("extractor") == "classifier" for one in settings),
         "accuracy": accuracies[-1] if accuracies else None,
+        "caveats": list(dict.fromkeys(str(one) for record in measured for one in _listed(record.get("caveats")))),
         "seen_in_training": any(one.get("split") in ("train", "all") for one in settings),
         "shares": sorted(shares, key=lambda share: share["made"] / share["real"]),
         "copies": next(filter(None, map(_copies, reversed(measured))), None),
     }
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _copies(record: Mapping[str, Any]) -> dict[str, Any] | None:
