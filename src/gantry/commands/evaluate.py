@@ -21,7 +21,7 @@ from gantry.core.errors import JobFailed, UserError
 from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
-from gantry.core.redaction import HIDDEN, redact
+from gantry.core.redaction import redact
 from gantry.core.text import show, typed_command
 from gantry.runs.find import WORDS
 from gantry.runs.find_generators import FoundRun, find_generators
@@ -29,7 +29,8 @@ from gantry.runs.folder import write_status
 from gantry.runs.generators import GeneratorFiles
 from gantry.runs.run_config import data_config, run_config
 from gantry.runs.tracking.folder_tracker import FolderTracker
-from gantry.runs.tracking.query import configured_store, open_store
+from gantry.runs.tracking.identity import read_plan
+from gantry.runs.tracking.query import configured_store, store_of_run
 from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
 
@@ -211,13 +212,12 @@ def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) 
 
     assert run.run_id is not None
     try:
-        for uri in dict.fromkeys(
-            (str(cfg.tracking.uri), str(run_config(run.folder).get("tracking", {}).get("uri", "")))
-        ):
-            store = open_store(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
-            if store is not None and store.get(run.run_id) is not None:
-                log_result(store.client, run.run_id, result, files)
-                return
+        plan = read_plan(run.folder)
+        begun = plan.uri if plan else str(run_config(run.folder).get("tracking", {}).get("uri", ""))
+        store = store_of_run(run.run_id, [str(cfg.tracking.uri), begun], str(cfg.tracking.experiment))
+        if store is not None:
+            log_result(store.client, run.run_id, result, files)
+            return
         log.warning("The evaluation is not in MLflow: no run %s in %s", run.run_id, redact(str(cfg.tracking.uri)))
     except Exception as error:  # any error of MLflow, the network or a server
         log.warning("The evaluation is not in MLflow, only in the run's folder: %s", redact(str(error)))

@@ -24,7 +24,7 @@ from gantry.core.processes.ranks import Place, ranks
 from gantry.runs.directions import DIRECTIONS, PRIMARY
 from gantry.runs.folder import METRICS_FILE, SUMMARY_FILE
 from gantry.runs.summary import Summary
-from gantry.runs.tracking.store import check_store
+from gantry.runs.tracking.store import check_store, where_tracked
 from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
 from gantry.training.resume import Start, parameters, take_up_record
@@ -199,11 +199,13 @@ def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) ->
 
 
 def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet) -> dict[str, str]:
-    """Print the run's variant, data set and folder; return the tags with the number of unreadable images."""
+    """Print the run's variant, data set, folder and store; return the tags with the number of unreadable images."""
     if data.skipped:
         tags = tags | {"data.skipped": str(data.skipped)}
         print(f"{data.skipped} unreadable images of {data.name} are left out", flush=True)
     print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
+    if cfg.tracking:
+        print(where_tracked(cfg.tracking.uri, cfg.tracking.experiment), flush=True)
     return tags
 
 

@@ -38,6 +38,7 @@ class Delivery:
         except Exception as error:
             if not self._is_refusal(error):
                 raise
+            self._session.look()  # raises where the run was deleted, so that its events are kept until it is restored
             if len(batch) > 1:  # find the refused event
                 for event in batch:
                     self._send([event])
@@ -50,10 +51,7 @@ class Delivery:
     def _is_refusal(self, error: Exception) -> bool:
         if getattr(error, "error_code", None) == PERHAPS:
             self._again += 1
-            if self._again >= TRIES:
-                self._session.look()
-                return True
-            return False
+            return self._again >= TRIES
         return is_refusal(error)
 
     @never_raises
@@ -62,7 +60,7 @@ class Delivery:
         text = redact(str(error))
         self._journal.refuse(event, text)
         kind = type(event).__name__.lower()
-        if kind not in self._warned:  # for a run deleted while it trains, MLflow refuses everything
+        if kind not in self._warned:
             self._warned.add(kind)
             log.warning("MLflow refused %s (kept in %s; said once): %s", kind, self._journal.refused, text)
 
