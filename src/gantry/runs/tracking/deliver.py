@@ -80,12 +80,14 @@ def _deliver(folder: Path, plan: RunPlan) -> tuple[int, int]:
     if run.info.status == "RUNNING" and lives_elsewhere(run) and read_status(folder)[0] is None:
         raise UserError(f"the run in {folder} is still running on {run.data.tags[HOST]}")
     count, ended, latest = 0, False, None
-    while batch := journal.take():
-        _tried(partial(delivery.send, batch))
-        count += len(batch)
+    while batch := journal.take(aside=True):
+        waits = journal.aside
+        _tried(partial(delivery.send, batch, last=journal.waiting == waits))
+        count += len(batch) if journal.aside <= waits else 0
         last = batch[-1]
         ended = isinstance(last, Ended)
         latest = last.time if isinstance(last, Metrics | Image) else latest
+    session.check_files()
     replenish(session.client, session.run_id, folder)
     if not ended and (read_status(folder)[0] is not None or _is_running(session)):
         end_run(session.client, session.run_id, *last_word(folder), latest)

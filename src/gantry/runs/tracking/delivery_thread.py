@@ -14,6 +14,7 @@ from gantry.core.redaction import redact
 from gantry.runs.tracking.delivery import Delivery
 from gantry.runs.tracking.events import Ended, Event, Metrics
 from gantry.runs.tracking.journal import Journal
+from gantry.runs.tracking.reachable import FilesAway
 from gantry.runs.tracking.session import RunSession
 from gantry.runs.tracking.status import BEAT
 from gantry.runs.tracking.tracker import log
@@ -118,7 +119,7 @@ class DeliveryThread:
                         self._changed.notify_all()
                     beat = time.monotonic() + BEAT
                 elif batch := self._next_batch(beat):
-                    self._delivery.send(batch)
+                    self._delivery.send(batch, last=self._journal.waiting == self._journal.aside)
                 elif self._journal.clear() and self.closed:
                     with self._changed:
                         self._delivered = True
@@ -137,15 +138,17 @@ class DeliveryThread:
 
     def _next_batch(self, until: float) -> list[Event]:
         """Return the oldest event, or the metrics at the head of the journal; empty where none came before `until`."""
-        batch = self._journal.take()
-        if not batch and self._journal.clear():
+        journal = self._journal
+        batch = journal.take(aside=self.closed)
+        if not batch and (journal.clear() or journal.aside):
             with self._changed:
-                self._changed.wait_for(lambda: self._journal.waiting or self.closed, max(0, until - time.monotonic()))
-            batch = self._journal.take()
-        if batch and isinstance(batch[0], Metrics) and self._journal.waiting == len(batch):
+                wanted = max(0, until - time.monotonic())
+                self._changed.wait_for(lambda: journal.waiting > journal.aside or self.closed, wanted)
+            batch = journal.take(aside=self.closed)
+        if batch and isinstance(batch[0], Metrics) and journal.waiting == len(batch) + journal.aside:
             with self._changed:
                 self._changed.wait_for(lambda: self.closed, GATHER)
-            batch = self._journal.take()
+            batch = journal.take()
         return batch
 
     def _report(self, error: Exception | None) -> None:
@@ -153,7 +156,9 @@ class DeliveryThread:
         with self._changed:
             self._refused = redact(str(error)) if isinstance(error, UserError) else None
             self._changed.notify_all()
-        if self._refused is not None and not self._failing:
+        if isinstance(error, FilesAway):
+            pass  # the session has said so
+        elif self._refused is not None and not self._failing:
             log.warning("Training goes on, and what it logs is kept in its folder: %s", self._refused)
         elif error is not None and not self._failing:
             log.warning(

@@ -12,6 +12,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from gantry.runs.tracking.events import Artifact, Dataset, Ended, Event, Image, 
 from gantry.runs.tracking.identity import RunPlan, write_plan
 from gantry.runs.tracking.media import send_dataset, send_image
 from gantry.runs.tracking.params import CHANGED
+from gantry.runs.tracking.reachable import FilesAway, check_files
 from gantry.runs.tracking.status import (
     HEARTBEAT,
     HOST,
@@ -66,6 +68,7 @@ class RunSession:
         self._tried = plan.uncertain
         self._experiment_id = ""
         self._logged: Known | None = None
+        self.files_away: str | None = None  # why the store takes no files of the run
         self._given: Mapping[str, str] = {}  # params that an adopted run had already
 
     @property
@@ -100,6 +103,25 @@ class RunSession:
             self.beat()
         self._note()
         self._connected = True
+        if self._lives:
+            with suppress(FilesAway):  # it is logged; what else the store takes is delivered
+                self.check_files()
+
+    def check_files(self) -> None:
+        """Check that the run's files can be kept where the store wants them; waits for the store.
+
+        Raises:
+            FilesAway: they cannot; a warning says so the first time.
+            Exception: see `look`.
+        """
+        try:
+            check_files(self.look(), self.plan.uri)
+        except FilesAway as error:
+            if self.files_away is None:
+                log.warning("MLflow takes this run's numbers, but %s", redact(str(error)))
+            self.files_away = str(error)
+            raise
+        self.files_away = None
 
     def beat(self) -> None:
         """Send a heartbeat; set the run RUNNING again where another process has closed it as dead."""
@@ -149,7 +171,8 @@ class RunSession:
                     tags = [RunTag(name, values[name]) for name in names]
                     client.log_batch(run_id, tags=tags, synchronous=True)
                 if ROLLED_BACK in values and logged is not None:
-                    self._logged = Known(client, run_id, rolled_back_at(values[ROLLED_BACK]))
+                    since = rolled_back_at(values[ROLLED_BACK])
+                    self._logged = Known(client, run_id, since, files=self.files_away is None)
             case Image(_, step, key, _) if logged is not None and logged.has_image(key, step):
                 pass
             case Image(time, step, key, image):
@@ -162,8 +185,8 @@ class RunSession:
                 since = last_rollback(client, run_id, self._folder, time)
                 if self._lives:
                     reopen(client, run_id)
-                    replenish(client, run_id, self._folder)
-                self._logged = Known(client, run_id, since)
+                    replenish(client, run_id, self._folder, files=self.files_away is None)
+                self._logged = Known(client, run_id, since, files=self.files_away is None)
             case Ended(time, status, reason):
                 self._remove_twins()
                 end_run(client, run_id, status, reason, time)
