@@ -21,8 +21,8 @@ for name in (*MLFLOWS, "TRACKING_PASSWORD", "TRACKING_TOKEN"):
 def no_store_of_another_test():
     """Forget the store that a command of a test has put into MLflow's variables."""
     yield
-    for name in MLFLOWS:
-        os.environ.pop(f"MLFLOW_{name}", None)
+    for name in (*(f"MLFLOW_{name}" for name in MLFLOWS), "GANTRY_STORE_KEPT"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,19 @@ def test_a_renamed_store_is_known_by_the_files_that_came_along(project: Path, tm
     assert not outside(tmp_path / "yours")
 
 
+def test_a_store_that_mlflow_laid_out_is_corrected_too(project: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(project / "mlruns", old)
+    (old / "mlflow.db").rename(old / "team.db")
+    client, experiment = prepare_store(f"sqlite:///{old}/team.db", "gantry")
+    log_file(client, client.create_experiment("team", (old / "mlruns" / "7").as_uri()), tmp_path)
+    old.rename(tmp_path / "new")
+    client, experiment = prepare_store(f"sqlite:///{tmp_path}/new/team.db", "team")
+    log_file(client, experiment, tmp_path)
+    assert not old.exists()
+    assert len(list((tmp_path / "new" / "mlruns" / "7").rglob("note.txt"))) == 2
+
+
 def test_files_that_did_not_come_along_keep_their_address(project: Path, tmp_path: Path) -> None:
     (tmp_path / "mlruns").mkdir()
     shutil.copy(project / "mlruns" / "mlflow.db", tmp_path / "mlruns")

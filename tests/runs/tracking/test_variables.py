@@ -80,7 +80,7 @@ def test_the_start_says_where_and_why_without_secrets(monkeypatch, tmp_path):
 def test_a_variable_that_names_no_store_is_refused_by_name(config, monkeypatch, uri, said):
     monkeypatch.setenv(variables.URI, uri)
     with pytest.raises(UserError, match=rf"tracking\.uri \(from MLFLOW_TRACKING_URI\).*{said}"):
-        check(config("tracking=mlflow"), Train, (wrong_store,))
+        check(config("tracking=mlflow", "tracking.run_name=run"), Train, (wrong_store,))
 
 
 def test_an_experiment_is_found_by_its_id(store, client, monkeypatch):
@@ -154,6 +154,7 @@ def test_a_run_goes_on_in_its_store(tmp_path, monkeypatch, uri, kept, config):
     arguments = run_arguments([f"resume={folder}"])
     tracking = config("tracking=mlflow").tracking
     assert (tracking.uri, tracking.experiment) == (kept or str(tmp_path / "mlruns"), "mine")
+    assert "(" not in where_tracked(tracking.uri, tracking.experiment)
     assert not any(text.startswith("tracking.") for text in arguments)  # they would be taken for the run's own
 
 

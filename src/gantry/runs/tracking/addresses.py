@@ -90,18 +90,29 @@ def _left_behind(rows: sqlite3.Connection, folder: Path, database: str) -> list[
     They are those where its experiments' files are said to be, if files of its runs have come along from there, or
     another copy of the database is still there, or the folder is gone and had the name of this one.
     """
-    known = [(path, path.parent) for _, address in _addresses(rows, EXPERIMENTS) if (path := local_path(address))]
     files = [path for holder in HOLDERS for _, address in _addresses(rows, holder) if (path := local_path(address))]
     found = []
-    for path, old in dict.fromkeys(known):
-        if path.name not in (ARTIFACTS, "0") or _same(old, folder):
+    for _, address in _addresses(rows, EXPERIMENTS):
+        path = local_path(address)
+        if path is None or any(_same(above, folder) for above in path.parents):
             continue
-        came_along = any(_counterpart(file, old, folder).exists() for file in files if file.is_relative_to(old))
-        copied = path.name == ARTIFACTS and (old / database).exists()
-        gone = path.name == ARTIFACTS and not old.exists() and old.name == folder.name
-        if came_along or copied or gone:
+        if (old := _where_from(path, folder, files)) is not None:
             found.append(old)
+        elif path.name == ARTIFACTS:  # as Gantry calls it
+            old = path.parent
+            if (old / database).exists() or (not old.exists() and old.name == folder.name):
+                found.append(old)
     return list(dict.fromkeys(found))
+
+
+def _where_from(path: Path, folder: Path, files: list[Path]) -> Path | None:
+    """Return the folder that was copied or moved to `folder` with an experiment's `path`, of whose runs files exist."""
+    for old in path.parents:
+        if _counterpart(path, old, folder).exists():
+            mine = [file for file in files if file.is_relative_to(path)]
+            if any(_counterpart(file, old, folder).exists() for file in mine):
+                return old
+    return None
 
 
 def _move(rows: sqlite3.Connection, column: tuple[str, str], old: Path, new: Path, always: bool = False) -> int:

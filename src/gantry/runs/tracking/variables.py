@@ -13,6 +13,7 @@ from gantry.core.redaction import HIDDEN, redact
 
 URI, NAME, ID, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"
 EXPERIMENT = "gantry"  # where nothing names another
+KEPT = "GANTRY_STORE_KEPT"  # set where a run that goes on has set the others, for the processes it starts
 OF_SERVICES = ("databricks", "databricks-uc", "uc")  # which MLflow takes without a path
 
 
@@ -62,10 +63,13 @@ def keep(uri: str, name: str | None) -> None:
     if name is not None:
         os.environ[NAME] = name
     os.environ.pop(ID, None)
+    os.environ[KEPT] = "true"
 
 
 def said(uri: str, name: str) -> str:
     """Return the variables that name this store and experiment, for a message; empty where none does."""
+    if KEPT in os.environ:
+        return ""
     names = [URI] if uri == os.environ.get(URI) else []
     if name == os.environ.get(NAME):
         names.append(NAME)
