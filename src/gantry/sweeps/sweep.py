@@ -32,7 +32,7 @@ from gantry.runs.sweep_record import PARENT_RUN, SWEEP_FILE, JobRecord, SweepRec
 from gantry.runs.tracking import variables
 from gantry.runs.tracking.status import last_word
 from gantry.runs.tracking.store import check_store, where_tracked
-from gantry.runs.tracking.sweep_run import Child, close_children, close_parent, open_parent, settle
+from gantry.runs.tracking.sweep_run import Child, close_children, close_parent, experiment_name, open_parent, settle
 from gantry.sweeps import worker
 from gantry.sweeps.job import Job
 from gantry.sweeps.summary_table import table
@@ -60,6 +60,7 @@ class Sweep:
         self._open = ExitStack()
         self._open.enter_context(held(record.folder, "the sweep in"))
         if record.tracking_uri is not None and record.experiment is not None:
+            record.experiment = experiment_name(record.tracking_uri, record.experiment)
             before = record.parent_run if reopened else None
             opened = open_parent(
                 record.tracking_uri, record.experiment, record.name, record.overrides, record.folder, before

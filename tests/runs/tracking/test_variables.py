@@ -19,7 +19,7 @@ from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.query import configured_store, store_of_run
 from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.store import prepare_store, where_tracked
-from gantry.runs.tracking.sweep_run import open_parent
+from gantry.runs.tracking.sweep_run import experiment_name, open_parent
 from gantry.sweeps.sweep import Sweep
 
 SERVER = "http://user:hunter2@tracking:5000"
@@ -83,11 +83,16 @@ def test_a_variable_that_names_no_store_is_refused_by_name(config, monkeypatch, 
         check(config("tracking=mlflow", "tracking.run_name=run"), Train, (wrong_store,))
 
 
-def test_an_experiment_is_found_by_its_id(store, client, monkeypatch):
+def test_an_experiment_is_found_by_its_id(store, client, monkeypatch, tmp_path):
     wanted = client.get_experiment_by_name("gantry").experiment_id
     monkeypatch.setenv(variables.ID, wanted)
     assert variables.experiment() == wanted
     assert prepare_store(store, wanted)[1] == wanted
+    assert experiment_name(store, wanted) == "gantry"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    MLflowTracker(store, wanted, folder).close("FINISHED")
+    assert json.loads((folder / "mlflow_run.json").read_text())["experiment"] == "gantry"
     monkeypatch.setenv(variables.ID, "4711")
     with pytest.raises(UserError, match="MLFLOW_EXPERIMENT_ID=4711: no such experiment"):
         prepare_store(store, "4711")

@@ -123,6 +123,15 @@ def _assigned(client: MlflowClient) -> str | None:
     return None if used else run_id
 
 
+def experiment_name(uri: str | Path, experiment: str) -> str:
+    """Return the name of the experiment that a variable gives by its id; `experiment` where the store is away."""
+    if variables.is_id(experiment):
+        with _warns(f"The sweep's record holds {variables.ID} in place of the experiment's name"):
+            client, experiment_id = prepare_store(uri, experiment)
+            return str(client.get_experiment(experiment_id).name)
+    return experiment
+
+
 def close_parent(uri: str | Path, experiment: str, run_id: str, status: Status) -> None:
     """Set the parent run's final status."""
     with _warns(f"MLflow still shows the sweep's parent run {run_id} as RUNNING"):
