@@ -12,6 +12,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from project import ROOT
 
+MLFLOWS = ("TRACKING_URI", "REGISTRY_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "RUN_ID", "TRACKING_USERNAME")
+for name in (*MLFLOWS, "TRACKING_PASSWORD", "TRACKING_TOKEN"):
+    os.environ.pop(f"MLFLOW_{name}", None)  # the developer's own, which would send the tests' runs to their store
+
+
+@pytest.fixture(autouse=True)
+def no_store_of_another_test():
+    """Forget the store that a command of a test has put into MLflow's variables."""
+    yield
+    for name in (*(f"MLFLOW_{name}" for name in MLFLOWS), "GANTRY_STORE_KEPT"):
+        os.environ.pop(name, None)
+
 
 @pytest.fixture(autouse=True)
 def seeded():

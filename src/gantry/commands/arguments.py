@@ -17,7 +17,10 @@ from gantry.runs.find import find_run, find_sweep, on_this_machine
 from gantry.runs.folder import OVERRIDES
 from gantry.runs.run_config import home_of
 from gantry.runs.sweep_record import load_sweep
+from gantry.runs.tracking import variables
+from gantry.runs.tracking.identity import read_plan
 from gantry.runs.tracking.query import Store, configured_store
+from gantry.runs.tracking.store import locate
 from gantry.runs.tracking.tracker import log
 
 
@@ -39,7 +42,8 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
     words = [text for text in words if not text.startswith("sweep.resume=")]
     record = load_sweep(folder)
     words = [*without_passwords(record.overrides, words), *words]
-    if record.tracking_uri is not None and not any(text.startswith(("tracking=", "tracking.uri=")) for text in words):
+    named = any(text.startswith(("tracking=", "tracking.uri=")) for text in words)
+    if record.tracking_uri is not None and not named and not variables.has_password_of(record.tracking_uri):
         # The default is a folder below that in which the sweep was started.
         words += [f"tracking.uri={quoted(record.tracking_uri)}", f"tracking.experiment={quoted(record.experiment)}"]
     if not {"-m", "--multirun"} & set(flags):
@@ -73,9 +77,23 @@ def run_arguments(given: Sequence[str]) -> list[str]:
         own = overrides_from(home.now, own)
     flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
     others = [text for text in given if text not in flags and not text.startswith("resume=")]
+    _keep_store(folder)
     # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
     here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*flags, *own, *others, *here]
+
+
+def _keep_store(folder: Path) -> None:
+    """Let a run go on in the store in which it began, unless the command line or a config of the user's names one.
+
+    MLflow's variables may name another today than when it began, or the working directory may be another.
+    """
+    plan = read_plan(folder)
+    if plan is None or plan.password_hidden:
+        return
+    default, kept = locate(Path("mlruns")), locate(plan.uri)
+    if kept.database is None or kept.database.exists():
+        variables.keep(str(default.folder) if kept == default else plan.uri, plan.experiment)
 
 
 def _store(given: Sequence[str]) -> Store | None:
@@ -83,8 +101,8 @@ def _store(given: Sequence[str]) -> Store | None:
     if "tracking=none" in given:
         return None
     typed = dict(text.split("=", 1) for text in given if text.startswith("tracking.") and "=" in text)
-    uri = typed.get("tracking.uri", str(Path("mlruns").absolute())).strip("'\"")
-    experiment = typed.get("tracking.experiment", "gantry").strip("'\"")
+    uri = typed.get("tracking.uri", variables.store_uri() or str(Path("mlruns").absolute())).strip("'\"")
+    experiment = typed.get("tracking.experiment", variables.experiment() or variables.EXPERIMENT).strip("'\"")
     try:
         return configured_store({"uri": uri, "experiment": experiment}, needed=False)
     except UserError as error:  # the run may be found, or refused, without the store
@@ -98,4 +116,5 @@ def arguments(given: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no such run or sweep.
     """
+    variables.drop_empty()
     return run_arguments(sweep_arguments(given))

@@ -30,6 +30,7 @@ from gantry.core.config.reference import help_text
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
 from gantry.core.redaction import redact
 from gantry.core.text import did_you_mean
+from gantry.runs.tracking import variables
 
 
 def run(
@@ -53,6 +54,7 @@ def run(
     """
     atexit.register(gc.freeze)  # saves Python's last garbage collection, 0.3 s
     OmegaConf.register_new_resolver("gantry.help", help_text, replace=True)
+    variables.drop_empty()
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:

@@ -21,7 +21,7 @@ from gantry.core.errors import JobFailed, UserError
 from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
-from gantry.core.redaction import HIDDEN, redact
+from gantry.core.redaction import redact
 from gantry.core.text import show, typed_command
 from gantry.data.describe import describe, warnings_of
 from gantry.data.images import ImageSet
@@ -32,7 +32,7 @@ from gantry.runs.generators import GeneratorFiles
 from gantry.runs.run_config import data_config, home_of, run_config
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.identity import read_plan
-from gantry.runs.tracking.query import configured_store, open_store
+from gantry.runs.tracking.query import configured_store, store_of_run
 from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
 
@@ -237,11 +237,11 @@ def _log(cfg: DictConfig, run: FoundRun, result: Result, files: Sequence[Path]) 
     try:
         plan = read_plan(run.folder)  # its address is absolute, that in the config as it was typed
         typed = str(run_config(run.folder).get("tracking", {}).get("uri", ""))
-        for uri in dict.fromkeys((str(cfg.tracking.uri), typed, plan.uri if plan else "")):
-            store = open_store(uri, str(cfg.tracking.experiment)) if uri and HIDDEN not in uri else None
-            if store is not None and store.get(run.run_id) is not None:
-                log_result(store.client, run.run_id, result, files)
-                return
+        uris = [str(cfg.tracking.uri), typed, plan.uri if plan else ""]
+        store = store_of_run(run.run_id, uris, str(cfg.tracking.experiment))
+        if store is not None:
+            log_result(store.client, run.run_id, result, files)
+            return
         log.warning("The evaluation is not in MLflow: no run %s in %s", run.run_id, redact(str(cfg.tracking.uri)))
     except Exception as error:  # any error of MLflow, the network or a server
         log.warning("The evaluation is not in MLflow, only in the run's folder: %s", redact(str(error)))

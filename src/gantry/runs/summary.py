@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ class Summary:
             mine = command.startswith("mlflow ")
             lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
         if (self.folder / UNDELIVERED).exists():
-            command = f"{here('python')} -m gantry.tracking.deliver {show(self.folder)}"
-            lines.append(f"           not all of this run yet; when the store is back: {command}")
+            command = f"{here('python')} -m gantry.tracking.deliver {shlex.quote(show(self.folder))}"
+            lines.append(f"           not all of this run yet; once the store takes it: {command}")
         if (self.folder / REFUSED).exists():
             lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
         if in_sweep:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from gantry.core.config.overrides import identity
 from gantry.core.errors import UserError
-from gantry.core.files import write_json
+from gantry.core.files import read_json, write_json
 from gantry.core.redaction import redact
+from gantry.runs.folder import TAGS_FILE
+from gantry.runs.tracking.carried import carried
+from gantry.runs.tracking.status import FOLDER
 
 SWEEP_FILE = "sweep.json"
 HYDRA_SWEEP = "multirun.yaml"  # Hydra's config at the latest start of the sweep
@@ -64,7 +67,7 @@ class SweepRecord:
 
 
 def load_sweep(folder: Path) -> SweepRecord:
-    """Read the record of the sweep in `folder`.
+    """Read the record of the sweep in `folder`; in a copied or moved project its store is the one that came along.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -73,8 +76,18 @@ def load_sweep(folder: Path) -> SweepRecord:
     try:
         values = json.loads(path.read_text())
         jobs = [JobRecord(**job) for job in values.pop("jobs")]
-        return SweepRecord(folder=folder.absolute(), jobs=jobs, **values)
+        record = SweepRecord(folder=folder.absolute(), jobs=jobs, **values)
     except OSError as error:
         raise UserError(f"{folder} holds no sweep: cannot read {path} ({error.strerror})") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if record.tracking_uri is not None:
+        began = next(filter(None, (_began(record.folder / job.folder) for job in jobs)), None)
+        record.tracking_uri = carried(record.tracking_uri, began, record.folder)
+    return record
+
+
+def _began(job: Path) -> str | None:
+    """Return the folder of a job's sweep when the job began; None where the job has no record."""
+    said = (read_json(job / TAGS_FILE) or {}).get(FOLDER)
+    return said and str(Path(said).parent)

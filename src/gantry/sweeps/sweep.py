@@ -29,9 +29,10 @@ from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.text import show, typed_command
 from gantry.runs.folder import HYDRA_CONFIG, LOG_FILE, OVERRIDES, Status, log_tail, read_status, write_status
 from gantry.runs.sweep_record import PARENT_RUN, SWEEP_FILE, JobRecord, SweepRecord, load_sweep
+from gantry.runs.tracking import variables
 from gantry.runs.tracking.status import last_word
-from gantry.runs.tracking.store import check_store
-from gantry.runs.tracking.sweep_run import Child, close_children, close_parent, open_parent, settle
+from gantry.runs.tracking.store import check_store, where_tracked
+from gantry.runs.tracking.sweep_run import Child, close_children, close_parent, experiment_name, open_parent, settle
 from gantry.sweeps import worker
 from gantry.sweeps.job import Job
 from gantry.sweeps.summary_table import table
@@ -59,6 +60,7 @@ class Sweep:
         self._open = ExitStack()
         self._open.enter_context(held(record.folder, "the sweep in"))
         if record.tracking_uri is not None and record.experiment is not None:
+            record.experiment = experiment_name(record.tracking_uri, record.experiment)
             before = record.parent_run if reopened else None
             opened = open_parent(
                 record.tracking_uri, record.experiment, record.name, record.overrides, record.folder, before
@@ -73,7 +75,9 @@ class Sweep:
     @property
     def environment(self) -> dict[str, str]:
         """Return the environment variables that the jobs need."""
-        return {} if self.record.parent_run is None else {PARENT_RUN: self.record.parent_run}
+        # The run that `mlflow run` has begun is the sweep's; for a job it is as if there were none.
+        none = {variables.RUN: ""} if variables.assigned_run() is not None else {}
+        return none if self.record.parent_run is None else none | {PARENT_RUN: self.record.parent_run}
 
     def add(self, jobs: Sequence[Job]) -> None:
         """Add jobs to the record before any of them starts."""
@@ -184,6 +188,7 @@ def lead(config: DictConfig, job: DictConfig, resumed: SweepRecord | None = None
         tracking: DictConfig = job.tracking
         if tracking:
             check_store(tracking.uri)
+            print(where_tracked(tracking.uri, tracking.experiment), flush=True)
         if resumed is not None:
             record = resumed
             record.overrides = typed(config)

@@ -25,7 +25,7 @@ from gantry.data.describe import data_record, data_tags, describe, warnings_of
 from gantry.runs.directions import DIRECTIONS, PRIMARY
 from gantry.runs.folder import CAVEATS, METRICS_FILE, SUMMARY_FILE
 from gantry.runs.summary import Summary
-from gantry.runs.tracking.store import check_store
+from gantry.runs.tracking.store import check_store, where_tracked
 from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
 from gantry.training.resume import Start, parameters, take_up_record
@@ -211,11 +211,13 @@ def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) ->
 
 
 def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet) -> dict[str, str]:
-    """Print what the data holds, and the run's variant, data set and folder; return the tags with those of the data."""
+    """Print the data, and the run's variant, data set, folder and store; return the tags with those of the data."""
     print(describe(data), flush=True)
     for warning in warnings_of(data):
         log.warning("%s", warning)
     print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
+    if cfg.tracking:
+        print(where_tracked(cfg.tracking.uri, cfg.tracking.experiment), flush=True)
     return tags | data_tags(data)
 
 

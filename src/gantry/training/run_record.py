@@ -21,6 +21,7 @@ from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.redaction import as_yaml, brief, redact
 from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, STARTED_IN, TAGS_FILE, read_values
 from gantry.runs.sweep_record import PARENT_RUN
+from gantry.runs.tracking import variables
 from gantry.runs.tracking.deliver import deliver, has_left
 from gantry.runs.tracking.environment import environment, git_state
 from gantry.runs.tracking.folder_tracker import FolderTracker
@@ -80,6 +81,7 @@ def open_tracker(
                 close_timeout=cfg.tracking.close_timeout,
                 continues=start.run_id,
                 goes_on=start.goes_on,
+                adopts=None if PARENT_RUN in os.environ else variables.assigned_run(),
             )
         )
     tracker = Trackers(*trackers)

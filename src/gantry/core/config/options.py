@@ -40,10 +40,12 @@ class Store:
     """The MLflow store that holds the runs and the registered models."""
 
     uri: Any = option(
-        "${paths.root}/mlruns",
+        "${oc.env:MLFLOW_TRACKING_URI,${paths.root}/mlruns}",
         "a folder (SQLite and artifacts), sqlite:///..., http://host:5000, postgresql://..., mysql://...",
     )
-    experiment: str = option("gantry", "the runs' experiment in it")
+    experiment: str = option(
+        "${oc.env:MLFLOW_EXPERIMENT_NAME,${oc.env:MLFLOW_EXPERIMENT_ID,gantry}}", "the runs' experiment in it"
+    )
 
 
 @dataclass

@@ -30,12 +30,13 @@ class Known:
 
     Args:
         since: time of the last rollback in ms since 1970; values logged before it do not count.
+        files: whether the run's files can be listed; else none count as logged.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, since: int = 0) -> None:
+    def __init__(self, client: MlflowClient, run_id: str, since: int = 0, files: bool = True) -> None:
         self.images = {
             (match["key"], int(match["step"]))
-            for file in client.list_artifacts(run_id, "images")
+            for file in (client.list_artifacts(run_id, "images") if files else ())
             if (match := LOGGED_IMAGE.match(Path(file.path).name)) and int(match["time"]) >= since
         }
         self._client, self._run_id, self._since = client, run_id, since
@@ -68,8 +69,12 @@ def rolled_back_at(tag: str) -> int:
     return int(tag.split()[0])
 
 
-def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
-    """Send what the run's folder records and MLflow lacks, such as after a kill before the delivery."""
+def replenish(client: MlflowClient, run_id: str, folder: Path, files: bool = True) -> None:
+    """Send what the run's folder records and MLflow lacks, such as after a kill before the delivery.
+
+    Args:
+        files: whether files can be kept where the store wants them; else no images are sent.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
     data = client.get_run(run_id).data
@@ -78,7 +83,7 @@ def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
         client.log_batch(run_id, params=[Param(name, params[name]) for name in names], synchronous=True)
     for names in parts((name for name in tags if data.tags.get(name) != tags[name]), PARAMS_PER_REQUEST):
         client.log_batch(run_id, tags=[RunTag(name, tags[name]) for name in names], synchronous=True)
-    logged = Known(client, run_id)
+    logged = Known(client, run_id, files=files)
     metrics = [
         Metric(key, math.nan if value is None else value, int(line["time"] * 1000), line["step"])
         for line in read_metrics(folder)
@@ -87,7 +92,7 @@ def replenish(client: MlflowClient, run_id: str, folder: Path) -> None:
     ]
     for part in parts(metrics, METRICS_PER_REQUEST):
         client.log_batch(run_id, metrics=part, synchronous=True)
-    for file in sorted(folder.glob("*/[0-9]*.png")):
+    for file in sorted(folder.glob("*/[0-9]*.png")) if files else ():
         key, step = file.parent.name, file.stem
         is_image = key != FILM and len(step) == 7 and step.isdigit()
         if is_image and not logged.has_image(key, int(step)):

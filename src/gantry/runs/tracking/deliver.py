@@ -22,6 +22,7 @@ from gantry.core.processes.locks import held, is_held
 from gantry.core.redaction import brief, redact
 from gantry.runs.folder import REFUSED as REFUSED_FILE
 from gantry.runs.folder import RUN_FILE, UNDELIVERED, read_status
+from gantry.runs.tracking import variables
 from gantry.runs.tracking.already_logged import replenish
 from gantry.runs.tracking.delivery import Delivery
 from gantry.runs.tracking.events import Ended, Image, Metrics
@@ -62,8 +63,10 @@ def deliver(folder: Path, uri: str | None = None) -> tuple[int, int]:
             return 0, 0  # another process has delivered it meanwhile
         if uri is not None:
             plan = replace(plan, uri=uri)
+        elif (full := variables.full_address(plan.uri)) is not None:
+            plan = replace(plan, uri=full)
         if plan.password_hidden:
-            raise UserError(f"the password of {plan.uri} is not kept: give {OPTION}address")
+            raise UserError(f"the password of {plan.uri} is not kept: give {OPTION}address, or {variables.URI}")
         check_store(plan.uri)
         return _deliver(folder, plan)
 
@@ -77,12 +80,14 @@ def _deliver(folder: Path, plan: RunPlan) -> tuple[int, int]:
     if run.info.status == "RUNNING" and lives_elsewhere(run) and read_status(folder)[0] is None:
         raise UserError(f"the run in {folder} is still running on {run.data.tags[HOST]}")
     count, ended, latest = 0, False, None
-    while batch := journal.take():
-        _tried(partial(delivery.send, batch))
-        count += len(batch)
+    while batch := journal.take(aside=True):
+        waits = journal.aside
+        _tried(partial(delivery.send, batch, last=journal.waiting == waits))
+        count += len(batch) if journal.aside <= waits else 0
         last = batch[-1]
         ended = isinstance(last, Ended)
         latest = last.time if isinstance(last, Metrics | Image) else latest
+    session.check_files()
     replenish(session.client, session.run_id, folder)
     if not ended and (read_status(folder)[0] is not None or _is_running(session)):
         end_run(session.client, session.run_id, *last_word(folder), latest)
@@ -99,8 +104,8 @@ def _tried(call: Callable[[], None]) -> None:
     for attempt in range(1, TRIES + 1):
         try:
             return call()
-        except Exception:
-            if attempt == TRIES:
+        except Exception as error:
+            if attempt == TRIES or isinstance(error, UserError):
                 raise
             time.sleep(PAUSE)
 
@@ -129,6 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if wrong := [text for text in given if text.startswith("-") or ("=" in text and not Path(text).exists())]:
             raise UserError(f"{redact(wrong[0])}: no such option\n{USAGE}")
+        variables.drop_empty()
         address = addresses[-1] if addresses else None
         if address is not None:
             check_store(address)
@@ -148,6 +154,7 @@ def _report_delivery(folder: Path, address: str | None, named: bool) -> bool:
         if is_held(folder):
             raise UserError("it is still running, and delivers itself")
         count, refused = deliver(folder, address if named or _is_recorded(folder, address) else None)
+        other = _other_store(folder) if address is None else ""
     except UserError as error:
         print(f"{folder}: {redact(str(error))}", flush=True)
         return False
@@ -155,8 +162,16 @@ def _report_delivery(folder: Path, address: str | None, named: bool) -> bool:
         print(f"{folder}: not delivered: {brief(error)}", flush=True)
         return False
     kept = f", of which MLflow refused {refused}: see {folder / REFUSED_FILE}" if refused else ""
-    print(f"{folder}: {count} events delivered{kept}", flush=True)
+    print(f"{folder}: {count} events delivered{other}{kept}", flush=True)
     return not refused
+
+
+def _other_store(folder: Path) -> str:
+    """Say to which store a run was delivered, where MLflow's variable names another than the one it began in."""
+    plan, uri = read_plan(folder), variables.store_uri()
+    if plan is None or uri is None or plan.uri == redact(locate(uri).tracking_uri):
+        return ""
+    return f" to {plan.uri}, in which the run began ({variables.URI} names another; {OPTION}... delivers there)"
 
 
 def _is_recorded(folder: Path, address: str | None) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from gantry.core.redaction import redact
-from gantry.runs.tracking.events import Event
+from gantry.runs.tracking.events import Artifact, Event, Image
 from gantry.runs.tracking.journal import Journal
+from gantry.runs.tracking.reachable import FilesAway
 from gantry.runs.tracking.session import RunSession
 from gantry.runs.tracking.tracker import log, never_raises
 
@@ -25,9 +26,30 @@ class Delivery:
         self._warned: set[str] = set()  # kinds of refused events
         self.refused = 0
 
-    def send(self, batch: list[Event]) -> None:
-        """Deliver a batch of the journal; the batch stays in the journal where this raises."""
-        self._send(batch)
+    def send(self, batch: list[Event], last: bool = False) -> None:
+        """Deliver a batch of the journal; the batch stays in the journal where this raises.
+
+        A file that cannot be kept where the store wants it lets the events behind it pass.
+
+        Args:
+            last: whether only such files are left.
+
+        Raises:
+            FilesAway: `last`, and they still cannot be kept.
+        """
+        if isinstance(batch[0], Image | Artifact) and not self._journal.is_gone(batch[0]):
+            if last:
+                self._session.check_files()
+            elif self._session.files_away is not None:
+                self._journal.set_aside(batch)
+                return
+        try:
+            self._send(batch)
+        except FilesAway:
+            if last:
+                raise
+            self._journal.set_aside(batch)
+            return
         self._again = 0
         self._journal.done(batch)
 
@@ -37,7 +59,10 @@ class Delivery:
                 self._session.send(batch)
         except Exception as error:
             if not self._is_refusal(error):
+                if isinstance(batch[0], Image | Artifact):
+                    self._session.check_files()
                 raise
+            self._session.look()  # raises where the run was deleted, so that its events are kept until it is restored
             if len(batch) > 1:  # find the refused event
                 for event in batch:
                     self._send([event])
@@ -50,10 +75,7 @@ class Delivery:
     def _is_refusal(self, error: Exception) -> bool:
         if getattr(error, "error_code", None) == PERHAPS:
             self._again += 1
-            if self._again >= TRIES:
-                self._session.look()
-                return True
-            return False
+            return self._again >= TRIES
         return is_refusal(error)
 
     @never_raises
@@ -62,7 +84,7 @@ class Delivery:
         text = redact(str(error))
         self._journal.refuse(event, text)
         kind = type(event).__name__.lower()
-        if kind not in self._warned:  # for a run deleted while it trains, MLflow refuses everything
+        if kind not in self._warned:
             self._warned.add(kind)
             log.warning("MLflow refused %s (kept in %s; said once): %s", kind, self._journal.refused, text)
 

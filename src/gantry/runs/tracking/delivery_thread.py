@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gantry.core.errors import UserError
 from gantry.core.redaction import redact
 from gantry.runs.tracking.delivery import Delivery
 from gantry.runs.tracking.events import Ended, Event, Metrics
 from gantry.runs.tracking.journal import Journal
+from gantry.runs.tracking.reachable import FilesAway
 from gantry.runs.tracking.session import RunSession
 from gantry.runs.tracking.status import BEAT
 from gantry.runs.tracking.tracker import log
@@ -40,6 +43,7 @@ class DeliveryThread:
         self._delivered = False  # the last event has arrived
         self._abandoned = False  # the thread must stop, whatever is left
         self._failing = False
+        self._refused: str | None = None  # why nothing arrives until the user mends it, such as a deleted run
 
     def start(self) -> None:
         """Start the thread."""
@@ -74,14 +78,17 @@ class DeliveryThread:
         try:
             self.put(ended)
             with self._changed:
-                self.closed = True
+                self.closed, self._refused = True, None  # one more attempt, as the run may have been restored
                 self._changed.notify_all()
                 patience = min(QUIET, timeout)
-                if not self._changed.wait_for(lambda: self._delivered, patience):
+                if not self._changed.wait_for(self._is_settled, patience):
                     log.info("Waiting up to %.0f s for MLflow to take the rest.", timeout)
-                    self._changed.wait_for(lambda: self._delivered, timeout - patience)
+                    self._changed.wait_for(self._is_settled, timeout - patience)
         finally:  # an interrupt ends the wait; the events stay on disk
             self._abandon()
+
+    def _is_settled(self) -> bool:
+        return self._delivered or self._refused is not None
 
     def _abandon(self) -> None:
         with self._changed:
@@ -91,12 +98,13 @@ class DeliveryThread:
             return
         self._journal.save()
         log.warning(
-            "MLflow at %s did not take %d events in time; they are kept in %s. When it is back: "
-            "python -m gantry.tracking.deliver %s",
+            "MLflow at %s did not take %d events%s; they are kept in %s. %s: python -m gantry.tracking.deliver %s",
             self._uri,
             self._journal.waiting,
+            " in time" if self._refused is None else f": {self._refused}",
             self._journal.path,
-            self._journal.path.parent,
+            "When it is back" if self._refused is None else "Afterwards",
+            shlex.quote(str(self._journal.path.parent)),
         )
 
     def _work(self) -> None:
@@ -111,7 +119,7 @@ class DeliveryThread:
                         self._changed.notify_all()
                     beat = time.monotonic() + BEAT
                 elif batch := self._next_batch(beat):
-                    self._delivery.send(batch)
+                    self._delivery.send(batch, last=self._journal.waiting == self._journal.aside)
                 elif self._journal.clear() and self.closed:
                     with self._changed:
                         self._delivered = True
@@ -130,20 +138,29 @@ class DeliveryThread:
 
     def _next_batch(self, until: float) -> list[Event]:
         """Return the oldest event, or the metrics at the head of the journal; empty where none came before `until`."""
-        batch = self._journal.take()
-        if not batch and self._journal.clear():
+        journal = self._journal
+        batch = journal.take(aside=self.closed)
+        if not batch and (journal.clear() or journal.aside):
             with self._changed:
-                self._changed.wait_for(lambda: self._journal.waiting or self.closed, max(0, until - time.monotonic()))
-            batch = self._journal.take()
-        if batch and isinstance(batch[0], Metrics) and self._journal.waiting == len(batch):
+                wanted = max(0, until - time.monotonic())
+                self._changed.wait_for(lambda: journal.waiting > journal.aside or self.closed, wanted)
+            batch = journal.take(aside=self.closed)
+        if batch and isinstance(batch[0], Metrics) and journal.waiting == len(batch) + journal.aside:
             with self._changed:
                 self._changed.wait_for(lambda: self.closed, GATHER)
-            batch = self._journal.take()
+            batch = journal.take()
         return batch
 
     def _report(self, error: Exception | None) -> None:
         """Log once that deliveries fail, and once that they work again."""
-        if error is not None and not self._failing:
+        with self._changed:
+            self._refused = redact(str(error)) if isinstance(error, UserError) else None
+            self._changed.notify_all()
+        if isinstance(error, FilesAway):
+            pass  # the session has said so
+        elif self._refused is not None and not self._failing:
+            log.warning("Training goes on, and what it logs is kept in its folder: %s", self._refused)
+        elif error is not None and not self._failing:
             log.warning(
                 "MLflow at %s fails, training goes on and deliveries are retried: %s", self._uri, redact(str(error))
             )

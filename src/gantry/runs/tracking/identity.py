@@ -13,6 +13,8 @@ from typing import Any
 from gantry.core.files import write_json
 from gantry.core.redaction import HIDDEN, redact
 from gantry.runs.folder import RUN_FILE
+from gantry.runs.tracking.carried import carried
+from gantry.runs.tracking.status import FOLDER
 from gantry.runs.tracking.store import locate
 
 
@@ -27,6 +29,7 @@ class RunPlan:
         key: its tag `gantry.id`, which identifies it in the store even where the answer to its creation was lost.
         run_id: None until the store has created it.
         uncertain: whether the store may have created it although there is no run id.
+        adopted: whether something else, such as `mlflow run`, has created the run of this id for this process.
     """
 
     uri: str
@@ -37,6 +40,7 @@ class RunPlan:
     key: str
     run_id: str | None = None
     uncertain: bool = False
+    adopted: bool = False
 
     @property
     def password_hidden(self) -> bool:
@@ -60,16 +64,19 @@ def write_plan(plan: RunPlan, folder: Path) -> None:
         "run_name": plan.run_name,
         "tags": plan.tags,
         "start_time": plan.start_time,
-    }
+    } | ({"adopted": True} if plan.adopted else {})
     write_json(record, folder / RUN_FILE)
 
 
 def read_plan(folder: Path) -> RunPlan | None:
-    """Read the plan in a run's folder; None where it is missing or incomplete."""
+    """Read the plan in a run's folder; None where it is missing or incomplete.
+
+    In a copied or moved project the store is the one that came along.
+    """
     try:
         record: dict[str, Any] = json.loads((folder / RUN_FILE).read_text())
         return RunPlan(
-            record["uri"],
+            carried(record["uri"], record["tags"].get(FOLDER), folder),
             record["experiment"],
             record["run_name"],
             record["tags"],
@@ -77,8 +84,9 @@ def read_plan(folder: Path) -> RunPlan | None:
             record["gantry.id"],
             record["run_id"],
             uncertain=record["run_id"] is None,
+            adopted=record.get("adopted", False),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -56,6 +56,8 @@ class Journal:
         self._loose: deque[Event] = deque()  # events not on disk yet
         self._from_memory = False  # the batch under way; `_loose_taken` of its events are still not on disk
         self._loose_taken = 0
+        self._aside: deque[Event] = deque()  # events that wait behind all others, still in the file
+        self._from_aside = False  # the batch under way is one of them
         self.waiting = self._count() if self._size else 0  # events
 
     def put(self, event: Event) -> None:
@@ -92,8 +94,29 @@ class Journal:
         write_png(image, path, zoom)
         return path
 
-    def take(self) -> list[Event]:
-        """Return the oldest event, or all metrics events at the head of the queue; they stay queued until `done`."""
+    @property
+    def aside(self) -> int:
+        """Return how many of the waiting events are set aside."""
+        return len(self._aside)
+
+    def set_aside(self, batch: list[Event]) -> None:
+        """Let the batch that `take` returned wait behind all other events; it stays in the file."""
+        self.done(batch)
+        with self._lock:
+            self._aside.extend(batch)
+            self.waiting += len(batch)
+
+    def take(self, aside: bool = False) -> list[Event]:
+        """Return the oldest event, or all metrics events at the head of the queue; they stay queued until `done`.
+
+        Args:
+            aside: where nothing else waits, return the first event that was set aside.
+        """
+        batch = self._take()
+        self._from_aside = aside and not batch and bool(self._aside)
+        return [self._aside[0]] if self._from_aside else batch
+
+    def _take(self) -> list[Event]:
         with self._lock:
             offset, size = self._offset, self._size
         if offset < size:
@@ -114,7 +137,10 @@ class Journal:
     def done(self, batch: list[Event]) -> None:
         """Remove the batch that `take` returned from the queue, once it is delivered or refused for good."""
         with self._lock:
-            if self._from_memory:  # events of it that reached the disk meanwhile are delivered again
+            if self._from_aside:
+                self._aside.popleft()
+                self.waiting -= 1
+            elif self._from_memory:  # events of it that reached the disk meanwhile are delivered again
                 for _ in range(self._loose_taken):
                     self._loose.popleft()
                 self.waiting -= self._loose_taken
@@ -126,7 +152,7 @@ class Journal:
     def clear(self) -> bool:
         """Remove the file where all events are delivered; return True where none waits."""
         with self._lock:
-            if self._offset < self._size or self._loose:
+            if self._offset < self._size or self._loose or self._aside:
                 return False
             if self._size:
                 self.path.unlink(missing_ok=True)

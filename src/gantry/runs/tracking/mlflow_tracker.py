@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ class MLflowTracker:
         close_timeout: seconds `close` waits for the remaining events.
         continues: the id of the run to continue, which keeps its tags, params and data set; values it has
             already at a step are not sent again.
+        adopts: the id of a run that was created for this one, such as by `mlflow run`; it keeps its name and source.
+            Where it is already another run's, or is not in the store, this one gets a run of its own.
         goes_on: whether the events that an earlier attempt left in the folder belong to the same run, which MLflow may
             never have created.
 
@@ -67,6 +70,7 @@ class MLflowTracker:
         close_timeout: float = 30.0,
         continues: str | None = None,
         goes_on: bool = False,
+        adopts: str | None = None,
     ) -> None:
         check_store(uri)
         all_tags = origin() | {key: redact(str(value)) for key, value in (tags or {}).items()}
@@ -76,6 +80,8 @@ class MLflowTracker:
         plan = new_plan(uri, experiment, run_name, all_tags)
         if again:
             plan = resumed_plan(folder, plan, continues)
+        elif adopts is not None:
+            plan = replace(plan, run_id=adopts, adopted=True)
         session = RunSession(plan, folder)
         self._journal = Journal(folder, fresh=not again)
         self._thread = DeliveryThread(session, self._journal)
@@ -88,7 +94,11 @@ class MLflowTracker:
     def _begin(
         self, plan: RunPlan, folder: Path, again: bool, params: Mapping[str, Any] | None, dataset: DatasetInfo | None
     ) -> None:
-        if plan.run_id is None and not plan.uncertain:
+        first = plan.adopted and not again
+        if first:
+            mine = {name: value for name, value in plan.tags.items() if not name.startswith("mlflow.")}
+            self._thread.put(Tags(mine | {"gantry.id": plan.key}))
+        if first or (plan.run_id is None and not plan.uncertain):
             if params:
                 self.log_params(params)
             if dataset is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.core.errors import UserError
-from gantry.core.redaction import redact
-from gantry.runs.tracking.status import SUPERSEDED, close_left
-from gantry.runs.tracking.store import check_store, each_run, locate, prepare_store, tagged
+from gantry.core.redaction import HIDDEN, redact
+from gantry.runs.tracking import variables
+from gantry.runs.tracking.status import SUPERSEDED, close_left, refuse_deleted, restoring
+from gantry.runs.tracking.store import check_store, each_run, find_experiment, locate, prepare_store, tagged
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ SWEEP = "tags.`gantry.kind` = 'sweep'"
 
 class Unanswered(UserError):
     """A store does not answer."""
+
+
+class NoExperiment(UserError):
+    """A store has no experiment of this name."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +131,17 @@ def open_store(uri: str, experiment: str) -> Store | None:
     if location.database is not None and not location.database.exists():
         return None
     client, _ = answering(uri)
-    opened = client.get_experiment_by_name(experiment)
+    opened = find_experiment(client, experiment)
     if opened is None:
         names = sorted(other.name for other in client.search_experiments())
-        raise UserError(f"tracking.experiment={experiment}: not in {redact(uri)}, which has {', '.join(names)}")
-    close_left(client, opened.experiment_id)
+        raise NoExperiment(f"tracking.experiment={experiment}: not in {redact(uri)}, which has {', '.join(names)}")
+    if opened.lifecycle_stage == "deleted":
+        command = restoring(uri, f"experiments restore --experiment-id {opened.experiment_id}")
+        log.warning(
+            "The MLflow experiment %r was deleted, and its runs with it; to restore it: %s", experiment, command
+        )
+    else:
+        close_left(client, opened.experiment_id)
     return Store(client, uri, opened.experiment_id)
 
 
@@ -148,11 +159,44 @@ def configured_store(tracking: Mapping[str, Any] | DictConfig, needed: bool = Tr
         return None
     try:
         return open_store(str(tracking["uri"]), str(tracking["experiment"]))
-    except Unanswered as error:
-        if needed:
+    except (Unanswered, NoExperiment) as error:
+        typed = isinstance(error, NoExperiment) and str(tracking["uri"]) != variables.store_uri()
+        if needed or typed:
             raise
         log.warning("%s; looking in outputs instead", error)
         return None
+
+
+def store_of_run(run_id: str, uris: Iterable[str], experiment: str) -> Store | None:
+    """Return the first of these stores that holds a run; None where none does.
+
+    Args:
+        run_id: the run's id in MLflow.
+        uris: the stores' addresses; those without their passwords are left out.
+        experiment: the experiment in which to look first.
+
+    Raises:
+        Deleted: the run was deleted there.
+        UserError: none holds it, and this store cannot be used.
+    """
+    refused: UserError | None = None
+    for uri in dict.fromkeys(uris):
+        if not uri or HIDDEN in uri:
+            continue
+        try:
+            store = open_store(uri, experiment)
+        except NoExperiment:
+            client, default = answering(uri)
+            store = Store(client, uri, default)
+        except UserError as error:
+            refused = refused or error
+            continue
+        if store is not None and (run := store.get(run_id)) is not None:
+            refuse_deleted(run, uri)
+            return store
+    if refused is not None:
+        raise refused
+    return None
 
 
 def answering(uri: str, experiment: str = "Default") -> tuple[MlflowClient, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from gantry.core.config.schema import Config
 from gantry.core.errors import UserError
+from gantry.runs.tracking import variables
 from gantry.runs.tracking.store import locate
 
 
@@ -12,6 +13,9 @@ def wrong_store(config: Config) -> Iterator[str]:
     if "tracking.uri" in config.options:
         uri = config.value("tracking.uri")
         try:
+            if uri == variables.store_uri():
+                variables.check_known(uri)
             locate(uri if isinstance(uri, str) else "")
         except UserError as error:
-            yield f"tracking.uri: {str(error).removeprefix('tracking.uri')[1:]}"
+            where = f" (from {variables.URI})" if uri == variables.store_uri() else ""
+            yield f"tracking.uri{where}: {str(error).removeprefix('tracking.uri')[1:]}"

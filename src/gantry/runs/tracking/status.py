@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gantry.core.errors import UserError
 from gantry.core.processes.locks import is_dead, is_held
 from gantry.core.redaction import redact
+from gantry.core.text import here
 from gantry.runs.folder import Status, read_status
-from gantry.runs.tracking.store import each_run, prepare_store, tagged
+from gantry.runs.tracking.store import each_run, locate, prepare_store, tagged
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
@@ -21,12 +24,40 @@ if TYPE_CHECKING:
 WORDLESS = "its process ended without a word: killed, or out of memory"
 PARENT = "mlflow.parentRunId"
 SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
+KIND = "gantry.kind"  # tag; "sweep" on a sweep's own run
 FOLDER = "gantry.folder"  # tag: the run's folder
 HEARTBEAT = "gantry.heartbeat"  # tag: when the run's process last showed that it lives, in seconds since 1970
 HOST = "gantry.host"  # tag: the machine it runs on
 BEAT = 60.0  # seconds between heartbeats
 SILENCE = 15 * 60.0  # seconds without one after which a process of another machine is taken for dead
 REASON_LIMIT = 5000  # characters, the smallest limit of MLflow's stores
+
+
+class Deleted(UserError):
+    """A run was deleted in MLflow, which takes nothing more for it until it is restored."""
+
+
+def refuse_deleted(run: Run, uri: str | Path) -> None:
+    """Refuse a run that was deleted in MLflow.
+
+    Args:
+        run: as the store returns it.
+        uri: the store's address.
+
+    Raises:
+        Deleted: it was; the message holds the command that restores it.
+    """
+    if run.info.lifecycle_stage == "deleted":
+        run_id = run.info.run_id
+        command = restoring(uri, f"runs restore --run-id {run_id}")
+        raise Deleted(
+            f"the run {run_id} was deleted in MLflow, which takes nothing more for it; to restore it: {command}"
+        )
+
+
+def restoring(uri: str | Path, command: str) -> str:
+    """Return what to type for a command of `mlflow` on the store at `uri`."""
+    return f"MLFLOW_TRACKING_URI={shlex.quote(redact(locate(uri).tracking_uri))} {here('mlflow')} {command}"
 
 
 def end_run(

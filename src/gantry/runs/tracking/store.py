@@ -7,23 +7,29 @@ import logging
 import os
 import re
 import shlex
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from gantry.core.errors import UserError
 from gantry.core.redaction import redact
+from gantry.core.text import show
+from gantry.runs.tracking import variables
+from gantry.runs.tracking.addresses import keep_inside, local_path, location_of, needs_correction, place_default
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 
 PAGE = 1000  # runs per request
+DATABASE = "mlflow.db"  # in a store's folder
 LOCK_TIMEOUT = 60.0  # seconds; creating the tables takes about two
 
 
@@ -40,9 +46,9 @@ def locate(uri: str | Path) -> Location:
     """Return the store that `tracking.uri` names.
 
     Args:
-        uri: a folder (holding `mlflow.db` and `artifacts`), `sqlite:///<path>` (artifacts beside it),
-            `http(s)://host`, or `postgresql://` or `mysql://` with an optional `+driver` (artifacts in
-            `mlruns/artifacts` of the current folder: MLflow stores only rows in the database).
+        uri: a folder (holding `mlflow.db` and `artifacts`), `sqlite:///<path>` (artifacts beside it; `%xx` stands for
+            a character, as in any address), `http(s)://host`, or `postgresql://` or `mysql://` with an optional
+            `+driver` (artifacts in `mlruns/artifacts` of the current folder: MLflow stores only rows in the database).
 
     Raises:
         UserError: it is none of these.
@@ -56,7 +62,7 @@ def locate(uri: str | Path) -> Location:
     if scheme.split("+")[0] in ("postgresql", "mysql"):
         return Location(text, folder=Path("mlruns").absolute())
     if scheme == "sqlite":
-        path = text[len("sqlite:///") :].split("?")[0]
+        path = unquote(text[len("sqlite:///") :].split("?")[0])
         if not text.startswith("sqlite:///") or path in ("", ":memory:"):
             raise UserError(f"tracking.uri={text} names no file; write sqlite:////absolute/path/mlflow.db.")
         return _sqlite(Path(path).absolute())
@@ -67,13 +73,19 @@ def locate(uri: str | Path) -> Location:
         )
     if not text:
         raise UserError("tracking.uri is empty; name a folder or a server, or use tracking=none.")
-    return _sqlite(Path(text).expanduser().absolute() / "mlflow.db")
+    return _sqlite(Path(text).expanduser().absolute() / DATABASE)
 
 
 def _sqlite(database: Path) -> Location:
-    if "?" in str(database):
-        raise UserError(f"tracking.uri: SQLite cannot open a path with a '?' in it: {database}")
-    return Location(f"sqlite:///{database}", folder=database.parent, database=database)
+    return Location(sqlite_address(database), folder=database.parent, database=database)
+
+
+def sqlite_address(database: Path) -> str:
+    """Return the address of a database file.
+
+    SQLAlchemy decodes `%xx` in an address and ends the path at a question mark, so these two characters are encoded.
+    """
+    return "sqlite:///" + str(database).replace("%", "%25").replace("?", "%3F")
 
 
 def check_store(uri: str | Path) -> None:
@@ -96,6 +108,16 @@ def check_store(uri: str | Path) -> None:
             ) from error
     if location.database is not None and location.database.exists():
         _check_database(location.database)
+        _correct(location.database)
+
+
+def _correct(database: Path) -> None:
+    """Correct the addresses of files in a folder store that was copied or moved; a failure is only logged."""
+    try:
+        if needs_correction(database):
+            keep_inside(database)
+    except (sqlite3.Error, OSError) as error:
+        log.warning("The addresses in %s cannot be checked: %s", database, error)
 
 
 def _check_database(database: Path) -> None:
@@ -115,6 +137,24 @@ def ui_command(uri: str | Path) -> str:
     return f"mlflow ui --backend-store-uri {shlex.quote(redact(location.tracking_uri))}"
 
 
+def where_tracked(uri: str | Path, experiment: str) -> str:
+    """Return a line that says where a run is tracked, which of MLflow's variables say so, and where its files go.
+
+    The files are mentioned only if somebody has put them outside a folder store.
+    """
+    location = locate(uri)
+    place, files = redact(location.tracking_uri), ""
+    if location.folder is not None and location.database is not None:
+        is_ours = location.database.name == DATABASE
+        place = show(location.folder if is_ours else location.database)
+        with suppress(sqlite3.Error):  # the database has no tables yet
+            address = location_of(location.database, experiment)
+            path = local_path(address)
+            if address is not None and (path is None or not path.is_relative_to(location.folder)):
+                files = f", its files in {redact(address)}"
+    return f"tracked in {place}, experiment {experiment}{files}{variables.said(str(uri), experiment)}"
+
+
 def prepare_store(uri: str | Path, experiment: str) -> tuple[MlflowClient, str]:
     """Open the store; create it and the experiment where they are missing.
 
@@ -131,8 +171,28 @@ def prepare_store(uri: str | Path, experiment: str) -> tuple[MlflowClient, str]:
     if location.folder is None:
         return _open(location, experiment)
     location.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(location.folder / ".mlflow.lock", timeout=LOCK_TIMEOUT):
-        return _open(location, experiment)
+    with FileLock(location.folder / ".mlflow.lock", timeout=LOCK_TIMEOUT), _no_stray_folder(location):
+        is_new = location.database is not None and not location.database.exists()
+        opened = _open(location, experiment)
+        if location.database is not None:
+            (place_default if is_new else _correct)(location.database)
+            if "%" in location.tracking_uri:
+                opened[0].search_registered_models(max_results=1)  # opens the registry, which makes that folder too
+        return opened
+
+
+@contextmanager
+def _no_stray_folder(location: Location) -> Iterator[None]:
+    """Remove the empty folder that MLflow makes for an SQLite address, in which it does not decode %25 and %3F."""
+    written = Path(location.tracking_uri.removeprefix("sqlite:///")).parent
+    made = [] if location.database is None or written == location.folder else [written, *written.parents]
+    made = [folder for folder in made if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty, or was never made
+                folder.rmdir()
 
 
 def each_run(client: MlflowClient, experiment_id: str, condition: str, order: str | None = None) -> Iterator[Run]:
@@ -157,7 +217,7 @@ def _open(location: Location, experiment: str) -> tuple[MlflowClient, str]:
 
     client = MlflowClient(tracking_uri=location.tracking_uri)
     artifacts = None if location.folder is None else (location.folder / "artifacts").as_uri()
-    existing = client.get_experiment_by_name(experiment)
+    existing = find_experiment(client, experiment)
     if existing is None:
         try:
             return client, client.create_experiment(experiment, artifact_location=artifacts)
@@ -169,6 +229,27 @@ def _open(location: Location, experiment: str) -> tuple[MlflowClient, str]:
         log.warning("The MLflow experiment %r had been deleted; it is restored for this run.", experiment)
         client.restore_experiment(existing.experiment_id)
     return client, existing.experiment_id
+
+
+def find_experiment(client: MlflowClient, name: str) -> Experiment | None:
+    """Return the experiment of this name, deleted or not, or of this id where MLFLOW_EXPERIMENT_ID gives it.
+
+    Raises:
+        UserError: there is no experiment of that id.
+    """
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None or not variables.is_id(name):
+        return found
+    try:
+        return client.get_experiment(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise UserError(
+            f"{variables.ID}={name}: no such experiment in {redact(client.tracking_uri)}; {variables.NAME} names one"
+        ) from error
 
 
 def _configure_mlflow() -> None:

@@ -15,20 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gantry.core.errors import UserError
 from gantry.core.files import write_json
 from gantry.core.redaction import brief, redact
 from gantry.runs.folder import RUN_FILE, Status
+from gantry.runs.tracking import variables
 from gantry.runs.tracking.already_logged import replenish
 from gantry.runs.tracking.deliver import deliver, has_left
 from gantry.runs.tracking.environment import origin
 from gantry.runs.tracking.status import (
     FOLDER,
+    KIND,
     PARENT,
     REASON_LIMIT,
+    Deleted,
     close_dead,
     end_run,
     last_word,
     lives,
+    refuse_deleted,
     reopen,
     supersede,
 )
@@ -38,9 +43,6 @@ from gantry.runs.tracking.tracker import log
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-
-KIND = "gantry.kind"  # tag; "sweep" on a sweep's own run
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Child:
 def open_parent(
     uri: str | Path, experiment: str, name: str, overrides: Sequence[str], folder: Path, run_id: str | None = None
 ) -> str | None:
-    """Create a sweep's run, or reopen it.
+    """Create a sweep's run, or reopen it, or take the one that `mlflow run` has begun for this process.
 
     Args:
         name: the sweep's name in the run table.
@@ -82,18 +84,59 @@ def open_parent(
     with _warns("The sweep has no parent run in MLflow, its jobs stand alone"):
         client, experiment_id = prepare_store(uri, experiment)
         close_dead(client, experiment_id)
-        if run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active":
-            reopen(client, run_id)
-            return run_id
         tags = origin() | {"overrides": redact(" ".join(overrides)), KIND: "sweep", FOLDER: str(folder)}
+        if run_id is not None:
+            try:
+                refuse_deleted(client.get_run(run_id), uri)
+            except Deleted as error:
+                log.warning("The sweep goes on under another run of its own: %s", error)
+            else:
+                reopen(client, run_id)
+                return run_id
+        elif (assigned := _assigned(client)) is not None:
+            for key in tags.keys() - origin().keys():
+                client.set_tag(assigned, key, tags[key], synchronous=True)
+            reopen(client, assigned)
+            return assigned
         return client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
     return None
+
+
+def _assigned(client: MlflowClient) -> str | None:
+    """Return the id of the run that was begun for this process; None where there is none, or Gantry has used it."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = variables.assigned_run()
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        used = "is not in this store"
+    else:
+        used = "holds a run of Gantry's already" if {KIND, "gantry.id"} & run.data.tags.keys() else ""
+        used = "was deleted" if run.info.lifecycle_stage == "deleted" else used
+    if used:
+        log.warning("The MLflow run %s that was meant for this sweep %s: it gets one of its own.", run_id, used)
+    return None if used else run_id
+
+
+def experiment_name(uri: str | Path, experiment: str) -> str:
+    """Return the name of the experiment that a variable gives by its id; `experiment` where the store is away."""
+    if variables.is_id(experiment):
+        with _warns(f"The sweep's record holds {variables.ID} in place of the experiment's name"):
+            client, experiment_id = prepare_store(uri, experiment)
+            return str(client.get_experiment(experiment_id).name)
+    return experiment
 
 
 def close_parent(uri: str | Path, experiment: str, run_id: str, status: Status) -> None:
     """Set the parent run's final status."""
     with _warns(f"MLflow still shows the sweep's parent run {run_id} as RUNNING"):
         client, _ = prepare_store(uri, experiment)
+        refuse_deleted(client.get_run(run_id), uri)
         end_run(client, run_id, status)
 
 
@@ -111,6 +154,7 @@ def settle(uri: str | Path, experiment: str, parent: str, child: Child) -> None:
             run = client.create_run(experiment_id, tags=tags, run_name=child.name)
             supersede(client, experiment_id, run)
             write_json({"run_id": run.info.run_id, "experiment": experiment}, child.folder / RUN_FILE)
+        refuse_deleted(run, uri)
         if child.status != "FINISHED":
             replenish(client, run.info.run_id, child.folder)
         if run.info.status != child.status or (child.reason and run.data.tags.get("gantry.reason") != child.reason):
@@ -158,5 +202,7 @@ def _log_redacted(client: MlflowClient, run_id: str, log: Path) -> None:
 def _warns(consequence: str) -> Iterator[None]:
     try:
         yield
+    except UserError as error:
+        log.warning("%s: %s", consequence, redact(str(error)))
     except Exception as error:
         log.warning("%s: %s", consequence, brief(error))
