@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from gantry.core.config.overrides import quoted, without_passwords
+from gantry.core.config.typed import plain
 from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
@@ -30,7 +31,7 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
     asked = [text.partition("=")[2] for text in given if text.startswith("sweep.resume=")]
     if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a job's is for its sweep
         return list(given)
-    word = asked[-1].strip("'\"")
+    word = plain(asked[-1])
     folder = on_this_machine(find_sweep(word, "sweep.resume", lambda: _store(given)), f"sweep.resume={word}")
     words = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     flags = [text for text in given if text not in words]
@@ -53,7 +54,7 @@ def run_arguments(given: Sequence[str]) -> list[str]:
     Raises:
         UserError: there is no such run.
     """
-    asked = [text.partition("=")[2].strip("'\"") for text in given if text.startswith("resume=")]
+    asked = [plain(text.partition("=")[2]) for text in given if text.startswith("resume=")]
     if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a rank's is for its run
         return list(given)
     if {"-m", "--multirun"} & set(given):
@@ -79,8 +80,8 @@ def _store(given: Sequence[str]) -> Store | None:
     if "tracking=none" in given:
         return None
     typed = dict(text.split("=", 1) for text in given if text.startswith("tracking.") and "=" in text)
-    uri = typed.get("tracking.uri", str(Path("mlruns").absolute())).strip("'\"")
-    experiment = typed.get("tracking.experiment", "gantry").strip("'\"")
+    uri = plain(typed.get("tracking.uri", str(Path("mlruns").absolute())))
+    experiment = plain(typed.get("tracking.experiment", "gantry"))
     try:
         return configured_store({"uri": uri, "experiment": experiment}, needed=False)
     except UserError as error:  # the run may be found, or refused, without the store

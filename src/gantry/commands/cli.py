@@ -8,9 +8,10 @@ import difflib
 import functools
 import gc
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,8 +26,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import YAMLError
 
 from gantry.core import redaction
+from gantry.core.config.options import COMMANDS
 from gantry.core.config.overrides import quoted
 from gantry.core.config.reference import help_text
+from gantry.core.config.typed import as_typed
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
 from gantry.core.redaction import redact
 from gantry.core.text import did_you_mean
@@ -56,6 +59,8 @@ def run(
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:
+        if config_name in COMMANDS:
+            sys.argv[1:] = as_typed(sys.argv[1:], COMMANDS[config_name])
         with _exceptions_kept(), redaction.kept_out(), around or nullcontext():
             main(jobs.watch(task))()
     except KeyboardInterrupt:
@@ -78,14 +83,6 @@ def run(
         _stop(message, REFUSED)
 
 
-def as_typed(argument: str, names: Sequence[str]) -> str:
-    """Return a command line's argument, quoted for Hydra if it is one of the options `names`, which take text."""
-    name, _, text = argument.partition("=")
-    if name not in names or text in ("", "null"):
-        return argument
-    return f"{name}={quoted(text)}"
-
-
 def explain(error: Exception) -> str | None:
     """Return the message for a user's mistake; None where the error is no mistake of the user's.
 
@@ -98,7 +95,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return _unknown_key(cause)
     if isinstance(error, HydraException):
-        where = [f"cannot read '{error.override}'"] if isinstance(error, OverrideParseException) else []
+        where = _unreadable(str(error.override)) if isinstance(error, OverrideParseException) else []
         lines = [*where, *str(error).splitlines(), *(str(cause).splitlines()[:1] if cause else [])]
         return "\n".join(line for line in lines if line.strip() and not line.startswith("See https://"))
     if isinstance(error, OmegaConfBaseException):
@@ -114,6 +111,15 @@ def explain(error: Exception) -> str | None:
             "choose another with hydra.run.dir=/path (in a sweep: hydra.sweep.dir=/path)"
         )
     return str(error) if isinstance(error, ValueError) else None
+
+
+def _unreadable(override: str) -> list[str]:
+    """Return the head of the message for an override that Hydra cannot read, and what to type for plain text."""
+    key, _, text = override.partition("=")
+    word = f"{key}={quoted(text)}"
+    shown = shlex.quote(word) if set(word) & set('"\\$`!') else f'"{word}"'
+    is_text = text and text[0] not in "[{'\"" and key.replace(".", "").replace("_", "").lstrip("+").isalnum()
+    return [f"cannot read '{override}'", *([f"as plain text it is typed {shown}"] if is_text else [])]
 
 
 class _Jobs:

@@ -1,4 +1,4 @@
-"""Declares options as fields of dataclasses: `option` makes an option, `group` a nested dataclass of options."""
+"""Declares options as fields of dataclasses: `option`, `text` and `path` make one, `group` several."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ class Option:
         optional: the option may be absent.
         may_be_empty: the group may be {}, which disables what it configures.
         resumable: a resumed run may change the value.
+        typed: the value is taken from the command line as it was typed: "text"; "texts" may be a list in brackets too;
+            "path" may be several paths, addresses or names in a sweep, each in Hydra's quotes or not.
         place: the option is a path or address, which may differ between the machines of one run.
         compared: the option affects the trained model, so that a comparison names it where runs differ.
         built: members of the list may be made by a `_target_` instead.
@@ -51,6 +53,7 @@ class Option:
     optional: bool = False
     may_be_empty: bool = False
     resumable: bool = False
+    typed: Literal["", "path", "text", "texts"] = ""
     place: bool = False
     compared: bool = True
     built: bool = False
@@ -101,6 +104,16 @@ class Option:
 def option(default: Any, sentence: str, **more: Any) -> Any:
     """Return the field of an option; `more` are attributes of `Option`."""
     return field(default=default, metadata={"sentence": sentence, **more})
+
+
+def text(default: Any, sentence: str, **more: Any) -> Any:
+    """Return the field of an option of one command, whose value is taken as it was typed."""
+    return option(default, sentence, typed="text", **more)
+
+
+def path(default: Any, sentence: str, **more: Any) -> Any:
+    """Return the field of an option that is a path, an address or a name, which a sweep may vary."""
+    return option(default, sentence, typed="path", **more)
 
 
 def group(sentence: str = "", **more: Any) -> Any:
