@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from gantry.core import redaction
+from gantry.core import output, redaction
 from gantry.core.config.options import COMMANDS
 from gantry.core.config.overrides import quoted
 from gantry.core.config.reference import help_text
@@ -33,6 +33,8 @@ from gantry.core.config.typed import as_typed
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
 from gantry.core.redaction import redact
 from gantry.core.text import did_you_mean
+
+RECORDED = ("train",)  # commands whose work is all in a run's folder, so that the output only tells of it
 
 
 def run(
@@ -55,6 +57,16 @@ def run(
         SystemExit: the command has not succeeded; it has one of the codes above, or is the task's own.
     """
     atexit.register(gc.freeze)  # saves Python's last garbage collection, 0.3 s
+    with output.shown() as (shown, _):
+        _run(task, config_dir, config_name, around)
+        if (said := output.loss(shown)) and config_name not in RECORDED:
+            _stop(said, FAILED)
+
+
+def _run(
+    task: Callable[[DictConfig], Any], config_dir: Path, config_name: str, around: AbstractContextManager[None] | None
+) -> None:
+    """Do what `run` does, while output that cannot be written is dropped."""
     OmegaConf.register_new_resolver("gantry.help", help_text, replace=True)
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
@@ -72,10 +84,6 @@ def run(
             if jobs.started > 1:
                 print(f"{len(jobs.failures)} of {jobs.started} jobs failed", file=sys.stderr)
             sys.exit(jobs.exit_code())
-        if isinstance(error, BrokenPipeError):
-            # The reader of this output has ended (`--help | head`); flushing at exit would raise again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(FAILED)
         message = explain(error)
         if message is None:
             print(redaction.traceback_of(error), end="", file=sys.stderr)

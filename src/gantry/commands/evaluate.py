@@ -145,10 +145,10 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
     if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # for comparisons with runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)
-    print(result.text(), flush=True)
-    print(f"\nrecord  {show(files[0])}", flush=True)
     if subject.run is not None and subject.run.run_id is not None and cfg.tracking:
         _log(cfg, subject.run, result, files)
+    print(result.text(), flush=True)
+    print(f"\nrecord  {show(files[0])}", flush=True)
     return result
 
 

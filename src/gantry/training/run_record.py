@@ -42,7 +42,7 @@ def open_tracker(
     cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
 ) -> Tracker:
     """Open the record of a run in its folder and, unless `tracking=none`, in MLflow."""
-    (folder / CONFIG_FILE).write_text(as_yaml(cfg, resolve=True))
+    (folder / CONFIG_FILE).write_text(as_yaml(cfg, resolve=True), encoding="utf-8")
     (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n")
     params = parameters(cfg)
     tags = (
