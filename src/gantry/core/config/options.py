@@ -10,6 +10,7 @@ compares them and the comments with these.
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from gantry.core.cache_folder import DEFAULT
 from gantry.core.config.declaration import Target, declared, group, option, path, text
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
@@ -17,7 +18,6 @@ Measure = Literal[
     "fid", "fid_infinity", "kid", "inception_score", "precision_recall", "classes", "memorisation", "augmentation"
 ]
 WHILE_TRAINING: tuple[Measure, ...] = ("fid", "kid", "inception_score", "classes")
-CACHE = "${oc.env:GANTRY_CACHE,${oc.env:HOME}/.cache/gantry}"
 EXTRACTOR_GETS = ("data", "cache", "device")
 
 
@@ -32,7 +32,7 @@ class Root:
 class Paths(Root):
     """Where things are."""
 
-    cache: str = path(CACHE, "data sets, weights, features of real images")
+    cache: str = path(DEFAULT, "data sets, weights, features of real images; GANTRY_CACHE or ~/.cache/gantry")
 
 
 @dataclass
