@@ -14,6 +14,7 @@ from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
 from gantry.runs.find import find_run, find_sweep, on_this_machine
+from gantry.runs.find_checkpoint import Origin, find_checkpoint
 from gantry.runs.folder import OVERRIDES
 from gantry.runs.sweep_record import load_sweep
 from gantry.runs.tracking.query import Store, configured_store
@@ -49,7 +50,7 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
 def run_arguments(given: Sequence[str]) -> list[str]:
     """Return the command line with what `resume=...` implies: the run's folder and its overrides.
 
-    Overrides typed beside it win over the run's.
+    Overrides typed beside it win over the run's. With a checkpoint's file the run is a new one, with those overrides.
 
     Raises:
         UserError: there is no such run.
@@ -60,6 +61,8 @@ def run_arguments(given: Sequence[str]) -> list[str]:
     if {"-m", "--multirun"} & set(given):
         raise UserError("resume= goes on with one run; a sweep is taken up with sweep.resume=")
     try:
+        if (origin := find_checkpoint(asked[-1])) is not None:
+            return _from_checkpoint(origin, given)
         folder = find_run(asked[-1], given, lambda: _store(given))
     except UserError:
         if find_place().rank > 0:
@@ -67,12 +70,22 @@ def run_arguments(given: Sequence[str]) -> list[str]:
         raise
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
+    # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
+    here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return [*_with_overrides_of(folder, given), *here]
+
+
+def _from_checkpoint(origin: Origin, given: Sequence[str]) -> list[str]:
+    """Return the command line of a new run that begins at another's checkpoint."""
+    return [*_with_overrides_of(origin.run, given), f"resume={quoted(origin.checkpoint.path)}"]
+
+
+def _with_overrides_of(folder: Path, given: Sequence[str]) -> list[str]:
+    """Return the command line with the overrides of the run in `folder`, without any `resume=`."""
     own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
     flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
     others = [text for text in given if text not in flags and not text.startswith("resume=")]
-    # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
-    here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
-    return [*flags, *own, *others, *here]
+    return [*flags, *own, *others]
 
 
 def _store(given: Sequence[str]) -> Store | None:

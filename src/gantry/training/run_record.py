@@ -19,6 +19,7 @@ from gantry.core.files import PACKAGED, ROOT
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.redaction import as_yaml, brief, redact
+from gantry.runs.find_checkpoint import BEGAN
 from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, TAGS_FILE, read_values
 from gantry.runs.sweep_record import PARENT_RUN
 from gantry.runs.tracking.deliver import deliver, has_left
@@ -51,6 +52,8 @@ def open_tracker(
         | ({} if PACKAGED.is_dir() else git_state(ROOT))  # an installed wheel may lie in another project's checkout
         | {f"metrics.{name}": str(value) for name, value in protocol.items()}
     )
+    began = {name: value for name, value in read_values(folder / TAGS_FILE).items() if name.startswith(BEGAN)}
+    tags |= began
     local = FolderTracker(folder)
     local.log_params(params)
     local.set_tags(tags)
@@ -65,7 +68,9 @@ def open_tracker(
                 run_name=redact(str(cfg.tracking.run_name)),
                 tags=tags,
                 # MLflow's parallel coordinates and scatter plots show params and metrics only.
-                params={name: tags[name] for name in ("variant", "dataset")} | params,
+                params={name: tags[name] for name in ("variant", "dataset")}
+                | params
+                | {name.removeprefix("gantry."): value for name, value in began.items()},
                 dataset=DatasetInfo(
                     name=data.name,
                     digest=data.digest,
