@@ -14,7 +14,7 @@ from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
 from gantry.runs.find import find_run, find_sweep, on_this_machine
-from gantry.runs.find_checkpoint import Origin, find_checkpoint
+from gantry.runs.find_checkpoint import Origin, find_checkpoint, refuse_taken
 from gantry.runs.folder import OVERRIDES
 from gantry.runs.sweep_record import load_sweep
 from gantry.runs.tracking.query import Store, configured_store
@@ -76,7 +76,14 @@ def run_arguments(given: Sequence[str]) -> list[str]:
 
 
 def _from_checkpoint(origin: Origin, given: Sequence[str]) -> list[str]:
-    """Return the command line of a new run that begins at another's checkpoint."""
+    """Return the command line of a new run that begins at another's checkpoint.
+
+    Raises:
+        UserError: it names a folder that holds a run, whose `.hydra` Hydra would overwrite.
+    """
+    named = [plain(text.partition("=")[2]) for text in given if text.startswith("hydra.run.dir=")]
+    if named:
+        refuse_taken(Path(named[-1]))
     return [*_with_overrides_of(origin.run, given), f"resume={quoted(origin.checkpoint.path)}"]
 
 

@@ -12,7 +12,7 @@ from gantry.core.text import show
 from gantry.runs import checkpoint_files
 from gantry.runs.checkpoint_files import DAMAGED, Checkpoint
 from gantry.runs.find import can_go_on
-from gantry.runs.folder import GENERATOR, RUN_FILE
+from gantry.runs.folder import EVALUATIONS, FILM, GENERATED, GENERATOR, REAL, RUN_FILE, SAMPLES, state_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Origin:
         }
 
 
+SUFFIX = ".ckpt"
+INSIDE = (checkpoint_files.FOLDER, GENERATOR, GENERATED, SAMPLES, REAL, FILM, EVALUATIONS)  # folders of a run's
 BEGAN = "gantry.began."  # with which the names of `Origin.tags` begin
 BEGAN_AT = f"{BEGAN}step"  # tag of a run that began at another's checkpoint: the generator step
 
@@ -58,11 +60,11 @@ def find_checkpoint(word: str) -> Origin | None:
             raise _refused(word, "it is damaged: its content is not what its name says", run)
         return Origin(run, checkpoint)
     if path.is_dir():
-        if run is not None and not can_go_on(path):
+        if run is not None and path.relative_to(run).parts[0] in INSIDE:
             raise _refused(word, "a folder inside a run's", run)
         return None
     if not path.exists():
-        if run is not None:
+        if run is not None and ("/" in word or path.suffix == SUFFIX):
             raise _refused(word, "no such file", run)
         return None
     if path.name.endswith(DAMAGED):
@@ -72,6 +74,19 @@ def find_checkpoint(word: str) -> Origin | None:
     if checkpoint is not None:
         raise _refused(word, "it lies in no run's folder of checkpoints, and needs that run's config", run)
     raise _refused(word, "no checkpoint of a run, which is called step_0001000_<hash>.ckpt", run)
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuse a folder that already holds a run.
+
+    Raises:
+        UserError: it does.
+    """
+    if state_of(folder) != "new":
+        raise UserError(
+            f"{folder} already holds a run; a run from a checkpoint is a new one: choose another with "
+            "hydra.run.dir=/path"
+        )
 
 
 def _run_around(path: Path) -> Path | None:

@@ -18,7 +18,7 @@ from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
 from gantry.runs import checkpoint_files
-from gantry.runs.find_checkpoint import Origin
+from gantry.runs.find_checkpoint import Origin, refuse_taken
 from gantry.runs.folder import (
     RUN_FILE,
     STATUS_FILE,
@@ -71,11 +71,7 @@ def begin_from(folder: Path, cfg: DictConfig, origin: Origin) -> Start:
             a later one, or it has been removed meanwhile.
     """
     checkpoint = origin.checkpoint
-    if state_of(folder) != "new":
-        raise UserError(
-            f"{folder} already holds a run; a run from a checkpoint is a new one: choose another with "
-            "hydra.run.dir=/path"
-        )
+    refuse_taken(folder)
     check_origin(cfg, origin)
     try:
         content = checkpoint.path.read_bytes()
