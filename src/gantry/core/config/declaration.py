@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, reduce
 from inspect import getdoc
@@ -39,7 +39,8 @@ class Option:
         compared: the option affects the trained model, so that a comparison names it where runs differ.
         built: members of the list may be made by a `_target_` instead.
         modes: the modes of `sample.py` that read it, "" for drawing images; empty: all.
-        reserved: parameters of the `_target_` that its caller passes, or that would change the meaning of a step.
+        reserved: parameters of the `_target_` that its caller passes, or that would change the meaning of a step;
+            where it is a mapping, with the reason and what to set instead.
     """
 
     key: str
@@ -58,7 +59,7 @@ class Option:
     compared: bool = True
     built: bool = False
     modes: tuple[str, ...] = ()
-    reserved: tuple[str, ...] = ()
+    reserved: tuple[str, ...] | Mapping[str, str] = ()
 
     @property
     def name(self) -> str:

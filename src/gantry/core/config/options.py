@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from gantry.core.cache_folder import DEFAULT
 from gantry.core.config.declaration import Target, declared, group, option, path, text
+from gantry.core.config.lightning import TRAINER
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Measure = Literal[
@@ -127,6 +128,9 @@ class Trainer(Target):
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = option(
         "auto", "bf16-mixed where the device computes with it, else 32-true; or: 32-true, bf16-mixed, 16-mixed (GPU)"
     )
+    profiler: Any = option(
+        None, "simple, advanced, pytorch: writes fit-profile.txt, the time in each hook", optional=True, resumable=True
+    )
     callbacks: Any = option(None, "a list of Lightning's callbacks or your own, each a _target_", optional=True)
     logger: Any = option(
         None, "a list of Lightning's loggers or your own, each a _target_", optional=True, resumable=True
@@ -186,14 +190,7 @@ class Train:
     metrics: Metrics = group()
     checkpoint: Checkpoint = group(resumable=True)
     guard: Guard = group(resumable=True)
-    trainer: Trainer = group(
-        reserved=(
-            *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
-            *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-            *("enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
-            *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
-        )
-    )
+    trainer: Trainer = group(reserved=TRAINER)
     paths: Paths = group(resumable=True, place=True, compared=False)
     tracking: Tracking = group(may_be_empty=True, resumable=True, place=True, compared=False)
     sweep: Sweep = group(compared=False)
