@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 from project import ROOT
 from report_helpers import CLASSES, PARAMS, PROTOCOL, log_run, make_job, make_sweep
 
-from gantry.commands.cli import as_typed
-from gantry.commands.compare import AS_TYPED, job
+from gantry.commands.compare import job
+from gantry.core.config.options import Compare
+from gantry.core.config.typed import as_typed
 from gantry.core.errors import UserError
 from gantry.reports.build import compare_sweep
 from gantry.reports.comparison import Comparison
@@ -280,7 +281,7 @@ def test_runs_by_filter_typed_as_mlflow_wants_it(
 ) -> None:
     out = tmp_path / "it's (1), \\ here"
     typed = ("filter=tags.variant = 'wgan'", f"out={out}")
-    job(asked(tracked[2], *(as_typed(text, AS_TYPED) for text in typed)))
+    job(asked(tracked[2], *as_typed(typed, Compare)))
     assert "Runs with tags.variant = 'wgan': 1 run: 1 finished" in capsys.readouterr().out
     assert (out / "report.html").exists()
 
@@ -288,7 +289,7 @@ def test_runs_by_filter_typed_as_mlflow_wants_it(
 @pytest.mark.parametrize("text", ["it's", "a\\b", "end\\", "a\\'b", "[1,2]", "x: {y}", "'quoted'"])
 def test_text_reaches_hydra_as_typed(text: str) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert compose("compare", [as_typed(f"filter={text}", AS_TYPED)]).filter == text
+        assert compose("compare", as_typed([f"filter={text}"], Compare)).filter == text
 
 
 def test_runs_by_id_and_folder(

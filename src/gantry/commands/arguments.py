@@ -10,10 +10,12 @@ from omegaconf import OmegaConf
 
 from gantry.core.config.overrides import quoted, without_passwords
 from gantry.core.config.places import overrides_from
+from gantry.core.config.typed import plain
 from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
 from gantry.runs.find import find_run, find_sweep, on_this_machine
+from gantry.runs.find_checkpoint import Origin, find_checkpoint, refuse_taken
 from gantry.runs.folder import OVERRIDES
 from gantry.runs.run_config import home_of
 from gantry.runs.sweep_record import load_sweep
@@ -35,7 +37,7 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
     asked = [text.partition("=")[2] for text in given if text.startswith("sweep.resume=")]
     if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a job's is for its sweep
         return list(given)
-    word = asked[-1].strip("'\"")
+    word = plain(asked[-1])
     folder = on_this_machine(find_sweep(word, "sweep.resume", lambda: _store(given)), f"sweep.resume={word}")
     words = [text for text in given if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     flags = [text for text in given if text not in words]
@@ -54,17 +56,19 @@ def sweep_arguments(given: Sequence[str]) -> list[str]:
 def run_arguments(given: Sequence[str]) -> list[str]:
     """Return the command line with what `resume=...` implies: the run's folder and its overrides.
 
-    Overrides typed beside it win over the run's.
+    Overrides typed beside it win over the run's. With a checkpoint's file the run is a new one, with those overrides.
 
     Raises:
         UserError: there is no such run.
     """
-    asked = [text.partition("=")[2].strip("'\"") for text in given if text.startswith("resume=")]
+    asked = [plain(text.partition("=")[2]) for text in given if text.startswith("resume=")]
     if not asked or asked[-1] in ("", "null") or parent_watch.LEASH in os.environ:  # a rank's is for its run
         return list(given)
     if {"-m", "--multirun"} & set(given):
         raise UserError("resume= goes on with one run; a sweep is taken up with sweep.resume=")
     try:
+        if (origin := find_checkpoint(asked[-1])) is not None:
+            return _from_checkpoint(origin, given)
         folder = find_run(asked[-1], given, lambda: _store(given))
     except UserError:
         if find_place().rank > 0:
@@ -72,15 +76,32 @@ def run_arguments(given: Sequence[str]) -> list[str]:
         raise
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
+    _keep_store(folder)
+    # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
+    here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return [*_with_overrides_of(folder, given), *here]
+
+
+def _from_checkpoint(origin: Origin, given: Sequence[str]) -> list[str]:
+    """Return the command line of a new run that begins at another's checkpoint.
+
+    Raises:
+        UserError: it names a folder that holds a run, whose `.hydra` Hydra would overwrite.
+    """
+    named = [plain(text.partition("=")[2]) for text in given if text.startswith("hydra.run.dir=")]
+    if named:
+        refuse_taken(Path(named[-1]))
+    return [*_with_overrides_of(origin.run, given), f"resume={quoted(origin.checkpoint.path)}"]
+
+
+def _with_overrides_of(folder: Path, given: Sequence[str]) -> list[str]:
+    """Return the command line with the overrides of the run in `folder`, without any `resume=`."""
     own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
     if home := home_of(folder):
         own = overrides_from(home.now, own)
     flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
     others = [text for text in given if text not in flags and not text.startswith("resume=")]
-    _keep_store(folder)
-    # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
-    here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
-    return [*flags, *own, *others, *here]
+    return [*flags, *own, *others]
 
 
 def _keep_store(folder: Path) -> None:
@@ -101,8 +122,8 @@ def _store(given: Sequence[str]) -> Store | None:
     if "tracking=none" in given:
         return None
     typed = dict(text.split("=", 1) for text in given if text.startswith("tracking.") and "=" in text)
-    uri = typed.get("tracking.uri", variables.store_uri() or str(Path("mlruns").absolute())).strip("'\"")
-    experiment = typed.get("tracking.experiment", variables.experiment() or variables.EXPERIMENT).strip("'\"")
+    uri = plain(typed.get("tracking.uri", variables.store_uri() or str(Path("mlruns").absolute())))
+    experiment = plain(typed.get("tracking.experiment", variables.experiment() or variables.EXPERIMENT))
     try:
         return configured_store({"uri": uri, "experiment": experiment}, needed=False)
     except UserError as error:  # the run may be found, or refused, without the store

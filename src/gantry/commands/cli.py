@@ -8,9 +8,10 @@ import difflib
 import functools
 import gc
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,13 +25,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from gantry.core import redaction
+from gantry.core import output, redaction
+from gantry.core.config.options import COMMANDS
 from gantry.core.config.overrides import quoted
 from gantry.core.config.reference import help_text
+from gantry.core.config.typed import as_typed
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
 from gantry.core.redaction import redact
 from gantry.core.text import did_you_mean
 from gantry.runs.tracking import variables
+
+RECORDED = ("train",)  # commands whose work is all in a run's folder, so that the output only tells of it
 
 
 def run(
@@ -53,11 +58,23 @@ def run(
         SystemExit: the command has not succeeded; it has one of the codes above, or is the task's own.
     """
     atexit.register(gc.freeze)  # saves Python's last garbage collection, 0.3 s
+    with output.shown() as (shown, _):
+        _run(task, config_dir, config_name, around)
+        if (said := output.loss(shown)) and config_name not in RECORDED:
+            _stop(said, FAILED)
+
+
+def _run(
+    task: Callable[[DictConfig], Any], config_dir: Path, config_name: str, around: AbstractContextManager[None] | None
+) -> None:
+    """Do what `run` does, while output that cannot be written is dropped."""
     OmegaConf.register_new_resolver("gantry.help", help_text, replace=True)
     variables.drop_empty()
     jobs = _Jobs()
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:
+        if config_name in COMMANDS:
+            sys.argv[1:] = as_typed(sys.argv[1:], COMMANDS[config_name])
         with _exceptions_kept(), redaction.kept_out(), around or nullcontext():
             main(jobs.watch(task))()
     except KeyboardInterrupt:
@@ -69,23 +86,11 @@ def run(
             if jobs.started > 1:
                 print(f"{len(jobs.failures)} of {jobs.started} jobs failed", file=sys.stderr)
             sys.exit(jobs.exit_code())
-        if isinstance(error, BrokenPipeError):
-            # The reader of this output has ended (`--help | head`); flushing at exit would raise again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(FAILED)
         message = explain(error)
         if message is None:
             print(redaction.traceback_of(error), end="", file=sys.stderr)
             sys.exit(FAILED)
         _stop(message, REFUSED)
-
-
-def as_typed(argument: str, names: Sequence[str]) -> str:
-    """Return a command line's argument, quoted for Hydra if it is one of the options `names`, which take text."""
-    name, _, text = argument.partition("=")
-    if name not in names or text in ("", "null"):
-        return argument
-    return f"{name}={quoted(text)}"
 
 
 def explain(error: Exception) -> str | None:
@@ -100,7 +105,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return _unknown_key(cause)
     if isinstance(error, HydraException):
-        where = [f"cannot read '{error.override}'"] if isinstance(error, OverrideParseException) else []
+        where = _unreadable(str(error.override)) if isinstance(error, OverrideParseException) else []
         lines = [*where, *str(error).splitlines(), *(str(cause).splitlines()[:1] if cause else [])]
         return "\n".join(line for line in lines if line.strip() and not line.startswith("See https://"))
     if isinstance(error, OmegaConfBaseException):
@@ -116,6 +121,15 @@ def explain(error: Exception) -> str | None:
             "choose another with hydra.run.dir=/path (in a sweep: hydra.sweep.dir=/path)"
         )
     return str(error) if isinstance(error, ValueError) else None
+
+
+def _unreadable(override: str) -> list[str]:
+    """Return the head of the message for an override that Hydra cannot read, and what to type for plain text."""
+    key, _, text = override.partition("=")
+    word = f"{key}={quoted(text)}"
+    shown = shlex.quote(word) if set(word) & set('"\\$`!') else f'"{word}"'
+    is_text = text and text[0] not in "[{'\"" and key.replace(".", "").replace("_", "").lstrip("+").isalnum()
+    return [f"cannot read '{override}'", *([f"as plain text it is typed {shown}"] if is_text else [])]
 
 
 class _Jobs:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 LITTLE_TO_COLLECT = 100_000  # objects between garbage collections: a comparison makes millions, few in cycles
-AS_TYPED = ("sweep", "filter", "metric", "out")  # options that take plain text, which Hydra would parse
 
 
 def main() -> None:
@@ -36,7 +35,6 @@ def main() -> None:
     if get_args_parser().parse_known_args()[0].multirun:
         print("compare.py writes one report: leave out -m; runs=[...] compares several runs", file=sys.stderr)
         sys.exit(errors.REFUSED)
-    sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
     gc.set_threshold(LITTLE_TO_COLLECT)
     cli.run(job, config_dir(), "compare")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from gantry.commands import cli
 from gantry.core import errors
 from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.options import Evaluate
+from gantry.core.config.overrides import quoted
 from gantry.core.errors import JobFailed, UserError
 from gantry.core.files import config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
@@ -41,16 +43,11 @@ if TYPE_CHECKING:
     from gantry.evaluation.result import Result
 
 
-AS_TYPED = ("run", "images", "out")  # options that take plain text, which Hydra would parse
-
-
 def main() -> None:
     """Run the command line of evaluate.py."""
     if get_args_parser().parse_known_args()[0].multirun:
         print("evaluate.py takes several runs as run=[...,...], or a sweep's folder: leave out -m", file=sys.stderr)
         sys.exit(errors.REFUSED)
-    lists = ("run=[",)
-    sys.argv[1:] = [a if a.startswith(lists) else cli.as_typed(a, AS_TYPED) for a in sys.argv[1:]]
     cli.run(job, config_dir(), "evaluate", around=stoppable())
 
 
@@ -153,10 +150,10 @@ def _evaluate(cfg: DictConfig, subject: Subject) -> Result:
     if subject.run is None or subject.run.fetched or subject.folder != subject.run.folder:  # for comparisons with runs
         FolderTracker(subject.folder).set_tags({"variant": subject.title, "dataset": result.settings["data"]})
         write_status(subject.folder, "FINISHED", None)
-    print(result.text(), flush=True)
-    print(f"\nrecord  {show(files[0])}", flush=True)
     if subject.run is not None and subject.run.run_id is not None and cfg.tracking:
         _log(cfg, subject.run, result, files)
+    print(result.text(), flush=True)
+    print(f"\nrecord  {show(files[0])}", flush=True)
     return result
 
 
@@ -178,8 +175,9 @@ def _compare(measured: Sequence[tuple[Subject, Result]]) -> None:
     comparison = compare([from_folder(folder) for folder in folders], "", Path(), metric=metric)
     mine = replace(comparison, rulers=[ruler for ruler in comparison.rulers if ruler.key == first.key])
     print(mine.evaluations_text(), flush=True)
-    named = ",".join(show(folder) for folder in folders)
-    print(f"\nreport  {typed_command('compare')} 'runs=[{named}]' metric={metric}", flush=True)
+    named = ",".join(quoted(path) if "," in path else path for path in map(show, folders))
+    report = f"{typed_command('compare')} {shlex.quote(f'runs=[{named}]')} metric={metric}"
+    print(f"\nreport  {report}", flush=True)
 
 
 def _plan(cfg: DictConfig, subject: Subject) -> Plan:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
 
-AS_TYPED = ("run", "out", "project", "mask", "export", "licence")  # take plain text, which Hydra would parse
 MODES = ("interpolate", "latent_grid", "project", "export", "register", "ui")
 MOST_SHOWN = 1024  # images in a grid
 
@@ -44,7 +43,6 @@ def main() -> None:
     if get_args_parser().parse_known_args()[0].multirun:
         print("sample.py takes one generator at a time: leave out -m", file=sys.stderr)
         sys.exit(errors.REFUSED)
-    sys.argv[1:] = [cli.as_typed(argument, AS_TYPED) for argument in sys.argv[1:]]
     cli.run(job, config_dir(), "sample", around=stoppable())
 
 

@@ -21,13 +21,24 @@ from gantry.core.processes.ranks import find_place, fixed_devices, ranks
 from gantry.core.processes.signals import stopped_by
 from gantry.core.text import show, typed_command
 from gantry.runs import checkpoint_files
+from gantry.runs.find_checkpoint import Origin, find_checkpoint
 from gantry.runs.folder import best_value, read_status
 from gantry.sweeps import worker
 from gantry.sweeps.sweep import leading
 from gantry.training.distributed import spawn
 from gantry.training.distributed.launchers import rank_of_another_launcher
 from gantry.training.hardware.out_of_memory import advised
-from gantry.training.resume import Start, as_begun, check_unchanged, continues, ending_on_record, is_done, take_up
+from gantry.training.resume import (
+    Start,
+    as_begun,
+    begin_from,
+    check_origin,
+    check_unchanged,
+    continues,
+    ending_on_record,
+    is_done,
+    take_up,
+)
 from gantry.training.rules import check_run
 from gantry.training.run import train
 from gantry.training.run_record import deliver_rest
@@ -44,7 +55,7 @@ def job(cfg: DictConfig) -> float:
 
     A worker of another launcher starts a process for the job. With several devices this process only starts the ranks
     and watches them. With `resume=` or `sweep.resume=` an earlier attempt in the folder is kept, continued or set
-    aside.
+    aside; with a checkpoint's file the run begins there.
     """
     if worker.asked():
         return worker.run(cfg)
@@ -53,18 +64,21 @@ def job(cfg: DictConfig) -> float:
     check_run(cfg)
     make_absolute(cfg)
     cfg.trainer.devices = fixed_devices(cfg.trainer, place)
-    taken_up = cfg.sweep.resume is not None or cfg.resume is not None
-    if taken_up:
+    origin = None if cfg.resume is None else find_checkpoint(cfg.resume)
+    taken_up = origin is None and (cfg.sweep.resume is not None or cfg.resume is not None)
+    if origin is not None:
+        cfg = as_begun(origin.run, cfg)
+    elif taken_up:
         cfg = as_begun(folder, cfg)
         if place.rank == 0 and is_done(folder, cfg):
             return _keep(folder, cfg)
     if place.by == "nobody" and ranks(cfg.trainer, place) > 1:
-        return _start_ranks(cfg, folder, taken_up, in_sweep)
+        return _start_ranks(cfg, folder, taken_up, in_sweep, origin)
     if place.rank > 0:
         with spawn.ending_left(folder, place.rank):
             train(cfg, folder, _tags(), place=place)
         return math.nan
-    return _train(cfg, folder, taken_up, in_sweep)
+    return _train(cfg, folder, taken_up, in_sweep, origin)
 
 
 def _keep(folder: Path, cfg: DictConfig) -> float:
@@ -75,21 +89,23 @@ def _keep(folder: Path, cfg: DictConfig) -> float:
     return math.nan if (best := best_value(folder)) is None else best
 
 
-def _start_ranks(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> float:
+def _start_ranks(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool, origin: Origin | None) -> float:
     """Check what all ranks would refuse, then start the ranks and wait for them."""
     if is_held(folder):
         raise UserError(f"the run in {folder} is still running; stop it first, or wait for it")
     if taken_up and continues(folder, cfg):
         check_unchanged(folder, cfg)
+    if origin is not None:
+        check_origin(cfg, origin)
     return spawn.run(cfg, folder, ranks(cfg.trainer, find_place()), in_sweep)
 
 
-def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool) -> float:
+def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool, origin: Origin | None) -> float:
     """Train as the only rank or rank 0, which locks the folder, and print the summary."""
     place = find_place()
     with held(folder, "the run in"):
         before = read_status(folder)
-        start = take_up(folder, cfg) if taken_up else Start()
+        start = begin_from(folder, cfg, origin) if origin else take_up(folder, cfg) if taken_up else Start()
         recorded = ending_on_record(folder, before if start.goes_on else None)
         with recorded, advised(cfg, ranks(cfg.trainer, place)):
             try:

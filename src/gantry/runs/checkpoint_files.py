@@ -53,9 +53,14 @@ class Checkpoint:
 
 def found(run: Path, kind: str | None = None) -> list[Checkpoint]:
     """List the checkpoints in a run's folder, the latest first, without reading their content."""
-    matches = ((NAME.fullmatch(path.name), path) for path in (run / FOLDER).glob("*.ckpt"))
-    named = [Checkpoint(int(match["step"]), match["kind"], match["digest"], path) for match, path in matches if match]
-    return sorted((one for one in named if kind in (None, one.kind)), key=_age, reverse=True)
+    all_named = filter(None, map(named, (run / FOLDER).glob("*.ckpt")))
+    return sorted((one for one in all_named if kind in (None, one.kind)), key=_age, reverse=True)
+
+
+def named(path: Path) -> Checkpoint | None:
+    """Return the checkpoint that a file's name describes; None where it is no checkpoint's name."""
+    match = NAME.fullmatch(path.name)
+    return Checkpoint(int(match["step"]), match["kind"], match["digest"], path) if match else None
 
 
 def _age(checkpoint: Checkpoint) -> tuple[int, str, float]:

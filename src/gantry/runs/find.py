@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import OmegaConf
 
 from gantry.core.config.overrides import identity
+from gantry.core.config.typed import plain
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.processes.locks import is_held
@@ -223,7 +224,7 @@ def on_this_machine(found: Found, typed: str) -> Path:
 def _unfinished(arguments: Sequence[str]) -> Path | None:
     """Return the latest run of this command line that has begun, has not finished and is not running."""
     asked = identity(_own(arguments))
-    given = [text.partition("=")[2].strip("'\"") for text in arguments if text.startswith("hydra.run.dir=")]
+    given = [plain(text.partition("=")[2]) for text in arguments if text.startswith("hydra.run.dir=")]
     for folder in [Path(given[-1]).absolute()] if given else here(can_go_on):
         file = folder / OVERRIDES
         alike = file.exists() and identity(_own(map(str, OmegaConf.load(file)))) == asked

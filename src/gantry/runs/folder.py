@@ -42,6 +42,7 @@ OVERRIDES = ".hydra/overrides.yaml"  # the overrides that started the run, as Hy
 HYDRA_CONFIG = ".hydra/hydra.yaml"  # Hydra's own node of the config
 SAMPLES, REAL = "samples", "real"  # folders of the grids of generated and of real images, see `picture`
 FILM_FILE = "samples.gif"
+PROFILE = "profile"  # `fit-profile.txt` is the table of `trainer.profiler`
 GENERATED = "generated"  # folder of the output of `python sample.py`
 FILM = "film"  # folder of the frames of the film of training (see `gantry.training.callbacks.film`)
 

@@ -11,7 +11,7 @@ from typing import Any
 from gantry.core.files import write_json
 from gantry.core.redaction import redact
 from gantry.core.text import here, show, typed_command
-from gantry.runs.folder import BEST, FILM_FILE, GENERATOR, REFUSED, SAMPLES, SUMMARY_FILE, UNDELIVERED
+from gantry.runs.folder import BEST, FILM_FILE, GENERATOR, PROFILE, REFUSED, SAMPLES, SUMMARY_FILE, UNDELIVERED
 from gantry.runs.tracking.store import ui_command
 
 
@@ -100,6 +100,7 @@ class Summary:
             *([f"film       {show(film)}"] if (film := self.folder / FILM_FILE).exists() else []),
             f"generator  {show(self.folder / GENERATOR / BEST)}",
         ]
+        lines += [f"profile    {show(table)}" for table in sorted(self.folder.glob(f"fit-{PROFILE}*.txt"))]
         if self.tracking_uri is not None:
             command = ui_command(self.tracking_uri)  # for a server, the address of its page
             mine = command.startswith("mlflow ")

@@ -35,7 +35,13 @@ from gantry.training.distributed.peers import AgreedStop, Peers
 from gantry.training.distributed.strategy import plugins
 from gantry.training.extension_rules import OPTIONS
 from gantry.training.hardware.precision import count_skipped_steps
-from gantry.training.lightning_overrides import NoProfiler, leave_out_empty_hooks, leave_signals, note_hooks_quickly
+from gantry.training.lightning_overrides import (
+    NoProfiler,
+    leave_out_empty_hooks,
+    leave_signals,
+    note_hooks_quickly,
+    write_profile,
+)
 from gantry.training.stopwatch import Clock
 
 HEALTH_CHECKS = 5  # checks of the guard for each of the health's, which takes five times as long
@@ -58,9 +64,9 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
     if "strategy" in settings:
         mine = [io, *plugins(place, settings.get("sync_batchnorm", False))]
         options = {"plugins": mine, "sync_batchnorm": False}
-    if "profiler" not in settings:
+    if settings.get("profiler") is None:
         options["profiler"] = NoProfiler()
-    if any(key in cfg.trainer for key in OPTIONS) and "log_every_n_steps" not in settings:
+    if any(key in cfg.trainer for key in OPTIONS):
         options["log_every_n_steps"] = cfg.log_every
     try:
         trainer: Trainer = maker(settings)(
@@ -77,6 +83,7 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
         raise UserError(f"trainer: {error}\ntrainer.accelerator=auto takes what there is") from error
     if trainer.precision != cfg.trainer.precision:  # Lightning falls back with a warning
         raise UserError(f"trainer.precision={cfg.trainer.precision} needs a GPU; here: 32-true or bf16-mixed")
+    write_profile(trainer, folder)
     count_skipped_steps(trainer)
     leave_signals(trainer)
     note_hooks_quickly()

@@ -7,14 +7,16 @@ GPUs and attributes. They also leave signals to `gantry.core.processes.signals`.
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 from torch import nn
 
 from gantry.core.processes.devices import GPUS
+from gantry.runs.folder import PROFILE
 
 # Hooks called at every step, most of them several times.
 STEP_HOOKS = (
@@ -31,6 +33,14 @@ class NoProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         """Return a context manager that does nothing."""
         return NOTHING
+
+
+def write_profile(trainer: Trainer, folder: Path) -> None:
+    """Let a profiler that names no file write its table to `folder`; Lightning would log it where nobody sees it."""
+    profiler: Profiler = trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler):
+        profiler.dirpath = profiler.dirpath or folder
+        profiler.filename = profiler.filename or PROFILE
 
 
 def leave_out_empty_hooks(callbacks: Iterable[Callback]) -> None:

@@ -18,6 +18,7 @@ from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
 from gantry.runs import checkpoint_files
+from gantry.runs.find_checkpoint import Origin, refuse_taken
 from gantry.runs.folder import (
     RUN_FILE,
     STATUS_FILE,
@@ -34,6 +35,7 @@ from gantry.runs.folder import (
     write_status,
 )
 from gantry.runs.run_config import home_of
+from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.params import flatten
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Start:
         goes_on: True if the run continues the record of an earlier attempt in the same folder.
         run_id: the earlier attempt's run in MLflow; None where there is none.
         changes: the config's changes since then, such as "steps 1000 -> 2000", without those of `PLACES`.
+        origin: the other run's checkpoint at which this new run begins; None: it begins at step 0, or continues.
     """
 
     checkpoint: Path | None = None
@@ -56,6 +59,39 @@ class Start:
     goes_on: bool = False
     run_id: str | None = None
     changes: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+
+def begin_from(folder: Path, cfg: DictConfig, origin: Origin) -> Start:
+    """Begin a new run in `folder` at the checkpoint of another run, which is only read.
+
+    The checkpoint is copied, so that the new run goes on by itself however early it is stopped.
+
+    Raises:
+        UserError: `folder` holds a run, the config is not that of the other run, the checkpoint is of the last step or
+            a later one, or it has been removed meanwhile.
+    """
+    checkpoint = origin.checkpoint
+    refuse_taken(folder)
+    check_origin(cfg, origin)
+    try:
+        content = checkpoint.path.read_bytes()
+    except OSError as error:
+        raise UserError(f"resume={checkpoint.path}: {error.strerror}") from error
+    FolderTracker(folder).set_tags(origin.tags)
+    copied = checkpoint_files.write(folder, checkpoint.step, content)
+    return Start(copied, checkpoint.step, changes=check_unchanged(origin.run, cfg), origin=origin)
+
+
+def check_origin(cfg: DictConfig, origin: Origin) -> None:
+    """Check that a run of `cfg` can begin at the checkpoint of another run.
+
+    Raises:
+        UserError: see `begin_from`.
+    """
+    check_unchanged(origin.run, cfg)
+    if origin.checkpoint.step >= cfg.steps:
+        raise UserError(f"steps={cfg.steps}: the checkpoint is of step {origin.checkpoint.step}; give more steps")
 
 
 def take_up(folder: Path, cfg: DictConfig) -> Start:
@@ -147,7 +183,10 @@ def take_up_record(folder: Path, start: Start, digest: str) -> None:
         UserError: see `check_same_data`.
     """
     if start.checkpoint:
-        check_same_data(folder, digest)
+        check_same_data(start.origin.run if start.origin else folder, digest)
+    if start.origin:
+        where = f"{start.origin.run}, {start.origin.checkpoint.path.name}"
+        print(f"begins at step {start.step} of {where}", *start.changes, sep=", ", flush=True)
     if start.goes_on:
         print(f"continues at step {start.step}", *start.changes, sep=", ", flush=True)
         rewind(folder, start.step if start.checkpoint else -1)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig
 
 from gantry.core.config.check import Rule, check, is_number, shown
+from gantry.core.config.lightning import PROFILERS
 from gantry.core.config.options import Train
 from gantry.core.config.schema import Config
 from gantry.core.moved import new_name
@@ -82,6 +83,20 @@ def sigmoid_at_the_critic(config: Config) -> Iterator[str]:
             yield f"{key}: the losses work on the discriminator's raw output, without a sigmoid; remove it"
 
 
+def wrong_strategy(config: Config) -> Iterator[str]:
+    """Report a strategy of Lightning's by name, which would share a batch, or exchange gradients, in another way."""
+    value = (config.value("trainer") or {}).get("strategy")
+    if isinstance(value, str):
+        yield f"trainer.strategy: takes a _target_, as that of trainer=ddp (trainer=ddp trainer.devices=2), not {value}"
+
+
+def wrong_profiler(config: Config) -> Iterator[str]:
+    """Report a profiler that is neither one of Lightning's names nor a node with a `_target_`."""
+    value = (config.value("trainer") or {}).get("profiler")
+    if value is not None and value not in PROFILERS and not (isinstance(value, dict) and "_target_" in value):
+        yield f"trainer.profiler: must be one of {', '.join(PROFILERS)}, or a _target_, not {shown(value)}"
+
+
 def batch_norm_of_one(config: Config) -> Iterator[str]:
     """Report BatchNorm with one image per device, which has no variance to divide by."""
     normed = [n for n in ("generator", "discriminator") if config.value(f"model.{n}.norm") == "batch"]
@@ -142,7 +157,7 @@ def wrong_devices(config: Config) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     *(wrong_image_size, wrong_optimizer, part_without_target, penalty_under_batch_norm, sigmoid_at_the_critic),
-    *(batch_norm_of_one, wrong_devices, wrong_extensions, wrong_store),
+    *(batch_norm_of_one, wrong_devices, wrong_strategy, wrong_profiler, wrong_extensions, wrong_store),
 )
 
 

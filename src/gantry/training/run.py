@@ -205,7 +205,8 @@ def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) ->
         tempfile.TemporaryFile(dir=cache).close()
     except OSError as error:
         raise UserError(
-            f"cannot write the cache {cache} ({error.strerror}); choose another with paths.cache=/path"
+            f"cannot write the cache {cache} ({error.strerror}); choose another with paths.cache=/path, or "
+            "the environment variable GANTRY_CACHE"
         ) from error
     return cache
 

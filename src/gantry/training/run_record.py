@@ -19,6 +19,7 @@ from gantry.core.files import PACKAGED, ROOT
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.redaction import as_yaml, brief, redact
+from gantry.runs.find_checkpoint import BEGAN
 from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, STARTED_IN, TAGS_FILE, read_values
 from gantry.runs.sweep_record import PARENT_RUN
 from gantry.runs.tracking import variables
@@ -44,7 +45,7 @@ def open_tracker(
     cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, protocol: dict[str, Any], start: Start
 ) -> Tracker:
     """Open the record of a run in its folder and, unless `tracking=none`, in MLflow."""
-    (folder / CONFIG_FILE).write_text(as_yaml(cfg, resolve=True))
+    (folder / CONFIG_FILE).write_text(as_yaml(cfg, resolve=True), encoding="utf-8")
     (folder / ENVIRONMENT).write_text(json.dumps(environment(), indent=2) + "\n")
     params = parameters(cfg)
     tags = (
@@ -53,6 +54,8 @@ def open_tracker(
         | ({} if PACKAGED.is_dir() else git_state(ROOT))  # an installed wheel may lie in another project's checkout
         | {f"metrics.{name}": str(value) for name, value in protocol.items()}
     )
+    began = {name: value for name, value in read_values(folder / TAGS_FILE).items() if name.startswith(BEGAN)}
+    tags |= began
     local = FolderTracker(folder)
     local.log_params(params)
     local.set_tags(tags)
@@ -67,7 +70,9 @@ def open_tracker(
                 run_name=redact(str(cfg.tracking.run_name)),
                 tags=tags,
                 # MLflow's parallel coordinates and scatter plots show params and metrics only.
-                params={name: tags[name] for name in ("variant", "dataset")} | params,
+                params={name: tags[name] for name in ("variant", "dataset")}
+                | params
+                | {name.removeprefix("gantry."): value for name, value in began.items()},
                 dataset=DatasetInfo(
                     name=data.name,
                     digest=data.digest,

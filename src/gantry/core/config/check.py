@@ -5,7 +5,7 @@ config with what `options` declares; each command adds its own.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -114,14 +114,18 @@ def unknown_options(config: Config) -> Iterator[str]:
             continue
         names = _own_options(target.signature, partial=bool(target.options.get("_partial_")))
         names = [name for name in names if name not in _reserved(config, key)]
+        reserved = config.declared[key].reserved if key in config.declared else ()
+        reasons = reserved if isinstance(reserved, Mapping) else {}
         for name in target.options:
-            if name not in HYDRA_KEYS and name not in names:
+            if name in reasons:
+                yield f"{key}.{name}: {reasons[name]}"
+            elif name not in HYDRA_KEYS and name not in names:
                 valid = f"its options: {', '.join(names)}" if names else "it has none"
                 yield f"{key}.{name}: no such option{did_you_mean(name, names)} ({valid})"
 
 
 def _reserved(config: Config, key: str) -> tuple[str, ...]:
-    return config.declared[key].reserved if key in config.declared else ()
+    return tuple(config.declared[key].reserved) if key in config.declared else ()
 
 
 def groups(options: dict[str, Option]) -> dict[str, list[Option]]:

@@ -1,8 +1,8 @@
-"""Declares options as fields of dataclasses: `option` makes an option, `group` a nested dataclass of options."""
+"""Declares options as fields of dataclasses: `option`, `text` and `path` make one, `group` several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, reduce
 from inspect import getdoc
@@ -33,11 +33,14 @@ class Option:
         optional: the option may be absent.
         may_be_empty: the group may be {}, which disables what it configures.
         resumable: a resumed run may change the value.
+        typed: the value is taken from the command line as it was typed: "text"; "texts" may be a list in brackets too;
+            "path" may be several paths, addresses or names in a sweep, each in Hydra's quotes or not.
         place: the option is a path or address, which may differ between the machines of one run.
         compared: the option affects the trained model, so that a comparison names it where runs differ.
         built: members of the list may be made by a `_target_` instead.
         modes: the modes of `sample.py` that read it, "" for drawing images; empty: all.
-        reserved: parameters of the `_target_` that its caller passes, or that would change the meaning of a step.
+        reserved: parameters of the `_target_` that its caller passes, or that would change the meaning of a step;
+            where it is a mapping, with the reason and what to set instead.
     """
 
     key: str
@@ -51,11 +54,12 @@ class Option:
     optional: bool = False
     may_be_empty: bool = False
     resumable: bool = False
+    typed: Literal["", "path", "text", "texts"] = ""
     place: bool = False
     compared: bool = True
     built: bool = False
     modes: tuple[str, ...] = ()
-    reserved: tuple[str, ...] = ()
+    reserved: tuple[str, ...] | Mapping[str, str] = ()
 
     @property
     def name(self) -> str:
@@ -101,6 +105,16 @@ class Option:
 def option(default: Any, sentence: str, **more: Any) -> Any:
     """Return the field of an option; `more` are attributes of `Option`."""
     return field(default=default, metadata={"sentence": sentence, **more})
+
+
+def text(default: Any, sentence: str, **more: Any) -> Any:
+    """Return the field of an option of one command, whose value is taken as it was typed."""
+    return option(default, sentence, typed="text", **more)
+
+
+def path(default: Any, sentence: str, **more: Any) -> Any:
+    """Return the field of an option that is a path, an address or a name, which a sweep may vary."""
+    return option(default, sentence, typed="path", **more)
 
 
 def group(sentence: str = "", **more: Any) -> Any:

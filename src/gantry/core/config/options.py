@@ -5,19 +5,20 @@ those that a comparison leaves out are derived from these declarations. Hydra re
 compares them and the comments with these.
 """
 
-# ruff: noqa: RUF009  (`option` and `group` return `dataclasses.field`)
+# ruff: noqa: RUF009  (`option` and its like return `dataclasses.field`)
 # No `from __future__ import annotations` here: `declared` reads the annotations as types, not as text.
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from gantry.core.config.declaration import Target, declared, group, option
+from gantry.core.cache_folder import DEFAULT
+from gantry.core.config.declaration import Target, declared, group, option, path, text
+from gantry.core.config.lightning import TRAINER
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Measure = Literal[
     "fid", "fid_infinity", "kid", "inception_score", "precision_recall", "classes", "memorisation", "augmentation"
 ]
 WHILE_TRAINING: tuple[Measure, ...] = ("fid", "kid", "inception_score", "classes")
-CACHE = "${oc.env:GANTRY_CACHE,${oc.env:HOME}/.cache/gantry}"
 EXTRACTOR_GETS = ("data", "cache", "device")
 
 
@@ -25,25 +26,25 @@ EXTRACTOR_GETS = ("data", "cache", "device")
 class Root:
     """Where things are."""
 
-    root: str = option("${hydra:runtime.cwd}", "where mlruns is")
+    root: str = path("${hydra:runtime.cwd}", "where mlruns is")
 
 
 @dataclass
 class Paths(Root):
     """Where things are."""
 
-    cache: str = option(CACHE, "data sets, weights, features of real images")
+    cache: str = path(DEFAULT, "data sets, weights, features of real images; GANTRY_CACHE or ~/.cache/gantry")
 
 
 @dataclass
 class Store:
     """The MLflow store that holds the runs and the registered models."""
 
-    uri: Any = option(
+    uri: Any = path(
         "${oc.env:MLFLOW_TRACKING_URI,${paths.root}/mlruns}",
         "a folder (SQLite and artifacts), sqlite:///..., http://host:5000, postgresql://..., mysql://...",
     )
-    experiment: str = option(
+    experiment: str = path(
         "${oc.env:MLFLOW_EXPERIMENT_NAME,${oc.env:MLFLOW_EXPERIMENT_ID,gantry}}", "the runs' experiment in it"
     )
 
@@ -52,7 +53,7 @@ class Store:
 class Tracking(Store):
     """The MLflow store of the runs, and how a new one is tracked."""
 
-    run_name: str = option(
+    run_name: str = path(
         "${hydra:runtime.choices.model}-${hydra:runtime.choices.data}-${seed}", "the new run's name in MLflow"
     )
     close_timeout: float = option(
@@ -64,15 +65,15 @@ class Tracking(Store):
 class Data(Target):
     """The data set; for evaluate.py that of the run where none is given."""
 
-    root: str = option("${paths.cache}/data", "the folder of downloaded data", resumable=True, place=True)
-    folder: str = option("???", "the folder or .zip of images: data.folder=/path", resumable=True, place=True)
+    root: str = path("${paths.cache}/data", "the folder of downloaded data", resumable=True, place=True)
+    folder: str = path("???", "the folder or .zip of images: data.folder=/path", resumable=True, place=True)
 
 
 @dataclass
 class Extractor(Target):
     """The network whose features are compared."""
 
-    weights: str | None = option(None, "file of the weights; null: the published ones, fetched once", place=True)
+    weights: str | None = path(None, "file of the weights; null: the published ones, fetched once", place=True)
 
 
 @dataclass
@@ -129,6 +130,9 @@ class Trainer(Target):
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "auto"] = option(
         "auto", "bf16-mixed where the device computes with it, else 32-true; or: 32-true, bf16-mixed, 16-mixed (GPU)"
     )
+    profiler: Any = option(
+        None, "simple, advanced, pytorch: writes fit-profile.txt, the time in each hook", optional=True, resumable=True
+    )
     callbacks: Any = option(None, "a list of Lightning's callbacks or your own, each a _target_", optional=True)
     logger: Any = option(
         None, "a list of Lightning's loggers or your own, each a _target_", optional=True, resumable=True
@@ -164,7 +168,7 @@ class Sweep:
         None, "seconds without a step or a measurement after which a job counts as hung; null: wait for ever", least=1
     )
     max_failures: int | None = option(None, "failed jobs after which no further one is started; null: go on")
-    resume: str | None = option(None, "a sweep to take up: its folder, id or name in MLflow, latest, best")
+    resume: str | None = path(None, "a sweep to take up: its folder, id or name in MLflow, latest, best")
 
 
 @dataclass
@@ -179,7 +183,7 @@ class Train:
     compile: bool = option(False, "run the networks through torch.compile")
     seed: int = option(0, "of every draw; seed=0,1,2 repeats", least=0, most=2**63 - 1, compared=False)
     log_every: int = option(50, "generator steps between logged losses", resumable=True, compared=False)
-    resume: str | None = option(None, "a run to go on with: its folder, id or name in MLflow, latest, best, or auto")
+    resume: str | None = path(None, "a run to go on with: its folder, id or name in MLflow, latest, best, or auto")
     max_images: int | None = option(
         None, "train on, and measure against, a random part of the data set; null: all of it"
     )
@@ -188,14 +192,7 @@ class Train:
     metrics: Metrics = group()
     checkpoint: Checkpoint = group(resumable=True)
     guard: Guard = group(resumable=True)
-    trainer: Trainer = group(
-        reserved=(
-            *("max_steps", "min_steps", "max_epochs", "min_epochs", "max_time", "fast_dev_run", "overfit_batches"),
-            *("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-            *("enable_checkpointing", "enable_progress_bar", "enable_model_summary"),
-            *("default_root_dir", "use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
-        )
-    )
+    trainer: Trainer = group(reserved=TRAINER)
     paths: Paths = group(resumable=True, place=True, compared=False)
     tracking: Tracking = group(may_be_empty=True, resumable=True, place=True, compared=False)
     sweep: Sweep = group(compared=False)
@@ -229,8 +226,10 @@ class Generator:
 class Evaluate(Generator):
     """python evaluate.py run=... or images=... [key=value ...]: numbers one can publish, and what FID does not show."""
 
-    run: Any = option(None, "a run's folder, id or name in MLflow, latest, best, or a sweep's; [.., ..] for several")
-    images: str | None = option(None, "a folder of images, or a .npz or .npy, in place of a run")
+    run: Any = option(
+        None, "a run's folder, id or name in MLflow, latest, best, or a sweep's; [.., ..] for several", typed="texts"
+    )
+    images: str | None = text(None, "a folder of images, or a .npz or .npy, in place of a run")
     # FID_infinity needs two images for each of its points.
     n: int = option("${protocol.n}", "generated images", least=30)
     repeats: int = option("${protocol.repeats}", "how many such draws")
@@ -242,7 +241,7 @@ class Evaluate(Generator):
     )
     accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps")
     devices: int | Literal["auto"] = option("auto", "on this machine; auto: all GPUs, one process on the processor")
-    out: str | None = option(None, "folder of the results; null: the run's own, a new one in outputs for images")
+    out: str | None = text(None, "folder of the results; null: the run's own, a new one in outputs for images")
     protocol: Protocol = group()
     extractor: Extractor = group(reserved=EXTRACTOR_GETS)
     data: Data = group(optional=True, reserved=("cache",))
@@ -258,14 +257,12 @@ class Sample(Generator):
     out=folder writes numbered PNG files, out=file.npz an archive, and the same command goes on where it was stopped.
     """
 
-    run: Any = option(
-        None, "a run's folder, id or name in MLflow, latest, best, an exported folder, a registered model"
-    )
+    run: Any = text(None, "a run's folder, id or name in MLflow, latest, best, an exported folder, a registered model")
     interpolate: int | None = option(None, "latents to walk through, such as 8: a film, or a strip", least=2)
     latent_grid: int | None = option(None, "points along a side, such as 9: the plane of two directions", least=2)
-    project: str | None = option(None, "an image, or a folder or .npz of images: the samples nearest to them")
-    export: str | None = option(None, "a folder for files that others can load")
-    register: str | None = option(None, "a name in MLflow's model registry")
+    project: str | None = text(None, "an image, or a folder or .npz of images: the samples nearest to them")
+    export: str | None = text(None, "a folder for files that others can load")
+    register: str | None = text(None, "a name in MLflow's model registry")
     ui: bool = option(False, "true: a page to look at it")
     n: int = option(64, "images; of a film, walks side by side", modes=("", "interpolate"))
     seed: int = option(
@@ -277,7 +274,7 @@ class Sample(Generator):
         above=0,
         modes=("", "interpolate", "latent_grid"),
     )
-    out: str | None = option(
+    out: str | None = text(
         None,
         "samples: a .png, an .npz or a folder of PNG files; films: .gif, .webp, .mp4, .png for a strip",
         modes=("", "interpolate", "latent_grid", "project"),
@@ -293,16 +290,16 @@ class Sample(Generator):
         above=0,
         modes=("latent_grid",),
     )
-    mask: str | None = option(
+    mask: str | None = text(
         None, "for project: an image, white where the given one is damaged and to be filled in", modes=("project",)
     )
     formats: list[Literal["safetensors", "torch_export", "onnx"]] = option(
         ("safetensors", "torch_export", "onnx"), "of an export", modes=("export",)
     )
-    licence: str | None = option(
+    licence: str | None = text(
         None, "of the generator, for its model card, such as CC-BY-4.0", modes=("export", "register")
     )
-    metric: str | None = option(
+    metric: str | None = text(
         None,
         "by which a registered model becomes champion; null: the run's first; papers/fid: an evaluation's",
         modes=("register",),
@@ -325,14 +322,16 @@ class Compare:
     At most one of sweep, runs and filter says which.
     """
 
-    sweep: str | None = option(None, "a sweep's folder, id or name in MLflow, latest, best; null: the latest")
-    runs: Any = option(None, "[..]: runs by folder, id or name in MLflow, latest, best; of a sweep all of its runs")
-    filter: str | None = option(None, "MLflow's, such as \"tags.variant = 'wgan' and params.batch_size = '64'\"")
-    metric: str | None = option(
+    sweep: str | None = text(None, "a sweep's folder, id or name in MLflow, latest, best; null: the latest")
+    runs: Any = option(
+        None, "[..]: runs by folder, id or name in MLflow, latest, best; of a sweep all of its runs", typed="texts"
+    )
+    filter: str | None = text(None, "MLflow's, such as \"tags.variant = 'wgan' and params.batch_size = '64'\"")
+    metric: str | None = text(
         None, "rank by this one, or by an evaluation's, as papers/fid; null: the one that picked the best step"
     )
     steps: Any = option(None, "[generator steps] to look at besides the end; null: at most four, evenly spread")
-    out: str | None = option(None, "folder of report.html and its PNGs; null: comparison/ in the sweep's folder")
+    out: str | None = text(None, "folder of report.html and its PNGs; null: comparison/ in the sweep's folder")
     paths: Root = group()
     tracking: Store = group(may_be_empty=True)
 

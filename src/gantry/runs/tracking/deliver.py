@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from gantry.core.errors import UserError
+from gantry.core.output import shown
 from gantry.core.processes.locks import held, is_held
 from gantry.core.redaction import brief, redact
 from gantry.runs.folder import REFUSED as REFUSED_FILE
@@ -183,6 +184,7 @@ def _is_recorded(folder: Path, address: str | None) -> bool:
 if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     try:
-        sys.exit(main(sys.argv[1:]))
+        with shown():
+            sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -20,7 +20,8 @@ from gantry.core.processes.signals import Stop, Stopped
 from gantry.core.safe_load import load_plain
 from gantry.models.module import GAN
 from gantry.runs import checkpoint_files
-from gantry.runs.folder import BEST, GENERATOR, LAST
+from gantry.runs.find_checkpoint import BEGAN_AT
+from gantry.runs.folder import BEST, GENERATOR, LAST, TAGS_FILE, read_values
 from gantry.runs.generator_files import save_generator
 from gantry.training.callbacks.divergence import Diverged, Guard
 from gantry.training.callbacks.evaluation import Evaluation
@@ -109,7 +110,13 @@ class Checkpointing(Callback):
         self.unsaved: tuple[int, nn.Module] | None = None  # step and best generator that could not be written yet
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Save the initial state, the checkpoint of an evaluation cut short by a stop, or a rollback's new noise."""
+        """Save the initial state, the checkpoint of an evaluation cut short by a stop, or a rollback's new noise.
+
+        In a run that begins at another run's checkpoint, what that run had exported does not count.
+        """
+        if self.guard.peers.tell(self._begins_elsewhere()):
+            self.evaluation.begin_anew(trainer)
+            self.kept = None
         if self.kept != self.evaluation.last or self.stream != pl_module.noise_stream:
             self.save(trainer, pl_module)
 
@@ -155,6 +162,10 @@ class Checkpointing(Callback):
             raise CheckpointFailed(
                 f"{self.failures} checkpoints in a row could not be written (checkpoint.max_failures): {self.io.error}"
             )
+
+    def _begins_elsewhere(self) -> bool:
+        """Return True in a run that began at another run's checkpoint and has exported nothing yet."""
+        return BEGAN_AT in read_values(self.io.run / TAGS_FILE) and not (self.io.run / GENERATOR).is_dir()
 
     def finish(self, trainer: Trainer, gan: GAN) -> None:
         """Write the final state where its checkpoint failed before.

@@ -87,6 +87,18 @@ class Evaluation(Callback):
             setattr(self, name, state_dict[name])
         self.drawn = None
 
+    def begin_anew(self, trainer: Trainer) -> None:
+        """Begin the record of a run at the state of another run's checkpoint, whose best generator is not this run's.
+
+        What was measured at this step, if anything was, is the first and the best that this run has measured.
+        """
+        self.tracker.log_image(enlarged_grid(self.real), REAL, 0, zoom(self.real))
+        measured = self.last == trainer.global_step > 0
+        self.best, self.best_step = (dict(self.final), trainer.global_step) if measured else ({}, 0)
+        if measured:
+            best = {f"best/{name}": value for name, value in self.best.items()}
+            self.tracker.log_metrics(self.final | best, trainer.global_step)
+
     def _due(self, trainer: Trainer) -> bool:
         return trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
 
