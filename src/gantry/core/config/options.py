@@ -294,8 +294,10 @@ class Sample(Generator):
     mask: str | None = option(
         None, "for project: an image, white where the given one is damaged and to be filled in", modes=("project",)
     )
-    formats: list[Literal["safetensors", "torch_export", "onnx"]] = option(
-        ("safetensors", "torch_export", "onnx"), "of an export", modes=("export",)
+    formats: list[Literal["safetensors", "torch_export", "onnx", "torchscript"]] = option(
+        ("safetensors", "torch_export", "onnx"),
+        "of an export; and torchscript, which torch phases out",
+        modes=("export",),
     )
     licence: str | None = option(
         None, "of the generator, for its model card, such as CC-BY-4.0", modes=("export", "register")
