@@ -1,22 +1,38 @@
-"""Adds the arguments that `resume=` and `sweep.resume=` imply to the command line."""
+"""Adds the arguments that `resume=` and `sweep.resume=` imply, and settles which run `init_from=latest` means."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from gantry.core.config.overrides import quoted, without_passwords
 from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
-from gantry.runs.find import find_run, find_sweep, on_this_machine
+from gantry.runs.find import (
+    AUTO,
+    BEST,
+    LATEST,
+    OPEN_ORIGINS,
+    find,
+    find_run,
+    find_sweep,
+    has_generator,
+    on_this_machine,
+)
 from gantry.runs.folder import OVERRIDES
 from gantry.runs.sweep_record import load_sweep
 from gantry.runs.tracking.query import Store, configured_store
 from gantry.runs.tracking.tracker import log
+
+ORIGIN = "init_from="
 
 
 def sweep_arguments(given: Sequence[str]) -> list[str]:
@@ -66,12 +82,46 @@ def run_arguments(given: Sequence[str]) -> list[str]:
         raise
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
+    unsettled = OPEN_ORIGINS if asked[-1] == AUTO else ()  # the run's own overrides name the weights it began with
+    given = [text for text in given if text not in unsettled]
     own = without_passwords([str(text) for text in OmegaConf.load(folder / OVERRIDES)], given)
     flags = [text for text in given if text.startswith("-") or ("=" not in text and not text.startswith("~"))]
     others = [text for text in given if text not in flags and not text.startswith("resume=")]
     # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
     here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*flags, *own, *others, *here]
+
+
+def settled_origin(given: Sequence[str]) -> list[str]:
+    """Return the command line with the run that `init_from=latest` or `best` means now in place of the word.
+
+    So all jobs of a sweep begin with the same weights, and a run that goes on names those it began with. Rank 0 alone
+    loads them; another machine may have no such run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    here = find_place().rank == 0
+    return [_settled(text) if here and text.startswith(ORIGIN) else text for text in given]
+
+
+def _settled(override: str) -> str:
+    """Return `init_from=...` with folders in place of `latest` and `best`, and quoted where Hydra would misread it."""
+    as_text = f"{ORIGIN}{quoted(override.removeprefix(ORIGIN))}"
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return as_text
+    words = value.list if isinstance(value, ChoiceSweep) else [value]
+    if any(word in (LATEST, BEST) for word in words):
+        return ORIGIN + ",".join(_folder(word) for word in words)
+    return as_text if isinstance(value, int | float) else override  # an id may look like a number
+
+
+def _folder(word: Any) -> str:
+    if word in (LATEST, BEST):
+        return quoted(on_this_machine(find(word, "init_from", has_generator, lambda: None), f"init_from={word}"))
+    return "null" if word is None else quoted(word.text if isinstance(word, QuotedString) else word)
 
 
 def _store(given: Sequence[str]) -> Store | None:
@@ -89,9 +139,9 @@ def _store(given: Sequence[str]) -> Store | None:
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """Return the command line with what `resume=...` and `sweep.resume=...` imply.
+    """Return the command line with what `resume=...`, `sweep.resume=...` and `init_from=latest` imply.
 
     Raises:
         UserError: there is no such run or sweep.
     """
-    return run_arguments(sweep_arguments(given))
+    return settled_origin(run_arguments(sweep_arguments(given)))

@@ -51,10 +51,15 @@ class Checkpoint:
             return False
 
 
+def described(path: Path) -> Checkpoint | None:
+    """Return what the name of a checkpoint's file says; None for another name."""
+    match = NAME.fullmatch(path.name)
+    return Checkpoint(int(match["step"]), match["kind"], match["digest"], path) if match else None
+
+
 def found(run: Path, kind: str | None = None) -> list[Checkpoint]:
     """List the checkpoints in a run's folder, the latest first, without reading their content."""
-    matches = ((NAME.fullmatch(path.name), path) for path in (run / FOLDER).glob("*.ckpt"))
-    named = [Checkpoint(int(match["step"]), match["kind"], match["digest"], path) for match, path in matches if match]
+    named = [one for path in (run / FOLDER).glob("*.ckpt") if (one := described(path)) is not None]
     return sorted((one for one in named if kind in (None, one.kind)), key=_age, reverse=True)
 
 
