@@ -1,5 +1,7 @@
 """Which layers of a network take the values of a trained one of another size."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -67,6 +69,12 @@ def test_a_layer_is_taken_whole_or_not_at_all():
     assert not any(name.startswith("layers.0.") for name in longer.tensors)
 
 
+def test_a_layer_that_happens_to_have_the_shape_of_another_is_not_taken_for_it():
+    wide, narrow = (network(dcgan, "Generator", 32, width=width).state_dict() for width in (8, 4))
+    assert wide["layers.7.weight"].shape == narrow["layers.4.weight"].shape
+    assert match(wide, narrow).layers == {}
+
+
 def test_a_bias_that_the_trained_layer_lacks_begins_fresh():
     mine, trained = network(dcgan, "Discriminator", 32, norm="none"), network(dcgan, "Discriminator", 32)
     found = match(mine.state_dict(), trained.state_dict())  # under BatchNorm a convolution has no bias
@@ -87,7 +95,7 @@ def test_other_layers_of_the_same_shapes_are_not_taken():
 
 def test_a_chain_of_any_length_is_matched_in_order():
     def chain(*widths):
-        return nn.Sequential(*[nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]).state_dict()
+        return nn.Sequential(*[nn.Linear(a, b) for a, b in pairwise(widths)]).state_dict()
 
     found = match(chain(*range(1, 15)), chain(9, 9, *range(3, 15)))
     assert found.layers == {str(number): str(number) for number in range(2, 13)}  # 10 comes after 9, not after 1

@@ -38,11 +38,11 @@ def match(mine: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> Match:
     """Match the layers of two networks of one class, given as their `state_dict`.
 
     A layer is taken whole: all its tensors have the same shapes in both, except that either may lack a bias. Layers
-    keep their order and, beside the numbers of a sequence, their names. Of all ways to do so, that is chosen in which
-    the most values are taken, and then that in which the most layers keep their number. So the layers of a network for
-    larger images that stand for the same step as in the smaller one are found, wherever the additional ones are: in
-    DCGAN's generator those nearest the image, in its discriminator too, in the residual generator all but the last
-    block.
+    keep their names. Where a sequence has more layers in one network than in the other, they keep their order, and
+    move by no more places than it has more. Of all ways to do so, that is chosen in which the most values are taken,
+    and then that in which the most layers keep their number. So the layers of a network for larger images that do the
+    same as in one for smaller images are found, wherever the additional ones are: in DCGAN's generator those nearest
+    the image, in its discriminator too, in the residual generator all but the last block.
     """
     own, others = _layers(mine), _layers(trained)
     found: dict[str, str] = {}
@@ -101,12 +101,13 @@ def _chains(layers: Mapping[str, Layer]) -> dict[tuple[str, ...], list[str]]:
 
 def _aligned(own: Mapping[str, Layer], others: Mapping[str, Layer], mine: list[str], trained: list[str]) -> Pairs:
     """Return the best pairs of two chains in order: the longest common subsequence, weighted by values."""
+    more = len(trained) - len(mine)
     best: list[tuple[Score, Pairs]] = [((0, 0), ())] * (len(trained) + 1)
-    for name in mine:
+    for number, name in enumerate(mine):
         before, row = best, [best[0]]
         for place, other in enumerate(trained):
             choices = [before[place + 1], row[place]]
-            if _fits(own[name], others[other]):
+            if min(0, more) <= place - number <= max(0, more) and _fits(own[name], others[other]):
                 (values, kept), pairs = before[place]
                 taken = sum(value.numel() for value in own[name].values())
                 choices.append(((values + taken, kept + (name == other)), (*pairs, (name, other))))
