@@ -318,7 +318,7 @@ def test_weights_that_are_not_finite_are_refused(build, tmp_path):
 
 
 def test_the_command_line_settles_which_run_latest_means(trained, tmp_path):
-    run = trained()
+    run = trained().relative_to(tmp_path)
     assert arguments(["init_from=latest", "seed=1"]) == [f"init_from={quoted(run)}", "seed=1"]
     assert arguments(["-m", "init_from=latest,null,models:/digits@champion"]) == [
         "-m",

@@ -16,6 +16,7 @@ from gantry.core.config.overrides import quoted, without_passwords
 from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
+from gantry.core.text import show
 from gantry.runs.find import (
     AUTO,
     BEST,
@@ -120,7 +121,8 @@ def _settled(override: str) -> str:
 
 def _folder(word: Any) -> str:
     if word in (LATEST, BEST):
-        return quoted(on_this_machine(find(word, "init_from", has_generator, lambda: None), f"init_from={word}"))
+        found = find(word, "init_from", has_generator, lambda: None)
+        return quoted(show(on_this_machine(found, f"init_from={word}")))
     return "null" if word is None else quoted(word.text if isinstance(word, QuotedString) else word)
 
 

@@ -114,7 +114,9 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
             continue
         loaded, fresh = said["loaded"], said["fresh"]
         averaged = ", averaged" if name == "generator" else ""
-        share = f"{len(loaded)} of {len(loaded) + len(fresh)} layers, {said['values'] / said['of']:.0%} of the values"
+        share = (
+            f"{len(loaded)} of {len(loaded) + len(fresh)} layers, {100 * said['values'] // said['of']}% of the values"
+        )
         yield f"  {name}{averaged}: " + (f"{share}; fresh: {_named(fresh)}" if fresh else f"all {len(loaded)} layers")
         if moved := [f"{own} of {other}" for own, other in loaded.items() if own != other]:
             yield f"    counted otherwise there: {_named(moved)}"
