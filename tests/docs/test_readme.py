@@ -169,7 +169,11 @@ def test_the_readme_can_be_typed(here, tmp_path):
                 "tracking=none",
                 *(["n=2", "frames=2"] if "interpolate" in line else []),
             )
-    here("python sample.py run=latest export=sent licence=CC-BY-4.0", "tracking=none", "formats=[safetensors]")
+    here(
+        "python sample.py run=latest export=sent licence=CC-BY-4.0",
+        "tracking=none",
+        "formats=[safetensors,torchscript]",
+    )
     run_code("export-and-share.md")
     assert Path("drawn.png").exists()
     run_code("add-a-metric.md")

@@ -30,13 +30,14 @@ def source(tmp_path):
 
 @pytest.mark.slow
 def test_every_format_at_once(source, tmp_path):
-    made = export_generator(source, tmp_path / "out", licence="mit")
-    assert names(tmp_path / "out") == sorted([*SAFETENSORS, "generator.pt2", "generator.onnx"])
+    made = export_generator(source, tmp_path / "out", licence="mit", formats=export.FORMATS)
+    programs = ["generator.pt2", "generator.onnx", "generator.torchscript"]
+    assert names(tmp_path / "out") == sorted([*SAFETENSORS, *programs])
     differences = {file.name: file.difference for file in made.files if file.difference is not None}
-    assert differences["generator.safetensors"] == 0
+    assert differences["generator.safetensors"] == differences["generator.torchscript"] == 0
     assert 0 <= differences["generator.pt2"] <= differences["generator.onnx"] <= 1e-4
     card = (tmp_path / "out" / "README.md").read_text()
-    for way in ("from generator import load", "torch.export.load", "onnxruntime.InferenceSession"):
+    for way in ("from generator import load", "torch.export.load", "onnxruntime.InferenceSession", "torch.jit.load"):
         assert way in card
 
 
@@ -59,7 +60,7 @@ def test_the_card_lists_what_is_there_and_an_export_is_a_generator(source, tmp_p
     assert torch.equal(images_of(load_generator(folder)), images_of(load_generator(source)))
 
 
-def test_an_export_replaces_its_predecessor(source, tmp_path):
+def test_an_export_replaces_its_predecessor(source, tmp_path, monkeypatch):
     folder = tmp_path / "out"
     export_generator(source, folder, formats=["safetensors"])
     standalone.load(folder)  # which may leave bytecode there
@@ -69,6 +70,14 @@ def test_an_export_replaces_its_predecessor(source, tmp_path):
     assert torch.equal(images_of(standalone.load(folder)), images_of(other))
     export_generator(source, folder, formats=["torch_export"])
     assert names(folder) == ["README.md", "generator.pt2", "samples.png"]
+    export_generator(source, folder, formats=["torchscript"])
+    assert names(folder) == ["README.md", "generator.torchscript", "samples.png"]
+    script = (folder / "README.md").read_text()
+    assert 'network = torch.jit.load("generator.torchscript")' in script
+    code = script.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folder)
+    exec(code, drawn := {})
+    assert drawn["images"].shape == (64, 3, 16, 16)
 
 
 @pytest.mark.parametrize("held", ["notes.txt", "README.md", "generator.safetensors"])
@@ -132,7 +141,7 @@ def test_bad_requests_are_refused(source, tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder, formats, message in [
         (tmp_path / "out", ["onx"], "formats: 'onx' is none; did you mean 'onnx'"),
-        (tmp_path / "out", [], "formats: name at least one of safetensors, torch_export, onnx"),
+        (tmp_path / "out", [], "formats: name at least one of safetensors, torch_export, onnx, torchscript"),
         (tmp_path / "file", ["safetensors"], "is no folder that can be read"),
         (tmp_path / "file" / "out", ["safetensors"], "cannot be written: Not a directory"),
     ]:

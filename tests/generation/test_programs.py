@@ -5,12 +5,15 @@ import json
 
 import pytest
 import torch
+from project import VARIANTS
 from sharing_helpers import LATENTS, NETWORKS, Z_DIM, exported, images_of, python_with, small
+from small import NOISE
 from torch import nn
 
 from gantry.core.errors import UserError
 from gantry.generation.export import programs
-from gantry.generation.export.programs import require_onnx, write_onnx, write_torch_export
+from gantry.generation.export.programs import require_onnx, write_onnx, write_torch_export, write_torchscript
+from gantry.training.build import build_model
 
 
 class Branching(nn.Module):
@@ -51,6 +54,32 @@ def test_a_program_is_read_back_for_any_batch(tmp_path, capfd):
     assert write_torch_export(network, Z_DIM, tmp_path / "g.pt2") <= 1e-6
     assert capfd.readouterr() == ("", "")
     assert_near(images_of(torch.export.load(tmp_path / "g.pt2").module()), network)
+
+
+def test_the_torchscript_of_every_variant_makes_its_images_where_there_is_torch_alone(config, tmp_path, capfd):
+    networks = {}
+    for variant in VARIANTS:
+        gan, made_of = build_model(config(f"model={variant}", "experiment=smoke", f"model.z_dim={Z_DIM}"), NOISE)
+        network = networks[variant] = gan.generator.train()
+        with torch.no_grad():
+            network(torch.randn(16, Z_DIM))  # BatchNorm's statistics are no longer those it begins with
+        network.eval().requires_grad_(False)
+        assert write_torchscript(network, Z_DIM, tmp_path / f"{variant}.torchscript") == 0
+        assert made_of["image_shape"] == [1, 8, 8]
+    assert capfd.readouterr() == ("", "")
+    assert {path.stem for path in tmp_path.iterdir()} == set(VARIANTS)  # one file each
+    run = python_with(tmp_path / "torch alone", "torch")
+    printed = run(
+        "import torch, json, importlib.util\n"
+        "assert not any(map(importlib.util.find_spec, ('numpy', 'gantry')))\n"
+        f"for variant in {VARIANTS}:\n"
+        f"    program = torch.jit.load({str(tmp_path)!r} + f'/{{variant}}.torchscript')\n"
+        f"    print(json.dumps([program({LATENTS}).tolist(), program(torch.zeros(1, {Z_DIM})).tolist()]))"
+    )
+    for network, line in zip(networks.values(), printed.splitlines(), strict=True):
+        images, one = map(torch.tensor, json.loads(line))
+        torch.testing.assert_close(images, images_of(network), rtol=0, atol=1e-6)
+        torch.testing.assert_close(one, network(torch.zeros(1, Z_DIM)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -99,6 +128,7 @@ def test_every_network_of_ours_can_be_exported(tmp_path, name, norm):
     network = exported(tmp_path / "x", kind, z_dim=Z_DIM, image_shape=shape, **arguments | {"norm": norm})
     assert write_torch_export(network, Z_DIM, tmp_path / "g.pt2") <= 1e-6
     assert write_onnx(network, Z_DIM, tmp_path / "g.onnx") <= 1e-4
+    assert write_torchscript(network, Z_DIM, tmp_path / "g.torchscript") == 0
     onnx.checker.check_model(tmp_path / "g.onnx", full_check=True)
 
 
@@ -107,11 +137,12 @@ def test_a_generator_with_spectral_norm_can_be_exported(tmp_path):
     network = exported(tmp_path / "x", Constrained, z_dim=Z_DIM, image_shape=[1, 8, 8])
     write_torch_export(network, Z_DIM, tmp_path / "g.pt2")
     write_onnx(network, Z_DIM, tmp_path / "g.onnx")
+    write_torchscript(network, Z_DIM, tmp_path / "g.torchscript")
 
 
 def test_a_network_that_branches_on_its_input_is_refused_with_the_reason(tmp_path, capfd):
     network = exported(tmp_path / "x", Branching, z_dim=Z_DIM, image_shape=[1, 8, 8])
-    for write in (write_torch_export, write_onnx):
+    for write in (write_torch_export, write_onnx, write_torchscript):
         with pytest.raises(UserError, match=r"Branching cannot be written as a program: .*data-dependent"):
             write(network, Z_DIM, tmp_path / "g")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
@@ -123,6 +154,8 @@ def test_a_file_that_makes_other_images_is_removed(tmp_path):
     (tmp_path / "g.pt2").write_text("before")
     with pytest.raises(UserError, match="makes other images: they differ by up to"):
         write_torch_export(network, Z_DIM, tmp_path / "g.pt2")
+    with pytest.raises(UserError, match="as torchscript makes other images: they differ by up to"):
+        write_torchscript(network, Z_DIM, tmp_path / "g.torchscript")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.pt2", "x"]
     assert (tmp_path / "g.pt2").read_text() == "before"
 

@@ -1,11 +1,15 @@
-"""Adds the arguments that `resume=` and `sweep.resume=` imply to the command line."""
+"""Adds the arguments that `resume=` and `sweep.resume=` imply, and settles which run `init_from=latest` means."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from gantry.core.config.overrides import quoted, without_passwords
@@ -14,7 +18,18 @@ from gantry.core.config.typed import plain
 from gantry.core.errors import UserError
 from gantry.core.processes import parent_watch
 from gantry.core.processes.ranks import find_place
-from gantry.runs.find import find_run, find_sweep, on_this_machine
+from gantry.core.text import show
+from gantry.runs.find import (
+    AUTO,
+    BEST,
+    LATEST,
+    OPEN_ORIGINS,
+    find,
+    find_run,
+    find_sweep,
+    has_generator,
+    on_this_machine,
+)
 from gantry.runs.find_checkpoint import Origin, find_checkpoint, refuse_taken
 from gantry.runs.folder import OVERRIDES
 from gantry.runs.run_config import home_of
@@ -24,6 +39,8 @@ from gantry.runs.tracking.identity import read_plan
 from gantry.runs.tracking.query import Store, configured_store
 from gantry.runs.tracking.store import locate
 from gantry.runs.tracking.tracker import log
+
+ORIGIN = "init_from="
 
 
 def sweep_arguments(given: Sequence[str]) -> list[str]:
@@ -77,6 +94,8 @@ def run_arguments(given: Sequence[str]) -> list[str]:
     if folder is None:
         return [text for text in given if not text.startswith("resume=")]
     _keep_store(folder)
+    unsettled = OPEN_ORIGINS if asked[-1] == AUTO else ()  # the run's own overrides name the weights it began with
+    given = [text for text in given if text not in unsettled]
     # Without its output_subdir Hydra does not overwrite the overrides with which the run began.
     here = [f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*_with_overrides_of(folder, given), *here]
@@ -117,6 +136,39 @@ def _keep_store(folder: Path) -> None:
         variables.keep(str(default.folder) if kept == default else plan.uri, plan.experiment)
 
 
+def settled_origin(given: Sequence[str]) -> list[str]:
+    """Return the command line with the run that `init_from=latest` or `best` means now in place of the word.
+
+    So all jobs of a sweep begin with the same weights, and a run that goes on names those it began with. Rank 0 alone
+    loads them; another machine may have no such run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    here = find_place().rank == 0
+    return [_settled(text) if here and text.startswith(ORIGIN) else text for text in given]
+
+
+def _settled(override: str) -> str:
+    """Return `init_from=...` with folders in place of `latest` and `best`, and quoted where Hydra would misread it."""
+    as_text = f"{ORIGIN}{quoted(override.removeprefix(ORIGIN))}"
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        return as_text
+    words = value.list if isinstance(value, ChoiceSweep) else [value]
+    if any(word in (LATEST, BEST) for word in words):
+        return ORIGIN + ",".join(_folder(word) for word in words)
+    return as_text if isinstance(value, int | float) else override  # an id may look like a number
+
+
+def _folder(word: Any) -> str:
+    if word in (LATEST, BEST):
+        found = find(word, "init_from", has_generator, lambda: None)
+        return quoted(show(on_this_machine(found, f"init_from={word}")))
+    return "null" if word is None else quoted(word.text if isinstance(word, QuotedString) else word)
+
+
 def _store(given: Sequence[str]) -> Store | None:
     """Return the tracking store that a command line names; None, with a warning, where it cannot be used."""
     if "tracking=none" in given:
@@ -132,10 +184,10 @@ def _store(given: Sequence[str]) -> Store | None:
 
 
 def arguments(given: Sequence[str]) -> list[str]:
-    """Return the command line with what `resume=...` and `sweep.resume=...` imply.
+    """Return the command line with what `resume=...`, `sweep.resume=...` and `init_from=latest` imply.
 
     Raises:
         UserError: there is no such run or sweep.
     """
     variables.drop_empty()
-    return run_arguments(sweep_arguments(given))
+    return settled_origin(run_arguments(sweep_arguments(given)))

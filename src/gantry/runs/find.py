@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 AUTO, LATEST, BEST = "auto", "latest", "best"
 WORDS = "a folder, an id or a name in MLflow, latest or best"
+OPEN_ORIGINS = (f"init_from={LATEST}", f"init_from={BEST}")  # overrides that mean another run at another time
 NAMED = 5  # number of runs listed in the message when one is not found
 
 Opener = Callable[[], "Store | None"]  # opens the MLflow store; called only if no folder here matches
@@ -223,11 +224,16 @@ def on_this_machine(found: Found, typed: str) -> Path:
 
 def _unfinished(arguments: Sequence[str]) -> Path | None:
     """Return the latest run of this command line that has begun, has not finished and is not running."""
-    asked = identity(_own(arguments))
+    ignored = "init_from=" if any(text in OPEN_ORIGINS for text in arguments) else None
+
+    def asked_of(overrides: Iterable[str]) -> tuple[str, ...]:
+        return identity([text for text in _own(overrides) if ignored is None or not text.startswith(ignored)])
+
+    asked = asked_of(arguments)
     given = [plain(text.partition("=")[2]) for text in arguments if text.startswith("hydra.run.dir=")]
     for folder in [Path(given[-1]).absolute()] if given else here(can_go_on):
         file = folder / OVERRIDES
-        alike = file.exists() and identity(_own(map(str, OmegaConf.load(file)))) == asked
+        alike = file.exists() and asked_of(map(str, OmegaConf.load(file))) == asked
         if alike and (given or (state_of(folder) in ("continues", "again") and not is_held(folder))):
             return folder
     return None

@@ -29,6 +29,7 @@ EVALUATIONS = "evaluations"  # in a run's folder and among its artifacts: <key>/
 CONFIG_FILE, ENVIRONMENT = "config.yaml", "environment.json"
 EXPORTED = "generator.json"  # in a folder with an exported generator (see `gantry.runs.generator_files`)
 SUMMARY_FILE = "summary.json"
+INIT_FILE = "init.json"  # the trained weights a run began with (see `gantry.training.init_from.weights`)
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 UNDELIVERED = "undelivered.jsonl"  # records not yet delivered to MLflow (see `gantry.runs.tracking.journal`)

@@ -201,11 +201,15 @@ def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
 
 
 def parameters(cfg: DictConfig) -> dict[str, str]:
-    """Return the resolved config as params.json and MLflow hold it: flat, as text, without `sweep` and `resume`."""
+    """Return the resolved config as params.json and MLflow hold it: flat, as text, without `sweep` and `resume`.
+
+    `metrics.measures` and `init_from` are left out at their defaults, since older runs lack them.
+    """
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
-    if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:  # older runs lack this option
+    if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:
         del tree["metrics"]["measures"]
-    return flatten({key: value for key, value in tree.items() if key not in ("sweep", "resume")})
+    left_out = ("sweep", "resume", *(("init_from", "init_networks") if tree["init_from"] is None else ()))
+    return flatten({key: value for key, value in tree.items() if key not in left_out})
 
 
 @contextmanager

@@ -155,9 +155,16 @@ def wrong_devices(config: Config) -> Iterator[str]:
         )
 
 
+def origin_without_use(config: Config) -> Iterator[str]:
+    """Report a choice of networks to load where nothing is loaded."""
+    if config.value("init_from") is None and config.value("init_networks") == "generator":
+        yield "init_networks: belongs to init_from, which names the trained weights"
+
+
 RULES: tuple[Rule, ...] = (
     *(wrong_image_size, wrong_optimizer, part_without_target, penalty_under_batch_norm, sigmoid_at_the_critic),
     *(batch_norm_of_one, wrong_devices, wrong_strategy, wrong_profiler, wrong_extensions, wrong_store),
+    origin_without_use,
 )
 
 

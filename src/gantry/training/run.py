@@ -28,6 +28,7 @@ from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store, where_tracked
 from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
+from gantry.training.init_from.origin import Origin, origin_of
 from gantry.training.resume import Start, parameters, take_up_record
 from gantry.training.run_record import open_tracker, recorded
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from gantry.evaluation.evaluator import Evaluator
     from gantry.models.module import GAN
     from gantry.training.build import Callbacks
+    from gantry.training.init_from.weights import Initial
 
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ def train(
     """
     start, place = start or Start(), place or Place()
     cache = _check_folders(cfg, folder, start, place)
+    origin = origin_of(cfg, folder, start) if place.rank == 0 else None
     data = build_data(cfg, cache, ranks(cfg.trainer, place))
     if place.rank == 0:
         tags = _announce(cfg, folder, tags, data)
@@ -80,6 +83,7 @@ def train(
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
         from gantry.training.hardware.precision import settled
+        from gantry.training.init_from.weights import load_initial
         from gantry.training.rollback import Rollback
     _quiet()
     keep_freed_memory()
@@ -87,12 +91,15 @@ def train(
     trainer = build_trainer(cfg, folder, place, io := DurableIO(folder))
     own = build_extensions(cfg.trainer, folder, first=place.rank == 0)
     gan, network = build_model(cfg, data)
+    initial = None if origin is None else _initial(cfg, folder, start, origin, gan)
     with joined(trainer.strategy) as peers:
         params = parameters(cfg)
         peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
+        if cfg.init_from is not None and (told := peers.tell(initial)) is not None:
+            load_initial(gan, told)
         evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
-        record = _begin_record(cfg, folder, tags, data, evaluator, start) if peers.first else Trackers()
+        record = _begin_record(cfg, folder, tags, data, evaluator, start, initial) if peers.first else Trackers()
         tracker = own.connect(trainer, record, params)
         with recorded(tracker, folder, peers), advised(cfg, peers.world_size):
             parts = (network, io, evaluator, data, tracker, peers)
@@ -121,8 +128,28 @@ def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
     return data
 
 
+def _initial(cfg: DictConfig, folder: Path, start: Start, origin: Origin, gan: GAN) -> Initial:
+    """Read the trained weights of `init_from`, and print what of them the networks take.
+
+    Raises:
+        UserError: they cannot be read, do not fit, or are not those that a stopped run had begun with.
+    """
+    from gantry.training.init_from.weights import check_same_weights, lines, read_initial
+
+    initial = read_initial(origin, cfg.init_networks, gan)
+    check_same_weights(folder, start, initial)
+    print(*lines(initial.record), sep="\n", flush=True)
+    return initial
+
+
 def _begin_record(
-    cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet, evaluator: Evaluator, start: Start
+    cfg: DictConfig,
+    folder: Path,
+    tags: dict[str, str],
+    data: ImageSet,
+    evaluator: Evaluator,
+    start: Start,
+    initial: Initial | None,
 ) -> Tracker:
     """Begin the record of a run, or continue that of an earlier attempt.
 
@@ -133,7 +160,14 @@ def _begin_record(
     tags = tags | {PRIMARY: evaluator.primary, DIRECTIONS: json.dumps(evaluator.higher_is_better)}
     if evaluator.caveats:
         tags = tags | {CAVEATS: "\n".join(evaluator.caveats)}
-    return open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
+    if initial is None:
+        return open_tracker(cfg, folder, tags, data, evaluator.protocol, start)
+    from gantry.training.init_from.weights import tags_of, write_record
+
+    path = write_record(folder, initial)
+    tracker = open_tracker(cfg, folder, tags | tags_of(initial.record), data, evaluator.protocol, start)
+    tracker.log_artifact(path)
+    return tracker
 
 
 def summarise(

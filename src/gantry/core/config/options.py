@@ -184,6 +184,12 @@ class Train:
     seed: int = option(0, "of every draw; seed=0,1,2 repeats", least=0, most=2**63 - 1, compared=False)
     log_every: int = option(50, "generator steps between logged losses", resumable=True, compared=False)
     resume: str | None = path(None, "a run to go on with: its folder, id or name in MLflow, latest, best, or auto")
+    init_from: str | None = path(
+        None, "trained weights to begin with: a run, a checkpoint, an exported folder, a registered model", place=True
+    )
+    init_networks: Literal["all", "generator"] = option(
+        "all", "of init_from; all: both networks, where it has both; generator: a fresh discriminator"
+    )
     max_images: int | None = option(
         None, "train on, and measure against, a random part of the data set; null: all of it"
     )
@@ -293,8 +299,10 @@ class Sample(Generator):
     mask: str | None = text(
         None, "for project: an image, white where the given one is damaged and to be filled in", modes=("project",)
     )
-    formats: list[Literal["safetensors", "torch_export", "onnx"]] = option(
-        ("safetensors", "torch_export", "onnx"), "of an export", modes=("export",)
+    formats: list[Literal["safetensors", "torch_export", "onnx", "torchscript"]] = option(
+        ("safetensors", "torch_export", "onnx"),
+        "of an export; and torchscript, which torch phases out",
+        modes=("export",),
     )
     licence: str | None = text(
         None, "of the generator, for its model card, such as CC-BY-4.0", modes=("export", "register")

@@ -1,1 +1,1 @@
-"""Exports a trained generator (safetensors, torch.export, ONNX) with a model card; the files load without Gantry."""
+"""Exports a generator (safetensors, torch.export, ONNX, TorchScript) with a card; the files load without Gantry."""

@@ -18,16 +18,20 @@ from gantry.data.grid import enlarged_grid
 from gantry.generation.export import model_card as card
 from gantry.generation.export.model_card import Written, model_card
 from gantry.generation.export.portable import LOADER, SOURCES, write_portable
-from gantry.generation.export.programs import require_onnx, write_onnx, write_torch_export
+from gantry.generation.export.programs import require_onnx, write_onnx, write_torch_export, write_torchscript
 from gantry.models.latents import stream
 from gantry.models.sampling import generate
 from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, WEIGHTS, exported_step, load_generator
 from gantry.runs.generators import ExportedFiles
 
-FORMATS = ("safetensors", "torch_export", "onnx")
-PROGRAM, ONNX = "generator.pt2", "generator.onnx"
+FORMATS = ("safetensors", "torch_export", "onnx", "torchscript")
+DEFAULT = FORMATS[:3]  # torch warns that TorchScript is deprecated
+PROGRAM, ONNX, SCRIPT = "generator.pt2", "generator.onnx", "generator.torchscript"
 PARTIAL = ".partial"  # in the folder, files that are not complete yet
-OURS = {card.FILE, WEIGHTS, GENERATOR_CONFIG, LOADER, SOURCES, PROGRAM, ONNX, card.PICTURE, PARTIAL, "__pycache__"}
+OURS = {
+    *(card.FILE, WEIGHTS, GENERATOR_CONFIG, LOADER, SOURCES, PROGRAM, ONNX, SCRIPT, card.PICTURE, PARTIAL),
+    "__pycache__",
+}
 SHOWN = 64  # number of images in the picture
 
 
@@ -53,7 +57,7 @@ def export_generator(
     folder: Path,
     *,
     run: Path | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = DEFAULT,
     licence: str | None = None,
     trusted: Sequence[str] = (TRUSTED,),
 ) -> Export:
@@ -157,9 +161,11 @@ def _write(
                 made += [Written(part, path.relative_to(part).as_posix()) for path in sources]
             elif name == "torch_export":
                 made.append(Written(part, PROGRAM, write_torch_export(network, z_dim, part / PROGRAM)))
-            else:
+            elif name == "onnx":
                 difference = write_onnx(network, z_dim, part / ONNX, exported_step(source))
                 made.append(Written(part, ONNX, difference))
+            else:
+                made.append(Written(part, SCRIPT, write_torchscript(network, z_dim, part / SCRIPT)))
         except UserError as error:
             failed[name] = str(error)
             if name == "safetensors":  # this format has several files

@@ -1,4 +1,4 @@
-"""Writes a generator as a program without its source: a torch.export program, and ONNX.
+"""Writes a generator as a program without its source: a torch.export program, ONNX, and TorchScript.
 
 Both map latents (B, z_dim), float32, to images (B, C, H, W), float32, in [-1, 1], for any B of at least 1. Each file is
 read back and compared with the network before it gets its name, so an incomplete or wrong file is never left.
@@ -106,6 +106,33 @@ def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = No
         return lambda z: torch.from_numpy(session.run([OUTPUT], {INPUT: z.numpy()})[0])
 
     return _checked(network, z_dim, path, write, read)
+
+
+def write_torchscript(network: nn.Module, z_dim: int, path: Path) -> float:
+    """Write the network as a TorchScript program, which `torch.jit.load(path)` and libtorch's C++ load.
+
+    A trace records the one path that its input takes, so a network is first written as a `torch.export` program, which
+    refuses one that branches on the values of its input. Since torch 2.5 `torch.jit` is deprecated in favour of that.
+
+    Args:
+        network: a generator in eval mode, on the CPU.
+        z_dim: length of its latent vectors.
+        path: the file to write, .torchscript.
+
+    Returns:
+        The largest difference between its images and the network's.
+
+    Raises:
+        UserError: see `write_torch_export`.
+        OSError: the file cannot be written.
+    """
+    _program(network, z_dim)
+
+    def write(part: Path) -> None:
+        program = torch.jit.trace(network, torch.zeros(2, z_dim), check_trace=False)  # `_checked` compares it
+        torch.jit.save(program, part)
+
+    return _checked(network, z_dim, path, write, torch.jit.load)
 
 
 def require_onnx() -> None:

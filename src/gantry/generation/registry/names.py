@@ -5,6 +5,7 @@ import re
 from gantry.core.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+REGISTERED = "models:/"  # before the name of a registered model and its version or alias
 TAKEN = ("latest", "best")  # keywords of run=...
 
 
