@@ -12,10 +12,11 @@ def wrong_store(config: Config) -> Iterator[str]:
     """Yield an error where `tracking.uri` is not a folder, an SQLite file, a server or a database."""
     if "tracking.uri" in config.options:
         uri = config.value("tracking.uri")
+        by_variable = uri is not None and uri == variables.store_uri()
         try:
-            if uri == variables.store_uri():
+            if by_variable:
                 variables.check_known(uri)
             locate(uri if isinstance(uri, str) else "")
         except UserError as error:
-            where = f" (from {variables.URI})" if uri == variables.store_uri() else ""
+            where = f" (from {variables.URI})" if by_variable else ""
             yield f"tracking.uri{where}: {str(error).removeprefix('tracking.uri')[1:]}"
