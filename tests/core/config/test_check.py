@@ -19,6 +19,8 @@ log_every: 50
 accumulate: 1
 compile: false
 resume: null
+init_from: null
+init_networks: all
 max_images: null
 paths: {root: /root, cache: /cache}
 sweep: {jobs: auto, timeout: null, max_failures: null, resume: null}
