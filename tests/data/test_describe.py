@@ -98,6 +98,12 @@ def test_named_data_sets_are_described(tmp_path):
     assert warnings_of(own) == []
 
 
+def test_labels_without_a_name_and_classes_without_an_image_are_counted_too():
+    labels = np.array([-1, 0, 0, 3])
+    own = ImageSet("own", np.zeros((4, 1, 8, 8), np.uint8), labels, ("a", "b"), "all", "here", "0", flip=False)
+    assert describe(own) == "own: 4 images (all), 8x8 greyscale, 4 classes: -1 (1), a (2), b (0), 3 (1)"
+
+
 def test_many_classes_are_counted(tmp_path):
     for number in range(30):
         path = tmp_path / f"data/kind_{chr(97 + number % 26)}{number}/0.png"

@@ -187,6 +187,7 @@ def test_a_dataset_json_that_cannot_be_right_is_refused_with_a_way_out(tmp_path,
     (base / "dataset.json").write_text(text)
     with pytest.raises(UserError, match=said) as refused:
         load(base)
+    assert not list((tmp_path / "cache/images").glob("*.npy"))  # before anything is decoded
     assert "data.labels=folders or none" in str(refused.value)
     assert load(base, labels="none").labels is None
     assert load(base, labels="folders").classes == ("00000", "00001", "00002")

@@ -83,9 +83,12 @@ def data_tags(data: ImageSet) -> dict[str, str]:
 
 
 def _counts(data: ImageSet) -> list[tuple[str, int]]:
+    """Return the images of each class by its name, absent ones and labels without a name among them."""
     assert data.labels is not None
-    classes = data.classes or tuple(map(str, range(int(data.labels.max()) + 1)))
-    return list(zip(classes, np.bincount(data.labels, minlength=len(classes)).tolist(), strict=True))
+    values, counts = np.unique(data.labels, return_counts=True)
+    held = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    names = dict(enumerate(data.classes or ()))
+    return [(names.get(value, str(value)), held.get(value, 0)) for value in sorted(names.keys() | held.keys())]
 
 
 def _classes(data: ImageSet) -> str:

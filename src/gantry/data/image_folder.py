@@ -99,6 +99,7 @@ def cached_images(
 
     def make(entry: Path) -> CachedImages:
         check()
+        find_labels(files, files.names, labels)  # refuses what cannot be right before the slow part
         return decoded(entry, files, shape, read, _unreadable, skip_unreadable)
 
     images, about = kept(cache, [str(files.base), image_size, channels, files.identity()], make)
