@@ -42,9 +42,9 @@ def home_of(folder: Path) -> Home | None:
     then = Path(tags.get(STARTED_IN) or _started_in(folder))
     if not then.is_absolute():
         return None
-    recorded, here = Path(tags.get(FOLDER, "")), folder.absolute()
+    recorded, here = Path(tags.get(FOLDER, "")), folder.resolve()
     below = recorded.parts[len(then.parts) :] if recorded.is_relative_to(then) else ()
-    if below and here != recorded and here.parts[-len(below) :] == below:
+    if below and here != recorded.resolve() and here.parts[-len(below) :] == below:
         return Home(then, Path(*here.parts[: -len(below)]))
     return Home(then, then) if then.is_dir() else None
 

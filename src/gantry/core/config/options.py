@@ -66,7 +66,7 @@ class Data(Target):
     """The data set; for evaluate.py that of the run where none is given."""
 
     root: str = path("${paths.cache}/data", "the folder of downloaded data", resumable=True, place=True)
-    folder: str = path("???", "the folder or .zip of images: data.folder=/path", resumable=True, place=True)
+    folder: str = path("???", "the folder or .zip of images: data.folder=/path", place=True)
 
 
 @dataclass
