@@ -202,6 +202,28 @@ def test_help_and_config(app):
     assert "n_critic: 5" in app("model=wgan", "--cfg", "job").stdout
 
 
+@pytest.mark.parametrize("listed", [["model=bas"], ["--help"]])
+def test_what_the_variants_share_is_no_choice(app, listed):
+    (app.folder / "conf/model/base.yaml").write_text("n_critic: 1\n")
+    done = app(*listed)
+    assert "base" not in (done.stderr.replace("model/bas'", "") if listed == ["model=bas"] else "")
+    swept = app("-m", "model=glob(*)")
+    assert swept.returncode == 0
+    assert swept.stdout.count("worked") == 2
+
+
+def test_a_group_chosen_with_a_plus_is_told_what_to_type(app):
+    done = app("+model=wgan")
+    assert done.returncode == 2
+    assert (
+        done.stderr == "+model=wgan: model has a place in the config already; it is chosen without the +: model=wgan\n"
+    )
+
+
+def test_a_value_that_hydra_cannot_read_is_shown_as_it_is_typed(app):
+    assert "as plain text it is typed \"action='日本'\"" in app("action=日本").stderr
+
+
 def test_output_cut_short_by_a_pager_is_no_error(app):
     command = f"{sys.executable} train.py --help 2>errors | true; cat errors"
     done = subprocess.run(["bash", "-c", command], cwd=app.folder, capture_output=True, text=True)

@@ -7,7 +7,9 @@ import atexit
 import difflib
 import functools
 import gc
+import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -15,9 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import hydra
 from hydra._internal import utils as hydra_utils
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -28,13 +32,15 @@ from yaml import YAMLError
 from gantry.core import output, redaction
 from gantry.core.config.options import COMMANDS
 from gantry.core.config.overrides import quoted
-from gantry.core.config.reference import help_text
+from gantry.core.config.reference import SHARED, help_text
 from gantry.core.config.typed import as_typed
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
 from gantry.core.redaction import redact
 from gantry.core.text import did_you_mean
 from gantry.runs.tracking import variables
 
+# Hydra's message where a group is chosen with a +; its advice is for a YAML file.
+_SECOND_CHOICE = re.compile(r"Multiple values for (?P<name>\S+)\. .*'override \S+: (?P<choice>[^']*)'")
 RECORDED = ("train",)  # commands whose work is all in a run's folder, so that the output only tells of it
 
 
@@ -57,6 +63,8 @@ def run(
     Raises:
         SystemExit: the command has not succeeded; it has one of the codes above, or is the task's own.
     """
+    assert logging.lastResort is not None  # shows what is logged before Hydra has set logging up
+    logging.lastResort.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     atexit.register(gc.freeze)  # saves Python's last garbage collection, 0.3 s
     with output.shown() as (shown, _):
         _run(task, config_dir, config_name, around)
@@ -75,7 +83,7 @@ def _run(
     try:
         if config_name in COMMANDS:
             sys.argv[1:] = as_typed(sys.argv[1:], COMMANDS[config_name])
-        with _exceptions_kept(), redaction.kept_out(), around or nullcontext():
+        with _exceptions_kept(), _shared_files_left_out(), redaction.kept_out(), around or nullcontext():
             main(jobs.watch(task))()
     except KeyboardInterrupt:
         _stop("interrupted", INTERRUPTED)
@@ -104,6 +112,9 @@ def explain(error: Exception) -> str | None:
         return _unknown_choice(error)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         return _unknown_key(cause)
+    if isinstance(error, HydraException) and (group := _SECOND_CHOICE.match(str(error))):
+        typed = f"{group['name']}={group['choice']}"
+        return f"+{typed}: {group['name']} has a place in the config already; it is chosen without the +: {typed}"
     if isinstance(error, HydraException):
         where = _unreadable(str(error.override)) if isinstance(error, OverrideParseException) else []
         lines = [*where, *str(error).splitlines(), *(str(cause).splitlines()[:1] if cause else [])]
@@ -195,6 +206,19 @@ def _exceptions_kept() -> Iterator[None]:
         yield
     finally:
         hydra_utils.run_and_report = original
+
+
+@contextmanager
+def _shared_files_left_out() -> Iterator[None]:
+    """Leave files that the choices of a group share out of what Hydra lists: the choices, and what glob(*) matches."""
+    listed = ConfigRepository.get_group_options
+
+    def options(self: ConfigRepository, group_name: str, *given: Any, **more: Any) -> list[str]:
+        names = listed(self, group_name, *given, **more)
+        return [name for name in names if (group_name.strip("/"), name) not in SHARED]
+
+    with patch.object(ConfigRepository, "get_group_options", options):
+        yield
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

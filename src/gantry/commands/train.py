@@ -11,8 +11,11 @@ from omegaconf import DictConfig
 
 from gantry.commands import cli
 from gantry.commands.arguments import arguments
-from gantry.core.config.overrides import of_the_run
+from gantry.core.config.declaration import declared
+from gantry.core.config.options import Train
+from gantry.core.config.overrides import command, of_the_run
 from gantry.core.config.places import make_absolute
+from gantry.core.config.typed import plain
 from gantry.core.errors import UserError
 from gantry.core.files import config_dir
 from gantry.core.processes import parent_watch
@@ -117,8 +120,22 @@ def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool, origin
                         flush=True,
                     )
                 raise
-    print(summary.text(in_sweep), flush=True)
+    print(summary.text(in_sweep, _data_overrides()), flush=True)
     return summary.best.get(summary.primary, math.nan)
+
+
+def _data_overrides() -> list[str]:
+    """Return the overrides that say what is trained on, with which a command trains on the same again."""
+    mine = ("data=", "data.", "metrics=", "metrics.extractor.", "max_images=")
+    options, folders = declared(Train), [text for text in command() if text.startswith("--config-dir")]
+    words = []
+    for text in HydraConfig.get().overrides.task:
+        key, _, value = text.partition("=")
+        is_path = key in options and options[key].typed
+        if key.lstrip("+~").startswith(mine) or f"{key}=" in mine:
+            words.append(f"{key}={plain(value)}" if is_path else text)
+    given = command()
+    return [*words, *(f"{flag}={given[given.index(flag) + 1]}" for flag in folders)]
 
 
 def _tags() -> dict[str, str]:

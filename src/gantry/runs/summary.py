@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,12 @@ class Summary:
         )
         write_json(values, self.folder / SUMMARY_FILE)
 
-    def text(self, in_sweep: bool = False) -> str:
-        """Return the text shown at the end: metrics, the folder and, outside a sweep, the next commands."""
+    def text(self, in_sweep: bool = False, data: Sequence[str] = ()) -> str:
+        """Return the text shown at the end: metrics, the folder and, outside a sweep, the next commands.
+
+        Args:
+            data: the overrides that say what the run was trained on, for a sweep over the same data.
+        """
         width = max(len(name) for name in self.final)
         lines = [
             "",
@@ -112,7 +117,8 @@ class Summary:
             lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
         if in_sweep:
             return "\n".join(lines)
-        lines.append(f"sweep      {typed_command()} -m model=vanilla,dcgan,wgan")
+        given = "".join(f" {shlex.quote(text)}" for text in data)
+        lines.append(f"sweep      {typed_command()} -m model=vanilla,dcgan,wgan{given}")
         return "\n".join(lines)
 
 

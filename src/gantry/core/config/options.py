@@ -131,7 +131,7 @@ class Trainer(Target):
         "auto", "bf16-mixed where the device computes with it, else 32-true; or: 32-true, bf16-mixed, 16-mixed (GPU)"
     )
     profiler: Any = option(
-        None, "simple, advanced, pytorch: writes fit-profile.txt, the time in each hook", optional=True, resumable=True
+        None, "simple, advanced, pytorch: writes fit-profile.txt, the time in each hook", optional=True
     )
     callbacks: Any = option(None, "a list of Lightning's callbacks or your own, each a _target_", optional=True)
     logger: Any = option(

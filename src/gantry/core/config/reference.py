@@ -20,6 +20,7 @@ from gantry.core.files import ROOT
 
 CONF = ROOT / "conf"
 FOLDERS = ("data", "metrics", "model", "protocol", "tracking", "trainer")  # config groups with declared options
+SHARED = {("model", "base")}  # files that the choices of a group share, and that are no choice themselves
 COLUMN, WIDTH = 26, 118  # at which comments and sentences begin; length of a line of help
 LINE = re.compile(r"(?P<indent> *)(?P<name>\w+):(?P<value>.*?)(\s+# (?P<comment>.*))?")
 
@@ -28,6 +29,8 @@ def choices(group: str) -> dict[str, str]:
     """Return the choices of a config group, each with the comment at the top of its file."""
     found = {}
     for path in sorted((CONF / group).glob("*.yaml")):
+        if (group, path.stem) in SHARED:
+            continue
         comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
         found[path.stem] = next((line[2:] for line in comments if not line.startswith("# @package")), "")
     return found
