@@ -27,7 +27,7 @@ from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store
 from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
-from gantry.training.init_from.origin import Origin, origin_of
+from gantry.training.init_from.origin import ALL, Origin, origin_of
 from gantry.training.resume import Start, parameters, take_up_record
 from gantry.training.run_record import open_tracker, recorded
 
@@ -94,7 +94,7 @@ def train(
         params = parameters(cfg)
         peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
-        if cfg.init_from is not None and (told := peers.tell(initial)) is not None:
+        if cfg.get("init_from") is not None and (told := peers.tell(initial)) is not None:
             load_initial(gan, told)
         evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
         record = _begin_record(cfg, folder, tags, data, evaluator, start, initial) if peers.first else Trackers()
@@ -134,7 +134,7 @@ def _initial(cfg: DictConfig, folder: Path, start: Start, origin: Origin, gan: G
     """
     from gantry.training.init_from.weights import check_same_weights, lines, read_initial
 
-    initial = read_initial(origin, cfg.init_networks, gan)
+    initial = read_initial(origin, cfg.get("init_networks", ALL), gan)
     check_same_weights(folder, start, initial)
     print(*lines(initial.record), sep="\n", flush=True)
     return initial
