@@ -208,7 +208,7 @@ def parameters(cfg: DictConfig) -> dict[str, str]:
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
     if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:
         del tree["metrics"]["measures"]
-    left_out = ("sweep", "resume", *(("init_from", "init_networks") if tree["init_from"] is None else ()))
+    left_out = ("sweep", "resume", *(("init_from", "init_networks") if tree.get("init_from") is None else ()))
     return flatten({key: value for key, value in tree.items() if key not in left_out})
 
 

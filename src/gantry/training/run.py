@@ -28,7 +28,7 @@ from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store, where_tracked
 from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
-from gantry.training.init_from.origin import Origin, origin_of
+from gantry.training.init_from.origin import ALL, Origin, origin_of
 from gantry.training.resume import Start, parameters, take_up_record
 from gantry.training.run_record import open_tracker, recorded
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gantry.evaluation.evaluator import Evaluator
     from gantry.models.module import GAN
     from gantry.training.build import Callbacks
+    from gantry.training.distributed.peers import Peers
     from gantry.training.init_from.weights import Initial
 
 
@@ -72,8 +73,7 @@ def train(
     cache = _check_folders(cfg, folder, start, place)
     origin = origin_of(cfg, folder, start) if place.rank == 0 else None
     data = build_data(cfg, cache, ranks(cfg.trainer, place))
-    if place.rank == 0:
-        tags = _announce(cfg, folder, tags, data)
+    tags = _announce(cfg, folder, tags, data) if place.rank == 0 else tags
     with lean_imports():
         from gantry.data.batches import Batches
         from gantry.training.build import build_callbacks, build_evaluator, build_model, build_trainer
@@ -83,7 +83,6 @@ def train(
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
         from gantry.training.hardware.precision import settled
-        from gantry.training.init_from.weights import load_initial
         from gantry.training.rollback import Rollback
     _quiet()
     keep_freed_memory()
@@ -91,13 +90,12 @@ def train(
     trainer = build_trainer(cfg, folder, place, io := DurableIO(folder))
     own = build_extensions(cfg.trainer, folder, first=place.rank == 0)
     gan, network = build_model(cfg, data)
-    initial = None if origin is None else _initial(cfg, folder, start, origin, gan)
+    initial = _initial(cfg, folder, start, origin, gan)
     with joined(trainer.strategy) as peers:
         params = parameters(cfg)
         peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
-        if cfg.init_from is not None and (told := peers.tell(initial)) is not None:
-            load_initial(gan, told)
+        _load(cfg, gan, peers, initial)
         evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
         record = _begin_record(cfg, folder, tags, data, evaluator, start, initial) if peers.first else Trackers()
         tracker = own.connect(trainer, record, params)
@@ -107,10 +105,7 @@ def train(
             trainer.callbacks += callbacks.ordered  # type: ignore[attr-defined]
             batches = partial(Batches, data, gan.batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
             fit(trainer, gan, batches, start, Rollback(cfg.guard, gan, folder, tracker, peers), callbacks)
-            summary = summarise(cfg, folder, tags, data, trainer, gan, callbacks)
-            if peers.first:
-                _save(summary, tracker)
-    return summary
+            return _saved(summarise(cfg, folder, tags, data, trainer, gan, callbacks), tracker, peers)
 
 
 def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
@@ -128,15 +123,25 @@ def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
     return data
 
 
-def _initial(cfg: DictConfig, folder: Path, start: Start, origin: Origin, gan: GAN) -> Initial:
-    """Read the trained weights of `init_from`, and print what of them the networks take.
+def _load(cfg: DictConfig, gan: GAN, peers: Peers, initial: Initial | None) -> None:
+    """Give the networks of every rank the trained weights that rank 0 has read."""
+    from gantry.training.init_from.weights import load_initial
+
+    if cfg.get("init_from") is not None and (told := peers.tell(initial)) is not None:
+        load_initial(gan, told)
+
+
+def _initial(cfg: DictConfig, folder: Path, start: Start, origin: Origin | None, gan: GAN) -> Initial | None:
+    """Read the trained weights of `init_from`, and print what of them the networks take; None without any.
 
     Raises:
         UserError: they cannot be read, do not fit, or are not those that a stopped run had begun with.
     """
+    if origin is None:
+        return None
     from gantry.training.init_from.weights import check_same_weights, lines, read_initial
 
-    initial = read_initial(origin, cfg.init_networks, gan)
+    initial = read_initial(origin, cfg.get("init_networks", ALL), gan)
     check_same_weights(folder, start, initial)
     print(*lines(initial.record), sep="\n", flush=True)
     return initial
@@ -207,12 +212,14 @@ def summarise(
     )
 
 
-def _save(summary: Summary, tracker: Tracker) -> None:
-    """Write and log the summary.
+def _saved(summary: Summary, tracker: Tracker, peers: Peers) -> Summary:
+    """Write and log the summary on rank 0, and return it.
 
     Raises:
         RunFailed: the summary cannot be written.
     """
+    if not peers.first:
+        return summary
     try:
         summary.save()
     except OSError as error:
@@ -221,6 +228,7 @@ def _save(summary: Summary, tracker: Tracker) -> None:
             f"resume={summary.folder} does it"
         ) from error
     tracker.log_artifact(summary.folder / SUMMARY_FILE)
+    return summary
 
 
 def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) -> Path:

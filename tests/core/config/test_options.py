@@ -94,7 +94,7 @@ def test_what_may_differ_on_resuming_between_machines_and_in_a_comparison():
         "data.root",
         "trainer.logger",
     }
-    assert {*PLACES} == {"paths", "tracking", "data.root", "data.folder", "metrics.extractor.weights"}
+    assert {*PLACES} == {"paths", "tracking", "data.root", "data.folder", "metrics.extractor.weights", "init_from"}
     assert {*NOT_COMPARED} == {"paths", "tracking", "sweep", "log_every", "seed", "metrics.measures"}
     assert within("guard.every", FREE)
     assert not within("guards.every", FREE)

@@ -185,10 +185,10 @@ class Train:
     log_every: int = option(50, "generator steps between logged losses", resumable=True, compared=False)
     resume: str | None = path(None, "a run to go on with: its folder, id or name in MLflow, latest, best, or auto")
     init_from: str | None = path(
-        None, "trained weights to begin with: a run, a checkpoint, an exported folder, a registered model", place=True
+        None, "trained weights to begin with: run, checkpoint, export or registered model", place=True, optional=True
     )
     init_networks: Literal["all", "generator"] = option(
-        "all", "of init_from; all: both networks, where it has both; generator: a fresh discriminator"
+        "all", "of init_from; all: both networks, where it has both; generator: a fresh discriminator", optional=True
     )
     max_images: int | None = option(
         None, "train on, and measure against, a random part of the data set; null: all of it"

@@ -71,15 +71,16 @@ def origin_of(cfg: DictConfig, folder: Path, start: Start) -> Origin | None:
     Raises:
         UserError: there are no such weights, or they are of networks of another class.
     """
-    if cfg.init_from is None or start.checkpoint is not None:
+    word = cfg.get(OPTION)
+    if word is None or start.checkpoint is not None:
         return None
-    if cfg.init_from in (LATEST, BEST_RUN) and (folder.parent / SWEEP_FILE).exists():
+    if word in (LATEST, BEST_RUN) and (folder.parent / SWEEP_FILE).exists():
         raise UserError(
-            f"{OPTION}={cfg.init_from}: each job of the sweep would take another one; type it on the command line, "
+            f"{OPTION}={word}: each job of the sweep would take another one; type it on the command line, "
             "which settles it for all of them, or name a run"
         )
     cache = Path(cfg.paths.cache).expanduser()
-    origin = find_origin(str(cfg.init_from), lambda: configured_store(cfg.tracking, needed=False), cache)
+    origin = find_origin(str(word), lambda: configured_store(cfg.tracking, needed=False), cache)
     check_classes(origin, cfg)
     return origin
 
@@ -161,7 +162,7 @@ def check_classes(origin: Origin, cfg: DictConfig) -> None:
     Raises:
         UserError: naming both.
     """
-    for name in origin.networks(cfg.init_networks):
+    for name in origin.networks(cfg.get("init_networks", ALL)):
         trained, mine = origin.classes.get(name), str(cfg.model[name].get("_target_"))
         if trained is None or new_name(trained) == new_name(mine):
             continue
