@@ -20,6 +20,7 @@ from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, wi
 from gantry.data.labels import Labels
 from gantry.data.named_files import NamedFiles, file_stamp, named_files, resolved
 from gantry.data.reading import array_reading
+from gantry.data.sizes import as_given
 
 logger = logging.getLogger(__name__)
 
@@ -261,11 +262,12 @@ def _wrong_size(path: Path, sizes: Mapping[tuple[int, int], int], total: int, sh
     counts = ", ".join(f"{width}x{height} ({count})" for (width, height), count in ordered[:NAMED])
     more = f" and {len(ordered) - NAMED} more sizes" if len(ordered) > NAMED else ""
     width, height = ordered[0][0]
-    one = len(ordered) == 1 and ordered[0][1] == total and width == height
+    one = len(ordered) == 1 and ordered[0][1] == total
+    size = str(as_given(height, width)).replace(" ", "")
     return UserError(
         f"images={path}: {sum(sizes.values())} of {total} images are not {shape[2]}x{shape[1]}, as the reference "
         f"data's are: {counts}{more}.\nHow they are resized changes the scores, so it is not done here: "
-        + (f"measure at their size with data.image_size={width}, or resize them yourself" if one else "do it yourself")
+        + (f"measure at their size with data.image_size={size}, or resize them yourself" if one else "do it yourself")
     )
 
 
