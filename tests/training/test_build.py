@@ -23,7 +23,7 @@ def test_a_misspelt_name_in_a_module_of_ones_own_is_the_users_to_change(config):
         (
             30,
             [],
-            "data.image_size: networks make images of 8 to 128 pixels a side, a multiple of 4, or of up to 512, .* not 30",
+            "data.image_size: networks make images of 8 to 128 pixels a side, a multiple of 4, or .*512.* not 30",
         ),
         (8, ["model.generator.norm=spektral"], "norm: 'spektral' is not one of batch, layer, instance, spectral, none"),
     ],
