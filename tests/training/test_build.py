@@ -20,7 +20,11 @@ def test_a_misspelt_name_in_a_module_of_ones_own_is_the_users_to_change(config):
 @pytest.mark.parametrize(
     ("size", "overrides", "message"),
     [
-        (30, [], "data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not 30"),
+        (
+            30,
+            [],
+            "data.image_size: networks make images of 8 to 128 pixels a side, a multiple of 4, or .*512.* not 30",
+        ),
         (8, ["model.generator.norm=spektral"], "norm: 'spektral' is not one of batch, layer, instance, spectral, none"),
     ],
 )

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from gantry.data.images import ImageSet
-from gantry.data.reading import SAID, SCALED, UNREADABLE, Reading
+from gantry.data.reading import CROPPED, SAID, SCALED, UNREADABLE, Reading
+from gantry.data.sizes import proportions
 
 CLASSES, ENDINGS = 10, 8  # shown by name; the rest is counted
 DARK = 80  # of 255: pixels that are nowhere as bright use a fraction of the range
@@ -17,7 +18,8 @@ DARK = 80  # of 255: pixels that are nowhere as bright use a fraction of the ran
 def describe(data: ImageSet) -> str:
     """Return the lines: images, size, channels and classes; then the files, what was left out and what altered."""
     _, height, width = data.shape
-    size, colour = f"{width}x{height}", {1: "greyscale", 3: "colour"}.get(data.shape[0], f"{data.shape[0]} channels")
+    size = f"{width}x{height}" + (" (width x height)" if width != height else "")
+    colour = {1: "greyscale", 3: "colour"}.get(data.shape[0], f"{data.shape[0]} channels")
     lines = [f"{data.name}: {len(data)} images ({data.split}), {size} {colour}, {_classes(data)}"]
     reading = data.reading
     if reading is not None:
@@ -26,7 +28,7 @@ def describe(data: ImageSet) -> str:
         if reading.left_out:
             lines.append(f"  left out: {_left_out(reading.left_out)}")
         if reading.altered:
-            counted = (f"{count} {SAID[name]}" for name, count in reading.altered.items())
+            counted = (f"{count} {_altered(name, data)}" for name, count in reading.altered.items())
             lines.append(f"  altered: {', '.join(counted)}")
     return "\n".join(lines)
 
@@ -109,6 +111,13 @@ def _files(reading: Reading) -> str:
     return "{} of {} sizes, {}x{} to {}x{}, {} of them {}x{}".format(
         what, reading.distinct, *(reading.smallest or ()), *(reading.largest or ()), count, *common
     )
+
+
+def _altered(name: str, data: ImageSet) -> str:
+    """Say an alteration of the keys of `SAID`; of cropping also to what, and how much of a picture was lost at most."""
+    said = SAID[name].format(proportions=proportions(*data.shape[1:]))
+    cut = data.reading.cut if data.reading is not None and name == CROPPED else None
+    return f"{said} ({cut:.0%} of a picture cut off at most)" if cut else said
 
 
 def _left_out(counts: Mapping[str, int]) -> str:

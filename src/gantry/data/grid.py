@@ -1,16 +1,28 @@
 """Arranges images as one enlarged grid."""
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
 GRID = 8  # images along a side of the sample grid
 TILE_PIXELS = 48  # least width to which an image of the grid is enlarged
+LARGEST = 128  # pixels of an image's longer side, above which it is reduced in pictures of a run
 
 
 def zoom(images: Tensor) -> int:
     """Return the number of times that `enlarged_grid` repeats each pixel of images (N, C, H, W)."""
     return max(1, -(-TILE_PIXELS // images.shape[-1]))
+
+
+def reduced(images: Tensor, most: int = LARGEST) -> Tensor:
+    """Reduce uint8 images (N, C, H, W) to a longer side of `most` pixels, by area; smaller ones are unchanged."""
+    longest = max(images.shape[-2:])
+    if longest <= most:
+        return images
+    size = [max(1, round(length * most / longest)) for length in images.shape[-2:]]
+    return torch.cat([interpolate(part.float(), size, mode="area").round().to(torch.uint8) for part in images.split(8)])
 
 
 def enlarged_grid(images: Tensor, columns: int = GRID) -> np.ndarray:

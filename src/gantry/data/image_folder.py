@@ -18,6 +18,7 @@ from gantry.data.images import ImageSet, decode, digest_of
 from gantry.data.labels import How, Labels, find_labels
 from gantry.data.named_files import NamedFiles, named_files, resolved
 from gantry.data.reading import UNREADABLE, Reading, Seen, Tally
+from gantry.data.sizes import Size, as_given, sides
 
 CHUNK = 1024  # files given to the thread pool at once, which bounds the decoded images waiting to be written
 NAMED = 5  # unreadable files named in the message
@@ -29,7 +30,7 @@ def image_folder(
     *,
     folder: str,
     cache: Path,
-    image_size: int = 64,
+    image_size: Size = 64,
     channels: Literal[1, 3] = 3,
     labels: How = "auto",
     skip_unreadable: bool = False,
@@ -43,7 +44,8 @@ def image_folder(
     Args:
         folder: the tree or the zip file, relative to the working directory or absolute.
         cache: the folder of decoded images.
-        image_size: side of the images, pixels.
+        image_size: pixels of a square's side, or [height, width]; each image's central part in these proportions is
+            resized to it.
         channels: 3 for colour, 1 for greyscale (ITU-R 601 luma).
         labels: auto: of dataset.json as StyleGAN's data sets have it, or else the sub-folders, when there are two or
             more and they look like classes; folders: the sub-folders, whatever they look like; none.
@@ -73,7 +75,7 @@ def cached_images(
     labels: How,
     *,
     cache: Path,
-    image_size: int,
+    image_size: Size,
     channels: int,
     skip_unreadable: bool,
     name: str,
@@ -92,17 +94,18 @@ def cached_images(
     Raises:
         UserError: unreadable images, labels that cannot be understood, or a cache that cannot be written.
     """
-    shape = (channels, image_size, image_size)
+    size = sides(image_size)
+    shape = (channels, *size)
 
     def read(file: Path | IO[bytes], seen: Seen) -> np.ndarray:
-        return decode(file, image_size, channels, seen)
+        return decode(file, size, channels, seen)
 
     def make(entry: Path) -> CachedImages:
         check()
         find_labels(files, files.names, labels)  # refuses what cannot be right before the slow part
         return decoded(entry, files, shape, read, _unreadable, skip_unreadable)
 
-    images, about = kept(cache, [str(files.base), image_size, channels, files.identity()], make)
+    images, about = kept(cache, [str(files.base), as_given(*size), channels, files.identity()], make)
     if about["unreadable"] and not skip_unreadable:
         raise _unreadable(files.base, about["unreadable"], len(images) + len(about["unreadable"]))
     return image_set(images, about, files, labels, name=name, split=split, flip=flip)

@@ -15,18 +15,17 @@ import numpy as np
 from gantry.core.randomness import draws
 from gantry.data.reading import (
     COMPOSITED,
-    CROPPED,
-    ENLARGED,
     FIRST_FRAME,
     MADE_GREY,
     MADE_RGB,
     ODD_METADATA,
-    REDUCED,
     SCALED,
     TURNED,
     Reading,
     Seen,
+    note_size,
 )
+from gantry.data.sizes import Size, central, sides
 
 if TYPE_CHECKING:
     import torch
@@ -112,37 +111,45 @@ def quantise(images: "torch.Tensor") -> "torch.Tensor":
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Resize uint8 (N, C, H, W) to (N, C, size, size) by antialiased Lanczos; unchanged at that size."""
-    from PIL import Image
+def resize(images: np.ndarray, size: Size) -> np.ndarray:
+    """Resize uint8 (N, C, H, W) to `size` by antialiased Lanczos; unchanged at that size.
 
-    if images.shape[2:] == (size, size):
-        return images
-    resized = np.empty((*images.shape[:2], size, size), np.uint8)
-    for target, planes in zip(resized, images, strict=True):
-        for channel, plane in enumerate(planes):
-            target[channel] = Image.fromarray(plane).resize((size, size), Image.Resampling.LANCZOS)
-    return resized
+    Args:
+        images: of other proportions than `size`, they are cropped to their central part in its proportions.
+        size: a number of pixels for squares, or (height, width).
 
-
-def decode(file: Path | IO[bytes], size: int, channels: int, seen: Seen | None = None) -> np.ndarray:
-    """Decode an image file to uint8 (channels, size, size): its central square, resized by antialiased Lanczos.
-
-    The image is turned upright (EXIF), composited on white where transparent, and scaled from 16 bits to 8; of an
-    animation, the first frame is taken. `seen` is told all of that. Raises whatever Pillow raises for a damaged file.
+    Raises:
+        UserError: see `gantry.data.sizes.sides`.
     """
     from PIL import Image
 
+    height, width = sides(size)
+    if images.shape[2:] == (height, width):
+        return images
+    left, top, right, bottom = central(images.shape[2], images.shape[3], (height, width))
+    resized = np.empty((*images.shape[:2], height, width), np.uint8)
+    for target, planes in zip(resized, images[:, :, top:bottom, left:right], strict=True):
+        for channel, plane in enumerate(planes):
+            target[channel] = Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS)
+    return resized
+
+
+def decode(file: Path | IO[bytes], size: Size, channels: int, seen: Seen | None = None) -> np.ndarray:
+    """Decode an image file to uint8 (channels, height, width): its central part, resized by antialiased Lanczos.
+
+    The part has the proportions of `size`, a number of pixels for a square, or (height, width). The image is turned
+    upright (EXIF), composited on white where transparent, and scaled from 16 bits to 8; of an animation, the first
+    frame is taken. `seen` is told all of that. Raises whatever Pillow raises for a damaged file.
+    """
+    from PIL import Image
+
+    height, width = sides(size)
     seen = seen or Seen()
     with _opened(file, "L" if channels == 1 else "RGB", seen) as opened:
-        side = min(opened.size)
-        left, top = (opened.width - side) // 2, (opened.height - side) // 2
-        image = opened.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
-    if seen.size[0] != seen.size[1]:
-        seen.altered.add(CROPPED)
-    if side != size:
-        seen.altered.add(REDUCED if side > size else ENLARGED)
-    pixels = np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
+        box = central(opened.height, opened.width, (height, width))
+        image = opened.crop(box).resize((width, height), Image.Resampling.LANCZOS)
+    note_size(seen, box, (height, width))
+    pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
     seen.pixels = int(pixels.min()), int(pixels.max())
     return pixels
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gantry.data.sizes import Box, central
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -18,7 +20,7 @@ SAID = {  # how each alteration is put to users
     COMPOSITED: "transparent, laid on white",
     SCALED: "16 bits a channel, scaled to 8",
     TURNED: "turned upright by EXIF",
-    CROPPED: "cropped to the central square",
+    CROPPED: "cropped to the central {proportions}",
     REDUCED: "reduced",
     ENLARGED: "enlarged",
     FIRST_FRAME: "animations, of which the first frame is taken",
@@ -40,6 +42,7 @@ class Seen:
         brightest: the largest value of a pixel of 16 bits, 0 to 65535; None for other files.
         pixels: the least and the largest value of the decoded pixels, 0 to 255.
         read_otherwise: True if other tools read other pixels, see `gantry.data.images.decode_exactly`.
+        cut: the share of the picture that was cropped away, 0 to 1.
     """
 
     size: tuple[int, int] = (0, 0)
@@ -48,6 +51,7 @@ class Seen:
     brightest: int | None = None
     pixels: tuple[int, int] = (0, 255)
     read_otherwise: bool = False
+    cut: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Reading:
         left_out: files that were not taken, by their ending, or `UNREADABLE`, `HIDDEN` or `NO_ENDING`.
         labels: where the labels are from, or why there are none.
         warning: what else users should look at; None where all is usual.
+        cut: the largest share of a picture that was cropped away, 0 to 1; None where it was not noted.
     """
 
     files: int = 0
@@ -82,6 +87,7 @@ class Reading:
     left_out: dict[str, int] = field(default_factory=dict)
     labels: str = ""
     warning: str | None = None
+    cut: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the values for a JSON file."""
@@ -107,6 +113,7 @@ class Tally:
         self._brightest: int | None = None
         self._low, self._high = 255, 0
         self._otherwise = 0
+        self._cut = 0.0
 
     def add(self, seen: Seen) -> None:
         """Count one file that was read."""
@@ -114,6 +121,7 @@ class Tally:
         self._formats[seen.format] += 1
         self._altered.update(seen.altered)
         self._otherwise += seen.read_otherwise
+        self._cut = max(self._cut, seen.cut)
         self._low, self._high = min(self._low, seen.pixels[0]), max(self._high, seen.pixels[1])
         if seen.brightest is not None:
             self._brightest = max(self._brightest or 0, seen.brightest)
@@ -133,12 +141,26 @@ class Tally:
             brightest=self._brightest,
             pixels=(self._low, self._high) if files else None,
             read_otherwise=self._otherwise,
+            cut=self._cut,
         )
 
 
 def array_reading(images: np.ndarray, height: int, width: int) -> Reading:
     """Return the reading of images that lay in an array, uint8 (N, C, H, W), and became `height` by `width` pixels."""
     count, _, own_height, own_width = images.shape
-    resized = {} if (own_height, own_width) == (height, width) else {REDUCED if own_width > width else ENLARGED: count}
     own = (own_width, own_height)
-    return Reading(count, ((own, count),), 1, own, own, altered=resized, labels="the data set's own")
+    seen = Seen(size=own)
+    note_size(seen, central(own_height, own_width, (height, width)), (height, width))
+    altered = {name: count for name in SAID if name in seen.altered}
+    return Reading(count, ((own, count),), 1, own, own, altered=altered, labels="the data set's own", cut=seen.cut)
+
+
+def note_size(seen: Seen, box: Box, wanted: tuple[int, int]) -> None:
+    """Note that the part of the image in `box`, (left, top, right, bottom), became `wanted`, (height, width)."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    kept, whole = width * height, seen.size[0] * seen.size[1]
+    if kept != whole:
+        seen.altered.add(CROPPED)
+        seen.cut = 1 - kept / whole
+    if (height, width) != wanted:
+        seen.altered.add(REDUCED if kept > wanted[0] * wanted[1] else ENLARGED)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gantry.core.errors import UserError
+from gantry.data.sizes import as_given
 
 NAMED = 5  # files, and sizes, that are named
 FEW = 0.5  # largest share of files that are strays among the others
@@ -43,15 +44,9 @@ def wrong_sizes(
         remedy = f"{_listed(list(names), names)}\nRemove {'it' if wrong == 1 else 'them'}. {why}."
     elif most <= FEW * total:
         remedy = f"{_listed(list(names), names)}\n{why}: do it yourself"
-    elif height != width:
-        remedy = f"{why}: do it yourself"
-    elif commonest[0] != commonest[1]:
-        remedy = (
-            f"The reference data's images are squares, once they are read: those of a folder are cropped to the "
-            f"central square and resized to data.image_size.\n{why}: do the same with yours, to {width}x{height}"
-        )
     else:
-        remedy = f"{why}: measure at their size with data.image_size={commonest[0]}"
+        size = str(as_given(commonest[1], commonest[0])).replace(" ", "")
+        remedy = f"{why}: measure at their size with data.image_size={size}"
         remedy += f" and remove the others: {_listed(others, names)}" if others else ", or resize them yourself"
     return WrongSizes(
         f"images={path}: {wrong} of {total} images are not {width}x{height}, the size at which the reference data "

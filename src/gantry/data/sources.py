@@ -19,6 +19,7 @@ from gantry.data.image_folder import cached_images
 from gantry.data.images import ImageSet, digest_of, resize
 from gantry.data.named_files import NamedFiles, stamps
 from gantry.data.reading import array_reading
+from gantry.data.sizes import Size, sides
 
 NETWORK_TIMEOUT = 15.0  # seconds without an answer after which a download fails
 
@@ -35,14 +36,14 @@ FILES = {  # what torchvision expects: the folder under `root`, and its files
 }
 
 
-def digits(*, cache: Path, image_size: int = 8, flip: bool = False) -> ImageSet:
+def digits(*, cache: Path, image_size: Size = 8, flip: bool = False) -> ImageSet:
     """Load 1797 handwritten digits of 8x8 pixels and 17 grey levels, resized; greyscale, ten classes, no download.
 
     They are the test part of Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, UCI.
 
     Args:
         cache: unused.
-        image_size: side of the images, pixels.
+        image_size: pixels of a square's side, or [height, width]; other proportions than the files' crop the images.
         flip: whether training may mirror images.
     """
     package = importlib.util.find_spec("sklearn")  # not imported: that takes nearly as long as torch
@@ -59,7 +60,7 @@ def mnist(
     *,
     root: str | Path,
     cache: Path,
-    image_size: int = 28,
+    image_size: Size = 28,
     split: Literal["train", "test"] = "train",
     download: bool = True,
     flip: bool = False,
@@ -69,7 +70,7 @@ def mnist(
     Args:
         root: the folder that holds MNIST/raw.
         cache: holds the lock under which one process downloads.
-        image_size: side of the images, pixels.
+        image_size: pixels of a square's side, or [height, width]; other proportions than the files' crop the images.
         split: the part of the data set.
         download: whether to download missing files.
         flip: whether training may mirror images.
@@ -84,7 +85,7 @@ def fashion_mnist(
     *,
     root: str | Path,
     cache: Path,
-    image_size: int = 28,
+    image_size: Size = 28,
     split: Literal["train", "test"] = "train",
     download: bool = True,
     flip: bool = False,
@@ -102,7 +103,7 @@ def cifar10(
     *,
     root: str | Path,
     cache: Path,
-    image_size: int = 32,
+    image_size: Size = 32,
     split: Literal["train", "test"] = "train",
     download: bool = True,
     flip: bool = True,
@@ -118,13 +119,13 @@ def celeba(
     *,
     root: str | Path,
     cache: Path,
-    image_size: int = 64,
+    image_size: Size = 64,
     split: Literal["train", "valid", "test", "all"] = "train",
     download: bool = True,
     skip_unreadable: bool = False,
     flip: bool = True,
 ) -> ImageSet:
-    """Load aligned faces, 202599 in all, the central 178x178 of 178x218, colour, no labels (Liu et al. 2015).
+    """Load aligned faces, 202599 in all, 178x218, cropped to the centre, colour, no labels (Liu et al. 2015).
 
     They are decoded once and cached, like a folder of images. Arguments and errors: see `mnist` and
     `gantry.data.image_folder.image_folder`.
@@ -154,7 +155,7 @@ def celeba(
 
 
 def _classified(
-    name: str, dataset: str, root: Path, cache: Path, image_size: int, split: str, download: bool, flip: bool
+    name: str, dataset: str, root: Path, cache: Path, image_size: Size, split: str, download: bool, flip: bool
 ) -> ImageSet:
     data = _torchvision(dataset, root, cache, download, train=split == "train")
     images = np.asarray(data.data)
@@ -170,10 +171,10 @@ def _in_memory(
     classes: Sequence[str],
     split: str,
     source: str,
-    image_size: int,
+    image_size: Size,
     flip: bool,
 ) -> ImageSet:
-    reading = array_reading(images, image_size, image_size)
+    reading = array_reading(images, *sides(image_size))
     images = np.ascontiguousarray(resize(images, image_size))
     labels = np.asarray(targets, dtype=np.int64)
     digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)

@@ -16,7 +16,7 @@ from gantry.core.errors import UserError, reason
 from gantry.core.files import write_png
 from gantry.core.progress import progress
 from gantry.core.text import show
-from gantry.data.grid import enlarged_grid
+from gantry.data.grid import LARGEST, enlarged_grid, reduced
 from gantry.data.image_folder import listing
 from gantry.data.images import decode
 from gantry.data.reading import Seen
@@ -31,6 +31,7 @@ from gantry.models.latents import stream
 from gantry.models.sampling import generate
 
 FRAMES_A_SECOND = 16
+FRAME = 1536  # pixels of a film's width, about, above which images of more than `LARGEST` pixels are reduced
 MOST_PROJECTED = 256  # largest number of images in one call
 T = TypeVar("T")
 HIDDEN = 128  # grey level of masked pixels
@@ -59,7 +60,9 @@ def walk(order: Order, latents: int, frames: int, path: Path) -> None:
         images = torch.stack([generate(made.network, latents_now) for latents_now in steps], 1)
         _write(enlarged_grid(images.flatten(0, 1), len(steps)), path)
         return
-    pictures = (enlarged_grid(generate(made.network, latents_now), _columns(order.n)) for latents_now in steps)
+    columns = _columns(order.n)
+    most = max(LARGEST, FRAME // columns)
+    pictures = (enlarged_grid(reduced(generate(made.network, latents_now), most), columns) for latents_now in steps)
     with writing(path, left=""):
         save_animation(pictures, path, FRAMES_A_SECOND)
 
@@ -135,8 +138,7 @@ def _images(given: Path, shape: tuple[int, int, int], cache: Path) -> np.ndarray
         return np.array(loaded.images)
     files = [given / name for name in listing(given, "project")] if given.is_dir() else [given]
     _check_few(given, len(files))
-    size, channels = shape[1], shape[0]
-    return np.stack([_opened(f"project={file}", partial(decode, file, size, channels)) for file in files])
+    return np.stack([_opened(f"project={file}", partial(decode, file, shape[1:], shape[0])) for file in files])
 
 
 def _check_few(given: Path, count: int) -> None:
@@ -153,9 +155,9 @@ def _mask(path: Path, shape: tuple[int, int, int], given: Path) -> np.ndarray:
         if width * high != wide * height:
             raise UserError(
                 f"mask={path} is {width}x{height} pixels, {given} {wide}x{high}: of other proportions it would mark "
-                "other pixels, as of both the middle square is taken"
+                "other pixels, as of both the middle is taken, in the proportions of the generator's images"
             )
-    hole = _opened(f"mask={path}", lambda: decode(path, shape[1], 1))[None] > 127
+    hole = _opened(f"mask={path}", lambda: decode(path, shape[1:], 1))[None] > 127
     if hole.all() or not hole.any():
         what = (
             "white all over, which leaves no pixel to go by" if hole.all() else "nowhere white, so nothing is filled in"

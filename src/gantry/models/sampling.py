@@ -1,6 +1,7 @@
 """Generates images of a generator from latents."""
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -11,13 +12,30 @@ from gantry.core.randomness import draws
 from gantry.data.images import quantise
 from gantry.models.latents import TILE, stream
 
+LARGE = 3 * 128 * 128  # values of an image, above which images are computed a few at a time
+AT_ONCE = 2**23  # values of the images that are then computed at a time
+_values: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # of one image of a network
+
+
+def at_a_time(values: int, most: int) -> int:
+    """Return how many of `most` images of so many values are computed at a time, to bound the memory."""
+    return most if values <= LARGE else max(1, min(most, AT_ONCE // values))
+
 
 def generate(network: nn.Module, z: Tensor) -> Tensor:
-    """Generate uint8 images (B, C, H, W) in eval mode from latents (B, z_dim); the modules' modes are restored."""
+    """Generate uint8 images (B, C, H, W) in eval mode from latents (B, z_dim); the modules' modes are restored.
+
+    Images of more than 128 pixels are computed a few at a time.
+    """
     training = [module for module in network.modules() if module.training]
     network.eval()
     with torch.inference_mode():
-        images = quantise(network(z.to(next(network.parameters()).device)))
+        z = z.to(next(network.parameters()).device)
+        if network not in _values:
+            _values[network] = network(z[:1]).numel()
+        count = at_a_time(_values[network], len(z))
+        parts = [quantise(network(part)) for part in z.split(count)]
+        images = parts[0] if len(parts) == 1 else torch.cat(parts)
     for module in training:
         module.training = True
     return images

@@ -30,7 +30,7 @@ MOST_NAMED = 20  # largest number of classes for which the cells of the map are 
 
 @dataclass(frozen=True)
 class Tile:
-    """A cropped grid: the file's content, its type, its size in pixels, and whether to enlarge it without smoothing."""
+    """A cropped grid: the file's content and type, its width in pixels, and whether to enlarge it without smoothing."""
 
     content: bytes
     kind: str
@@ -52,21 +52,34 @@ def images_across(groups: int) -> int:
     return next((across for most, across in ((4, GRID), (9, 6)) if groups <= most), 4)
 
 
-def crop(content: bytes, across: int) -> PIL.Image.Image:
+def crop(content: bytes, across: int, high: int | None = None) -> PIL.Image.Image:
     """Crop a logged grid to the first `across` images of the first `across` rows, without enlargement.
+
+    Args:
+        content: of the PNG file.
+        across: images in a row.
+        high: pixels of a cell's height with its border; None: those of its width, as of square images.
 
     A grid is 8 cells and a border of one pixel wide, all enlarged k times (`gantry.data.grid.enlarged_grid`). The
     file's text chunk gives k; older files have none, and there k, below 8, is the width modulo 8.
     """
     from PIL import Image
 
+    pixels = _plain(content)
+    wide = pixels.shape[1] // GRID
+    high = high or wide
+    across = max(2, min(across, LARGEST // max(high, wide, 1)))
+    return Image.fromarray(np.ascontiguousarray(pixels[: across * high + 1, : across * wide + 1]))
+
+
+def _plain(content: bytes) -> np.ndarray:
+    """Return a logged grid without its enlargement, uint8 (H, W, 3)."""
+    from PIL import Image
+
     with Image.open(io.BytesIO(content)) as opened:
         pixels, zoom = np.asarray(opened.convert("RGB")), str(opened.info.get("zoom", ""))
     scale = max(1, int(zoom) if re.fullmatch(r"\d{1,3}", zoom, re.ASCII) else pixels.shape[1] % GRID)
-    pixels = pixels[::scale, ::scale]
-    cell = pixels.shape[1] // GRID
-    across = max(2, min(across, LARGEST // max(cell, 1)))
-    return Image.fromarray(np.ascontiguousarray(pixels[: across * cell + 1, : across * cell + 1]))
+    return pixels[::scale, ::scale]
 
 
 def samples(one: ComparableSet, steps: Sequence[int]) -> Samples | None:
@@ -75,12 +88,16 @@ def samples(one: ComparableSet, steps: Sequence[int]) -> Samples | None:
     if not groups:
         return None
     across = images_across(len(groups))
+    contents = {
+        group.label: {step: picture() for step, picture in _grids(group).items() if step in steps} for group in groups
+    }
+    # Samples fill all rows of their grid; of few real images there are fewer rows.
+    high = _plain(next(content for row in contents.values() for content in row.values())).shape[0] // GRID
     grids = {
-        group.label: {step: crop(picture(), across) for step, picture in _grids(group).items() if step in steps}
-        for group in groups
+        label: {step: crop(content, across, high) for step, content in row.items()} for label, row in contents.items()
     }
     shown = next((run.real for group in groups for run in group.shown if run.real is not None), None)
-    real = crop(shown(), across) if shown is not None else None
+    real = crop(shown(), across, high) if shown is not None else None
     whole = _sheet(real, grids, steps)
     tiles = {label: {step: _tile(image) for step, image in row.items()} for label, row in grids.items()}
     return Samples(_tile(real) if real is not None else None, tiles, whole)
@@ -111,18 +128,19 @@ def _sheet(real: PIL.Image.Image | None, grids: dict[str, dict[int, PIL.Image.Im
     from PIL import Image, ImageDraw
 
     any_grid = next(image for row in grids.values() for image in row.values())
-    scale = max(1, round(CELL / any_grid.width))
+    scale = max(1, round(CELL / max(any_grid.size)))
     side, gap, line = any_grid.width * scale, 12, 24
     columns: list[int | None] = [*([None] if real is not None else []), *steps]
     width = gap + len(columns) * (side + gap)
-    height = gap + line + len(grids) * (line + side + gap)
+    below = line + any_grid.height * scale + gap  # from one row to the next
+    height = gap + line + len(grids) * below
     sheet = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(sheet), _font(14)
     for column, step in enumerate(columns):
         name = "real" if step is None else f"step {step:,}"
         pen.text((gap + column * (side + gap), gap), name, fill="#555555", font=font)
     for row, (label, images) in enumerate(grids.items()):
-        top = gap + line + row * (line + side + gap)
+        top = gap + line + row * below
         pen.text((gap, top), _fitted(label, font, width - 2 * gap), fill="black", font=font)
         for column, step in enumerate(columns):
             image = real if step is None else images.get(step)

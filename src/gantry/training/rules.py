@@ -1,6 +1,7 @@
 """Refuses configs of train.py that cannot work; each rule reports its problems."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from omegaconf import DictConfig
 
@@ -13,20 +14,33 @@ from gantry.core.processes.ranks import AUTO, find_place, ranks
 from gantry.runs.tracking.rules import wrong_store
 from gantry.training.extension_rules import wrong_extensions
 
-SMALLEST, LARGEST, MULTIPLE = 8, 128, 4  # of an image's side in pixels, for every network
+# Of an image's side in pixels, for every network; `gantry.models.networks.blocks.doublings` says why.
+SMALLEST, LARGEST = 8, 512
+FINE, MULTIPLE, COARSE = 128, 4, 16  # up to FINE a multiple of MULTIPLE, above it of COARSE
+SIDES = [*range(SMALLEST, FINE + 1, MULTIPLE), *range(FINE + COARSE, LARGEST + 1, COARSE)]
 INPUT_GRADIENT = ("gantry.models.penalties.GradientPenalty", "gantry.models.penalties.R1", "gantry.models.penalties.R2")
 
 
 def wrong_image_size(config: Config) -> Iterator[str]:
     """Report an image size that the networks cannot reach by doubling 4, 5, ... pixels."""
     size = config.value("data.image_size")
-    if is_number(size) and (size % MULTIPLE or not SMALLEST <= size <= LARGEST):
-        below = min(max(int(size) // MULTIPLE * MULTIPLE, SMALLEST), LARGEST)
-        near = dict.fromkeys((below, min(below + MULTIPLE, LARGEST) if below < size else below))
+    if isinstance(size, list) and (len(size) != 2 or not all(map(is_number, size))):
+        yield f"data.image_size: takes one number for a square, or [height,width] such as [48,64], not {size}"
+        return
+    given = size if isinstance(size, list) else [size]
+    if all(map(is_number, given)) and (wrong := [side for side in given if side not in SIDES]):
+        near = [_nearest(side) for side in given]
+        choices = [[low, high][: 1 if low == high else 2] for low, high in near]
+        shown = [f"[{h},{w}]" for h, w in product(*choices)] if len(given) == 2 else map(str, choices[0])
         yield (
-            f"data.image_size: must be a multiple of {MULTIPLE} from {SMALLEST} to {LARGEST}, not {size} "
-            f"(nearest: {', '.join(map(str, near))})"
+            f"data.image_size: must be a multiple of {MULTIPLE} from {SMALLEST} to {FINE}, or a multiple of {COARSE} "
+            f"up to {LARGEST}, not {' and '.join(map(str, wrong))} (nearest: {', '.join(shown)})"
         )
+
+
+def _nearest(side: float) -> tuple[int, int]:
+    """Return the nearest valid sides that are at most and at least as long."""
+    return max((s for s in SIDES if s <= side), default=SMALLEST), min((s for s in SIDES if s >= side), default=LARGEST)
 
 
 def wrong_optimizer(config: Config) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -49,13 +50,14 @@ RECIPE = Recipe()
 class Classifier(nn.Module):
     """uint8 (n, C, H, W) -> features (n, `RECIPE.features`), logits (n, classes).
 
-    The first layer's stride brings larger images down to about 32 pixels, so that the cost hardly grows.
+    The first layer's stride brings the shorter side of larger images down to about 32 pixels, so that the cost hardly
+    grows. Images are seen at their own shape.
     """
 
-    def __init__(self, channels: int, size: int, classes: int) -> None:
+    def __init__(self, channels: int, size: tuple[int, int], classes: int) -> None:
         super().__init__()
-        stride, width = max(1, size // 32), RECIPE.width
-        side = len(range(0, size, stride)) // 4
+        stride, width = max(1, min(size) // 32), RECIPE.width
+        left = math.prod(len(range(0, side, stride)) // 4 for side in size)  # pixels after the trunk
         self.trunk = nn.Sequential(
             *_block(channels, width, kernel=stride + 2 + (stride + 1) % 2, stride=stride),
             nn.MaxPool2d(2),
@@ -63,7 +65,7 @@ class Classifier(nn.Module):
             nn.MaxPool2d(2),
             *_block(2 * width, 4 * width),
             nn.Flatten(),
-            nn.Linear(4 * width * side**2, RECIPE.features, bias=False),
+            nn.Linear(4 * width * left, RECIPE.features, bias=False),
             nn.BatchNorm1d(RECIPE.features),
             nn.ReLU(),
         )
@@ -106,7 +108,7 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     path = cache / "classifiers" / f"{key[:32]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    network = untrained(data.images.shape[1], data.images.shape[2], classes)
+    network = untrained(data.shape, classes)
     with FileLock(f"{path}.lock"):
         about = _load(network, path)
         if about is None:
@@ -139,11 +141,14 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
     )
 
 
-def untrained(channels: int, size: int, classes: int, seed: int = 0) -> Classifier:
-    """Return the classifier with the initial weights of `seed`, independent of torch's global generator."""
+def untrained(shape: tuple[int, int, int], classes: int, seed: int = 0) -> Classifier:
+    """Return the classifier of images of `shape`, (C, H, W), with the initial weights of `seed`.
+
+    It does not depend on torch's global generator.
+    """
     with torch.random.fork_rng(devices=[]):  # for the initialisation; the rest draws statelessly
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too
-        return Classifier(channels, size, classes)
+        return Classifier(shape[0], shape[1:], classes)
 
 
 def fit(
@@ -255,13 +260,13 @@ def _batches(known: np.ndarray, size: int, steps: int) -> Iterator[np.ndarray]:
 
 
 def _augment(images: Tensor, flip: bool, step: int, seed: int = 0) -> Tensor:
-    """Shift each image by up to a fourteenth of its side, and mirror half of them if `flip`."""
-    count, _, side, _ = images.shape
-    reach = max(1, side // 14)
+    """Shift each image by up to a fourteenth of its shorter side, and mirror half of them if `flip`."""
+    count, _, height, width = images.shape
+    reach = max(1, min(height, width) // 14)
     random = draws(seed, step, "classifier augmentation")
     shift = torch.from_numpy(random.integers(0, 2 * reach + 1, (2, count, 1)))
-    columns = torch.arange(side).expand(count, side)
-    rows = columns + shift[0]
+    columns = torch.arange(width).expand(count, width)
+    rows = torch.arange(height) + shift[0]
     if flip:
         columns = torch.where(torch.from_numpy(random.random((count, 1)) < 0.5), columns.flip(1), columns)
     columns = columns + shift[1]

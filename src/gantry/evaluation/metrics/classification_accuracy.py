@@ -179,7 +179,7 @@ class _Lessons:
 
     def learn(self, diet: Diet, size: int | None, sources: Sequence[_Source], seed: int) -> Classifier:
         """Train a classifier on `sources`."""
-        network = untrained(self.train.shape[0], self.train.shape[1], self.classes, seed)
+        network = untrained(self.train.shape, self.classes, seed)
         fit(network, self._counted(sources, seed), self.steps, self.train.flip, seed)
         seen = verdicts(network, self.test.images, np.arange(len(self.test))) == self.test.labels
         self.correct.setdefault((diet, size), []).append(seen)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
+from gantry.models.sampling import at_a_time
 
 SAMPLES = 2048  # number of gradients; 20 times the usual z_dim
 BATCH = 128
@@ -48,14 +49,21 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
     if not 1 <= count <= z_dim:
         raise UserError(f"a generator of {z_dim} latent dimensions has 1 to {z_dim} directions, not {count}")
     device = next(network.parameters()).device
+    with torch.no_grad():
+        shape = network(torch.zeros(1, z_dim, device=device)).shape[1:]
+    count = at_a_time(shape.numel(), BATCH)
     total = torch.zeros(z_dim, z_dim, dtype=torch.float64)
     for batch in range(SAMPLES // BATCH):
         random = draws(seed, batch, "directions")
         z = torch.from_numpy(random.standard_normal((BATCH, z_dim), dtype="float32")).to(device).requires_grad_()
         with torch.enable_grad():
-            images = network(z)
-            u = torch.from_numpy(random.standard_normal(images.shape, dtype="float32")).to(device)
-            (gradients,) = torch.autograd.grad(images, z, u)
+            u = torch.from_numpy(random.standard_normal((BATCH, *shape), dtype="float32")).to(device)
+            gradients = torch.cat(
+                [
+                    torch.autograd.grad(network(some), some, direction)[0]
+                    for some, direction in zip(z.split(count), u.split(count), strict=True)
+                ]
+            )
         total += (gradients.T @ gradients).double().cpu()
     values, vectors = torch.linalg.eigh(total)
     if not values[-1] > 0:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gantry.core.errors import UserError
-from gantry.data.grid import enlarged_grid
+from gantry.data.grid import GRID, LARGEST, enlarged_grid, reduced
 from gantry.generation.latent.directions import directions
 from gantry.generation.output_paths import ADDRESS, check_port
 from gantry.models.latents import stream
@@ -93,6 +93,7 @@ def picture(shown: Shown, seed: int, count: int, truncation: float | None, along
     """
     z = stream(seed, 0, count, shown.z_dim, truncation)
     z = z + np.asarray(along[: len(shown.directions)], np.float32) @ shown.directions
-    grid = enlarged_grid(generate(shown.network, torch.from_numpy(z)))
+    images = generate(shown.network, torch.from_numpy(z))
+    grid = enlarged_grid(reduced(images, max(LARGEST, WIDE // min(count, GRID))))
     scale = max(1, WIDE // max(grid.shape[:2]))
     return grid.repeat(scale, 0).repeat(scale, 1)

@@ -23,18 +23,34 @@ def doublings(size: int) -> tuple[int, int]:
 
     The initial size is 4 to 7 pixels, or 4 to 31 where the size has no more factors of two; below three doublings
     (images under 32 pixels) it may be 2 or 3, since two layers are too few to distinguish digits.
-    32 is 4 doubled 3 times, 28 is 7 doubled twice, 16 is 2 doubled 3 times.
+    32 is 4 doubled 3 times, 28 is 7 doubled twice, 16 is 2 doubled 3 times, 512 is 4 doubled 7 times.
 
     Raises:
-        UnsupportedError: the size is not a multiple of 4 between 8 and 128.
+        UnsupportedError: the size is neither a multiple of 4 between 8 and 128 nor a multiple of 16 up to 512.
     """
-    if size % 4 or not 8 <= size <= 128:
-        raise UnsupportedError(f"data.image_size: networks make images of 8 to 128 pixels, a multiple of 4, not {size}")
+    if not 8 <= size <= 512 or size % (4 if size <= 128 else 16):
+        raise UnsupportedError(
+            "data.image_size: networks make images of 8 to 128 pixels a side, a multiple of 4, "
+            f"or of up to 512, a multiple of 16, not {size}"
+        )
     count = 0
     while size % 2 == 0 and (size >= 8 or (size >= 4 and count < 3)):
         size //= 2
         count += 1
     return size, count
+
+
+def start_of(image_shape: Shape) -> tuple[tuple[int, int], int]:
+    """Return the initial (height, width) and the number of doublings by which a generator reaches a shape (C, H, W).
+
+    The side that halves less often decides: 48x64 is 6x8 doubled 3 times, 36x512 is 9x128 doubled twice.
+
+    Raises:
+        UnsupportedError: see `doublings`.
+    """
+    _, height, width = image_shape
+    count = min(doublings(height)[1], doublings(width)[1])
+    return (height >> count, width >> count), count
 
 
 def normalisation(norm: str, channels: int, dense: bool = False) -> nn.Module:

@@ -11,9 +11,11 @@ from .blocks import (
     Shape,
     ToVector,
     constrain_spectrally,
-    doublings,
     normalisation,
+    start_of,
 )
+
+MOST = 16  # times the width: the channels at the start of 128 pixels; larger images have no more
 
 
 def initialise(network: nn.Module) -> None:
@@ -27,20 +29,25 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(bias)
 
 
+def channels_by_depth(width: int, count: int) -> list[int]:
+    """Return the channels of `count` layers from the image inwards: `width`, doubled up to `MOST` times of it."""
+    return [width * min(2**depth, MOST) for depth in range(count)]
+
+
 class Generator(nn.Module):
-    """Fractionally strided convolutions from a small start (see `doublings`), doubling size and halving channels.
+    """Fractionally strided convolutions from a small start (see `start_of`), doubling size and halving channels.
 
     Args:
         z_dim: length of the latent vector.
-        image_shape: (C, H, W) of the images to make, square, 8 to 128 pixels in steps of 4.
+        image_shape: (C, H, W) of the images to make, see `doublings` for the sides.
         width: channels before the last layer, 64 in most ports (the paper: 128).
         norm: normalisation between the layers.
     """
 
     def __init__(self, z_dim: int, image_shape: Shape, width: int = 64, norm: GeneratorNorm = "batch") -> None:
         super().__init__()
-        start, count = doublings(image_shape[-1])
-        channels = [width * 2**i for i in reversed(range(count))]
+        start, count = start_of(image_shape)
+        channels = channels_by_depth(width, count)[::-1]
         layers: list[nn.Module] = [
             nn.Unflatten(1, (z_dim, 1, 1)),
             FromVector(z_dim, channels[0], start, bias=norm == "none"),
@@ -66,15 +73,15 @@ class Discriminator(nn.Module):
     """Strided convolutions, halving size and doubling channels, down to one logit an image.
 
     Args:
-        image_shape: (C, H, W), square, 8 to 128 pixels in steps of 4.
+        image_shape: (C, H, W), see `doublings` for the sides.
         width: channels after the first layer.
         norm: normalisation, on all but the first and the last layer ("spectral": on the weights of every layer).
     """
 
     def __init__(self, image_shape: Shape, width: int = 64, norm: DiscriminatorNorm = "batch") -> None:
         super().__init__()
-        start, count = doublings(image_shape[-1])
-        channels = [width * 2**i for i in range(count)]
+        start, count = start_of(image_shape)
+        channels = channels_by_depth(width, count)
         layers: list[nn.Module] = [
             nn.Conv2d(image_shape[0], channels[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),

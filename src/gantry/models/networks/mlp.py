@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .blocks import Shape, constrain_spectrally, doublings, normalisation
+from .blocks import Shape, constrain_spectrally, normalisation, start_of
 
 
 class Generator(nn.Module):
@@ -16,23 +16,23 @@ class Generator(nn.Module):
 
     Args:
         z_dim: length of the latent vector.
-        image_shape: (C, H, W) of the images to make, square, 8 to 128 pixels in steps of 4.
+        image_shape: (C, H, W) of the images to make, see `doublings` for the sides.
         norm: normalisation between the layers.
     """
 
     def __init__(self, z_dim: int, image_shape: Shape, norm: Literal["batch", "layer", "none"] = "batch") -> None:
         super().__init__()
-        doublings(image_shape[-1])
-        quarter = image_shape[-1] // 4
+        start_of(image_shape)  # refuses sides that are no multiples of 4
+        height, width = (side // 4 for side in image_shape[1:])
         layers: list[nn.Module] = []
-        for before, after in pairwise([z_dim, 128, 256, 512, 1024, quarter * quarter * 256]):
+        for before, after in pairwise([z_dim, 128, 256, 512, 1024, height * width * 256]):
             layers += [
                 nn.Linear(before, after),
                 normalisation(norm, after, dense=True),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
         layers += [
-            nn.Unflatten(1, (256, quarter, quarter)),
+            nn.Unflatten(1, (256, height, width)),
             nn.ConvTranspose2d(256, 128, 4, stride=2, padding=1),
             normalisation(norm, 128),
             nn.LeakyReLU(0.2, inplace=True),

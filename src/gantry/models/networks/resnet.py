@@ -1,6 +1,7 @@
 """The residual pair of Miyato et al. 2018, Spectral Normalization for GANs, appendix B.4."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,11 @@ from .blocks import (
     GeneratorNorm,
     Shape,
     constrain_spectrally,
-    doublings,
     normalisation,
+    start_of,
 )
+
+FULL = 128  # pixels of a map's longer side up to which a block has all its channels
 
 
 def convolution(before: int, after: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
@@ -22,6 +25,11 @@ def convolution(before: int, after: int, kernel: int, gain: float = 1.0) -> nn.C
     nn.init.xavier_uniform_(layer.weight, gain)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
+
+
+def channels_at(width: int, side: int) -> int:
+    """Return the channels of a block that works on maps of a longer side of `side` pixels."""
+    return max(1, width >> max(0, math.ceil(math.log2(side / FULL))))
 
 
 class UpBlock(nn.Module):
@@ -68,21 +76,22 @@ class Generator(nn.Module):
 
     Args:
         z_dim: length of the latent vector (the paper: 128).
-        image_shape: (C, H, W) of the images to make, square, 8 to 128 pixels in steps of 4.
-        width: channels of every block (the paper: 256 at 32 pixels).
+        image_shape: (C, H, W) of the images to make, see `doublings` for the sides.
+        width: channels of every block up to 128 pixels (the paper: 256 at 32 pixels), halved at each doubling beyond.
         norm: normalisation in the blocks.
     """
 
     def __init__(self, z_dim: int, image_shape: Shape, width: int = 256, norm: GeneratorNorm = "batch") -> None:
         super().__init__()
-        start, count = doublings(image_shape[-1])
-        self.dense = nn.Linear(z_dim, width * start * start)
+        start, count = start_of(image_shape)
+        channels = [channels_at(width, max(start) << done) for done in range(count + 1)]
+        self.dense = nn.Linear(z_dim, width * start[0] * start[1])
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
-        self.start = nn.Unflatten(1, (width, start, start))
-        self.blocks = nn.Sequential(*[UpBlock(width, width, norm) for _ in range(count)])
-        self.norm = normalisation(norm, width)
-        self.image = convolution(width, image_shape[0], 3)
+        self.start = nn.Unflatten(1, (width, *start))
+        self.blocks = nn.Sequential(*[UpBlock(before, after, norm) for before, after in pairwise(channels)])
+        self.norm = normalisation(norm, channels[-1])
+        self.image = convolution(channels[-1], image_shape[0], 3)
 
     def forward(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim)."""
@@ -90,23 +99,25 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Residual blocks that halve the size while it is even and over 8 pixels, two more, a sum over the map, a logit.
+    """Residual blocks that halve the size while both sides are even and over 8 pixels, two more, a sum, a logit.
 
     Args:
-        image_shape: (C, H, W), square, 8 to 128 pixels in steps of 4.
-        width: channels of every block (the paper: 128 at 32 pixels).
+        image_shape: (C, H, W), see `doublings` for the sides.
+        width: channels of every block up to 128 pixels (the paper: 128 at 32 pixels), halved at each doubling beyond.
         norm: normalisation in the blocks ("spectral": on the weights of every layer).
     """
 
     def __init__(self, image_shape: Shape, width: int = 128, norm: DiscriminatorNorm = "spectral") -> None:
         super().__init__()
-        doublings(image_shape[-1])
-        side = image_shape[-1] // 2
-        blocks = [DownBlock(image_shape[0], width, norm, down=True, first=True)]
-        while side > 8 and side % 2 == 0:
-            blocks.append(DownBlock(width, width, norm, down=True))
-            side //= 2
-        blocks += [DownBlock(width, width, norm, down=False) for _ in range(2)]
+        start_of(image_shape)  # refuses sides that cannot be halved
+        height, wide = image_shape[1] // 2, image_shape[2] // 2
+        channels = channels_at(width, max(image_shape[1:]))
+        blocks = [DownBlock(image_shape[0], channels, norm, down=True, first=True)]
+        while min(height, wide) > 8 and height % 2 == wide % 2 == 0:
+            before, channels = channels, channels_at(width, max(height, wide))
+            blocks.append(DownBlock(before, channels, norm, down=True))
+            height, wide = height // 2, wide // 2
+        blocks += [DownBlock(before, width, norm, down=False) for before in (channels, width)]
         self.blocks = nn.Sequential(*blocks)
         self.dense = nn.Linear(width, 1)
         nn.init.xavier_uniform_(self.dense.weight)

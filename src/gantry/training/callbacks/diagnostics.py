@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from gantry.data.images import to_float
 from gantry.models.module import GAN
-from gantry.models.sampling import normal
+from gantry.models.sampling import at_a_time, normal
 from gantry.runs.tracking.tracker import Tracker
 
 APART = 0.99  # share of (real, generated) pairs that D ranks correctly, from which they count as separated
@@ -137,8 +137,11 @@ class Health(Callback):
         z = torch.from_numpy(normal(gan.seed, "health noise", (len(self.real), gan.z_dim))).to(gan.device)
         real = to_float(self.real)
         with evaluation_mode(gan.generator, gan.discriminator, gan.device):
-            fake = gan.generator(z)
-            real_scores, fake_scores = gan.discriminator(real), gan.discriminator(fake)
+            count = at_a_time(real[0].numel(), len(real))
+            fake = torch.cat([gan.generator(part) for part in z.split(count)])
+            real_scores, fake_scores = (
+                torch.cat([gan.discriminator(part) for part in images.split(count)]) for images in (real, fake)
+            )
         margins = real_scores[:, None] - fake_scores
         weights = sample_weights(gan.generator)
         change = torch.full_like(self.peak, torch.nan)

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from gantry.core.processes.signals import Stop
-from gantry.data.grid import GRID, enlarged_grid, zoom
+from gantry.data.grid import GRID, enlarged_grid, reduced, zoom
 from gantry.evaluation.evaluator import Evaluator
 from gantry.models.module import GAN
 from gantry.models.sampling import generate, normal
@@ -64,7 +64,7 @@ class Evaluation(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Log real images and evaluate the untrained generator, or repeat an evaluation cut short by a stop."""
         if self.last is None:
-            self.tracker.log_image(enlarged_grid(self.real), REAL, 0, zoom(self.real))
+            self._log_grid(self.real, REAL, 0)
             self.evaluate(trainer, pl_module)
             self.first = dict(self.final)
         elif self._due(trainer) and self.last != trainer.global_step:
@@ -127,7 +127,11 @@ class Evaluation(Callback):
                 logged |= {f"final/{name}": value for name, value in values.items()}
             cost = {"evaluation_seconds": seconds} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
-            self.tracker.log_image(enlarged_grid(self.drawn), SAMPLES, step, zoom(self.drawn))
+            self._log_grid(self.drawn, SAMPLES, step)
+
+    def _log_grid(self, images: Tensor, key: str, step: int) -> None:
+        shown = reduced(images)
+        self.tracker.log_image(enlarged_grid(shown), key, step, zoom(shown))
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.utils import make_grid
 
 from gantry.core.processes.signals import undisturbed
-from gantry.data.grid import GRID
+from gantry.data.grid import GRID, reduced
 from gantry.generation.animation import save_animation
 from gantry.models.module import GAN
 from gantry.models.sampling import generate
@@ -84,10 +83,7 @@ def frame(images: Tensor) -> np.ndarray:
     longest = max(images.shape[-2:])
     columns = min(GRID, (SIDE - 1) // (min(longest, LARGEST) + 1))
     shown = images[: columns**2].cpu()
-    if longest > LARGEST:
-        size = [max(1, round(length * LARGEST / longest)) for length in images.shape[-2:]]
-        shown = nn.functional.interpolate(shown.float(), size, mode="area").round().to(torch.uint8)
-    grid = make_grid(shown, nrow=columns, padding=1)[: images.shape[1]]
+    grid = make_grid(reduced(shown, LARGEST), nrow=columns, padding=1)[: images.shape[1]]
     return np.ascontiguousarray(grid.permute(1, 2, 0).numpy())
 
 
