@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from gantry.data.alpha import GROUND, RGBA, on_white
 from gantry.data.images import ImageSet
-from gantry.data.reading import SAID, UNREADABLE, Reading
+from gantry.data.reading import PREMULTIPLIED, SAID, UNREADABLE, Reading
 
 CLASSES, ENDINGS = 10, 8  # shown by name; the rest is counted
+LOOKED_AT = 256  # images
+CHANNELS = {1: "greyscale", 3: "colour", RGBA: "colour with alpha"}
 DARK = 80  # of 255: pixels that are nowhere as bright use a fraction of the range
 
 
 def describe(data: ImageSet) -> str:
     """Return the lines: images, size, channels and classes; then the files, what was left out and what altered."""
     _, height, width = data.shape
-    size, colour = f"{width}x{height}", {1: "greyscale", 3: "colour"}.get(data.shape[0], f"{data.shape[0]} channels")
+    size, colour = f"{width}x{height}", CHANNELS.get(data.shape[0], f"{data.shape[0]} channels")
+    colour += f" on {data.ground}" if data.ground else ""
     lines = [f"{data.name}: {len(data)} images ({data.split}), {size} {colour}, {_classes(data)}"]
     reading = data.reading
     if reading is not None:
@@ -52,7 +56,19 @@ def warnings_of(data: ImageSet) -> list[str]:
         )
     if reading.pixels is not None and reading.pixels[0] == reading.pixels[1]:
         found.append(f"{data.name}: all pixels of all its images are equal")
-    return found
+    return found + (_alpha_warnings(data, reading) if data.drawn_shape[0] == RGBA else [])
+
+
+def _alpha_warnings(data: ImageSet, reading: Reading) -> list[str]:
+    """Return what is odd about images with alpha."""
+    if reading.formats and PREMULTIPLIED not in reading.altered:
+        return [f"{data.name}: none of its images is transparent: data.channels=3 reads the same pictures"]
+    if on_white(np.asarray(data.images[:LOOKED_AT])).min() > 255 - DARK:
+        return [
+            f"{data.name}: its first {min(len(data), LOOKED_AT)} images are nearly white on {GROUND}, where "
+            "they are measured: FID and the others say little about them"
+        ]
+    return []
 
 
 def data_record(data: ImageSet) -> dict[str, Any]:
@@ -71,6 +87,7 @@ def data_record(data: ImageSet) -> dict[str, Any]:
 def data_tags(data: ImageSet) -> dict[str, str]:
     """Return what `describe` says as tags of a run; without those of which there is nothing to say."""
     _, height, width = data.shape
+    alpha = {"data.alpha": "premultiplied"} if data.shape[0] == RGBA else {}
     tags = {"data.images": str(len(data)), "data.size": f"{width}x{height}", "data.classes": _classes(data)}
     reading = data.reading
     if reading is not None:
@@ -78,7 +95,7 @@ def data_tags(data: ImageSet) -> dict[str, str]:
         tags |= {"data.left_out": _left_out(reading.left_out)} if reading.left_out else {}
         altered = ", ".join(f"{name} {count}" for name, count in reading.altered.items())
         tags |= {"data.altered": altered} if altered else {}
-    return tags | ({"data.skipped": str(data.skipped)} if data.skipped else {})
+    return tags | alpha | ({"data.skipped": str(data.skipped)} if data.skipped else {})
 
 
 def _counts(data: ImageSet) -> list[tuple[str, int]]:

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 COMPOSITED, SCALED, TURNED = "composited_on_white", "scaled_from_16_bits", "turned_by_exif"
 CROPPED, REDUCED, ENLARGED = "cropped", "reduced", "enlarged"
+PREMULTIPLIED = "premultiplied"
 FIRST_FRAME, MADE_GREY, MADE_RGB, ODD_METADATA = "first_frame_only", "made_grey", "made_rgb", "metadata_ignored"
 UNREADABLE, HIDDEN, NO_ENDING = "unreadable", "hidden", "no ending"
 SAID = {  # how each alteration is put to users
     COMPOSITED: "transparent, laid on white",
+    PREMULTIPLIED: "transparent, colours multiplied by alpha",
     SCALED: "16 bits a channel, scaled to 8",
     TURNED: "turned upright by EXIF",
     CROPPED: "cropped to the central square",

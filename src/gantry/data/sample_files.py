@@ -14,6 +14,7 @@ import numpy as np
 
 from gantry.core.errors import UserError
 from gantry.core.progress import progress
+from gantry.data.alpha import RGBA, on_white, premultiply
 from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.image_folder import NAMED, Failures, decoded, image_set, labelled
 from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
@@ -33,6 +34,7 @@ IMAGES = (
 LABELS = ("labels", "y", "arr_1")
 MOST_CLASSES = 65_536  # larger integers are not taken for labels
 CHUNK_BYTES = 2**24  # read at once
+CHANNELS = (1, 3, RGBA)  # of an array's images: greyscale, colour, colour with straight alpha
 
 
 def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> ImageSet:
@@ -41,15 +43,17 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> Image
     A folder is listed as by `gantry.data.image_folder.image_folder` and its files are decoded by
     `gantry.data.images.decode_exactly`: greyscale is repeated for colour data (as torch-fidelity does), and for
     greyscale data files must be grey. Labels are found as there, too, and a zip file is read as a folder is.
+    Transparent images are laid on white, or premultiplied for data with alpha, for which others are opaque.
 
-    An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, and
+    An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, those of
+    four channels with straight alpha, and
     optional integer labels (N,) as one of `LABELS`; an .npy holds the images alone. It is copied to the cache as a
     stream, so memory does not grow with N, and is never unpickled.
 
     Args:
         path: a folder, a .zip of one, an .npz or an .npy.
         cache: the folder of decoded images.
-        shape: (C, H, W) of the reference data, C 1 or 3.
+        shape: (C, H, W) of the reference data, C 1, 3 or 4.
 
     Raises:
         UserError: the path does not exist or holds no images, other sizes, colours for greyscale data, damaged or
@@ -103,7 +107,7 @@ def _folder(files: NamedFiles, cache: Path, shape: tuple[int, int, int]) -> Cach
 
 
 class _Layout(NamedTuple):
-    """The number of an array's channels, 1 or 3, and whether they are its last axis."""
+    """The number of an array's channels, 1, 3 or 4, and whether they are its last axis."""
 
     channels: int
     last: bool
@@ -189,8 +193,8 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
     height, width = shape[1:]
     each = (*dims[1:], 1) if len(dims) == 3 else tuple(dims[1:])
     if len(each) == 3:
-        first = _Layout(each[0], last=False) if each[0] in (1, 3) else None
-        last = _Layout(each[2], last=True) if each[2] in (1, 3) else None
+        first = _Layout(each[0], last=False) if each[0] in CHANNELS else None
+        last = _Layout(each[2], last=True) if each[2] in CHANNELS else None
         fits = [
             layout
             for layout, pixels in ((first, each[1:]), (last, each[:2]))
@@ -204,8 +208,8 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
             size = (each[1], each[0]) if last is not None else (each[2], each[1])
             raise _wrong_size(path, Counter({size: dims[0]}), dims[0], shape)
     raise UserError(
-        f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one or "
-        f"three channels; the reference data's are {width}x{height}"
+        f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one, "
+        f"three or four channels; the reference data's are {width}x{height}"
     )
 
 
@@ -243,6 +247,7 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
             images = np.frombuffer(content, np.uint8).reshape(count, *dims[1:])
             images = images.reshape(*images.shape[:3], layout.channels) if layout.last else images
             images = images.transpose(0, 3, 1, 2) if layout.last else images
+            images = _seen(images, layout.channels, channels)
             try:
                 fitting = with_channels(images, channels)
             except Coloured as error:
@@ -253,6 +258,13 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
         with _damage(path):
             if file.read(1):  # reading to the end also verifies the zip file's checksum
                 raise ValueError("it is longer than its header says")
+
+
+def _seen(images: np.ndarray, own: int, wanted: int) -> np.ndarray:
+    """Return images (n, H, W) or (n, `own`, H, W) premultiplied where they have alpha, or else on white."""
+    if own != RGBA:
+        return images
+    return premultiply(images) if wanted == RGBA else on_white(premultiply(images))
 
 
 def _wrong_size(path: Path, sizes: Mapping[tuple[int, int], int], total: int, shape: tuple[int, int, int]) -> UserError:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
+from gantry.data.alpha import on_white
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.metrics import inception_score, kid
@@ -83,7 +84,8 @@ class Evaluator:
 
     Args:
         extractor: computes the features of the images.
-        data: the real images, measured as they are, never mirrored.
+        data: the real images, measured as they are, never mirrored. With alpha they must lie on a ground, where
+            `gantry.evaluation.ground.measured` lays them; generated images are laid there too.
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
         peers: the ranks that share the generated images; rank 0 collects their features and scores them.
@@ -152,7 +154,8 @@ class Evaluator:
 
         Args:
             generate: (start, count) -> the images of noise vectors start to start + count, uint8
-                (count, C, H, W) of the data's shape, on any device. Over all ranks each vector is requested once.
+                (count, C, H, W) of the data's `drawn_shape`, on any device. Over all ranks each vector is requested
+                once.
             between: called between batches, on every rank equally often.
         """
         began = time.perf_counter()
@@ -167,7 +170,7 @@ class Evaluator:
             return Evaluation(values, self.protocol, time.perf_counter() - began)
         scores = score(
             self.metrics,
-            Inputs(self.extractor, self.data, self.real, features, logits, generate, self.kid_subsets),
+            Inputs(self.extractor, self.data, self.real, features, logits, _on_ground(generate), self.kid_subsets),
         )
         named = {name: scores.values[name] for name in self.names.values()}
         return Evaluation(named, self.protocol, time.perf_counter() - began, scores.details.get("classes"))
@@ -187,10 +190,15 @@ class Evaluator:
 
     def _batch_features(self, images: Callable[[int, int], Tensor], start: int, size: int) -> Features:
         batch = images(start, size)
-        expected = (size, *self.data.images.shape[1:])
+        expected = (size, *self.data.drawn_shape)
         if batch.dtype != torch.uint8 or tuple(batch.shape) != expected:
             raise ValueError(f"expected uint8 images {expected}, not {batch.dtype} {tuple(batch.shape)}")
-        return self.extractor(batch)
+        return self.extractor(on_white(batch))
+
+
+def _on_ground(generate: Callable[[int, int], Tensor]) -> Callable[[int, int], Tensor]:
+    """Return what makes the same images as `generate`, as metrics see them."""
+    return lambda start, count: on_white(generate(start, count))
 
 
 def _joined(parts: list[Features]) -> Features:

@@ -18,6 +18,7 @@ from gantry.data.images import ImageSet
 from gantry.data.sample_files import samples
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
+from gantry.evaluation.ground import OnGround, measured
 from gantry.evaluation.metrics.metric import LABELS, Metric, built
 from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
@@ -37,7 +38,7 @@ class SampleFiles:
     cache: Path
 
     def load(self, shape: tuple[int, int, int], count: int) -> ImageSet:
-        """Load `count` images of shape (C, H, W), drawn at random if there are more.
+        """Load `count` images of shape (C, H, W), drawn at random if there are more; with alpha, as metrics see them.
 
         Raises:
             UserError: they cannot be read, are of another shape or too few.
@@ -48,7 +49,7 @@ class SampleFiles:
                 f"images={self.path} holds {len(found)} images, fewer than n={count}; "
                 f"n={len(found)} measures them, under names that say so"
             )
-        return found.part(count)
+        return measured(found.part(count), self.cache)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Plan:
     def images(self) -> ImageSet:
         """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
-        return self.subject.load(self.reference.shape, self.n)
+        return self.subject.load(self.reference.drawn_shape, self.n)
 
     def limited(self, data: ImageSet) -> ImageSet:
         """Return at most as many real images as the protocol uses."""
@@ -144,7 +145,7 @@ class Plan:
     def _images(self, split: str | None) -> ImageSet:
         if split not in self._loaded:
             node = self.data if split is None else self.data | {"split": split}
-            self._loaded[split] = maker(node)(cache=self.cache)
+            self._loaded[split] = measured(maker(node)(cache=self.cache), self.cache)
         return self._loaded[split]
 
     @cached_property
@@ -187,7 +188,8 @@ class Plan:
         if isinstance(self.subject, SampleFiles):
             return ArraySource(self.images.images)
         network = self.network.to(self.device(rank))
-        return GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
+        made = GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
+        return OnGround(made) if self.reference.ground else made
 
 
 def can_classify(data: ImageSet) -> bool:
@@ -206,10 +208,10 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
     assert isinstance(files, GeneratorFiles)
     check_finite(network, files.folder)
     image = network(torch.zeros(1, files.z_dim))
-    if tuple(image.shape[1:]) != plan.reference.shape:
+    if tuple(image.shape[1:]) != plan.reference.drawn_shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
-            f"{plan.reference.name} are {plan.reference.shape}; data=... data.image_size=... names others"
+            f"{plan.reference.name} are {plan.reference.drawn_shape}; data=... data.image_size=... names others"
         )
     return {
         "run": str(files.run),
