@@ -118,6 +118,8 @@ def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> CachedImages
     with _opened(path) as members:
         file, dims = _images(path, members)
         layout = _layout(path, dims, shape)
+        if layout.channels == RGBA != shape[0]:
+            logger.warning("%s has alpha, which the reference data has not: its images are laid on white", path)
         labels = _labels(path, members, dims[0])
         classes = None if labels is None else [str(label) for label in range(max(labels) + 1)]
         about = {"unreadable": [], "labels": labels, "classes": classes}

@@ -15,6 +15,7 @@ from gantry.core.errors import UserError
 from gantry.data.alpha import on_white
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor, Features
+from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics import inception_score, kid
 from gantry.evaluation.metrics.metric import SETS, Inputs, Metric, built
 from gantry.evaluation.protocol import protocol, suffix
@@ -84,8 +85,8 @@ class Evaluator:
 
     Args:
         extractor: computes the features of the images.
-        data: the real images, measured as they are, never mirrored. With alpha they must lie on a ground, where
-            `gantry.evaluation.ground.measured` lays them; generated images are laid there too.
+        data: the real images, measured as they are, never mirrored. With alpha they are laid on a ground
+            (`gantry.evaluation.ground.measured`), generated images too.
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
         peers: the ranks that share the generated images; rank 0 collects their features and scores them.
@@ -119,7 +120,7 @@ class Evaluator:
         if len(data.images) < 2:
             raise UserError(f"{data.name} has {len(data.images)} images: metrics need at least 2")
         self.extractor = extractor
-        self.data = data
+        self.data = data = measured(data, cache)
         self.n_generated = n_generated
         self.peers = peers or Alone()
         self.metrics = _measurable(built(WHILE_TRAINING) if metrics is None else metrics, extractor)
