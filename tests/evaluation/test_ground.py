@@ -139,7 +139,9 @@ def test_a_generator_its_files_and_its_archive_measure_the_same_bits(plan: Plan,
             subject=SampleFiles(str(tmp_path / "png"), tmp_path / "cache"),
         )
     )
-    assert without.values["fid_looks-" + next(iter(found.values)).partition("-")[2]] == next(iter(found.values.values()))
+    assert without.values["fid_looks-" + next(iter(found.values)).partition("-")[2]] == next(
+        iter(found.values.values())
+    )
     assert "ground" not in without.settings
     assert without.key != found.key
 
