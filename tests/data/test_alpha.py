@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gantry.core.errors import UserError
-from gantry.data.alpha import on_checks, on_white, premultiply, straighten
+from gantry.data.alpha import on_checks, on_ground, premultiply, straighten
 from gantry.data.describe import data_tags, describe, warnings_of
 from gantry.data.grid import enlarged_grid
 from gantry.data.image_folder import image_folder
@@ -42,12 +42,13 @@ def load(folder, **options):
     return image_folder(folder=str(folder), cache=folder.parent / "cache", **options)
 
 
-def test_known_colours_on_white_and_on_checks():
+def test_known_colours_on_ground_and_on_checks():
     red = pixel(255, 0, 0, 51)  # a fifth of red
     assert premultiply(red).ravel().tolist() == [51, 0, 0, 51]
-    assert on_white(premultiply(red)).ravel().tolist() == [255, 204, 204]
-    assert on_white(pixel(0, 0, 0, 0)).ravel().tolist() == [255, 255, 255]
-    assert on_white(pixel(10, 20, 30, 255)).ravel().tolist() == [10, 20, 30]
+    assert on_ground(premultiply(red)).ravel().tolist() == [255, 204, 204]
+    assert on_ground(premultiply(red), "black").ravel().tolist() == [51, 0, 0]
+    assert on_ground(pixel(0, 0, 0, 0)).ravel().tolist() == [255, 255, 255]
+    assert on_ground(pixel(10, 20, 30, 255)).ravel().tolist() == [10, 20, 30]
     clear, solid = torch.zeros(1, 4, 16, 16, dtype=torch.uint8), torch.full((1, 4, 16, 16), 255, dtype=torch.uint8)
     assert on_checks(clear)[0, 1, 0, :5].tolist() == [255, 255, 204, 204, 255]
     assert on_checks(clear)[0, 1, 2, :5].tolist() == [204, 204, 255, 255, 204]
@@ -60,13 +61,13 @@ def test_every_colour_with_every_alpha_is_rounded_as_pillow_does():
     made = premultiply(EVERY)
     assert np.array_equal(made[0].transpose(1, 2, 0), np.asarray(picture(EVERY[0]).convert("RGBa")))
     white = Image.alpha_composite(Image.new("RGBA", (256, 256), "white"), picture(EVERY[0])).convert("RGB")
-    assert np.array_equal(on_white(made)[0].transpose(1, 2, 0), np.asarray(white))
-    assert torch.equal(on_white(torch.from_numpy(made)), torch.from_numpy(on_white(made)))
+    assert np.array_equal(on_ground(made)[0].transpose(1, 2, 0), np.asarray(white))
+    assert torch.equal(on_ground(torch.from_numpy(made)), torch.from_numpy(on_ground(made)))
 
 
 def test_a_colour_above_its_alpha_counts_as_its_alpha():
     glowing = pixel(200, 10, 0, 100)
-    assert on_white(glowing).ravel().tolist() == [255, 165, 155]
+    assert on_ground(glowing).ravel().tolist() == [255, 165, 155]
     assert straighten(glowing).ravel().tolist() == [255, 26, 0, 100]
     assert straighten(pixel(200, 10, 0, 0)).ravel().tolist() == [0, 0, 0, 0]
     on_board = on_checks(torch.from_numpy(glowing))
@@ -133,16 +134,25 @@ def test_a_folder_and_a_zip_are_read_alike_and_the_start_says_so(tmp_path):
     assert data_tags(data)["data.alpha"] == "premultiplied"
     assert warnings_of(data) == []
     assert "data.alpha" not in data_tags(load(folder, channels=3))
-    assert np.array_equal(load(folder, channels=3).images, on_white(data.images))
+    assert np.array_equal(load(folder, channels=3).images, on_ground(data.images))
 
 
-def test_what_shows_no_transparency_or_nothing_on_white_is_said(tmp_path):
+def test_what_shows_no_transparency_or_nothing_on_ground_is_said(tmp_path):
     (warning,) = warnings_of(load(saved(tmp_path / "opaque", mode="RGB")))
     assert "none of its images is transparent: data.channels=3" in warning
     white = RANDOM.copy()
     white[:, :3] = 255
     (warning,) = warnings_of(load(saved(tmp_path / "white", white)))
-    assert "nearly white on white" in warning
+    assert "all but white on white, where they are measured; +data.ground=black shows them" in warning
+    data = load(tmp_path / "white", ground="black")
+    assert warnings_of(data) == []
+    assert "12x12 colour with alpha, measured on black" in describe(data)
+    assert "12x12 colour with alpha, measured on white" in describe(load(tmp_path / "white"))
+
+
+def test_a_ground_is_of_four_channels_alone(tmp_path):
+    with pytest.raises(UserError, match=r"data\.ground=black belongs to data\.channels=4"):
+        load(saved(tmp_path / "sprites"), channels=3, ground="black")
 
 
 def test_two_channels_are_answered(tmp_path):
@@ -163,7 +173,9 @@ def test_samples_with_alpha_from_files_and_arrays_are_one(tmp_path):
         np.savez(tmp_path / f"{name}.npz", array)
     for path in (folder, tmp_path / "last.npz", tmp_path / "first.npz"):
         assert np.array_equal(samples(path, cache, (4, 12, 12)).images, premultiply(RANDOM))
-        assert np.array_equal(samples(path, cache, (3, 12, 12)).images, on_white(premultiply(RANDOM)))
+    assert np.array_equal(samples(folder, cache, (3, 12, 12)).images, on_ground(premultiply(RANDOM)))
+    with pytest.raises(UserError, match=r"four beside data with alpha: data\.channels=4"):  # whose ground is unknown
+        samples(tmp_path / "last.npz", cache, (3, 12, 12))
 
 
 def test_opaque_samples_beside_data_with_alpha_have_an_alpha_of_255(tmp_path):

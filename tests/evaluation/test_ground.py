@@ -10,7 +10,7 @@ from metrics_helpers import image_set, random_images, served
 from PIL import Image
 from torch import nn
 
-from gantry.data.alpha import on_white, premultiply, straighten
+from gantry.data.alpha import Ground, on_ground, premultiply, straighten
 from gantry.data.images import ImageSet
 from gantry.evaluation.evaluate import measure
 from gantry.evaluation.evaluator import Evaluator
@@ -42,32 +42,45 @@ def test_opaque_images_measure_the_same_bits_as_colour(random_inception: Network
     assert alpha.values == colour.values
 
 
-def test_what_is_measured_lies_on_white_and_the_protocol_says_so(tiny: NetworkExtractor, tmp_path: Path) -> None:
+def test_what_is_measured_lies_on_ground_and_the_protocol_says_so(tiny: NetworkExtractor, tmp_path: Path) -> None:
     real, made = transparent(60), transparent(50, seed=1)
     evaluator = Evaluator(tiny, image_set(real), 50, tmp_path / "a")
     alpha = evaluator.evaluate(served(made))
-    colour = Evaluator(tiny, image_set(on_white(real)), 50, tmp_path / "b").evaluate(served(on_white(made)))
+    colour = Evaluator(tiny, image_set(on_ground(real)), 50, tmp_path / "b").evaluate(served(on_ground(made)))
     assert alpha.values == colour.values
     assert alpha.protocol["ground"] == "white"
     assert "ground" not in colour.protocol
     assert alpha.protocol["data_digest"] == image_set(real).digest  # by which a resumed run knows its data
     assert evaluator.evaluate(served(np.resize(real, (50, *real.shape[1:])))).values["fid_tiny"] < 0.01
     with pytest.raises(ValueError, match="expected uint8 images"):
-        evaluator.evaluate(served(on_white(made)))
+        evaluator.evaluate(served(on_ground(made)))
 
 
 def test_features_on_a_ground_are_kept_apart_and_images_mapped_from_the_cache(tmp_path: Path) -> None:
     data = image_set(transparent(30))
     seen = measured(data, tmp_path)
-    assert np.array_equal(seen.images, on_white(data.images))
+    assert np.array_equal(seen.images, on_ground(data.images))
     assert isinstance(seen.images, np.memmap)
     assert (seen.ground, seen.shape, seen.drawn_shape) == ("white", (3, 32, 32), (4, 32, 32))
     assert measured(seen, tmp_path) is seen
-    colour = image_set(on_white(data.images))
+    colour = image_set(on_ground(data.images))
     assert measured(colour, tmp_path) is colour
 
 
-def test_the_classifier_sees_colours_on_white(tmp_path: Path) -> None:
+def test_another_ground_is_another_protocol(tiny: NetworkExtractor, tmp_path: Path) -> None:
+    real, made = image_set(transparent(60)), transparent(50, seed=1)
+    white, black = (
+        Evaluator(tiny, replace(real, ground=ground), 50, tmp_path).evaluate(served(made))
+        for ground in ("white", "black")
+    )
+    expected = Evaluator(tiny, image_set(on_ground(real.images, "black")), 50, tmp_path / "b").evaluate(
+        served(on_ground(made, "black"))
+    )
+    assert black.values == expected.values != white.values
+    assert (white.protocol["ground"], black.protocol["ground"]) == ("white", "black")
+
+
+def test_the_classifier_sees_colours_on_ground(tmp_path: Path) -> None:
     data = replace(image_set(transparent(40, size=8)), labels=np.arange(40) % 2)
     extractor = classifier(data=measured(data, tmp_path), cache=tmp_path)
     assert extractor.network.trunk[0].in_channels == 3
@@ -83,10 +96,10 @@ class Looks(nn.Module):
         return nn.functional.avg_pool2d(images.float() / 255, 4).flatten(1)
 
 
-def drawn(*, cache: Path, channels: int = 4) -> ImageSet:
+def drawn(*, cache: Path, channels: int = 4, ground: Ground | None = None) -> ImageSet:
     """Images with alpha, as a function of one's own gives them."""
     images = transparent(90, size=8)
-    return replace(image_set(images if channels == 4 else on_white(images)), labels=None)
+    return replace(image_set(images if channels == 4 else on_ground(images)), ground=ground)
 
 
 @pytest.fixture
@@ -127,6 +140,11 @@ def test_a_generator_its_files_and_its_archive_measure_the_same_bits(plan: Plan,
     found = measure(plan)
     assert found.settings["ground"] == "white"
     assert "both on white" in found.description
+    on_black = measure(replace(plan, data=plan.data | {"ground": "black"}))
+    files = SampleFiles(str(tmp_path / "png"), tmp_path / "cache")
+    assert on_black.values == measure(replace(plan, data=plan.data | {"ground": "black"}, subject=files)).values
+    assert on_black.key != found.key
+    assert on_black.values != found.values
     assert found.pairs is not None
     for path in (tmp_path / "png", tmp_path / "made.npz"):
         of_files = measure(replace(plan, subject=SampleFiles(str(path), tmp_path / "cache")))

@@ -5,7 +5,7 @@ are premultiplied, red * alpha / 255 and so on: then every wholly transparent pi
 as in resizing, is the mean of what is seen. Porter and Duff 1984, Compositing Digital Images.
 """
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RGBA = 4  # channels of images with transparency
-GROUND = "white"  # what metrics see behind them
+Ground = Literal["white", "black"]
+GROUND: Ground = "white"  # what they are laid on where nothing else is said
 SAID = "red, green, blue and alpha; colours multiplied by alpha"  # of the four channels, for whoever uses a generator
 Images = TypeVar("Images", np.ndarray, "Tensor")
 
@@ -44,15 +45,16 @@ def within_alpha(image: np.ndarray) -> np.ndarray:
     return np.concatenate([np.minimum(image[:3], image[3:]), image[3:]])
 
 
-def on_white(images: Images) -> Images:
-    """Lay premultiplied images on white: uint8 (n, 4, H, W) to (n, 3, H, W); others are returned as they are.
+def on_ground(images: Images, ground: Ground = GROUND) -> Images:
+    """Lay premultiplied images on one colour: uint8 (n, 4, H, W) to (n, 3, H, W); others are returned as they are.
 
     A colour above its alpha, as a network may make it, counts as its alpha.
     """
     if images.shape[1] != RGBA:
         return images
     alpha = images[:, 3:]
-    return images[:, :3].clip(max=alpha) + (255 - alpha)
+    colours = images[:, :3].clip(max=alpha)
+    return colours + (255 - alpha) if ground == "white" else colours
 
 
 def on_checks(images: "Tensor") -> "Tensor":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gantry.data.alpha import GROUND, RGBA, on_white
+from gantry.data.alpha import GROUND, RGBA, on_ground
 from gantry.data.images import ImageSet
 from gantry.data.reading import PREMULTIPLIED, SAID, UNREADABLE, Reading
 
@@ -21,7 +21,8 @@ def describe(data: ImageSet) -> str:
     """Return the lines: images, size, channels and classes; then the files, what was left out and what altered."""
     _, height, width = data.shape
     size, colour = f"{width}x{height}", CHANNELS.get(data.shape[0], f"{data.shape[0]} channels")
-    colour += f" on {data.ground}" if data.ground else ""
+    if data.drawn_shape[0] == RGBA:
+        colour += f"{', measured' if data.shape[0] == RGBA else ''} on {data.ground or GROUND}"
     lines = [f"{data.name}: {len(data)} images ({data.split}), {size} {colour}, {_classes(data)}"]
     reading = data.reading
     if reading is not None:
@@ -63,10 +64,12 @@ def _alpha_warnings(data: ImageSet, reading: Reading) -> list[str]:
     """Return what is odd about images with alpha."""
     if reading.formats and PREMULTIPLIED not in reading.altered:
         return [f"{data.name}: none of its images is transparent: data.channels=3 reads the same pictures"]
-    if on_white(np.asarray(data.images[:LOOKED_AT])).min() > 255 - DARK:
+    ground = data.ground or GROUND
+    seen = on_ground(np.asarray(data.images[:LOOKED_AT]), ground)
+    if (255 - seen if ground == "white" else seen).max() < DARK:
         return [
-            f"{data.name}: its first {min(len(data), LOOKED_AT)} images are nearly white on {GROUND}, where "
-            "they are measured: FID and the others say little about them"
+            f"{data.name}: its first {len(seen)} images are all but {ground} on {ground}, where they are measured; "
+            f"+data.ground={'black' if ground == 'white' else 'white'} shows them"
         ]
     return []
 

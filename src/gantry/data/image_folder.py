@@ -13,6 +13,7 @@ from PIL import Image
 
 from gantry.core.errors import UserError
 from gantry.core.progress import progress
+from gantry.data.alpha import GROUND, RGBA, Ground
 from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.images import MODES, ImageSet, decode, digest_of
 from gantry.data.labels import How, Labels, find_labels
@@ -31,6 +32,7 @@ def image_folder(
     cache: Path,
     image_size: int = 64,
     channels: Literal[1, 3, 4] = 3,
+    ground: Ground = GROUND,
     labels: How = "auto",
     skip_unreadable: bool = False,
     flip: bool = True,
@@ -46,6 +48,7 @@ def image_folder(
         image_size: side of the images, pixels.
         channels: 3 for colour, 1 for greyscale (ITU-R 601 luma); of both, transparent images are laid on white. 4 for
             colour and alpha, premultiplied (see `gantry.data.alpha`).
+        ground: what images of four channels are laid on to be measured.
         labels: auto: of dataset.json as StyleGAN's data sets have it, or else the sub-folders, when there are two or
             more and they look like classes; folders: the sub-folders, whatever they look like; none.
         skip_unreadable: leave out and count files that cannot be decoded, instead of refusing the folder.
@@ -59,8 +62,10 @@ def image_folder(
         raise UserError(
             f"data.channels={channels}: must be 1 (greyscale), 3 (colour) or 4 (colour and alpha, of grey files too)"
         )
+    if channels != RGBA and ground != GROUND:
+        raise UserError(f"data.ground={ground} belongs to data.channels=4; with others images are laid on {GROUND}")
     files = named_files(resolved(folder, "data.folder"))
-    return cached_images(
+    data = cached_images(
         files,
         labels,
         cache=cache,
@@ -71,6 +76,7 @@ def image_folder(
         split="all",
         flip=flip,
     )
+    return replace(data, ground=ground) if channels == RGBA else data
 
 
 def cached_images(

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from gantry.core.randomness import draws
-from gantry.data.alpha import RGBA, within_alpha
+from gantry.data.alpha import RGBA, Ground, within_alpha
 from gantry.data.reading import (
     COMPOSITED,
     CROPPED,
@@ -60,7 +60,8 @@ class ImageSet:
         skipped: the number of unreadable files left out.
         reading: what reading found in the files and changed of them; None where the function that made the set did
             not say.
-        ground: what transparent images were laid on to be measured; None where they have no alpha, or still have it.
+        ground: what transparent images are laid on to be measured; None where they have no alpha. A set of three
+            channels with a ground has been laid on it.
     """
 
     name: str
@@ -73,7 +74,7 @@ class ImageSet:
     flip: bool
     skipped: int = 0
     reading: Reading | None = None
-    ground: str | None = None
+    ground: Ground | None = None
 
     def __len__(self) -> int:
         return len(self.images)

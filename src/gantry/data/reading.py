@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-COMPOSITED, SCALED, TURNED = "composited_on_white", "scaled_from_16_bits", "turned_by_exif"
+COMPOSITED, SCALED, TURNED = "composited_on_ground", "scaled_from_16_bits", "turned_by_exif"
 CROPPED, REDUCED, ENLARGED = "cropped", "reduced", "enlarged"
 PREMULTIPLIED = "premultiplied"
 FIRST_FRAME, MADE_GREY, MADE_RGB, ODD_METADATA = "first_frame_only", "made_grey", "made_rgb", "metadata_ignored"

@@ -14,7 +14,7 @@ import numpy as np
 
 from gantry.core.errors import UserError
 from gantry.core.progress import progress
-from gantry.data.alpha import RGBA, on_white, premultiply
+from gantry.data.alpha import RGBA, premultiply
 from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.image_folder import NAMED, Failures, decoded, image_set, labelled
 from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
@@ -34,7 +34,6 @@ IMAGES = (
 LABELS = ("labels", "y", "arr_1")
 MOST_CLASSES = 65_536  # larger integers are not taken for labels
 CHUNK_BYTES = 2**24  # read at once
-CHANNELS = (1, 3, RGBA)  # of an array's images: greyscale, colour, colour with straight alpha
 
 
 def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> ImageSet:
@@ -45,8 +44,8 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int]) -> Image
     greyscale data files must be grey. Labels are found as there, too, and a zip file is read as a folder is.
     Transparent images are laid on white, or premultiplied for data with alpha, for which others are opaque.
 
-    An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, those of
-    four channels with straight alpha, and
+    An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, or
+    beside data with alpha (N, H, W, 4) or (N, 4, H, W) of straight alpha, and
     optional integer labels (N,) as one of `LABELS`; an .npy holds the images alone. It is copied to the cache as a
     stream, so memory does not grow with N, and is never unpickled.
 
@@ -118,8 +117,6 @@ def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> CachedImages
     with _opened(path) as members:
         file, dims = _images(path, members)
         layout = _layout(path, dims, shape)
-        if layout.channels == RGBA != shape[0]:
-            logger.warning("%s has alpha, which the reference data has not: its images are laid on white", path)
         labels = _labels(path, members, dims[0])
         classes = None if labels is None else [str(label) for label in range(max(labels) + 1)]
         about = {"unreadable": [], "labels": labels, "classes": classes}
@@ -195,8 +192,9 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
     height, width = shape[1:]
     each = (*dims[1:], 1) if len(dims) == 3 else tuple(dims[1:])
     if len(each) == 3:
-        first = _Layout(each[0], last=False) if each[0] in CHANNELS else None
-        last = _Layout(each[2], last=True) if each[2] in CHANNELS else None
+        counts = (1, 3, RGBA) if shape[0] == RGBA else (1, 3)
+        first = _Layout(each[0], last=False) if each[0] in counts else None
+        last = _Layout(each[2], last=True) if each[2] in counts else None
         fits = [
             layout
             for layout, pixels in ((first, each[1:]), (last, each[:2]))
@@ -210,8 +208,8 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
             size = (each[1], each[0]) if last is not None else (each[2], each[1])
             raise _wrong_size(path, Counter({size: dims[0]}), dims[0], shape)
     raise UserError(
-        f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one, "
-        f"three or four channels; the reference data's are {width}x{height}"
+        f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one or "
+        f"three channels (four beside data with alpha: data.channels=4); the reference data's are {width}x{height}"
     )
 
 
@@ -249,7 +247,7 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
             images = np.frombuffer(content, np.uint8).reshape(count, *dims[1:])
             images = images.reshape(*images.shape[:3], layout.channels) if layout.last else images
             images = images.transpose(0, 3, 1, 2) if layout.last else images
-            images = _seen(images, layout.channels, channels)
+            images = premultiply(images) if layout.channels == RGBA else images
             try:
                 fitting = with_channels(images, channels)
             except Coloured as error:
@@ -260,13 +258,6 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
         with _damage(path):
             if file.read(1):  # reading to the end also verifies the zip file's checksum
                 raise ValueError("it is longer than its header says")
-
-
-def _seen(images: np.ndarray, own: int, wanted: int) -> np.ndarray:
-    """Return images (n, H, W) or (n, `own`, H, W) premultiplied where they have alpha, or else on white."""
-    if own != RGBA:
-        return images
-    return premultiply(images) if wanted == RGBA else on_white(premultiply(images))
 
 
 def _wrong_size(path: Path, sizes: Mapping[tuple[int, int], int], total: int, shape: tuple[int, int, int]) -> UserError:

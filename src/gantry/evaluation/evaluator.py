@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
-from gantry.data.alpha import on_white
+from gantry.data.alpha import on_ground
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.ground import measured
@@ -171,10 +171,22 @@ class Evaluator:
             return Evaluation(values, self.protocol, time.perf_counter() - began)
         scores = score(
             self.metrics,
-            Inputs(self.extractor, self.data, self.real, features, logits, _on_ground(generate), self.kid_subsets),
+            Inputs(
+                self.extractor,
+                self.data,
+                self.real,
+                features,
+                logits,
+                lambda *part: self._seen(generate(*part)),
+                self.kid_subsets,
+            ),
         )
         named = {name: scores.values[name] for name in self.names.values()}
         return Evaluation(named, self.protocol, time.perf_counter() - began, scores.details.get("classes"))
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """Return generated images as metrics see them."""
+        return images if self.data.ground is None else on_ground(images, self.data.ground)
 
     def _shared_features(self, generate: Callable[[int, int], Tensor], between: Callable[[], None]) -> Features | None:
         """Compute the generated images' features, each rank those of its share; rank 0 gets all, in order."""
@@ -194,12 +206,7 @@ class Evaluator:
         expected = (size, *self.data.drawn_shape)
         if batch.dtype != torch.uint8 or tuple(batch.shape) != expected:
             raise ValueError(f"expected uint8 images {expected}, not {batch.dtype} {tuple(batch.shape)}")
-        return self.extractor(on_white(batch))
-
-
-def _on_ground(generate: Callable[[int, int], Tensor]) -> Callable[[int, int], Tensor]:
-    """Return what makes the same images as `generate`, as metrics see them."""
-    return lambda start, count: on_white(generate(start, count))
+        return self.extractor(self._seen(batch))
 
 
 def _joined(parts: list[Features]) -> Features:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from gantry.data.alpha import GROUND, RGBA, on_white
+from gantry.data.alpha import GROUND, RGBA, Ground, on_ground
 from gantry.data.decoded_cache import kept, write
 from gantry.data.images import ImageSet
 from gantry.evaluation.features import Source
@@ -19,7 +19,7 @@ AT_ONCE = 512  # images
 
 
 def measured(data: ImageSet, cache: Path) -> ImageSet:
-    """Return `data` as metrics see it: its three colours on `GROUND` where it has alpha, mapped from `cache`.
+    """Return `data` as metrics see it: its three colours on its ground where it has alpha, mapped from `cache`.
 
     Its digest stays that of the images with their alpha. Data without alpha is returned as it is.
 
@@ -29,22 +29,24 @@ def measured(data: ImageSet, cache: Path) -> ImageSet:
     if data.images.shape[1] != RGBA:
         return data
     shape = (3, *data.images.shape[2:])
-    parts = (on_white(np.asarray(data.images[at : at + AT_ONCE])) for at in range(0, len(data), AT_ONCE))
-    images, _ = kept(cache, [f"on {GROUND}", data.digest], lambda entry: write(entry, len(data), shape, parts, dict))
-    return replace(data, images=images, ground=GROUND)
+    ground = data.ground or GROUND
+    parts = (on_ground(np.asarray(data.images[at : at + AT_ONCE]), ground) for at in range(0, len(data), AT_ONCE))
+    images, _ = kept(cache, [f"on {ground}", data.digest], lambda entry: write(entry, len(data), shape, parts, dict))
+    return replace(data, images=images, ground=ground)
 
 
 @dataclass(frozen=True)
 class OnGround:
-    """The images of a source as metrics see them."""
+    """The images of a source as metrics see them, on `ground`."""
 
     source: Source
+    ground: Ground
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __call__(self, start: int, count: int) -> Tensor:
-        return on_white(self.source(start, count))
+        return on_ground(self.source(start, count), self.ground)
 
     def of(self, numbers: np.ndarray) -> Tensor:
-        return on_white(self.source.of(numbers))
+        return on_ground(self.source.of(numbers), self.ground)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class SampleFiles:
     cache: Path
 
     def load(self, shape: tuple[int, int, int], count: int) -> ImageSet:
-        """Load `count` images of shape (C, H, W), drawn at random if there are more; with alpha, as metrics see them.
+        """Load `count` images of shape (C, H, W), drawn at random if there are more.
 
         Raises:
             UserError: they cannot be read, are of another shape or too few.
@@ -49,7 +49,7 @@ class SampleFiles:
                 f"images={self.path} holds {len(found)} images, fewer than n={count}; "
                 f"n={len(found)} measures them, under names that say so"
             )
-        return measured(found.part(count), self.cache)
+        return found.part(count)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ class Plan:
     def images(self) -> ImageSet:
         """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
-        return self.subject.load(self.reference.drawn_shape, self.n)
+        found = self.subject.load(self.reference.drawn_shape, self.n)
+        return measured(replace(found, ground=self.reference.ground), self.cache)
 
     def limited(self, data: ImageSet) -> ImageSet:
         """Return at most as many real images as the protocol uses."""
@@ -189,7 +190,7 @@ class Plan:
             return ArraySource(self.images.images)
         network = self.network.to(self.device(rank))
         made = GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
-        return OnGround(made) if self.reference.ground else made
+        return made if self.reference.ground is None else OnGround(made, self.reference.ground)
 
 
 def can_classify(data: ImageSet) -> bool:
