@@ -212,7 +212,8 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
     if tuple(image.shape[1:]) != plan.reference.drawn_shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
-            f"{plan.reference.name} are {plan.reference.drawn_shape}; data=... data.image_size=... data.channels=... names others"
+            f"{plan.reference.name} are {plan.reference.drawn_shape}; data=... data.image_size=... data.channels=... "
+            "names others"
         )
     return {
         "run": str(files.run),
