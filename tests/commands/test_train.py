@@ -348,7 +348,7 @@ def test_a_zip_of_stylegan_trains_with_its_labels_and_says_what_it_holds(cli, tm
     held = json.loads((tmp_path / "run/summary.json").read_text())["data"]
     assert (held["images"], held["shape"], held["classes"]) == (60, [3, 8, 8], {"0": 30, "1": 30})
     assert held["reading"]["left_out"] == {".heic": 1}
-    assert held["reading"]["altered"] == {"composited_on_white": 5, "reduced": 60}
+    assert held["reading"]["altered"] == {"composited_on_ground": 5, "reduced": 60}
     _, run = run_of(store, tmp_path / "run")
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("data.")}
     assert tags == {
@@ -357,7 +357,7 @@ def test_a_zip_of_stylegan_trains_with_its_labels_and_says_what_it_holds(cli, tm
         "data.classes": "2 classes by dataset.json: 0 (30), 1 (30)",
         "data.files": "60 PNG of 16x16",
         "data.left_out": "1 .heic",
-        "data.altered": "composited_on_white 5, reduced 60",
+        "data.altered": "composited_on_ground 5, reduced 60",
     }
 
 

@@ -68,13 +68,13 @@ def test_the_record_and_the_tags_hold_the_same_and_the_cache_keeps_them(base):
         assert record["images"] == 7
         assert record["classes"] == {"cat": 4, "dog": 3}
         assert record["reading"]["left_out"] == {".txt": 1, "unreadable": 1}
-        assert record["reading"]["altered"]["composited_on_white"] == 1
+        assert record["reading"]["altered"]["composited_on_ground"] == 1
         assert record["reading"]["sizes"][0] == [[8, 8], 5]
         tags = data_tags(data)
         assert tags["data.images"] == "7"
         assert tags["data.skipped"] == "1"
         assert tags["data.left_out"] == "1 unreadable, 1 .txt"
-        assert tags["data.altered"].startswith("composited_on_white 1, scaled_from_16_bits 1, turned_by_exif 1")
+        assert tags["data.altered"].startswith("composited_on_ground 1, scaled_from_16_bits 1, turned_by_exif 1")
 
 
 def test_colours_that_are_dropped_are_said(base):
@@ -84,7 +84,7 @@ def test_colours_that_are_dropped_are_said(base):
 def test_images_measured_as_they_are_say_what_was_altered_too(base, tmp_path):
     for name in ("cat/deep.png", "dog/turned.jpg", "dog/small.png", "dog/moves.gif", "dog/bad.png"):
         (base / name).unlink()
-    assert samples(base, tmp_path / "cache", (3, 8, 8)).reading.altered == {"composited_on_white": 1}
+    assert samples(base, tmp_path / "cache", (3, 8, 8)).reading.altered == {"composited_on_ground": 1}
 
 
 def test_named_data_sets_are_described(tmp_path):

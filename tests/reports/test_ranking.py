@@ -105,6 +105,7 @@ def test_only_finished_runs_are_ranked_and_the_others_are_counted() -> None:
         ({"tags": {"metrics.n_generated": "500"}}, "generated images: 500 and 2000"),
         ({"tags": {"metrics.n_real": "512", "metrics.data_digest": "f" * 64}}, "real images: 512 and 1797"),
         ({"tags": {"metrics.split": "test"}}, "split: all and test"),
+        ({"tags": {"metrics.ground": "black"}}, "the ground of transparent images: none and black"),
         ({"tags": {"metrics.data": "mnist", "metrics.data_digest": "f" * 64}}, "data set: mnist and digits"),
     ],
 )

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from gantry.data.alpha import GROUND, RGBA, on_ground
 from gantry.data.images import ImageSet
-from gantry.data.reading import CROPPED, SAID, SCALED, UNREADABLE, Reading
+from gantry.data.reading import CROPPED, PREMULTIPLIED, SAID, SCALED, UNREADABLE, Reading
 from gantry.data.sizes import proportions
 
 CLASSES, ENDINGS = 10, 8  # shown by name; the rest is counted
+LOOKED_AT = 256  # images
+CHANNELS = {1: "greyscale", 3: "colour", RGBA: "colour with alpha"}
 DARK = 80  # of 255: pixels that are nowhere as bright use a fraction of the range
 
 
@@ -19,7 +22,9 @@ def describe(data: ImageSet) -> str:
     """Return the lines: images, size, channels and classes; then the files, what was left out and what altered."""
     _, height, width = data.shape
     size = f"{width}x{height}" + (" (width x height)" if width != height else "")
-    colour = {1: "greyscale", 3: "colour"}.get(data.shape[0], f"{data.shape[0]} channels")
+    colour = CHANNELS.get(data.shape[0], f"{data.shape[0]} channels")
+    if data.drawn_shape[0] == RGBA:
+        colour += f"{', measured' if data.shape[0] == RGBA else ''} on {data.ground or GROUND}"
     lines = [f"{data.name}: {len(data)} images ({data.split}), {size} {colour}, {_classes(data)}"]
     reading = data.reading
     if reading is not None:
@@ -55,7 +60,21 @@ def warnings_of(data: ImageSet) -> list[str]:
         found.append(f"{data.name}: {brightest}. Do its files hold {what}?")
     if reading.pixels is not None and reading.pixels[0] == reading.pixels[1]:
         found.append(f"{data.name}: all pixels of all its images are equal")
-    return found
+    return found + (_alpha_warnings(data, reading) if data.drawn_shape[0] == RGBA else [])
+
+
+def _alpha_warnings(data: ImageSet, reading: Reading) -> list[str]:
+    """Return what is odd about images with alpha."""
+    if reading.formats and PREMULTIPLIED not in reading.altered:
+        return [f"{data.name}: none of its images is transparent: data.channels=3 reads the same pictures"]
+    ground = data.ground or GROUND
+    seen = on_ground(np.asarray(data.images[:LOOKED_AT]), ground)
+    if (255 - seen if ground == "white" else seen).max() < DARK:
+        return [
+            f"{data.name}: its first {len(seen)} images are all but {ground} on {ground}, where they are measured; "
+            f"+data.ground={'black' if ground == 'white' else 'white'} shows them"
+        ]
+    return []
 
 
 def data_record(data: ImageSet) -> dict[str, Any]:
@@ -74,6 +93,7 @@ def data_record(data: ImageSet) -> dict[str, Any]:
 def data_tags(data: ImageSet) -> dict[str, str]:
     """Return what `describe` says as tags of a run; without those of which there is nothing to say."""
     _, height, width = data.shape
+    alpha = {"data.alpha": "premultiplied"} if data.shape[0] == RGBA else {}
     tags = {"data.images": str(len(data)), "data.size": f"{width}x{height}", "data.classes": _classes(data)}
     reading = data.reading
     if reading is not None:
@@ -81,7 +101,7 @@ def data_tags(data: ImageSet) -> dict[str, str]:
         tags |= {"data.left_out": _left_out(reading.left_out)} if reading.left_out else {}
         altered = ", ".join(f"{name} {count}" for name, count in reading.altered.items())
         tags |= {"data.altered": altered} if altered else {}
-    return tags | ({"data.skipped": str(data.skipped)} if data.skipped else {})
+    return tags | alpha | ({"data.skipped": str(data.skipped)} if data.skipped else {})
 
 
 def _counts(data: ImageSet) -> list[tuple[str, int]]:

@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
+from gantry.data.alpha import on_checks
+
 GRID = 8  # images along a side of the sample grid
 TILE_PIXELS = 48  # least width to which an image of the grid is enlarged
 LARGEST = 128  # pixels of an image's longer side, above which it is reduced in pictures of a run
@@ -26,7 +28,10 @@ def reduced(images: Tensor, most: int = LARGEST) -> Tensor:
 
 
 def enlarged_grid(images: Tensor, columns: int = GRID) -> np.ndarray:
-    """Arrange uint8 images (N, C, H, W) as one uint8 picture (H', W', 3), enlarged without smoothing."""
+    """Arrange uint8 images (N, C, H, W) as one uint8 picture (H', W', 3), enlarged without smoothing.
+
+    Transparent ones (C is 4) are laid on a board of white and grey squares.
+    """
     scale = zoom(images)
-    grid = make_grid(images.cpu(), nrow=columns, padding=1).permute(1, 2, 0).numpy()
+    grid = make_grid(on_checks(images.cpu()), nrow=columns, padding=1).permute(1, 2, 0).numpy()
     return np.ascontiguousarray(grid.repeat(scale, 0).repeat(scale, 1))

@@ -13,8 +13,9 @@ from PIL import Image
 
 from gantry.core.errors import UserError
 from gantry.core.progress import progress
+from gantry.data.alpha import GROUND, RGBA, Ground
 from gantry.data.decoded_cache import CachedImages, kept, write
-from gantry.data.images import ImageSet, decode, digest_of
+from gantry.data.images import MODES, ImageSet, decode, digest_of
 from gantry.data.labels import How, Labels, find_labels
 from gantry.data.named_files import NamedFiles, named_files, resolved
 from gantry.data.reading import UNREADABLE, Reading, Seen, Tally
@@ -31,7 +32,8 @@ def image_folder(
     folder: str,
     cache: Path,
     image_size: Size = 64,
-    channels: Literal[1, 3] = 3,
+    channels: Literal[1, 3, 4] = 3,
+    ground: Ground = GROUND,
     labels: How = "auto",
     skip_unreadable: bool = False,
     flip: bool = True,
@@ -46,7 +48,9 @@ def image_folder(
         cache: the folder of decoded images.
         image_size: pixels of a square's side, or [height, width]; each image's central part in these proportions is
             resized to it.
-        channels: 3 for colour, 1 for greyscale (ITU-R 601 luma).
+        channels: 3 for colour, 1 for greyscale (ITU-R 601 luma); of both, transparent images are laid on white. 4 for
+            colour and alpha, premultiplied (see `gantry.data.alpha`).
+        ground: what images of four channels are laid on to be measured.
         labels: auto: of dataset.json as StyleGAN's data sets have it, or else the sub-folders, when there are two or
             more and they look like classes; folders: the sub-folders, whatever they look like; none.
         skip_unreadable: leave out and count files that cannot be decoded, instead of refusing the folder.
@@ -56,8 +60,14 @@ def image_folder(
         UserError: no such folder, no images in it, unreadable images, labels that cannot be understood, or a cache
             that cannot be written.
     """
+    if channels not in MODES:
+        raise UserError(
+            f"data.channels={channels}: must be 1 (greyscale), 3 (colour) or 4 (colour and alpha, of grey files too)"
+        )
+    if channels != RGBA and ground != GROUND:
+        raise UserError(f"data.ground={ground} belongs to data.channels=4; with others images are laid on {GROUND}")
     files = named_files(resolved(folder, "data.folder"))
-    return cached_images(
+    data = cached_images(
         files,
         labels,
         cache=cache,
@@ -68,6 +78,7 @@ def image_folder(
         split="all",
         flip=flip,
     )
+    return replace(data, ground=ground) if channels == RGBA else data
 
 
 def cached_images(

@@ -13,12 +13,14 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from gantry.core.randomness import draws
+from gantry.data.alpha import RGBA, Ground, on_ground, within_alpha
 from gantry.data.reading import (
     COMPOSITED,
     FIRST_FRAME,
     MADE_GREY,
     MADE_RGB,
     ODD_METADATA,
+    PREMULTIPLIED,
     SCALED,
     TURNED,
     Reading,
@@ -36,6 +38,7 @@ LARGE = 2**24  # pixels; larger images are decoded one at a time
 PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # EXIF's tag
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+MODES = {1: "L", 3: "RGB", RGBA: "RGBa"}  # Pillow's, by the number of channels; RGBa is premultiplied
 _large = threading.Lock()
 
 
@@ -45,7 +48,8 @@ class ImageSet:
 
     Attributes:
         name: the data set's name, which runs are tagged with.
-        images: uint8, shape (N, C, H, W), values 0 to 255; may be a read-only memory map.
+        images: uint8, shape (N, C, H, W), values 0 to 255; may be a read-only memory map. Four channels are red,
+            green, blue and alpha, the colours premultiplied (see `gantry.data.alpha`).
         labels: int64, shape (N,), each an index into `classes`; None where there are no labels.
         classes: the names of the classes; None where there are no labels.
         split: the part of the data set: train, test, valid or all.
@@ -55,6 +59,8 @@ class ImageSet:
         skipped: the number of unreadable files left out.
         reading: what reading found in the files and changed of them; None where the function that made the set did
             not say.
+        ground: what transparent images are laid on to be measured; None where they have no alpha. A set of three
+            channels with a ground has been laid on it.
     """
 
     name: str
@@ -67,6 +73,7 @@ class ImageSet:
     flip: bool
     skipped: int = 0
     reading: Reading | None = None
+    ground: Ground | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,6 +83,11 @@ class ImageSet:
         """Return (C, H, W) of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
+
+    @property
+    def drawn_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of the images as they are trained on: with alpha where they lie on a ground."""
+        return (RGBA if self.ground else self.shape[0], *self.shape[1:])
 
     def part(self, count: int) -> "ImageSet":
         """Return `count` images drawn at random, the same for every run's seed; all where there are no more."""
@@ -115,7 +127,8 @@ def resize(images: np.ndarray, size: Size) -> np.ndarray:
     """Resize uint8 (N, C, H, W) to `size` by antialiased Lanczos; unchanged at that size.
 
     Args:
-        images: of other proportions than `size`, they are cropped to their central part in its proportions.
+        images: of other proportions than `size`, they are cropped to their central part in its proportions. Colours
+            of four channels are premultiplied.
         size: a number of pixels for squares, or (height, width).
 
     Raises:
@@ -131,6 +144,7 @@ def resize(images: np.ndarray, size: Size) -> np.ndarray:
     for target, planes in zip(resized, images[:, :, top:bottom, left:right], strict=True):
         for channel, plane in enumerate(planes):
             target[channel] = Image.fromarray(plane).resize((width, height), Image.Resampling.LANCZOS)
+        target[:] = within_alpha(target)
     return resized
 
 
@@ -138,18 +152,19 @@ def decode(file: Path | IO[bytes], size: Size, channels: int, seen: Seen | None 
     """Decode an image file to uint8 (channels, height, width): its central part, resized by antialiased Lanczos.
 
     The part has the proportions of `size`, a number of pixels for a square, or (height, width). The image is turned
-    upright (EXIF), composited on white where transparent, and scaled from 16 bits to 8; of an animation, the first
-    frame is taken. `seen` is told all of that. Raises whatever Pillow raises for a damaged file.
+    upright (EXIF) and scaled from 16 bits to 8; of an animation, the first frame is taken. Where it is transparent it
+    is composited on white, or of four channels premultiplied. `seen` is told all of that. Raises whatever Pillow
+    raises for a damaged file.
     """
     from PIL import Image
 
     height, width = sides(size)
     seen = seen or Seen()
-    with _opened(file, "L" if channels == 1 else "RGB", seen) as opened:
+    with _opened(file, MODES[channels], seen) as opened:
         box = central(opened.height, opened.width, (height, width))
         image = opened.crop(box).resize((width, height), Image.Resampling.LANCZOS)
     note_size(seen, box, (height, width))
-    pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    pixels = within_alpha(np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1))
     seen.pixels = int(pixels.min()), int(pixels.max())
     return pixels
 
@@ -169,19 +184,20 @@ class Coloured(ValueError):
 def decode_exactly(file: Path | IO[bytes], shape: tuple[int, int, int], seen: Seen | None = None) -> np.ndarray:
     """Decode an image file to uint8 of `shape`, (C, H, W), without cropping, resizing or dropping colours.
 
-    It is opened as in `decode`. A greyscale file is repeated to three channels, and three equal channels become one.
-    `seen` is told also whether other tools read other pixels, see `_as_others`.
+    It is opened as in `decode`. A greyscale file is repeated to three channels, and three equal channels become one;
+    one without transparency is opaque. `seen` is told also whether other tools read other pixels, see `_as_others`.
 
     Raises:
         WrongSize: the image is not W by H pixels.
         Coloured: C is 1, and the image's channels differ.
     """
     seen = seen or Seen()
-    with _opened(file, None, seen, shape) as image:
+    with _opened(file, "RGBa" if shape[0] == RGBA else None, seen, shape) as image:
         pixels = np.asarray(image).reshape(*shape[1:], -1).transpose(2, 0, 1)
     seen.pixels = int(pixels.min()), int(pixels.max())
     if seen.altered:
-        seen.read_otherwise = not np.array_equal(with_channels(pixels[None], 3)[0], _as_others(file))
+        measured = on_ground(pixels[None]) if len(pixels) == RGBA else with_channels(pixels[None], 3)
+        seen.read_otherwise = not np.array_equal(measured[0], _as_others(file))
     return with_channels(pixels[None], shape[0])[0]
 
 
@@ -199,13 +215,18 @@ def _as_others(file: Path | IO[bytes]) -> np.ndarray:
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Convert uint8 (n, 1 or 3, H, W) to (n, channels, H, W): repeat greyscale, or merge three equal channels.
+    """Convert uint8 (n, C, H, W) to (n, channels, H, W): repeat greyscale, or merge three equal channels.
+
+    Four `channels` are made of fewer by an alpha of 255; C is 4 only where `channels` is.
 
     Raises:
         Coloured: `channels` is 1, and the three differ.
     """
     if channels == 1 and (images != images[:, :1]).any():
         raise Coloured("coloured")
+    if channels == RGBA != images.shape[1]:
+        colours, alpha = with_channels(images, 3), np.full((len(images), 1, *images.shape[2:]), 255, np.uint8)
+        return np.concatenate([colours, alpha], axis=1)
     return np.broadcast_to(images[:, :channels], (len(images), channels, *images.shape[2:]))
 
 
@@ -213,7 +234,7 @@ def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
 def _opened(
     file: Path | IO[bytes], mode: str | None, seen: Seen, shape: tuple[int, int, int] | None = None
 ) -> Iterator["Image.Image"]:
-    """Open an image upright, on white, with 8 bits, in `mode`; where None, in L or RGB by its own mode.
+    """Open an image upright, on white unless `mode` has alpha, with 8 bits, in `mode`; where None, in L or RGB.
 
     Only one image above `LARGE` is in memory at a time, whatever the number of threads.
 
@@ -303,7 +324,7 @@ def _orientation(image: "Image.Image", seen: Seen) -> int:
 
 
 def _eight_bits(image: "Image.Image", mode: str | None, seen: Seen) -> "Image.Image":
-    """Return the image on white, with 8 bits, in `mode`; where None, in L or RGB by its own mode."""
+    """Return the image on white unless `mode` has alpha, with 8 bits, in `mode`; where None, in L or RGB by its own."""
     from PIL import Image
 
     own = image.mode
@@ -315,12 +336,16 @@ def _eight_bits(image: "Image.Image", mode: str | None, seen: Seen) -> "Image.Im
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         if (np.asarray(image.getchannel("A")) < 255).any():
-            seen.altered.add(COMPOSITED)
+            seen.altered.add(PREMULTIPLIED if mode == "RGBa" else COMPOSITED)
+        if mode == "RGBa":
+            return image.convert(mode)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if mode == "L" and own not in GREY_MODES:
         seen.altered.add(MADE_GREY)
     elif own in ("CMYK", "YCbCr", "LAB", "HSV"):
         seen.altered.add(MADE_RGB)
+    if mode == "RGBa":  # there is no conversion to it from most modes
+        return image.convert("RGB").convert("RGBA").convert(mode)
     return image.convert(mode or ("L" if image.mode in ("1", "L") else "RGB"))
 
 

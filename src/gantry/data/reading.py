@@ -12,12 +12,14 @@ from gantry.data.sizes import Box, central
 if TYPE_CHECKING:
     import numpy as np
 
-COMPOSITED, SCALED, TURNED = "composited_on_white", "scaled_from_16_bits", "turned_by_exif"
+COMPOSITED, SCALED, TURNED = "composited_on_ground", "scaled_from_16_bits", "turned_by_exif"
 CROPPED, REDUCED, ENLARGED = "cropped", "reduced", "enlarged"
+PREMULTIPLIED = "premultiplied"
 FIRST_FRAME, MADE_GREY, MADE_RGB, ODD_METADATA = "first_frame_only", "made_grey", "made_rgb", "metadata_ignored"
 UNREADABLE, HIDDEN, NO_ENDING = "unreadable", "hidden", "no ending"
 SAID = {  # how each alteration is put to users
     COMPOSITED: "transparent, laid on white",
+    PREMULTIPLIED: "transparent, colours multiplied by alpha",
     SCALED: "16 bits a channel, scaled to 8",
     TURNED: "turned upright by EXIF",
     CROPPED: "cropped to the central {proportions}",

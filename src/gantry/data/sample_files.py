@@ -14,6 +14,7 @@ import numpy as np
 
 from gantry.core.errors import UserError
 from gantry.core.progress import progress
+from gantry.data.alpha import RGBA, premultiply
 from gantry.data.array_labels import ArrayLabels, might_be, understood
 from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.image_folder import NAMED, Failures, decoded, image_set, labelled
@@ -44,15 +45,17 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int], *, label
     A folder is listed as by `gantry.data.image_folder.image_folder` and its files are decoded by
     `gantry.data.images.decode_exactly`: greyscale is repeated for colour data (as torch-fidelity does), and for
     greyscale data files must be grey. Labels are found as there, too, and a zip file is read as a folder is.
+    Transparent images are laid on white, or premultiplied for data with alpha, for which others are opaque.
 
-    An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, and
-    optional labels as one of `LABELS`, see `gantry.data.array_labels.understood`; an .npy holds the images alone. It
-    is copied to the cache as a stream, so memory does not grow with N, and is never unpickled.
+    An .npz holds uint8 images (N, H, W, C) or (N, C, H, W), or (N, H, W) for greyscale, as one of `IMAGES`, or
+    beside data with alpha (N, H, W, 4) or (N, 4, H, W) of straight alpha, and optional labels as one of `LABELS`, see
+    `gantry.data.array_labels.understood`; an .npy holds the images alone. It is copied to the cache as a stream, so
+    memory does not grow with N, and is never unpickled.
 
     Args:
         path: a folder, a .zip of one, an .npz or an .npy.
         cache: the folder of decoded images.
-        shape: (C, H, W) of the reference data, C 1 or 3.
+        shape: (C, H, W) of the reference data, C 1, 3 or 4.
         labels_needed: refuse an array that is called labels and is none, instead of leaving it out with a warning.
 
     Raises:
@@ -129,7 +132,7 @@ def _folder(files: NamedFiles, cache: Path, shape: tuple[int, int, int]) -> Cach
 
 
 class _Layout(NamedTuple):
-    """The number of an array's channels, 1 or 3, and whether they are its last axis."""
+    """The number of an array's channels, 1, 3 or 4, and whether they are its last axis."""
 
     channels: int
     last: bool
@@ -215,8 +218,9 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
     height, width = shape[1:]
     each = (*dims[1:], 1) if len(dims) == 3 else tuple(dims[1:])
     if len(each) == 3:
-        first = _Layout(each[0], last=False) if each[0] in (1, 3) else None
-        last = _Layout(each[2], last=True) if each[2] in (1, 3) else None
+        counts = (1, 3, RGBA) if shape[0] == RGBA else (1, 3)
+        first = _Layout(each[0], last=False) if each[0] in counts else None
+        last = _Layout(each[2], last=True) if each[2] in counts else None
         fits = [
             layout
             for layout, pixels in ((first, each[1:]), (last, each[:2]))
@@ -231,7 +235,7 @@ def _layout(path: Path, dims: Sequence[int], shape: tuple[int, int, int]) -> _La
             raise wrong_sizes(path, {size: dims[0]}, dims[0], shape)
     raise UserError(
         f"images={path}: its shape {tuple(dims)} is not that of images, (N, H, W, C) or (N, C, H, W) with one or "
-        f"three channels; the reference data's are {width}x{height}"
+        f"three channels (four beside data with alpha: data.channels=4); the reference data's are {width}x{height}"
     )
 
 
@@ -275,6 +279,7 @@ def _chunks(path: Path, file: IO[bytes], dims: tuple[int, ...], layout: _Layout,
             images = np.frombuffer(content, np.uint8).reshape(count, *dims[1:])
             images = images.reshape(*images.shape[:3], layout.channels) if layout.last else images
             images = images.transpose(0, 3, 1, 2) if layout.last else images
+            images = premultiply(images) if layout.channels == RGBA else images
             try:
                 fitting = with_channels(images, channels)
             except Coloured as error:

@@ -306,7 +306,9 @@ class _Measuring:
             name: (extractor.name, extractor.digest, extractor.resize, extractor.arithmetic)
             for name, extractor in self.extractors.items()  # a network's layers share its digest
         }
-        text = json.dumps([VERSION, self.subject["sha256"], self.plan.n, self.plan.seed, looked], sort_keys=True)
+        settings = [VERSION, self.subject["sha256"], self.plan.n, self.plan.seed, looked]
+        settings += [self.reference.ground] if self.reference.ground else []
+        text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
+from gantry.data.alpha import on_ground
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor, Features
+from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics import inception_score, kid
 from gantry.evaluation.metrics.metric import SETS, Inputs, Metric, built
 from gantry.evaluation.protocol import protocol, suffix
@@ -86,7 +88,8 @@ class Evaluator:
 
     Args:
         extractor: computes the features of the images.
-        data: the real images, measured as they are, never mirrored.
+        data: the real images, measured as they are, never mirrored. With alpha they are laid on a ground
+            (`gantry.evaluation.ground.measured`), generated images too.
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
         peers: the ranks that share the generated images; rank 0 collects their features and scores them.
@@ -121,7 +124,7 @@ class Evaluator:
         if len(data.images) < 2:
             raise UserError(f"{data.name} has {len(data.images)} images: metrics need at least 2")
         self.extractor = extractor
-        self.data = data
+        self.data = data = measured(data, cache)
         self.n_generated = n_generated
         self.peers = peers or Alone()
         self.metrics = _measurable(built(WHILE_TRAINING) if metrics is None else metrics, extractor)
@@ -161,7 +164,8 @@ class Evaluator:
 
         Args:
             generate: (start, count) -> the images of noise vectors start to start + count, uint8
-                (count, C, H, W) of the data's shape, on any device. Over all ranks each vector is requested once.
+                (count, C, H, W) of the data's `drawn_shape`, on any device. Over all ranks each vector is requested
+                once.
             between: called between batches, on every rank equally often.
         """
         began = time.perf_counter()
@@ -176,10 +180,22 @@ class Evaluator:
             return Evaluation(values, self.protocol, time.perf_counter() - began)
         scores = score(
             self.metrics,
-            Inputs(self.extractor, self.data, self.real, features, logits, generate, self.kid_subsets),
+            Inputs(
+                self.extractor,
+                self.data,
+                self.real,
+                features,
+                logits,
+                lambda *part: self._seen(generate(*part)),
+                self.kid_subsets,
+            ),
         )
         named = {name: scores.values[name] for name in self.names.values()}
         return Evaluation(named, self.protocol, time.perf_counter() - began, scores.details.get("classes"))
+
+    def _seen(self, images: Tensor) -> Tensor:
+        """Return generated images as metrics see them."""
+        return images if self.data.ground is None else on_ground(images, self.data.ground)
 
     def _shared_features(self, generate: Callable[[int, int], Tensor], between: Callable[[], None]) -> Features | None:
         """Compute the generated images' features, each rank those of its share; rank 0 gets all, in order."""
@@ -196,10 +212,10 @@ class Evaluator:
 
     def _batch_features(self, images: Callable[[int, int], Tensor], start: int, size: int) -> Features:
         batch = images(start, size)
-        expected = (size, *self.data.images.shape[1:])
+        expected = (size, *self.data.drawn_shape)
         if batch.dtype != torch.uint8 or tuple(batch.shape) != expected:
             raise ValueError(f"expected uint8 images {expected}, not {batch.dtype} {tuple(batch.shape)}")
-        return self.extractor(batch)
+        return self.extractor(self._seen(batch))
 
 
 def _joined(parts: list[Features]) -> Features:

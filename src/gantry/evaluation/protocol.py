@@ -29,7 +29,10 @@ def suffix(extractor: Extractor, n_generated: int, split: str) -> str:
 
 
 def protocol(extractor: Extractor, data: ImageSet, n_generated: int, kid_subsets: int) -> dict[str, str | int | float]:
-    """Return the settings needed to compare values with others: extractor, weights, data, split, counts."""
+    """Return the settings needed to compare values with others: extractor, weights, data, split, counts.
+
+    Of images with alpha also the `ground` on which they were laid.
+    """
     return {
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
@@ -38,6 +41,7 @@ def protocol(extractor: Extractor, data: ImageSet, n_generated: int, kid_subsets
         **extractor.details,
         "data": data.name,
         "data_digest": data.digest,
+        **({"ground": data.ground} if data.ground else {}),
         "split": data.split,
         "n_real": len(data),
         "n_generated": n_generated,

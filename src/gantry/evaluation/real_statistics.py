@@ -98,6 +98,7 @@ def real_features(extractor: Extractor, data: ImageSet, cache: Path, crew: Crew 
         "weights": extractor.digest,
         "resize": extractor.resize,
         "arithmetic": extractor.arithmetic,
+        **({"ground": data.ground} if data.ground else {}),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     folder = cache / "features" / digest[:32]

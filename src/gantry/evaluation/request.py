@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import chdir, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gantry.data.sample_files import samples
 from gantry.data.sample_refusals import WrongSizes
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
+from gantry.evaluation.ground import OnGround, measured
 from gantry.evaluation.metrics.metric import LABELS, Metric, built
 from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
@@ -163,9 +164,11 @@ class Plan:
         """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
         try:
-            return self.subject.load(self.reference.shape, self.n, labels_needed="augmentation" in self.measures)
+            shape, needed = self.reference.drawn_shape, "augmentation" in self.measures
+            found = self.subject.load(shape, self.n, labels_needed=needed)
         except WrongSizes as error:
             raise UserError(f"{error}{_how_read(self.reference)}") from error
+        return measured(replace(found, ground=self.reference.ground), self.cache)
 
     def limited(self, data: ImageSet) -> ImageSet:
         """Return at most as many real images as the protocol uses."""
@@ -181,7 +184,7 @@ class Plan:
         if split not in self._loaded:
             node = self.data if split is None else self.data | {"split": split}
             with chdir(self.home) if self.home is not None else nullcontext():
-                self._loaded[split] = maker(node)(cache=self.cache)
+                self._loaded[split] = measured(maker(node)(cache=self.cache), self.cache)
         return self._loaded[split]
 
     @cached_property
@@ -224,7 +227,8 @@ class Plan:
         if isinstance(self.subject, SampleFiles):
             return ArraySource(self.images.images)
         network = self.network.to(self.device(rank))
-        return GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
+        made = GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
+        return made if self.reference.ground is None else OnGround(made, self.reference.ground)
 
 
 def _how_read(data: ImageSet) -> str:
@@ -233,7 +237,7 @@ def _how_read(data: ImageSet) -> str:
     if reading is None or CROPPED not in reading.altered:
         return ""
     sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in reading.sizes)
-    return f"\nThe reference's own files, in {data.source}, are {sizes}, of which the central squares are taken"
+    return f"\nThe reference's own files, in {data.source}, are {sizes}, of which the central parts are taken"
 
 
 def can_classify(data: ImageSet) -> bool:
@@ -260,10 +264,11 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
     assert isinstance(files, GeneratorFiles)
     check_finite(network, files.folder)
     image = network(torch.zeros(1, files.z_dim))
-    if tuple(image.shape[1:]) != plan.reference.shape:
+    if tuple(image.shape[1:]) != plan.reference.drawn_shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
-            f"{plan.reference.name} are {plan.reference.shape}; data=... data.image_size=... names others"
+            f"{plan.reference.name} are {plan.reference.drawn_shape}; data=... data.image_size=... data.channels=... "
+            "names others"
         )
     return {
         "run": str(files.run),

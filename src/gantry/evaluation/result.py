@@ -99,7 +99,8 @@ class Result:
             what += f" ({kind} generator of the {of['generator']} step, seed {of['seed']}{draws})"
         resize = "" if has["extractor_resize"] in ("none", "its own") else f", {has['extractor_resize']}"
         extractor = f"{has['extractor']} {has['extractor_sha256'][:8]}{resize}"
-        return f"{what} against {has['n_real']:,} real ones of {has['data']} ({has['split']}), {extractor}"
+        ground = f", both on {has['ground']}" if "ground" in has else ""
+        return f"{what} against {has['n_real']:,} real ones of {has['data']} ({has['split']}){ground}, {extractor}"
 
     @property
     def logged(self) -> dict[str, float]:

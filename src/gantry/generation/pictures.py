@@ -16,6 +16,7 @@ from gantry.core.errors import UserError, reason
 from gantry.core.files import write_png
 from gantry.core.progress import progress
 from gantry.core.text import show
+from gantry.data.alpha import RGBA
 from gantry.data.grid import LARGEST, enlarged_grid, reduced
 from gantry.data.image_folder import listing
 from gantry.data.images import decode
@@ -116,18 +117,33 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
     messages = [f"nearest samples: {projection.errors.mean():.1f} grey levels of 255 from the pixels that are known"]
     if hole is not None and projection.repaired is not None:
         damaged = hole.expand_as(target)
-        known_mean = torch.stack([image[~where].float().mean() for image, where in zip(target, damaged, strict=True)])
         ours = _difference(projection.repaired.float(), target, damaged)
-        plain = _difference(known_mean.view(-1, 1, 1, 1).expand(target.shape), target, damaged)
+        plain = _difference(_known_mean(target, damaged), target, damaged)
         messages.append(
             f"filled in: {ours:.1f} from what the given pixels are there; the mean of the known pixels: {plain:.1f}"
         )
-        columns = [target, target.masked_fill(damaged, HIDDEN), projection.images, projection.repaired]
+        columns = [target, _hidden(target, damaged), projection.images, projection.repaired]
     _write(enlarged_grid(torch.stack(columns, 1).flatten(0, 1), len(columns)), path)
     latents = path.with_suffix(".npy")
     with writing(latents, left=""):
         np.save(latents, projection.latents.numpy())
     return "\n".join([*messages, f"latents  {show(latents)}"])
+
+
+def _known_mean(target: Tensor, damaged: Tensor) -> Tensor:
+    """Return the mean of each image's known values (with alpha, of each channel) in the shape of `target`."""
+    known = (~damaged).double()
+    over = (2, 3) if target.shape[1] == RGBA else (1, 2, 3)
+    mean = (target * known).sum(over, keepdim=True) / known.sum(over, keepdim=True)
+    return mean.float().expand(target.shape)
+
+
+def _hidden(target: Tensor, damaged: Tensor) -> Tensor:
+    """Return the images with opaque grey in place of the damaged pixels."""
+    shown = target.masked_fill(damaged, HIDDEN)
+    if target.shape[1] == RGBA:
+        shown[:, 3:] = target[:, 3:].masked_fill(damaged[:, 3:], 255)
+    return shown
 
 
 def _images(given: Path, shape: tuple[int, int, int], cache: Path) -> np.ndarray:

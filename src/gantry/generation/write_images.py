@@ -25,6 +25,7 @@ from gantry.core.processes.devices import cores
 from gantry.core.processes.locks import LOCK_FILE, held
 from gantry.core.processes.workers import Crew
 from gantry.core.progress import progress
+from gantry.data.alpha import RGBA, straighten
 from gantry.evaluation.features import POLL
 from gantry.generation.output_paths import SETTINGS, check_free
 from gantry.models.latents import TILE
@@ -86,7 +87,7 @@ class Target(Protocol):
         ...
 
     def write(self, tile: int, images: np.ndarray) -> None:
-        """Write uint8 images (k, C, H, W) of a tile, k at most `TILE`."""
+        """Write uint8 images (k, C, H, W) of a tile, k at most `TILE`; those with alpha have it straight."""
         ...
 
 
@@ -186,6 +187,8 @@ def draw_folder(order: Order, folder: Path) -> None:
 def draw_archive(order: Order, path: Path) -> None:
     """Write the images as `arr_0`, uint8 (n, H, W, C), of an uncompressed .npz, as guided-diffusion's tools read it.
 
+    Images with alpha have it straight, as PNG files do.
+
     Unfinished work is stored in a folder beside it, `path`.partial, and continued by the next call.
 
     Raises:
@@ -253,6 +256,7 @@ def _drawn(order: Order, target: Target, rank: int, size: int) -> Iterator[int]:
         for begin in range(0, len(mine), at_once):
             group = mine[begin : begin + at_once]
             images = torch.cat([network.tile(tile) for tile in group]).cpu().numpy()
+            images = straighten(images) if images.shape[1] == RGBA else images
             for tile, part in zip(group, np.split(images, len(group)), strict=True):
                 waiting.append(pool.submit(target.write, tile, part[: _size(order, tile)]))
             while len(waiting) > 2 * at_once:

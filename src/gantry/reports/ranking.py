@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from gantry.reports.config_differences import config, labels, typed
 from gantry.reports.run import Run, direction
 
+GROUND = "metrics.ground"  # only of images with alpha
 # Runs are ranked together only where all of these tags agree; the values are their names in sentences.
 PROTOCOL = {
     "metrics.data": "data set",
     "metrics.data_digest": "the data set's digest",
+    GROUND: "the ground of transparent images",
     "metrics.split": "split",
     "metrics.n_real": "real images",
     "metrics.n_generated": "generated images",
@@ -237,7 +239,8 @@ def several(values: Iterable[str]) -> list[str]:
 
 def _protocol(run: Run) -> dict[str, str] | None:
     """Return the values that must agree for a run to be ranked with others; None where it was not measured."""
-    values = {key: run.tags.get(key) for key in PROTOCOL} | {"metric": run.primary, "steps": run.params.get("steps")}
+    values = {GROUND: "none"} | {key: run.tags.get(key) for key in PROTOCOL if key != GROUND or key in run.tags}
+    values |= {"metric": run.primary, "steps": run.params.get("steps")}
     present = {key: value for key, value in values.items() if value is not None}
     return present if len(present) == len(values) else None
 

@@ -21,6 +21,7 @@ from gantry.core.config.trust import is_trusted
 from gantry.core.errors import UserError
 from gantry.core.safe_load import reason
 from gantry.core.text import did_you_mean
+from gantry.data.alpha import RGBA, SAID
 
 WEIGHTS, GENERATOR_CONFIG = "generator.safetensors", "generator.json"
 TRUSTED = "gantry.models.networks."
@@ -30,12 +31,13 @@ LARGEST_CONFIG = 2**20  # bytes
 def save_generator(folder: Path, network: nn.Module, config: dict[str, Any], step: int) -> None:
     """Write `network` at generator step `step` and `config` (`_target_` and its arguments) to `folder`.
 
-    Each file is written atomically.
+    Each file is written atomically. The weights' metadata say the step, and of images with alpha what the channels are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     # Not `save_file`, which makes files readable by their owner only.
-    (folder / f".{WEIGHTS}").write_bytes(save(weights, metadata={"step": str(step)}))
+    about = {"step": str(step)} | ({"channels": SAID} if (config.get("image_shape") or [0])[0] == RGBA else {})
+    (folder / f".{WEIGHTS}").write_bytes(save(weights, metadata=about))
     (folder / f".{GENERATOR_CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, GENERATOR_CONFIG):
         (folder / f".{name}").replace(folder / name)

@@ -19,6 +19,7 @@ from gantry.core.processes.ranks import Place
 from gantry.data.grid import GRID
 from gantry.data.images import ImageSet
 from gantry.evaluation.evaluator import Evaluator
+from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics.metric import built
 from gantry.models.compilation import check_compiler
 from gantry.models.module import GAN
@@ -127,16 +128,18 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
 def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers) -> Evaluator:
     """Build the generator's evaluator; without a filled cache it takes longer to build than all other parts.
 
-    An extractor that is a classifier is first trained on `data`; then the features of the real images are computed.
+    Transparent images are laid on a ground for it. An extractor that is a classifier is first trained on them; then the
+    features of the real images are computed.
 
     Raises:
         UserError: the ranks' extractors differ, since each machine may have trained its own.
     """
+    data = measured(data, cache)
     extractor = maker(cfg.metrics.extractor)(data=data, cache=cache, device=device)
     peers.check_same({"metrics.extractor's sha256": extractor.digest})
     metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
-    measured = built(metrics.get("measures", WHILE_TRAINING))
-    return Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measured)
+    measures = built(metrics.get("measures", WHILE_TRAINING))
+    return Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measures)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,8 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
             f"{len(data.labels)} images of {len(np.unique(data.labels))} classes. {INSTEAD}"
         )
     recipe = {"recipe": asdict(RECIPE), "data": data.digest, "classes": classes, "flip": data.flip}
+    if data.ground:
+        recipe["ground"] = data.ground
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     path = cache / "classifiers" / f"{key[:32]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)

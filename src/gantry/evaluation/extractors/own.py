@@ -29,8 +29,8 @@ def own(
     (numbers, text, lists of them). After a change of its code, choose another `name`.
 
     Args:
-        network: maps uint8 (n, C, H, W), the data set's own images, to float features (n, d), or to the pair of
-            them and logits (n, k). It does its own resizing and scaling.
+        network: maps uint8 (n, C, H, W), the data set's own images (with alpha, three channels on their ground), to
+            float features (n, d), or to the pair of them and logits (n, k). It does its own resizing and scaling.
         name: its part of the scores' names: `fid_<name>-<first digits of its digest>_5k`.
         data: the images to be measured.
         weights: file of its state dict, a dict of tensors; without it the network is used as built.

@@ -14,6 +14,7 @@ from torch import nn
 from gantry.core.errors import UserError
 from gantry.core.files import write_png
 from gantry.core.text import did_you_mean
+from gantry.data.alpha import RGBA
 from gantry.data.grid import enlarged_grid, reduced
 from gantry.generation.export import model_card as card
 from gantry.generation.export.model_card import Written, model_card
@@ -172,7 +173,7 @@ def _write(
                 for left in part.iterdir():
                     _remove(left)
     images = generate(network, torch.from_numpy(stream(0, 0, SHOWN, z_dim)))
-    if made and images.shape[1] in (1, 3):  # grey or colour; others cannot be drawn
+    if made and images.shape[1] in (1, 3, RGBA):  # grey or colour; others cannot be drawn
         write_png(enlarged_grid(reduced(images)), part / card.PICTURE)
         made.append(Written(part, card.PICTURE))
     return made, failed, needs

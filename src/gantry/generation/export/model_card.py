@@ -20,6 +20,7 @@ from jinja2.runtime import LoopContext
 from markupsafe import Markup
 
 from gantry.core.redaction import redact
+from gantry.data.alpha import SAID
 from gantry.evaluation.metrics.class_shares import COVERED
 from gantry.evaluation.protocol import STANDARD_COUNT
 from gantry.generation.export.facts import gather, is_number, mapping
@@ -103,6 +104,7 @@ def model_card(
         licence=licence,
         not_stated=NOT_STATED,
         named=NAMED,
+        alpha=SAID,
         standard_count=STANDARD_COUNT,
     )
     return text.rstrip() + "\n"

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from gantry.core.errors import UserError
 from gantry.core.safe_load import reason
+from gantry.data.alpha import RGBA, SAID
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
 INPUT, OUTPUT = "z", "images"
+EXTRA = "image_channels"
 TOLERANCE = 1e-4  # between images in [-1, 1]: an eightieth of one of 256 levels
 BATCHES = (1, 7, 64)
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -34,6 +36,8 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 def write_torch_export(network: nn.Module, z_dim: int, path: Path) -> float:
     """Write the network as a `torch.export` program, which `torch.export.load(path).module()` makes callable.
+
+    Of images with alpha the file says in `EXTRA`, which `load` reads with `extra_files`, what the channels are.
 
     Args:
         network: a generator in eval mode, on the CPU.
@@ -52,7 +56,7 @@ def write_torch_export(network: nn.Module, z_dim: int, path: Path) -> float:
 
     def write(part: Path) -> None:
         with part.open("wb") as file:  # given a path, torch refuses a name that does not end in .pt2
-            torch.export.save(program, file)
+            torch.export.save(program, file, extra_files=_about(network, z_dim))
 
     def read(part: Path) -> Callable[[Tensor], Tensor]:
         with part.open("rb") as file:
@@ -64,7 +68,8 @@ def write_torch_export(network: nn.Module, z_dim: int, path: Path) -> float:
 def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = None) -> float:
     """Write the network as one ONNX file, input "z", output "images", and compare onnxruntime's images of it.
 
-    Its metadata contain z_dim, image_range and, if known, the generator step.
+    Its metadata contain z_dim, image_range and, if known, the generator step; where images have alpha, what the
+    channels are.
 
     Args:
         network: a generator in eval mode, on the CPU.
@@ -82,6 +87,7 @@ def write_onnx(network: nn.Module, z_dim: int, path: Path, step: int | None = No
     require_onnx()
     program = _program(network, z_dim)
     properties = {"z_dim": str(z_dim), "image_range": "[-1, 1]"} | ({} if step is None else {"step": str(step)})
+    properties |= _about(network, z_dim)
 
     def write(part: Path) -> None:
         import onnx
@@ -156,6 +162,12 @@ def _program(network: nn.Module, z_dim: int) -> ExportedProgram:
             return torch.export.export(network, (z,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     except Exception as error:  # any part of torch's compiler may raise
         raise UserError(f"{_name(network)} cannot be written as a program: {reason(error)}") from error
+
+
+def _about(network: nn.Module, z_dim: int) -> dict[str, str]:
+    """Return what the channels of the network's images are, where they have alpha."""
+    with torch.inference_mode():
+        return {EXTRA: SAID} if network(torch.zeros(1, z_dim)).shape[1] == RGBA else {}
 
 
 def _checked(

@@ -123,16 +123,31 @@ def quantise(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def straighten(pixels: Tensor) -> Tensor:
+    """Images uint8 (N, C, H, W), C 4 (RGBA), as PNG files hold them: the generator's colours divided by their alpha.
+
+    Others, which have no alpha, are returned as they are.
+    """
+    if pixels.shape[1] != 4:
+        return pixels
+    alpha = pixels[:, 3:].int()
+    colours = (255 * pixels[:, :3].int().minimum(alpha) + alpha // 2) // alpha.clamp(min=1)
+    return torch.cat([colours.to(torch.uint8), pixels[:, 3:]], 1)
+
+
 def save(images: Tensor, path: str | Path, columns: int = 8) -> None:
-    """Write images (N, C, H, W) in [-1, 1], C 1 (grey) or 3 (RGB), as one PNG picture with `columns` in a row."""
-    pixels = quantise(images).cpu()
+    """Write images (N, C, H, W) in [-1, 1] as one PNG picture with `columns` in a row.
+
+    C is 1 (grey), 3 (RGB), or 4 (RGBA, colours premultiplied by alpha as the generator makes them).
+    """
+    pixels = straighten(quantise(images).cpu())
     count, channels, height, width = pixels.shape
     columns = min(columns, count)
     pixels = torch.cat([pixels, pixels.new_zeros(-count % columns, channels, height, width)])
     tiled = pixels.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # row, y, column, x, channel
     lines = tiled.reshape(-1, columns * width * channels)
     lines = torch.cat([lines.new_zeros(len(lines), 1), lines], dim=1)  # a line begins with its filter: 0, none
-    head = struct.pack(">IIBBBBB", columns * width, len(lines), 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    head = struct.pack(">IIBBBBB", columns * width, len(lines), 8, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
     data = zlib.compress(bytes(lines.flatten().tolist()))
     chunks = [(b"IHDR", head), (b"IDAT", data), (b"IEND", b"")]
     written = [

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gantry.data.alpha import RGBA
 from gantry.generation.export.portable import write_portable
 from gantry.generation.registry import champion
 from gantry.generation.registry.alias import settle
 from gantry.generation.registry.champion import Measured
 from gantry.generation.registry.logged_model import log_model
 from gantry.generation.registry.names import check_name
-from gantry.generation.registry.versions import DIGEST, MODEL, RUN, mlflow_errors, versions
+from gantry.generation.registry.versions import ALPHA, DIGEST, MODEL, RUN, mlflow_errors, versions
 from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, save_generator
 from gantry.runs.generators import ExportedFiles, GeneratorFiles
 
@@ -79,6 +80,8 @@ def register(
     with tempfile.TemporaryDirectory() as temporary, mlflow_errors(f"register={name}"):
         portable = Path(temporary) / MODEL
         packages = _write(files, portable, Path(temporary) / "raw")
+        shape = json.loads((portable / GENERATOR_CONFIG).read_bytes()).get("image_shape") or [0]
+        noted |= {ALPHA: "premultiplied"} if shape[0] == RGBA else {}
         digest = ExportedFiles(portable, ()).digest()
         held = next((version for version in versions(client, name) if version.tags.get(DIGEST) == digest), None)
         if held is None:

@@ -14,7 +14,7 @@ or, as the value of "inputs", to `mlflow.pyfunc.load_model(...).predict`:
 
     {"predictions": [{"seed": 0, "n": 4, "format": "png", "images": ["iVBORw0KGgo...", ...]}]}
 
-Each of `images` is a PNG file in base64, greyscale or RGB, of the pixels that `python sample.py seed=...
+Each of `images` is a PNG file in base64, greyscale, RGB or RGBA, of the pixels that `python sample.py seed=...
 accelerator=cpu` writes. A request that is none is answered with status 400, or 415 for its content type, and the
 reason. (Without any content type MLflow answers 500.)
 """
@@ -73,7 +73,7 @@ class Served(PythonModel):
         folder = Path(context.artifacts[GENERATOR])
         loader = _module(folder / "generator.py")
         self._latents = loader.imported(Path(context.artifacts[DRAWING]), LATENTS)
-        self._quantise = loader.quantise
+        self._quantise, self._straighten = loader.quantise, loader.straighten
         self._z_dim = json.loads((folder / "generator.json").read_bytes())["z_dim"]
         self._network = loader.load(folder)
 
@@ -102,7 +102,7 @@ class Served(PythonModel):
         for first in range(0, n, tile):
             z = torch.from_numpy(self._latents.stream(seed, first, tile, self._z_dim, truncation))
             with torch.inference_mode():
-                tiles.append(self._quantise(self._network(z)).permute(0, 2, 3, 1).numpy())
+                tiles.append(self._straighten(self._quantise(self._network(z))).permute(0, 2, 3, 1).numpy())
         return np.concatenate(tiles)[:n]
 
 
@@ -117,7 +117,7 @@ def _module(path: Path) -> ModuleType:
 
 
 def _grid(images: np.ndarray) -> np.ndarray:
-    """(n, H, W, C) as one picture, black where the last row has no image."""
+    """(n, H, W, C) as one picture, black (or transparent, where it has alpha) where the last row has no image."""
     rows = -(-len(images) // ROW)
     height, width, channels = images.shape[1:]
     columns = min(len(images), ROW)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 CHAMPION = "champion"  # alias of the best version
-DIGEST, RUN = "sha256", "run_id"  # tags of a version
+DIGEST, RUN, ALPHA = "sha256", "run_id", "alpha"  # tags of a version; the last only of images that have it
 MODEL = "generator"  # name of the logged model, and of the artifact in it that holds the generator
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's error codes for a missing version or alias
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from gantry.core.processes.signals import undisturbed
+from gantry.data.alpha import on_checks
 from gantry.data.grid import GRID, reduced
 from gantry.generation.animation import save_animation
 from gantry.models.module import GAN
@@ -79,11 +80,15 @@ class Film(Callback):
 
 
 def frame(images: Tensor) -> np.ndarray:
-    """Arrange the first of uint8 images (N, C, H, W), as many as fit in `SIDE`, in rows: uint8 (H', W', C)."""
+    """Arrange the first of uint8 images (N, C, H, W), as many as fit in `SIDE`, in rows: uint8 (H', W', 1 or 3).
+
+    Transparent ones are laid on a board of white and grey squares.
+    """
     longest = max(images.shape[-2:])
     columns = min(GRID, (SIDE - 1) // (min(longest, LARGEST) + 1))
     shown = images[: columns**2].cpu()
-    grid = make_grid(reduced(shown, LARGEST), nrow=columns, padding=1)[: images.shape[1]]
+    shown = on_checks(reduced(shown, LARGEST))
+    grid = make_grid(shown, nrow=columns, padding=1)[: shown.shape[1]]
     return np.ascontiguousarray(grid.permute(1, 2, 0).numpy())
 
 
