@@ -32,7 +32,7 @@ def image_folder(
     cache: Path,
     image_size: int = 64,
     channels: Literal[1, 3, 4] = 3,
-    ground: Ground = GROUND,
+    ground: Ground = "white",
     labels: How = "auto",
     skip_unreadable: bool = False,
     flip: bool = True,
