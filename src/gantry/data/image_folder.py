@@ -15,9 +15,10 @@ from gantry.core.errors import UserError
 from gantry.core.progress import progress
 from gantry.data.alpha import GROUND, RGBA, Ground
 from gantry.data.decoded_cache import CachedImages, kept, write
-from gantry.data.images import MODES, ImageSet, decode, digest_of
+from gantry.data.images import ImageSet, decode, digest_of
 from gantry.data.labels import How, Labels, find_labels
 from gantry.data.named_files import NamedFiles, named_files, resolved
+from gantry.data.open_image import MODES
 from gantry.data.reading import UNREADABLE, Reading, Seen, Tally
 
 CHUNK = 1024  # files given to the thread pool at once, which bounds the decoded images waiting to be written
