@@ -143,7 +143,7 @@ def test_what_shows_no_transparency_or_nothing_on_ground_is_said(tmp_path):
     white = RANDOM.copy()
     white[:, :3] = 255
     (warning,) = warnings_of(load(saved(tmp_path / "white", white)))
-    assert "all but white on white, where they are measured; +data.ground=black shows them" in warning
+    assert "all but white on white, where they are measured; data.ground=black shows them" in warning
     data = load(tmp_path / "white", ground="black")
     assert warnings_of(data) == []
     assert "12x12 colour with alpha, measured on black" in describe(data)

@@ -24,6 +24,7 @@ from gantry.training.resume import check_same_data, check_unchanged, is_done, pa
 
 SLOW = pytest.mark.slow
 TAGS = {"variant": "wgan", "dataset": "digits"}
+NEWER = ("data.ground", "data.labels")  # options of image_folder that runs of earlier versions lack
 VARYING = ("images_per_second", "training_seconds", "evaluation_seconds", "peak_memory_mib", "time")
 
 
@@ -212,6 +213,15 @@ def test_another_config_cannot_go_on(config, overrides, tmp_path):
     changed = OmegaConf.merge(before, {"seed": 3, "batch_size": 8})
     with pytest.raises(UserError, match=r"batch_size: was 16, is 8\nseed: was 0, is 3"):
         check_unchanged(tmp_path, changed)
+
+
+def test_options_of_the_data_that_a_run_began_before_are_no_change_at_their_defaults(config, tmp_path):
+    chosen = ["model=dcgan", "data=image_folder", "data.folder=/pictures"]
+    began = parameters(config(*chosen))
+    (tmp_path / "params.json").write_text(json.dumps({k: began[k] for k in began if k not in NEWER}))
+    assert check_unchanged(tmp_path, config(*chosen)) == ()
+    with pytest.raises(UserError, match=r"data\.ground: was absent, is black"):
+        check_unchanged(tmp_path, config(*chosen, "data.ground=black"))
 
 
 def test_the_best_generator_is_written_once_a_full_disk_takes_it(run, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def _alpha_warnings(data: ImageSet, reading: Reading) -> list[str]:
     if (255 - seen if ground == "white" else seen).max() < DARK:
         return [
             f"{data.name}: its first {len(seen)} images are all but {ground} on {ground}, where they are measured; "
-            f"+data.ground={'black' if ground == 'white' else 'white'} shows them"
+            f"data.ground={'black' if ground == 'white' else 'white'} shows them"
         ]
     return []
 

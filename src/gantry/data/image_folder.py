@@ -15,9 +15,10 @@ from gantry.core.errors import UserError
 from gantry.core.progress import progress
 from gantry.data.alpha import GROUND, RGBA, Ground
 from gantry.data.decoded_cache import CachedImages, kept, write
-from gantry.data.images import MODES, ImageSet, decode, digest_of
+from gantry.data.images import ImageSet, decode, digest_of
 from gantry.data.labels import How, Labels, find_labels
 from gantry.data.named_files import NamedFiles, named_files, resolved
+from gantry.data.open_image import MODES
 from gantry.data.reading import UNREADABLE, Reading, Seen, Tally
 from gantry.data.sizes import Size, as_given, sides
 
@@ -33,7 +34,7 @@ def image_folder(
     cache: Path,
     image_size: Size = 64,
     channels: Literal[1, 3, 4] = 3,
-    ground: Ground = GROUND,
+    ground: Ground = "white",
     labels: How = "auto",
     skip_unreadable: bool = False,
     flip: bool = True,

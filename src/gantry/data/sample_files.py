@@ -18,9 +18,10 @@ from gantry.data.alpha import RGBA, premultiply
 from gantry.data.array_labels import ArrayLabels, might_be, understood
 from gantry.data.decoded_cache import CachedImages, kept, write
 from gantry.data.image_folder import NAMED, Failures, decoded, image_set, labelled
-from gantry.data.images import Coloured, ImageSet, WrongSize, decode_exactly, with_channels
+from gantry.data.images import Coloured, ImageSet, decode_exactly, with_channels
 from gantry.data.labels import Labels
 from gantry.data.named_files import NamedFiles, file_stamp, named_files, resolved
+from gantry.data.open_image import WrongSize
 from gantry.data.reading import array_reading
 from gantry.data.sample_caveats import caveats
 from gantry.data.sample_refusals import coloured, wrong_sizes

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.config.declaration import within
 from gantry.core.config.options import FREE, PLACES, WHILE_TRAINING
+from gantry.core.config.signatures import signature
 from gantry.core.errors import JobFailed, UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
@@ -150,6 +151,7 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
         before = home.params(before)
     if not before:
         return ()
+    now = _as_older(before, now, cfg.data)
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if refused := [key for key in keys if not within(key, FREE)]:
         lines = [f"{key}: was {before.get(key, 'absent')}, is {now.get(key, 'absent')}" for key in refused]
@@ -157,6 +159,14 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
         raise UserError("\n".join([head, *lines]))
     mine = [key for key in keys if not within(key, PLACES)]
     return tuple(f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in mine)
+
+
+def _as_older(before: dict[str, str], now: dict[str, str], data: DictConfig) -> dict[str, str]:
+    """Return `now` without options of the data set that an older run lacks and that have their defaults."""
+    read = signature(data["_target_"]) if "_target_" in data else None
+    own = {one.name: one.default for one in read.parameters if not one.required} if read else {}
+    defaults = flatten({"data": own})
+    return {key: value for key, value in now.items() if key in before or defaults.get(key) != value}
 
 
 def check_same_data(folder: Path, digest: str) -> None:
