@@ -7,7 +7,7 @@ import pytest
 import torch
 from small import NOISE, bare_trainer
 
-from gantry.core.errors import UserError
+from gantry.core.errors import OUT_OF_MEMORY, RunFailed, UserError
 from gantry.core.processes import host_memory as host
 from gantry.data import sources
 from gantry.data.batches import Batches
@@ -102,8 +102,9 @@ def test_gigabytes_are_counted_without_being_allocated(config):
     cfg = config("model=vanilla", "trainer.precision=32-true", "batch_size=4")
     estimate = need(cfg, of_size(512, 512))
     assert estimate.weights > 60 * GIB
-    with pytest.raises(UserError, match="it cannot fit") as refused:
+    with pytest.raises(RunFailed, match="it cannot fit") as refused:
         report(estimate, There("this machine", 16 * GIB, 12 * GIB), cfg, 1)
+    assert refused.value.kind == OUT_OF_MEMORY
     assert "model/network=dcgan, batch_size=2 accumulate=2" in str(refused.value)
 
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from gantry.core.errors import UserError
+from gantry.core.errors import OUT_OF_MEMORY, RunFailed, UserError
 from gantry.core.processes.host_memory import gib, host_memory
 from gantry.core.processes.ranks import Place
 from gantry.data.images import ImageSet
@@ -120,7 +120,7 @@ def say_need(cfg: DictConfig, data: ImageSet, device: torch.device, place: Place
         world_size: number of the run's ranks.
 
     Raises:
-        UserError: it cannot fit; see `report`.
+        RunFailed: it cannot fit; see `report`.
     """
     if (needed := need(cfg, data, world_size)) is None:
         return
@@ -210,7 +210,7 @@ def report(need: Need, memory: There | None, cfg: DictConfig, world_size: int, s
         sharing: ranks that share this memory.
 
     Raises:
-        UserError: a step needs more than the device has; the message says what to lower.
+        RunFailed: a step needs more than the device has; the message says what to lower.
     """
     images = cfg.batch_size // world_size
     said = (
@@ -225,7 +225,7 @@ def report(need: Need, memory: There | None, cfg: DictConfig, world_size: int, s
     said += f"; {memory.name} has {gib(memory.free)} free of {gib(memory.total)}"
     choices = f"What lowers it: {', '.join(_choices(need, cfg, world_size))}"
     if wanted > memory.total and not cfg.compile:
-        raise UserError(f"{said}: it cannot fit. {choices}")
+        raise RunFailed(f"{said}: it cannot fit. {choices}", kind=OUT_OF_MEMORY)
     return f"{said}: it may not fit. {choices}" if wanted > TIGHT * memory.free else said
 
 
