@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from gantry.data.images import ImageSet, digest_of, resize
+from gantry.data.sizes import Size
 
 
-def stripes(*, cache: Path, image_size: int = 16) -> ImageSet:
+def stripes(*, cache: Path, image_size: Size = 16) -> ImageSet:
     """500 images with lines across and 500 with lines down; `cache` is where a download would go."""
     labels = np.arange(1000) % 2
     images = np.zeros((1000, 1, 16, 16), np.uint8)  # (N, C, H, W), 0 to 255

@@ -56,7 +56,8 @@ def test_the_lines_say_what_was_read_left_out_and_altered(base):
         "  from 7 files (5 PNG, 1 GIF, 1 JPEG) of 3 sizes, 4x4 to 8x16, 5 of them 8x8",
         "  left out: 1 unreadable, 1 .txt",
         "  altered: 1 transparent, laid on white, 1 16 bits a channel, scaled to 8, 1 turned upright by EXIF, "
-        "1 cropped to the central square, 1 enlarged, 1 animations, of which the first frame is taken",
+        "1 cropped to the central square (50% of a picture cut off at most), 1 enlarged, "
+        "1 animations, of which the first frame is taken",
     ]
     assert data.skipped == 1
 

@@ -13,6 +13,7 @@ from metrics_helpers import Means, image_set, random_images, served
 from gantry.core.errors import UserError
 from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.extractors.extractor import Features, NetworkExtractor
+from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import real_features
 
 
@@ -262,3 +263,19 @@ def test_too_few_images_are_refused(tiny: NetworkExtractor, tmp_path: Path) -> N
         Evaluator(tiny, image_set(random_images(60)), 9, tmp_path)
     with pytest.raises(UserError, match="at least 2"):
         Evaluator(tiny, image_set(random_images(1)), 50, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "resize", "said"),
+    [
+        ((3, 12, 16), "tensorflow-1 bilinear 299", "tensorflow-1 bilinear 299, stretched from 16x12"),
+        ((3, 16, 16), "tensorflow-1 bilinear 299", "tensorflow-1 bilinear 299"),
+        ((3, 12, 16), "none", "none"),
+        ((3, 12, 16), "its own", "its own"),
+    ],
+)
+def test_what_becomes_of_wide_pictures_is_on_record(
+    tiny: NetworkExtractor, shape: tuple[int, int, int], resize: str, said: str
+) -> None:
+    images = image_set(np.zeros((60, *shape), np.uint8))
+    assert protocol(replace(tiny, resize=resize), images, 50, 100)["extractor_resize"] == said

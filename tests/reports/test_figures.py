@@ -163,3 +163,15 @@ def test_a_class_is_shown_by_its_share(one: ComparableSet) -> None:
 
 def test_without_classes_there_is_no_map() -> None:
     assert pictures.coverage(comparable_sets([_measured("a")])[0]) is None
+
+
+@pytest.mark.parametrize("few", [64, 20])
+def test_a_grid_of_wide_pictures_is_cropped_to_whole_ones(tmp_path: Path, few: int) -> None:
+    images = torch.randint(0, 256, (64, 3, 12, 16), dtype=torch.uint8)
+    folder = FolderTracker(tmp_path)
+    folder.log_image(enlarged_grid(images), "samples", 1, zoom(images))
+    folder.log_image(enlarged_grid(images[:few]), "real", 0, zoom(images))
+    for name in ("samples/0000001", "real/0000000"):
+        cropped = pictures.crop((tmp_path / f"{name}.png").read_bytes(), 2, high=13)
+        assert cropped.size == (2 * 17 + 1, 2 * 13 + 1)
+        assert np.array_equal(np.asarray(cropped)[14:26, 18:34], images[9].permute(1, 2, 0))

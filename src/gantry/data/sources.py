@@ -5,6 +5,7 @@ The caller passes `cache` to every source; the other arguments are the user's, f
 
 import hashlib
 import importlib.util
+import math
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from gantry.core.errors import UserError
 from gantry.core.fast_imports import lean_imports
+from gantry.core.processes.host_memory import gib, host_memory
 from gantry.data.image_folder import cached_images
 from gantry.data.images import ImageSet, digest_of, resize
 from gantry.data.named_files import NamedFiles, stamps
@@ -174,11 +176,27 @@ def _in_memory(
     image_size: Size,
     flip: bool,
 ) -> ImageSet:
+    _check_memory(name, len(images) * images.shape[1] * math.prod(sides(image_size)))
     reading = array_reading(images, *sides(image_size))
     images = np.ascontiguousarray(resize(images, image_size))
     labels = np.asarray(targets, dtype=np.int64)
     digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
     return ImageSet(name, images, labels, tuple(classes), split, source, digest, flip, reading=reading)
+
+
+def _check_memory(name: str, size: int) -> None:
+    """Refuse images that do not fit this machine's memory, before they are resized.
+
+    Raises:
+        UserError: `size`, their bytes, exceeds the memory.
+    """
+    memory = host_memory()
+    if memory is not None and size > memory[0]:
+        raise UserError(
+            f"data.image_size: the images of {name} would take {gib(size)} of memory at this size, and this machine "
+            f"has {gib(memory[0])}: choose a smaller data.image_size, or a folder of images (data=image_folder), "
+            "which is read from the disk"
+        )
 
 
 def _torchvision(dataset: str, root: Path, cache: Path, download: bool, **part: Any) -> Any:

@@ -5,6 +5,7 @@ from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.metrics import inception_score, kid
 
 STANDARD_COUNT = 50_000  # generated images in the papers
+KEEPING = ("none", "its own")  # an extractor's `resize` where Gantry does not resize
 
 
 def suffix(extractor: Extractor, n_generated: int, split: str) -> str:
@@ -36,7 +37,7 @@ def protocol(extractor: Extractor, data: ImageSet, n_generated: int, kid_subsets
     return {
         "extractor": extractor.name,
         "extractor_sha256": extractor.digest,
-        "extractor_resize": extractor.resize,
+        "extractor_resize": _resize(extractor, data),
         "extractor_arithmetic": extractor.arithmetic,
         **extractor.details,
         "data": data.name,
@@ -49,3 +50,10 @@ def protocol(extractor: Extractor, data: ImageSet, n_generated: int, kid_subsets
         "kid_subset_size": kid.subset_size(len(data), n_generated),
         "inception_score_splits": inception_score.SPLITS,
     }
+
+
+def _resize(extractor: Extractor, data: ImageSet) -> str:
+    """Say how images come to the extractor's size; a square one stretches others, as torch-fidelity does too."""
+    _, height, width = data.shape
+    stretched = height != width and extractor.resize not in KEEPING
+    return f"{extractor.resize}, stretched from {width}x{height}" if stretched else extractor.resize

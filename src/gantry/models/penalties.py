@@ -42,7 +42,8 @@ def squared_gradient_norm(discriminator: nn.Module, images: Tensor) -> Tensor:
         (B,) float32, differentiable with respect to the discriminator's weights.
     """
     kind = images.device.type
-    overflows = torch.get_autocast_dtype(kind) is torch.float16
+    available = torch.amp.is_autocast_available(kind)  # not on the meta device, where a step's memory is counted
+    overflows = available and torch.get_autocast_dtype(kind) is torch.float16
     with torch.autocast(kind, enabled=False) if overflows else nullcontext():
         images = images.detach().float().requires_grad_()
         (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)

@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from gantry.core.config.signatures import signature
 from gantry.core.config.trust import is_trusted
@@ -22,6 +21,7 @@ from gantry.core.errors import UserError
 from gantry.core.safe_load import reason
 from gantry.core.text import did_you_mean
 from gantry.data.alpha import RGBA, SAID
+from gantry.models.uninitialised import Uninitialised
 
 WEIGHTS, GENERATOR_CONFIG = "generator.safetensors", "generator.json"
 TRUSTED = "gantry.models.networks."
@@ -170,7 +170,7 @@ def _check_shapes(folder: Path, kind: type[nn.Module], arguments: dict[str, Any]
     except (SafetensorError, OSError) as error:
         raise _unfit(folder, reason(error)) from error
     try:
-        with torch.device("meta"), _Uninitialised():
+        with torch.device("meta"), Uninitialised():
             made = _built(folder / GENERATOR_CONFIG, kind, arguments)
     except UserError:
         if own:
@@ -185,15 +185,6 @@ def _check_shapes(folder: Path, kind: type[nn.Module], arguments: dict[str, Any]
             f"{len(differ)} of its tensors differ, {name} is {held.get(name, 'absent')}, "
             f"where {GENERATOR_CONFIG} makes {wanted.get(name, 'none')}",
         )
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Skips initialisation: meta tensors have no values, and for some initialisers torch would import its compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 def _built(path: Path, kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:

@@ -83,12 +83,14 @@ def train(
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
         from gantry.training.hardware.precision import settled
+        from gantry.training.memory import say_need
         from gantry.training.rollback import Rollback
     _quiet()
     keep_freed_memory()
     cfg = settled(cfg, quiet=place.rank > 0)
     trainer = build_trainer(cfg, folder, place, io := DurableIO(folder))
     own = build_extensions(cfg.trainer, folder, first=place.rank == 0)
+    say_need(cfg, data, trainer.strategy.root_device, place, ranks(cfg.trainer, place))
     gan, network = build_model(cfg, data)
     initial = _initial(cfg, folder, start, origin, gan)
     with joined(trainer.strategy) as peers:

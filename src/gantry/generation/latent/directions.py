@@ -51,7 +51,7 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
     device = next(network.parameters()).device
     with torch.no_grad():
         shape = network(torch.zeros(1, z_dim, device=device)).shape[1:]
-    count = at_a_time(shape.numel(), BATCH)
+    most = at_a_time(shape.numel(), BATCH)
     total = torch.zeros(z_dim, z_dim, dtype=torch.float64)
     for batch in range(SAMPLES // BATCH):
         random = draws(seed, batch, "directions")
@@ -61,7 +61,7 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
             gradients = torch.cat(
                 [
                     torch.autograd.grad(network(some), some, direction)[0]
-                    for some, direction in zip(z.split(count), u.split(count), strict=True)
+                    for some, direction in zip(z.split(most), u.split(most), strict=True)
                 ]
             )
         total += (gradients.T @ gradients).double().cpu()
