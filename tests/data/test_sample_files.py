@@ -171,12 +171,12 @@ def test_a_coloured_stray_is_named(folder):
         load(folder, GREY)
 
 
-def test_pictures_that_are_not_square_are_not_called_wrong_but_told_how_the_reference_is_read(tmp_path):
+def test_pictures_that_are_not_square_are_told_how_to_be_measured_at_their_own_shape(tmp_path):
     (tmp_path / "made").mkdir()
     for place in range(3):
         Image.new("RGB", (48, 16)).save(tmp_path / f"made/{place}.png")
     for path in (tmp_path / "made", saved(tmp_path, x=np.zeros((3, 16, 48, 3), np.uint8))):
-        with pytest.raises(UserError, match=r"48x16 \(3\)[\s\S]*cropped to the central square and resized") as refused:
+        with pytest.raises(UserError, match=r"48x16 \(3\)[\s\S]*data.image_size=\[16,48\]") as refused:
             load(path)
         assert "as the reference data's are" not in str(refused.value)
 

@@ -70,6 +70,14 @@ def test_no_page_is_outside_the_navigation():
     assert left_out == []
 
 
+def test_every_module_stands_in_the_page_of_packages():
+    listed = set(re.findall(r"`([a-z_0-9.]+)`", (ROOT / "docs/architecture/packages.md").read_text()))
+    package = ROOT / "src" / "gantry"
+    modules = {path.stem for path in package.rglob("*.py") if path.stem != "__init__"}
+    packages = {".".join(path.parent.relative_to(package).parts) for path in package.rglob("__init__.py")} - {""}
+    assert sorted((modules | packages) - listed) == []
+
+
 def test_commands_compose():
     """Every command is one there is, and its overrides are ones that the configs have."""
     targets = re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text())
