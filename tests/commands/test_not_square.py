@@ -67,6 +67,11 @@ def test_from_the_files_to_the_report(typed, tmp_path, pictures, cache):
     assert load_file(tmp_path / "export/generator.safetensors")
     assert "16 x 12 pixels" in (tmp_path / "export/README.md").read_text()
 
+    done(sample.main, f"run={run}", "register=wide")
+    done(sample.main, "run=models:/wide/1", "n=4", f"out={tmp_path}/registered.npz")
+    own, registered = (np.load(tmp_path / f"{name}.npz")["arr_0"] for name in ("made", "registered"))
+    assert np.array_equal(own, registered)
+
     out = done(
         evaluate.main, f"images={tmp_path}/made", *data[:3], "extractor=classifier", "measures=[fid,kid]", "n=30"
     )

@@ -87,9 +87,10 @@ def assert_same(ours: Mapping[str, float], theirs: Mapping[str, float], within: 
         assert ours[name] == pytest.approx(value, rel=within), name
 
 
-def pictures(count: int, channels: int, size: int, seed: int = 0) -> np.ndarray:
-    """`random_images` of any size, by cropping."""
-    return np.ascontiguousarray(random_images(count, channels, -(-size // 4) * 4, seed)[:, :, :size, :size])
+def pictures(count: int, channels: int, size: int, seed: int = 0, height: int | None = None) -> np.ndarray:
+    """`random_images` of any size, by cropping; `height` where they are not square, at most the width."""
+    images = random_images(count, channels, -(-size // 4) * 4, seed)
+    return np.ascontiguousarray(images[:, :, : height or size, :size])
 
 
 def coarse(images: np.ndarray) -> np.ndarray:
@@ -98,8 +99,8 @@ def coarse(images: np.ndarray) -> np.ndarray:
     Where images are fewer than features the covariances are singular, and the rounding noise in the square roots of
     their zero eigenvalues, about 1e-6 in all, would show in a small distance.
     """
-    size = images.shape[-1]
-    return images[:, :, ::4, ::4].repeat(4, 2).repeat(4, 3)[:, :, :size, :size] // 2
+    height, width = images.shape[2:]
+    return images[:, :, ::4, ::4].repeat(4, 2).repeat(4, 3)[:, :, :height, :width] // 2
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,13 @@ def test_resizing_is_theirs_bit_by_bit(shape: tuple[int, int, int]) -> None:
     for side in (224, 299):
         expected = interpolate_bilinear_2d_like_tensorflow1x(images.float(), (side, side), align_corners=False)
         assert torch.equal(resize_like_tensorflow1(images, side), expected)
+
+
+def test_pictures_that_are_not_square_are_measured_as_they_do(random_weights: Path) -> None:
+    real, generated = pictures(60, 3, 40, height=24), coarse(pictures(50, 3, 40, seed=1, height=24))
+    assert generated.shape == (50, 3, 24, 40)
+    extractor = inception(weights=str(random_weights))
+    assert_same(ours(generated, real, extractor), theirs(generated, real, random_weights), within=FAST)
 
 
 @pytest.fixture(scope="module")
