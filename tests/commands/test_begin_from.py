@@ -80,7 +80,12 @@ def same(first, second):
     return first == second
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+FAST = ("dcgan", "wgan_gp")  # the others take a minute more
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS]
+)
 def test_the_new_run_does_what_the_old_one_did_from_there(variant, cli, tmp_path):
     assert cli(*SHORT, *KEPT, f"model={variant}", "tracking=none", "hydra.run.dir=old") == 0
     old = tmp_path / "old"

@@ -79,7 +79,7 @@ def test_samples_that_were_altered_are_in_the_record_and_the_text(plan: Plan, tm
     (said,) = record["caveats"]
     assert said.startswith(f"40 of 40 images in {tmp_path}/alpha are altered before they are measured (40 transparent")
     assert said in result.text()
-    assert record["subject"]["reading"]["altered"]["composited_on_white"] == 40
+    assert record["subject"]["reading"]["altered"]["composited_on_ground"] == 40
     assert record["reference"]["source"] == str(tmp_path / "real")
     assert record["reference"]["reading"]["files"] == 40
     plain = measure(replace(plan, subject=SampleFiles(str(tmp_path / "real"), plan.cache)))

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from metrics_helpers import image_set, random_images, served
 from omegaconf import OmegaConf
 
+from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
 from gantry.data.reading import Reading
@@ -184,7 +184,7 @@ def test_data_it_cannot_learn_from_is_refused(tmp_path: Path) -> None:
 
 def test_the_config_builds_it(digits: ImageSet, digits_classifier: NetworkExtractor, classifier_cache: Path) -> None:
     config = OmegaConf.load(Path(__file__).parents[2] / "conf" / "extractor" / "classifier.yaml")
-    built = instantiate(config, data=digits, cache=classifier_cache, device="cpu")
+    built = maker(config)(data=digits, cache=classifier_cache, device="cpu")
     assert built.digest == digits_classifier.digest
 
 

@@ -35,6 +35,7 @@ def opaque(images: np.ndarray) -> np.ndarray:
     return np.concatenate([images, np.full_like(images[:, :1], 255)], axis=1)
 
 
+@pytest.mark.slow
 def test_opaque_images_measure_the_same_bits_as_colour(random_inception: NetworkExtractor, tmp_path: Path) -> None:
     real, made = random_images(24), random_images(20, seed=1)
     colour = Evaluator(random_inception, image_set(real), 20, tmp_path / "a").evaluate(served(made))

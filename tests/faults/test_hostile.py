@@ -356,9 +356,9 @@ def test_a_servers_names_of_files_stay_in_the_runs_folder(tmp_path, listing):
     )
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match=r"cannot be fetched from MLflow: .*outside"):
-        _fetched(SimpleNamespace(client=client), "1234abcd", tmp_path / "in")
+        _fetched(SimpleNamespace(client=client), "1234abcd", tmp_path / "in", "run")
     with pytest.raises(UserError, match="not an id of MLflow's"):
-        _fetched(SimpleNamespace(client=client), "../../x", tmp_path / "in")
+        _fetched(SimpleNamespace(client=client), "../../x", tmp_path / "in", "run")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.name != "config.yaml"] == []
 
 
