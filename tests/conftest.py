@@ -1,5 +1,7 @@
 """What many tests share: the real configs, composed, with every path in a temporary folder."""
 
+import copy
+import functools
 import os
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from project import ROOT
 
 MLFLOWS = ("TRACKING_URI", "REGISTRY_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "RUN_ID", "TRACKING_USERNAME")
@@ -37,16 +40,25 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@functools.cache
+def composed(*overrides):
+    """conf/train.yaml with overrides, composed once for all tests that ask for the same."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", ["tracking=none", "paths.root=.", "paths.cache=.", *overrides])
+
+
 @pytest.fixture
 def config(tmp_path, cache):
     """Compose conf/train.yaml with overrides, untracked."""
 
-    def composed(*overrides):
-        paths = [f"paths.root={tmp_path}", f"paths.cache={cache}"]
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("train", ["tracking=none", *paths, *overrides])
+    def of_this_test(*overrides):
+        cfg = copy.deepcopy(composed(*overrides))
+        for name, place in {"root": tmp_path, "cache": cache}.items():
+            if not any(override.startswith(f"paths.{name}=") for override in overrides):
+                OmegaConf.update(cfg, f"paths.{name}", str(place))
+        return cfg
 
-    return composed
+    return of_this_test
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ SHORT = [
     "metrics.every=2",
     "log_every=1",
 ]
+NARROW = ["model=dcgan", "model.generator.width=4", "model.discriminator.width=4"]
 KEPT = ["checkpoint.every=1", "checkpoint.keep=9"]
 VARYING = ("time", "images_per_second", "training_seconds", "evaluation_seconds", "peak_memory_mib")
 
@@ -104,13 +105,13 @@ def test_the_new_run_does_what_the_old_one_did_from_there(variant, cli, tmp_path
 
 
 def test_it_is_recorded_where_it_began_and_goes_on_by_itself(cli, tmp_path, capsys):
-    assert cli(*SHORT, *KEPT, "model=vanilla", "hydra.run.dir=old") == 0
+    assert cli(*SHORT, *KEPT, *NARROW, "hydra.run.dir=old") == 0
     old = tmp_path / "old"
     (begun,) = [one for one in checkpoint_files.found(old, "step") if one.step == 2]
     capsys.readouterr()
     assert cli(f"resume={begun.path}", "steps=4") == 0
     assert f"begins at step 2 of {old}, {begun.path.name}, steps 3 -> 4" in capsys.readouterr().out
-    (new,) = tmp_path.glob("outputs/*/*_vanilla_digits")
+    (new,) = tmp_path.glob("outputs/*/*_dcgan_digits")
     old_run, new_run = (json.loads((folder / "mlflow_run.json").read_text())["run_id"] for folder in (old, new))
     told = {
         "gantry.began.folder": str(old),
@@ -138,7 +139,7 @@ def test_it_is_recorded_where_it_began_and_goes_on_by_itself(cli, tmp_path, caps
 
 
 def test_a_run_stopped_before_its_first_step_still_begins_there(cli, tmp_path, monkeypatch):
-    assert cli(*SHORT, *KEPT, "model=vanilla", "tracking=none", "hydra.run.dir=old") == 0
+    assert cli(*SHORT, *KEPT, *NARROW, "tracking=none", "hydra.run.dir=old") == 0
     (begun,) = [one for one in checkpoint_files.found(tmp_path / "old", "step") if one.step == 2]
 
     def stopped(*_, **__):
@@ -212,7 +213,7 @@ def test_a_word_is_no_file_even_inside_a_run(run, monkeypatch):
 
 
 def test_the_last_step_another_config_and_a_taken_folder_are_refused(cli, tmp_path, capsys):
-    assert cli(*SHORT, "model=vanilla", "tracking=none", "hydra.run.dir=old", "checkpoint.every=2") == 0
+    assert cli(*SHORT, *NARROW, "tracking=none", "hydra.run.dir=old", "checkpoint.every=2") == 0
     steps = {one.step: one.path for one in checkpoint_files.found(tmp_path / "old", "step")}
     before = digests(tmp_path / "old")
     for words, said in (

@@ -5,12 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from project import ROOT
 
+from gantry.commands import train
 from gantry.commands.evaluate import main
 from gantry.runs.folder import RUN_FILE
 from gantry.runs.tracking.query import open_store
@@ -31,8 +34,23 @@ def called(script, *arguments, folder, **environment):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, cache):
-    """A folder with a tracked sweep of two runs; their folders."""
+    """A folder with a tracked run, and the run's folder."""
     folder = tmp_path_factory.mktemp("trained")
+    GlobalHydra.instance().clear()
+    with pytest.MonkeyPatch.context() as patched, suppress(SystemExit):
+        patched.chdir(folder)
+        patched.setattr(
+            sys, "argv", ["train.py", "experiment=smoke", "model.generator.width=8", f"paths.cache={cache}"]
+        )
+        train.main()
+    (run,) = (path.parent for path in folder.glob("outputs/*/*/generator"))
+    return folder, run
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, cache):
+    """A folder with a tracked sweep of two runs; their folders."""
+    folder = tmp_path_factory.mktemp("swept")
     arguments = ("-m", "experiment=smoke", "model=dcgan,lsgan", "model.generator.width=8")
     code, _, errors = called("train.py", *arguments, folder=folder, GANTRY_CACHE=str(cache))
     assert code == 0, errors
@@ -52,7 +70,7 @@ def records(folder):
 
 
 def test_a_run_is_measured_into_its_folder_and_its_mlflow_run(evaluate, trained):
-    folder, (run, _) = trained
+    folder, run = trained
     code, text, errors = evaluate(f"run={run.relative_to(folder)}", *CHEAP)
     assert code == 0, errors
     (record,) = records(run)
@@ -74,9 +92,9 @@ def test_a_run_is_measured_into_its_folder_and_its_mlflow_run(evaluate, trained)
 
 
 @pytest.mark.slow
-def test_a_sweep_is_measured_whole_and_compared(evaluate, trained):
-    folder, runs = trained
-    code, text, errors = evaluate(f"run={runs[0].parent.relative_to(folder)}", *CHEAP, "seed=3")
+def test_a_sweep_is_measured_whole_and_compared(evaluate, swept):
+    folder, runs = swept
+    code, text, errors = evaluate(f"run={runs[0].parent.relative_to(folder)}", *CHEAP, "seed=3", folder=folder)
     assert code == 0, errors
     assert "[2/2]" in text
     assert "dcgan" in text
@@ -88,10 +106,12 @@ def test_a_sweep_is_measured_whole_and_compared(evaluate, trained):
 
 
 @pytest.mark.slow
-def test_results_elsewhere_are_compared_under_their_runs_names(evaluate, trained, tmp_path):
-    folder, runs = trained
+def test_results_elsewhere_are_compared_under_their_runs_names(evaluate, swept, tmp_path):
+    folder, runs = swept
     names = [str(run.relative_to(folder)) for run in runs]
-    code, text, errors = evaluate(f"run=[{','.join(names)}]", *CHEAP, "measures=[fid]", f"out={tmp_path}")
+    code, text, errors = evaluate(
+        f"run=[{','.join(names)}]", *CHEAP, "measures=[fid]", f"out={tmp_path}", folder=folder
+    )
     assert code == 0, errors
     assert len({path.parents[2] for path in tmp_path.rglob("step_*.json")}) == 2
     table = text[text.index("≈") :]
@@ -100,8 +120,8 @@ def test_results_elsewhere_are_compared_under_their_runs_names(evaluate, trained
 
 
 @pytest.mark.slow
-def test_a_run_of_which_only_mlflow_knows_is_fetched_and_added_to(evaluate, trained, tmp_path):
-    folder, (_, run) = trained
+def test_a_run_of_which_only_mlflow_knows_is_fetched_and_added_to(evaluate, swept, tmp_path):
+    folder, (_, run) = swept
     run_id = json.loads((run / RUN_FILE).read_text())["run_id"]
     hidden = run.rename(run.with_name("elsewhere"))
     uri = f"tracking.uri={folder}/mlruns"

@@ -175,7 +175,7 @@ def test_training_needs_no_mlflow(tmp_path, cache):
         (signal.SIGTERM, 143),
         pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
-        (signal.SIGUSR1, 143),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_is_killed_and_says_so(number, code, tmp_path, arguments, store):

@@ -123,7 +123,7 @@ def few(random_weights: Path) -> tuple[np.ndarray, np.ndarray, dict[str, float]]
     return generated, real, theirs(generated, real, random_weights)
 
 
-@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("fast", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_last_layer(fast: bool, few: tuple[np.ndarray, np.ndarray, dict[str, float]], random_weights: Path) -> None:
     generated, real, expected = few
     extractor = replace(inception(weights=str(random_weights), fast=fast), batch_size=2)
@@ -152,11 +152,12 @@ def test_resizing_is_theirs_bit_by_bit(shape: tuple[int, int, int]) -> None:
         assert torch.equal(resize_like_tensorflow1(images, side), expected)
 
 
-def test_pictures_that_are_not_square_are_measured_as_they_do(random_weights: Path) -> None:
-    real, generated = pictures(60, 3, 40, height=24), coarse(pictures(50, 3, 40, seed=1, height=24))
-    assert generated.shape == (50, 3, 24, 40)
-    extractor = inception(weights=str(random_weights))
-    assert_same(ours(generated, real, extractor), theirs(generated, real, random_weights), within=FAST)
+@pytest.mark.parametrize(("layer", "n"), [(64, 12), pytest.param(2048, 50, marks=pytest.mark.slow)])
+def test_pictures_that_are_not_square_are_measured_as_they_do(layer: int, n: int, random_weights: Path) -> None:
+    real, generated = pictures(n + 10, 3, 40, height=24), coarse(pictures(n, 3, 40, seed=1, height=24))
+    assert generated.shape == (n, 3, 24, 40)
+    extractor = inception(weights=str(random_weights), layer=layer)
+    assert_same(ours(generated, real, extractor), theirs(generated, real, random_weights, layer), within=FAST)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ from gantry.training.resume import check_unchanged, take_up
 from gantry.training.rules import check_run
 
 TINY = ["experiment=smoke", "steps=2", "model.z_dim=8", "data.image_size=16", "model.ema.half_life=16"]
+FAST = ("dcgan", "sngan", "wgan_gp")  # the others take half a minute more
+EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS]
 MLP = ["experiment=smoke", "model=wgan", "model/network=mlp", "steps=6", "metrics.every=3", "checkpoint.keep=9"]
 
 
@@ -65,7 +67,7 @@ def tiny(variant):
     return [*TINY, f"model={variant}", *narrow]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH)
 def test_every_variant_begins_with_the_images_the_trained_generator_made(run, variant, capsys):
     source = run("source", *tiny(variant))
     said = capsys.readouterr().out
@@ -95,7 +97,7 @@ def test_every_variant_begins_with_the_images_the_trained_generator_made(run, va
     assert not {"init_from", "init_networks"} & read_params(source).keys()
 
 
-@pytest.mark.parametrize("n", [1, 4, 5])
+@pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))])
 def test_resumed_after_a_stop_it_ends_as_if_it_never_had_been(run, config, tmp_path, n):
     source = run("source", *MLP, "seed=1")
     begins = [*MLP, f"init_from={source}"]
@@ -182,7 +184,7 @@ def begun(cfg, path, made, classes=True):
     return read_initial(origin, cfg.init_networks, made)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH)
 def test_every_variant_takes_what_fits_from_another_size(gan, tmp_path, variant):
     narrow = [] if variant == "vanilla" else ["model.generator.width=4", "model.discriminator.width=4"]
     _, small = gan(f"model={variant}", *narrow, "data.image_size=32")

@@ -10,7 +10,9 @@ from gantry.commands import sample, train
 TINY = ["model.generator.width=2", "model.discriminator.width=2", "batch_size=4", "steps=3", "metrics.every=2"]
 
 
-@pytest.mark.parametrize("network", ["model=r3gan", "model=sngan model/network=resnet"])
+@pytest.mark.parametrize(
+    "network", [pytest.param("model=r3gan", marks=pytest.mark.slow), "model=sngan model/network=resnet"]
+)
 def test_256_pixels_train_end_to_end(typed, tmp_path, cache, network):
     run = tmp_path / "run"
     where = [f"paths.cache={cache}", f"paths.root={tmp_path}"]

@@ -178,6 +178,7 @@ def check_failed(folder, process, said):
     return text
 
 
+@pytest.mark.slow
 def test_a_failure_of_one_rank_is_the_runs(start, tmp_path):
     folder = tmp_path / "run"
     process = start(*harm("1-fail"), f"hydra.run.dir={folder}")
