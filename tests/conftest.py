@@ -15,6 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from project import ROOT
 
+from gantry.training import memory
+
+ESTIMATES = {}
 MLFLOWS = ("TRACKING_URI", "REGISTRY_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "RUN_ID", "TRACKING_USERNAME")
 for name in (*MLFLOWS, "TRACKING_PASSWORD", "TRACKING_TOKEN"):
     os.environ.pop(f"MLFLOW_{name}", None)  # the developer's own, which would send the tests' runs to their store
@@ -26,6 +29,22 @@ def no_store_of_another_test():
     yield
     for name in (*(f"MLFLOW_{name}" for name in MLFLOWS), "GANTRY_STORE_KEPT"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def one_estimate(monkeypatch):
+    """Compute the memory of a step once for all runs of the same config."""
+    need = memory.need
+
+    def of_the_same(cfg, data, world_size=1):
+        asked = OmegaConf.to_container(cfg)
+        asked.pop("paths")
+        key = repr(asked), data.shape, world_size
+        if key not in ESTIMATES:
+            ESTIMATES[key] = need(cfg, data, world_size)
+        return ESTIMATES[key]
+
+    monkeypatch.setattr(memory, "need", of_the_same)
 
 
 @pytest.fixture(autouse=True)
