@@ -15,7 +15,7 @@ from gantry.commands import cli
 from gantry.core import errors
 from gantry.core.errors import UserError
 from gantry.core.files import config_dir, new_output_folder
-from gantry.reports.build import REPORT, _publish, compare_sweep
+from gantry.reports.build import REPORT, compare_sweep, publish, with_page
 from gantry.reports.comparison import Comparison, compare
 from gantry.reports.find import find_compared_runs, find_compared_sweep
 from gantry.reports.html import write
@@ -81,7 +81,8 @@ def _compare_parent(
         store=store.uri,
         typed=typed,
     )
-    _publish(store, parent.info.run_id, comparison, write(comparison))
+    comparison = with_page(comparison, store, parent.info.run_id)
+    publish(store, parent.info.run_id, comparison, write(comparison))
     return comparison
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.redaction import HIDDEN, redact
+from gantry.reports import mlflow_page
 from gantry.reports.comparison import MARK, Comparison, compare
 from gantry.reports.html import write
 from gantry.reports.mlflow_store import read_runs
@@ -55,9 +57,11 @@ def compare_sweep(
     comparison = compare(
         _jobs(sweep, opened), sweep.name, report, metric=metric, steps=steps, store=address, typed=sweep.overrides
     )
-    files = write(comparison)
-    if opened is not None and sweep.parent_run is not None:
-        _publish(opened, sweep.parent_run, comparison, files)
+    if opened is None or sweep.parent_run is None:
+        write(comparison)
+        return comparison
+    comparison = with_page(comparison, opened, sweep.parent_run)
+    publish(opened, sweep.parent_run, comparison, write(comparison))
     return comparison
 
 
@@ -92,9 +96,26 @@ def _jobs(sweep: SweepRecord, store: Store | None) -> list[Run]:
     return [elsewhere.get(run.name, run) for run in runs]
 
 
-def _publish(store: Store, parent: str, comparison: Comparison, files: Sequence[Path]) -> None:
-    """Log the report to the sweep's run and put the table into its description."""
+def with_page(comparison: Comparison, store: Store, parent: str | None = None) -> Comparison:
+    """Return the comparison with MLflow's page of it; without one, and with a warning, where the store fails.
+
+    Args:
+        parent: the sweep's run; None for runs of any origin.
+    """
     try:
-        store.publish(parent, MARK, comparison.markdown(), files, FOLDER)
+        return replace(comparison, page=mlflow_page.prepare(store, comparison, parent))
+    except Exception as error:  # whatever MLflow, the network or a server's answer raises
+        log.warning("MLflow has no page of the comparison: %s", redact(str(error)))
+        return comparison
+
+
+def publish(store: Store, parent: str, comparison: Comparison, files: Sequence[Path]) -> None:
+    """Log the report and the values to the sweep's run, and put the table and the samples into the descriptions."""
+    names = [file.stem for file in files if file.stem.startswith("samples")][:1]
+    pictures = "\n\n".join(mlflow_page.picture(parent, name) for name in names)
+    try:
+        store.publish(parent, MARK, comparison.markdown(pictures), files, FOLDER)
+        mlflow_page.log_values(store, parent, comparison)
+        mlflow_page.describe_experiment(store, MARK, comparison.markdown(pictures, mlflow_page.NOTE_LIMIT))
     except Exception as error:  # whatever MLflow, the network or a server's answer raises
         log.warning("The comparison is not shown in MLflow: %s", redact(str(error)))

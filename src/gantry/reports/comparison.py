@@ -16,6 +16,7 @@ from gantry.core.text import show
 from gantry.reports import evaluations, tables
 from gantry.reports.ranking import ComparableSet, comparable_sets, spaced
 from gantry.reports.run import Run
+from gantry.runs.tracking.ui import Page
 
 MARK = "<!-- comparison -->"  # begins Gantry's part of a run's description; not displayed
 NOTE_LIMIT = 8000  # characters that MLflow accepts in a description
@@ -38,6 +39,7 @@ class Comparison:
         store: address of the MLflow store of the runs; None where read from folders.
         typed: the sweep's command line.
         report: the HTML file.
+        page: MLflow's page that shows it; None where the store does not.
         made: time of the comparison.
     """
 
@@ -51,6 +53,7 @@ class Comparison:
     steps: Sequence[int] | None = None
     store: str | None = None
     typed: Sequence[str] = ()
+    page: Page | None = None
     made: datetime = field(default_factory=datetime.now)
 
     def steps_of(self, one: ComparableSet) -> list[int]:
@@ -78,7 +81,7 @@ class Comparison:
         for part in reversed(parts) if self.evaluated_first else parts:
             lines += part
         lines += ["", *self._failures(width)] if failures and self.unfinished else []
-        lines += ["", f"report     {show(self.report)}"]
+        lines += ["", f"report     {show(self.report)}", *(self.page.lines() if self.page else [])]
         return "\n".join(lines)
 
     def _ranked(self, width: int) -> list[str]:
@@ -112,14 +115,18 @@ class Comparison:
             lines += [line for note in notes for line in _wrapped(note, width, "  ")]
         return lines
 
-    def markdown(self) -> str:
-        """Format the comparison for MLflow's description: escaped tables, at most `NOTE_LIMIT` characters."""
+    def markdown(self, pictures: str = "", limit: int = NOTE_LIMIT) -> str:
+        """Format the comparison for MLflow's descriptions: escaped tables, and the Markdown of pictures.
+
+        Args:
+            limit: largest number of characters.
+        """
         parts = [self._ranked_markdown(), self._evaluated_markdown()]
         lines = [MARK, "", *itertools.chain(*(reversed(parts) if self.evaluated_first else parts))]
         lines += [_escaped(f"{tables.statuses(self.runs)}. Made {self.made:%Y-%m-%d %H:%M}."), ""]
         lines += [*(f"- {_escaped(line)}" for line in self._failures(200)), ""]
         end = "Curves, samples and cost: `comparison/report.html` among the artifacts."
-        return _cut(lines, end, NOTE_LIMIT)
+        return _cut(lines, f"{pictures}\n\n{end}" if pictures else end, limit)
 
     def _ranked_markdown(self) -> list[str]:
         lines = []
