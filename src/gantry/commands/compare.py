@@ -21,7 +21,9 @@ from gantry.reports.find import find_compared_runs, find_compared_sweep
 from gantry.reports.html import write
 from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import Run, split_overrides
-from gantry.runs.tracking.query import configured_store
+from gantry.runs.tracking.query import Store, configured_store
+from gantry.runs.tracking.tracker import log
+from gantry.runs.tracking.ui_server import serve
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
@@ -44,14 +46,16 @@ def job(cfg: DictConfig) -> None:
     given = [name for name in ("sweep", "runs", "filter") if cfg[name] is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude one another: give one of them")
+    if cfg.ui and not cfg.tracking:
+        raise UserError("ui=true shows a comparison in MLflow, which tracking=none leaves out")
     metric, steps = cfg.metric, _steps(cfg.steps)
     out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
     if cfg.filter is not None:
-        comparison = _compare_runs(_filtered(cfg), f"Runs with {cfg.filter}", metric, steps, out)
+        comparison = _compare_runs(cfg, _filtered(cfg), f"Runs with {cfg.filter}", metric, steps, out)
     elif cfg.runs is not None:
         names = cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs]
         runs = find_compared_runs([str(name) for name in names], lambda: configured_store(cfg.tracking))
-        comparison = _compare_runs(runs, "Chosen runs", metric, steps, out)
+        comparison = _compare_runs(cfg, runs, "Chosen runs", metric, steps, out)
     else:
         found = find_compared_sweep(cfg.sweep, lambda: configured_store(cfg.tracking, needed=cfg.sweep is not None))
         if found.folder is not None:
@@ -62,6 +66,10 @@ def job(cfg: DictConfig) -> None:
             assert found.tracked is not None  # a sweep without a folder here was found in MLflow
             comparison = _compare_parent(found.tracked, cfg, metric, steps, out)
     print(comparison.text(), flush=True)
+    if cfg.ui:
+        if comparison.page is None:
+            raise UserError("ui=true: no run of this comparison is in the MLflow store; tracking.uri=... names another")
+        serve(comparison.page.store, comparison.page.address)
 
 
 def _compare_parent(
@@ -87,11 +95,22 @@ def _compare_parent(
 
 
 def _compare_runs(
-    runs: Sequence[Run], title: str, metric: str | None, steps: Sequence[int] | None, out: Path | None
+    cfg: DictConfig, runs: Sequence[Run], title: str, metric: str | None, steps: Sequence[int] | None, out: Path | None
 ) -> Comparison:
     comparison = compare(runs, title, (out or new_output_folder("comparison")) / REPORT, metric=metric, steps=steps)
+    if any(run.run_id is not None for run in runs) and (store := _opened(cfg)) is not None:
+        comparison = with_page(comparison, store)
     write(comparison)
     return comparison
+
+
+def _opened(cfg: DictConfig) -> Store | None:
+    """Open the store for the page of a comparison; None where there is none, or, with a warning, where it is away."""
+    try:
+        return configured_store(cfg.tracking, needed=False)
+    except UserError as error:
+        log.warning("MLflow has no page of the comparison: %s", error)
+        return None
 
 
 def _filtered(cfg: DictConfig) -> list[Run]:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gantry.core.text import here
 from gantry.reports.config_differences import labels, typed
 from gantry.reports.run import direction
 from gantry.runs.tracking import ui
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from gantry.reports.run import Run
     from gantry.runs.tracking.query import Store
 
-CURVES = 4  # metrics drawn over steps
+CURVES = 3  # metrics drawn over steps
 AXES = 6  # params of the parallel coordinates
 JOBS = 50  # jobs whose values stand with the sweep's run
 NOTE_LIMIT = 5000  # characters that MLflow accepts in an experiment's description
@@ -36,11 +35,12 @@ def prepare(store: Store, comparison: Comparison, parent: str | None) -> ui.Page
     if parent is None and not ids:
         return None
     runs = f"attributes.run_id IN ({', '.join(map(repr, ids))})"
+    if parent is None and not store.search(runs):
+        return None  # they are in another store
     view = view_of(comparison, runs if parent is None else f"tags.`mlflow.parentRunId` = '{parent}'")
     key = f"gantry-{parent or hashlib.sha256(runs.encode()).hexdigest()[:32]}"
     stored = ui.store_view(store.client, store.experiment_id, key, view)
-    address = ui.view_address(ui.address_of(store.uri), store.experiment_id, view, key if stored else None)
-    return ui.Page(ui.starting(store.uri, here("mlflow")), address)
+    return ui.Page(store.uri, store.experiment_id, view, key if stored else None)
 
 
 def view_of(comparison: Comparison, runs: str) -> ui.View:
@@ -81,7 +81,8 @@ def values(comparison: Comparison) -> dict[str, float]:
         better = max if direction(one.metric, finished) else min
         for when in ("best", "final"):
             name = f"{when}/{one.metric}"
-            of_job = {label: value for label, run in _named(finished) if _finite(value := run.last(name))}
+            reached = {label: run.last(name) for label, run in _named(finished)}
+            of_job = {label: value for label, value in reached.items() if value is not None and math.isfinite(value)}
             found |= {name: better(of_job.values())} if of_job else {}
             found |= {f"{name}/{label}": value for label, value in of_job.items()}
     return found
@@ -93,10 +94,6 @@ def _named(runs: Sequence[Run]) -> Iterator[tuple[str, Run]]:
     for label, run in zip(labels(runs), runs, strict=True):
         text = re.sub(r" \(\d+\)$", "", label) + f" seed {run.seed}" if several else label
         yield re.sub(r"[^\w\-.: ]", " ", text).strip(), run
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def log_values(store: Store, parent: str, comparison: Comparison) -> None:

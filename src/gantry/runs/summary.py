@@ -9,11 +9,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gantry.core.files import write_json
+from gantry.core.files import read_json, write_json
 from gantry.core.redaction import redact
 from gantry.core.text import here, show, typed_command
-from gantry.runs.folder import BEST, FILM_FILE, GENERATOR, PROFILE, REFUSED, SAMPLES, SUMMARY_FILE, UNDELIVERED
+from gantry.runs.folder import (
+    BEST,
+    FILM_FILE,
+    GENERATOR,
+    PROFILE,
+    REFUSED,
+    RUN_FILE,
+    SAMPLES,
+    SUMMARY_FILE,
+    UNDELIVERED,
+)
 from gantry.runs.tracking.store import ui_command
+from gantry.runs.tracking.ui import address_of, run_address
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,12 @@ class Summary:
         )
         write_json(values, self.folder / SUMMARY_FILE)
 
+    def _page(self, uri: str) -> str | None:
+        """Return the address of the run's page in MLflow; None where the store has not created the run yet."""
+        record = read_json(self.folder / RUN_FILE) or {}
+        ids = record.get("experiment_id"), record.get("run_id")
+        return None if None in ids else run_address(address_of(uri), *map(str, ids))
+
     def text(self, in_sweep: bool = False, data: Sequence[str] = ()) -> str:
         """Return the text shown at the end: metrics, the folder and, outside a sweep, the next commands.
 
@@ -110,6 +127,7 @@ class Summary:
             command = ui_command(self.tracking_uri)  # for a server, the address of its page
             mine = command.startswith("mlflow ")
             lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
+            lines += [f"           {address}"] if (address := self._page(self.tracking_uri)) else []
         if (self.folder / UNDELIVERED).exists():
             command = f"{here('python')} -m gantry.tracking.deliver {shlex.quote(show(self.folder))}"
             lines.append(f"           not all of this run yet; once the store takes it: {command}")

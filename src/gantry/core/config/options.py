@@ -301,6 +301,7 @@ class Compare:
     )
     steps: Any = option(None, "[generator steps] to look at besides the end; null: at most four, evenly spread")
     out: str | None = text(None, "folder of report.html and its PNGs; null: comparison/ in the sweep's folder")
+    ui: bool = option(False, "true: serve MLflow's page of it on this machine, and open a browser; Ctrl-C ends it")
     paths: Root = group()
     tracking: Store = group(may_be_empty=True)
 

@@ -29,6 +29,7 @@ class RunPlan:
         key: its tag `gantry.id`, which identifies it in the store even where the answer to its creation was lost.
         run_id: None until the store has created it.
         uncertain: whether the store may have created it although there is no run id.
+        experiment_id: of the experiment; None until the store is known to have it.
         adopted: whether something else, such as `mlflow run`, has created the run of this id for this process.
     """
 
@@ -41,6 +42,7 @@ class RunPlan:
     run_id: str | None = None
     uncertain: bool = False
     adopted: bool = False
+    experiment_id: str | None = None
 
     @property
     def password_hidden(self) -> bool:
@@ -64,7 +66,9 @@ def write_plan(plan: RunPlan, folder: Path) -> None:
         "run_name": plan.run_name,
         "tags": plan.tags,
         "start_time": plan.start_time,
-    } | ({"adopted": True} if plan.adopted else {})
+    }
+    record |= {"adopted": True} if plan.adopted else {}
+    record |= {} if plan.experiment_id is None else {"experiment_id": plan.experiment_id}
     write_json(record, folder / RUN_FILE)
 
 
@@ -85,6 +89,7 @@ def read_plan(folder: Path) -> RunPlan | None:
             record["run_id"],
             uncertain=record["run_id"] is None,
             adopted=record.get("adopted", False),
+            experiment_id=record.get("experiment_id"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

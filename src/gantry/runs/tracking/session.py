@@ -104,6 +104,7 @@ class RunSession:
         elif self._lives:
             reopen(self.client, plan.run_id)
             self.beat()
+        self.plan = replace(self.plan, experiment_id=self._experiment_id)
         self._note()
         self._connected = True
         if self._lives:

@@ -15,6 +15,7 @@ Where MLflow takes no view, or ignores it, the address still names the runs and 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from gantry.core.redaction import redact
+from gantry.core.text import here
 from gantry.runs.tracking.store import locate
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ SECTION = "Comparison"  # of the page, with the charts chosen here
 FOLDED = ("best", "final", "loss", "score", "eval", "Model metrics")  # sections of the page that are closed at first
 IMAGES = "samples"  # the grids' name
 
-LINE = {
+LINE: dict[str, Any] = {
     "xAxisKey": "step",
     "xAxisScaleType": "linear",
     "scaleType": "linear",
@@ -72,44 +74,23 @@ class View:
     count: int
 
 
-@dataclass(frozen=True)
-class Page:
-    """MLflow's page that shows a comparison, or a run.
-
-    Attributes:
-        command: serves it; None where a server does.
-        address: of the page.
-    """
-
-    command: str | None
-    address: str
-
-    def lines(self) -> list[str]:
-        """Return the lines that say how to see it."""
-        if self.command is None:
-            return [f"MLflow     {self.address}"]
-        return [f"MLflow     {self.command}", f"           {self.address}"]
+def is_server(uri: str | Path) -> bool:
+    """Return True where the store is a server, which has pages of its own."""
+    return locate(uri).tracking_uri.startswith(("http://", "https://"))
 
 
 def address_of(uri: str | Path) -> str:
     """Return the address of MLflow's pages: a server's own, without a password, else that of `mlflow ui`."""
-    location = locate(uri)
-    is_server = location.tracking_uri.startswith(("http://", "https://"))
-    return redact(location.tracking_uri).rstrip("/") if is_server else f"http://{HOST}:{PORT}"
+    if not is_server(uri):
+        return f"http://{HOST}:{PORT}"
+    return re.sub(r"//[^/@]*@", "//", locate(uri).tracking_uri).rstrip("/")
 
 
-def starting(uri: str | Path, mlflow: str = "mlflow", port: int | None = None) -> str | None:
-    """Return the command that serves the pages of a store on this machine alone; None where a server does already.
-
-    Args:
-        mlflow: the program, as it is typed here.
-        port: None for MLflow's own choice, `PORT`.
-    """
-    location = locate(uri)
-    if location.tracking_uri.startswith(("http://", "https://")):
+def starting(uri: str | Path) -> str | None:
+    """Return the command that serves the pages of a store on this machine alone; None where a server does already."""
+    if is_server(uri):
         return None
-    command = f"{mlflow} ui --backend-store-uri {shlex.quote(redact(location.tracking_uri))}"
-    return command if port is None else f"{command} --port {port}"
+    return f"{here('mlflow')} ui --backend-store-uri {shlex.quote(redact(locate(uri).tracking_uri))}"
 
 
 def run_address(base: str, experiment_id: str, run_id: str) -> str:
@@ -146,11 +127,14 @@ def state(view: View) -> dict[str, Any]:
     charts = [
         *(_chart("LINE", name, metricKey=name, selectedMetricKeys=[name], **LINE) for name in view.metrics),
         *(_chart("BAR", name, view.count, metricKey=name) for name in view.bars),
+        _chart("IMAGE", IMAGES, view.count, imageKeys=[IMAGES], step=view.step, showRunParams=False),
     ]
     if view.swept and view.bars:
-        chosen = {"selectedParams": list(view.swept), "selectedMetrics": [view.bars[0]], "showAllRuns": False}
-        charts.append(_chart("PARALLEL", "swept", view.count, **chosen))
-    charts.append(_chart("IMAGE", IMAGES, view.count, imageKeys=[IMAGES], step=view.step, showRunParams=False))
+        axes, values = list(view.swept), [view.bars[0]]
+        parallel = _chart(
+            "PARALLEL", "swept", view.count, selectedParams=axes, selectedMetrics=values, showAllRuns=False
+        )
+        charts.append(parallel)
     sections = [(SECTION, True), *((name, False) for name in FOLDED)]
     kept = {"deleted": False, "isReordered": False}
     return _facets(view) | {
@@ -162,6 +146,32 @@ def state(view: View) -> dict[str, Any]:
             kept | {"uuid": name, "name": name, "display": shown, "isGenerated": not shown} for name, shown in sections
         ],
     }
+
+
+@dataclass(frozen=True)
+class Page:
+    """MLflow's page that shows a comparison.
+
+    Attributes:
+        store: the store's address.
+        experiment_id, view: what it shows.
+        key: of the stored view; None where it is not stored.
+    """
+
+    store: str
+    experiment_id: str
+    view: View
+    key: str | None
+
+    def address(self, base: str | None = None) -> str:
+        """Return its address; `base` is the server's, where another one than `address_of` says serves it."""
+        return view_address(base or address_of(self.store), self.experiment_id, self.view, self.key)
+
+    def lines(self) -> list[str]:
+        """Return the lines that say how to see it."""
+        command = starting(self.store)
+        before = [] if command is None else [f"MLflow     {command}"]
+        return [*before, f"{'MLflow' if command is None else '':10} {self.address()}"]
 
 
 def _chart(kind: str, name: str, count: int | None = None, **of_its_kind: Any) -> dict[str, Any]:
