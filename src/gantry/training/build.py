@@ -208,7 +208,7 @@ def build_callbacks(
     health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
     film = Film(folder, evaluation, clock) if peers.first else None
     early = [EarlyGrids(folder, evaluation)] if peers.first else []
-    bar = [Progress(evaluation, label, folder)] if peers.first else []
+    bar = [Progress(evaluation, log, label, folder)] if peers.first else []
     observing = [*watching, guard, log, *health]
     keeping = [evaluation, *early, *([film] if film else []), checkpointing, *bar]
     leave_out_empty_hooks([*observing, *keeping])

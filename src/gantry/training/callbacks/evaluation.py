@@ -59,6 +59,7 @@ class Evaluation(Callback):
         self.last: int | None = None  # the step of the last evaluation
         self.classes: dict[str, tuple[float, float]] | None = None
         self.seconds = 0.0
+        self.took = 0.0  # seconds of the last evaluation in this process
         self.drawn: Tensor | None = None  # the images of the last grid, where this process generated it
         self.drawn_at: int | None = None  # its step
 
@@ -120,7 +121,7 @@ class Evaluation(Callback):
             self.final, self.last = values, step
             if step > 0 and self._improves(values):
                 self.best, self.best_step = values, step
-            seconds = time.perf_counter() - started
+            self.took = seconds = time.perf_counter() - started
             self.seconds += seconds
             logged = values | {f"best/{name}": value for name, value in self.best.items()}
             if step == trainer.max_steps:
