@@ -124,6 +124,7 @@ class Bar:
 
     def _begin(self) -> Progress:
         from rich import progress as rich
+        from rich.table import Column
 
         bar, console = self, _console()
 
@@ -133,12 +134,16 @@ class Bar:
                 if bar.below is not None:
                     yield from bar.below(console.width, console.encoding)
 
-        texts = (rich.TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("rate", "note"))
+        cut = Column(no_wrap=True, overflow="crop")  # an ellipsis is wider where the encoding lacks it
+        fields = (f"{{task.{field}}}" for field in ("description", "fields[rate]", "fields[note]"))
+        name, *texts = (rich.TextColumn(field, markup=False, table_column=cut) for field in fields)
         drawn = Panel(
-            rich.TextColumn("{task.description}", markup=False),
+            name,
             rich.BarColumn(None),
-            *(rich.TaskProgressColumn(), rich.MofNCompleteColumn()),
-            *(rich.TimeRemainingColumn(elapsed_when_finished=True), *texts),
+            rich.TaskProgressColumn(table_column=cut),
+            rich.MofNCompleteColumn(table_column=cut),
+            rich.TimeRemainingColumn(elapsed_when_finished=True, table_column=cut),
+            *texts,
             console=console,
             auto_refresh=False,
             redirect_stdout=sys.stdout.isatty(),  # else output to a file or pipe would go to the terminal

@@ -128,8 +128,8 @@ class Summary:
         if not in_sweep:
             given = "".join(f" {shlex.quote(text)}" for text in data)
             lines.append(f"sweep      {typed_command()} -m model=vanilla,dcgan,wgan{given}")
-        if (shown := self.picture()) is not None:
-            lines.append(f"look at    {show(shown)}")
+        if (best := self.picture()) is not None:
+            lines.append(f"look at    {show(best)}")
         return "\n".join(lines)
 
     def picture(self) -> Path | None:

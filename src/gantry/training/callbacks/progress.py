@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from pytorch_lightning import Callback, Trainer
 
 from gantry.core.files import write_json
-from gantry.core.progress import Bar
+from gantry.core.progress import GONE, Bar
 from gantry.models.module import GAN
 from gantry.runs.folder import PROGRESS_FILE
 from gantry.training.callbacks.evaluation import Evaluation
@@ -83,7 +84,8 @@ class Progress(Callback):
             seconds, step = self.evaluation.clock.read(), trainer.global_step
             each = self.evaluation.took or self.evaluation.seconds / (1 + step // self.evaluation.every)
             if said := self.forecast.after(step, seconds, each):
-                print(said, flush=True)
+                with suppress(*GONE):
+                    print(said, flush=True)
 
     def _close(self, failed: bool = False) -> None:
         if self.bar is not None:
