@@ -42,7 +42,8 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Open the bar where training starts."""
-        self.forecast = self.forecast or Forecast(trainer.max_steps, self.evaluation.every)
+        if self.forecast is None or not self.forecast.done:  # begun anew after a rollback
+            self.forecast = Forecast(trainer.max_steps, self.evaluation.every)
         self.state.measured = {step: each for step, each in self.state.measured.items() if step <= trainer.global_step}
         self._look()
         self.bar = Bar(self.label, trainer.max_steps, "step", done=trainer.global_step, delay=0, lines=True)
