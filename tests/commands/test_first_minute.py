@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,32 @@ def test_an_environment_whose_python_has_gone_is_made_anew(checkout, tmp_path):
     assert install(checkout, fake(tmp_path, code=0))[0] == 0
     assert not python.is_symlink()
     assert not (checkout / ".venv" / "old").exists()
+
+
+def test_a_stopped_installation_leaves_nothing(checkout, tmp_path):
+    python = fake(tmp_path)
+    program(tmp_path / "inside", 'case "$*" in *pip*) echo begun; sleep 60 ;; esac')
+    environment = os.environ | {"PATH": f"{python.parent}:{os.environ['PATH']}"}
+    started = subprocess.Popen(
+        ["make", "install"], cwd=checkout, env=environment, text=True, start_new_session=True, stderr=subprocess.PIPE
+    )
+    said = ""
+    while "begun" not in said:
+        said += (line := started.stderr.readline())
+        assert line, said
+    os.killpg(started.pid, signal.SIGINT)  # as Ctrl-C does
+    said += started.communicate(timeout=30)[1]
+    assert "Stopped; make install begins again." in said
+    assert not (checkout / ".venv").exists()
+
+
+def test_what_a_killed_installation_leaves_is_not_taken_as_good(checkout, tmp_path):
+    assert install(checkout, fake(tmp_path, code=0))[0] == 0
+    (checkout / ".venv" / ".installed").unlink()
+    code, said = install(checkout, fake(tmp_path, OFFLINE))
+    assert code != 0
+    assert "check the network" in said
+    assert not (checkout / ".venv" / ".installed").exists()
 
 
 @pytest.mark.parametrize("words", [("make", "install"), ("sh", "install.sh")], ids=" ".join)
