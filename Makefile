@@ -6,6 +6,9 @@ comma := ,
 empty :=
 VARIANTS := $(subst $(empty) $(empty),$(comma),$(filter-out base,$(basename $(notdir $(wildcard conf/model/*.yaml)))))
 
+# Without its Python, which may have gone since, .venv is no installation.
+$(shell [ -x $(VENV)/bin/python ] || rm -f $(STAMP))
+
 .PHONY: install train test lint smoke examples speed docs clean
 
 train: install
@@ -42,11 +45,7 @@ $(VENV)/.docs: $(STAMP)
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Gantry needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
-	@echo 'Installing into $(VENV): some minutes, once'
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	touch $(STAMP)
+	@PYTHON='$(PYTHON)' sh install.sh $(VENV)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache site

@@ -83,6 +83,10 @@ def test_a_smoke_run_leaves_everything_a_run_leaves(variant, cli, tmp_path, stor
     assert (summary["steps"], summary["images"]) == (4, 4 * n_critic * 16)
     text = capsys.readouterr().out
     assert all(word in text for word in ("fid_classifier", "a second", "mlflow ui --backend-store-uri", "train.py -m"))
+    begun = f"{variant} on digits: 4 generator steps, {4 * n_critic * 16} real images, measured every 2\ntime left: "
+    assert begun in text
+    assert "\noutput in run, its pictures in samples\n" in text
+    assert text.splitlines()[-1] == f"look at    run/samples/{summary['best_step']:07d}.png"
 
     grids = sorted((folder / "samples").glob("*.png"))
     assert [path.name for path in grids] == ["0000000.png", "0000002.png", "0000004.png"]

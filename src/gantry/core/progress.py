@@ -7,15 +7,16 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress
+    from rich.text import Text
 
 EVERY = 10.0  # seconds between lines where stderr is no terminal
 REDRAWN = 0.5  # seconds between drawings of a bar
@@ -54,6 +55,8 @@ class Bar:
 
     Attributes:
         note: the text behind the count.
+        below: returns lines to draw below the bar on a terminal of so many columns and that encoding, instead of the
+            note; called at each drawing.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Bar:
     ) -> None:
         self.description, self.total, self.unit, self.done, self.lines = description, total, unit, done, lines
         self.note = ""
+        self.below: Callable[[int, str], Sequence[Text]] | None = None
         now = time.monotonic()
         self._next = now + delay  # when the next drawing or line is due
         self._marks = deque([(now, done)], maxlen=MARKS)
@@ -100,6 +104,7 @@ class Bar:
         """Show the last state if an earlier one was shown; the bar of `failed` work is erased from the terminal."""
         with suppress(*GONE):
             if self._drawn is not None:
+                self.below = None
                 self._drawn.live.transient = failed
                 try:
                     self._draw()
@@ -113,19 +118,33 @@ class Bar:
         self._drawn = self._drawn or self._begin()
         rate = f"{self.rate:.3g} {self.unit}/s"
         (task,) = self._drawn.task_ids
-        self._drawn.update(task, completed=self.done, total=self.total, rate=rate, note=self.note)
+        note = self.note if self.below is None else ""
+        self._drawn.update(task, completed=self.done, total=self.total, rate=rate, note=note)
         self._drawn.refresh()
 
     def _begin(self) -> Progress:
         from rich import progress as rich
+        from rich.table import Column
 
-        texts = (rich.TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("rate", "note"))
-        drawn = rich.Progress(
-            rich.TextColumn("{task.description}", markup=False),
+        bar, console = self, _console()
+
+        class Panel(rich.Progress):
+            def get_renderables(self) -> Iterator[RenderableType]:
+                yield from super().get_renderables()
+                if bar.below is not None:
+                    yield from bar.below(console.width, console.encoding)
+
+        cut = Column(no_wrap=True, overflow="crop")  # an ellipsis is wider where the encoding lacks it
+        fields = (f"{{task.{field}}}" for field in ("description", "fields[rate]", "fields[note]"))
+        name, *texts = (rich.TextColumn(field, markup=False, table_column=cut) for field in fields)
+        drawn = Panel(
+            name,
             rich.BarColumn(None),
-            *(rich.TaskProgressColumn(), rich.MofNCompleteColumn()),
-            *(rich.TimeRemainingColumn(elapsed_when_finished=True), *texts),
-            console=_console(),
+            rich.TaskProgressColumn(table_column=cut),
+            rich.MofNCompleteColumn(table_column=cut),
+            rich.TimeRemainingColumn(elapsed_when_finished=True, table_column=cut),
+            *texts,
+            console=console,
             auto_refresh=False,
             redirect_stdout=sys.stdout.isatty(),  # else output to a file or pipe would go to the terminal
             expand=True,

@@ -22,6 +22,7 @@ from gantry.runs.folder import (
     SAMPLES,
     SUMMARY_FILE,
     UNDELIVERED,
+    picture,
 )
 from gantry.runs.tracking.store import ui_command
 from gantry.runs.tracking.ui import address_of, run_address
@@ -133,11 +134,21 @@ class Summary:
             lines.append(f"           not all of this run yet; once the store takes it: {command}")
         if (self.folder / REFUSED).exists():
             lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
-        if in_sweep:
-            return "\n".join(lines)
-        given = "".join(f" {shlex.quote(text)}" for text in data)
-        lines.append(f"sweep      {typed_command()} -m model=vanilla,dcgan,wgan{given}")
+        if not in_sweep:
+            given = "".join(f" {shlex.quote(text)}" for text in data)
+            lines.append(f"sweep      {typed_command()} -m model=vanilla,dcgan,wgan{given}")
+        if (best := self.picture()) is not None:
+            lines.append(f"look at    {show(best)}")
         return "\n".join(lines)
+
+    def picture(self) -> Path | None:
+        """Return the samples of the best evaluation, or the last ones where it has left none; None without any."""
+        best = picture(self.folder, SAMPLES, self.best_step)
+        return (
+            best
+            if self.best_step > 0 and best.exists()
+            else max(best.parent.glob("[0-9]*.png"), key=lambda file: int(file.stem), default=None)
+        )
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float | None]:

@@ -28,6 +28,7 @@ from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Guard
+from gantry.training.callbacks.early_grids import EarlyGrids
 from gantry.training.callbacks.evaluation import Evaluation
 from gantry.training.callbacks.film import Film
 from gantry.training.callbacks.logging import TrainingLog
@@ -178,8 +179,9 @@ def build_callbacks(
 
     Their order matters. `Guard` comes first, to find non-finite values before they are logged, measured or saved. The
     user's callbacks come before `Evaluation`, which a signal may stop while it measures, so that the checkpoint of a
-    step always holds their state after that step. `Film` uses the samples that `Evaluation` has drawn. `Checkpointing`
-    comes after every callback with a state, and stops the run on request; the progress bar then shows a finished step.
+    step always holds their state after that step. `EarlyGrids` and `Film` use what `Evaluation` has drawn.
+    `Checkpointing` comes after every callback with a state, and stops the run on request; the progress bar then shows
+    a finished step.
 
     Args:
         cfg: the run's config.
@@ -205,9 +207,10 @@ def build_callbacks(
     checkpointing = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
     health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
     film = Film(folder, evaluation, clock) if peers.first else None
-    bar = [Progress(evaluation, label, folder)] if peers.first else []
+    early = [EarlyGrids(folder, evaluation)] if peers.first else []
+    bar = [Progress(evaluation, log, label, folder)] if peers.first else []
     observing = [*watching, guard, log, *health]
-    keeping = [evaluation, *([film] if film else []), checkpointing, *bar]
+    keeping = [evaluation, *early, *([film] if film else []), checkpointing, *bar]
     leave_out_empty_hooks([*observing, *keeping])
     ordered = [*observing, *users, *keeping]
     keys = [callback.state_key for callback in ordered if type(callback).state_dict is not Callback.state_dict]

@@ -21,9 +21,10 @@ from gantry.core.config.instantiate import maker
 from gantry.core.errors import RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
+from gantry.core.text import show
 from gantry.data.describe import data_record, data_tags, describe, warnings_of
 from gantry.runs.directions import DIRECTIONS, PRIMARY
-from gantry.runs.folder import CAVEATS, METRICS_FILE, SUMMARY_FILE
+from gantry.runs.folder import CAVEATS, METRICS_FILE, SAMPLES, SUMMARY_FILE
 from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store, where_tracked
 from gantry.runs.tracking.tracker import Tracker, Trackers
@@ -256,11 +257,23 @@ def _check_folders(cfg: DictConfig, folder: Path, start: Start, place: Place) ->
 
 
 def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSet) -> dict[str, str]:
-    """Print the data, and the run's variant, data set, folder and store; return the tags with those of the data."""
+    """Print the data, what the run does, for how long, and where its output and its record go.
+
+    Returns:
+        The tags with those of the data.
+    """
     print(describe(data), flush=True)
     for warning in warnings_of(data):
         log.warning("%s", warning)
-    print(f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, output in {folder}", flush=True)
+    images = cfg.steps * cfg.batch_size * cfg.accumulate * cfg.model.get("n_critic", 1)
+    print(
+        f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, {images:,} real images, "
+        f"measured every {cfg.metrics.every}",
+        "time left: said once the first steps are done",
+        f"output in {show(folder)}, its pictures in {SAMPLES}",
+        sep="\n",
+        flush=True,
+    )
     if cfg.tracking:
         print(where_tracked(cfg.tracking.uri, cfg.tracking.experiment), flush=True)
     return tags | data_tags(data)

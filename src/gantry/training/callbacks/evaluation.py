@@ -59,7 +59,9 @@ class Evaluation(Callback):
         self.last: int | None = None  # the step of the last evaluation
         self.classes: dict[str, tuple[float, float]] | None = None
         self.seconds = 0.0
+        self.took = 0.0  # seconds of the last evaluation in this process
         self.drawn: Tensor | None = None  # the images of the last grid, where this process generated it
+        self.drawn_at: int | None = None  # its step
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Log real images and evaluate the untrained generator, or repeat an evaluation cut short by a stop."""
@@ -119,15 +121,19 @@ class Evaluation(Callback):
             self.final, self.last = values, step
             if step > 0 and self._improves(values):
                 self.best, self.best_step = values, step
-            seconds = time.perf_counter() - started
+            self.took = seconds = time.perf_counter() - started
             self.seconds += seconds
-            self.drawn = generate(gan.averaged, grid_noise(gan))
             logged = values | {f"best/{name}": value for name, value in self.best.items()}
             if step == trainer.max_steps:
                 logged |= {f"final/{name}": value for name, value in values.items()}
             cost = {"evaluation_seconds": seconds} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
-            self._log_grid(self.drawn, SAMPLES, step)
+            self.log_samples(gan, step)
+
+    def log_samples(self, gan: GAN, step: int) -> None:
+        """Draw the averaged generator's images from the noise of every grid, and log them as those of `step`."""
+        self.drawn, self.drawn_at = generate(gan.averaged, grid_noise(gan)), step
+        self._log_grid(self.drawn, SAMPLES, step)
 
     def _log_grid(self, images: Tensor, key: str, step: int) -> None:
         shown = reduced(images)

@@ -49,7 +49,7 @@ class Film(Callback):
 
     Args:
         folder: the run's folder.
-        evaluation: must precede this callback in the trainer's list; its samples are reused.
+        evaluation: must precede this callback in the trainer's list; samples that it has logged are reused.
         clock: paused while a frame is made.
     """
 
@@ -73,7 +73,7 @@ class Film(Callback):
         step = trainer.global_step
         if step in moments(trainer.max_steps):
             with self.clock.stopped(), trainer.precision_plugin.forward_context():  # training precision suffices
-                drawn = self.evaluation.drawn if self.evaluation.last == step else None
+                drawn = self.evaluation.drawn if self.evaluation.drawn_at == step else None
                 self.record.log_image(
                     frame(generate(gan.averaged, grid_noise(gan)) if drawn is None else drawn), FILM, step
                 )

@@ -35,6 +35,7 @@ class TrainingLog(Callback):
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         self.mark = (0, 0.0)
+        self.logged: dict[str, float] = {}  # what was logged last
         self.due: tuple[int, float, int, list[str], Fetched, dict[str, float]] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
@@ -88,7 +89,8 @@ class TrainingLog(Callback):
         values["training_seconds"] = now
         values["images_per_second"] = (step - self.mark[0]) * images / max(now - self.mark[1], 1e-9)
         self.mark = (step, now)
-        self.tracker.log_metrics(values | more, step)
+        self.logged = values | more
+        self.tracker.log_metrics(self.logged, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Log the means that are due."""
