@@ -1,5 +1,8 @@
 """The last lines of a run name the one picture to open."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from gantry.runs.summary import Summary
@@ -43,3 +46,13 @@ def test_without_a_picture_none_is_named(summary):
 
 def test_a_job_of_a_sweep_names_its_picture_too(summary):
     assert summary(20, 20).text(in_sweep=True).splitlines()[-1] == "look at    run/samples/0000020.png"
+
+
+def test_a_tracked_run_names_its_page(summary, tmp_path):
+    done = replace(summary(20, 20), tracking_uri="http://user:secret@host:5000")
+    (tmp_path / "run" / "mlflow_run.json").write_text(json.dumps({"run_id": None}))
+    assert "#/experiments" not in done.text()
+    (tmp_path / "run" / "mlflow_run.json").write_text(json.dumps({"run_id": "abc", "experiment_id": "7"}))
+    address = "http://host:5000/#/experiments/7/runs/abc/model-metrics?workflowType=machine_learning"
+    assert f"\n           {address}\n" in done.text()
+    assert "secret" not in done.text()
