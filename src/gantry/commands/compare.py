@@ -19,6 +19,7 @@ from gantry.reports.build import REPORT, _publish, compare_sweep
 from gantry.reports.comparison import Comparison, compare
 from gantry.reports.find import find_compared_runs, find_compared_sweep
 from gantry.reports.html import write
+from gantry.reports.links import page
 from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import Run, split_overrides
 from gantry.runs.tracking.query import configured_store
@@ -80,6 +81,7 @@ def _compare_parent(
         steps=steps,
         store=store.uri,
         typed=typed,
+        page=page(store.uri, parent.info.experiment_id, parent.info.run_id),
     )
     _publish(store, parent.info.run_id, comparison, write(comparison))
     return comparison

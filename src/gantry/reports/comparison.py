@@ -37,6 +37,7 @@ class Comparison:
         steps: steps to show besides the last; None for a few evenly spread ones.
         store: address of the MLflow store of the runs; None where read from folders.
         typed: the sweep's command line.
+        page: the address of the sweep's own run in MLflow's interface.
         report: the HTML file.
         made: time of the comparison.
     """
@@ -51,6 +52,7 @@ class Comparison:
     steps: Sequence[int] | None = None
     store: str | None = None
     typed: Sequence[str] = ()
+    page: str | None = None
     made: datetime = field(default_factory=datetime.now)
 
     def steps_of(self, one: ComparableSet) -> list[int]:
@@ -170,6 +172,7 @@ def compare(
     steps: Sequence[int] | None = None,
     store: str | None = None,
     typed: Sequence[str] = (),
+    page: str | None = None,
 ) -> Comparison:
     """Compare runs; see `Comparison` for the arguments.
 
@@ -192,7 +195,17 @@ def compare(
                 f"steps={unknown[0]}: not measured there; these runs were at {', '.join(map(str, valid)) or 'no step'}"
             )
     return Comparison(
-        title, runs, sets, report, metric, evaluations.rulers(runs, chosen), chosen is not None, steps, store, typed
+        title,
+        runs,
+        sets,
+        report,
+        metric,
+        evaluations.rulers(runs, chosen),
+        chosen is not None,
+        steps,
+        store,
+        typed,
+        page,
     )
 
 
