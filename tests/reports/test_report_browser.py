@@ -157,6 +157,7 @@ def test_values_are_under_the_pointer(page: Any) -> None:
     assert "dcgan" in said
     assert "35.83 (35.33 to 36.33)" in said
     assert HOSTILE in said
+    assert said.count("generator steps 200") == 1
     assert page.title != "run"
 
 

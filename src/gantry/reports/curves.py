@@ -58,10 +58,16 @@ def palette(groups: Sequence[Group]) -> dict[str, Style]:
 
 @dataclass(frozen=True)
 class Curves:
-    """A figure over one x axis: the PNG of all panels with the legend, and a PNG of each panel by metric."""
+    """A figure over one x axis: the PNG of all panels with the legend, its pixels, and each panel's corner by name."""
 
     whole: bytes
-    panels: dict[str, bytes]
+    pixels: np.ndarray
+    corners: dict[str, tuple[float, float]]
+
+    @property
+    def panels(self) -> dict[str, bytes]:
+        """Return a PNG of each panel by metric; encoding them takes as long as drawing."""
+        return {metric: png(_cut(self.pixels, corner)) for metric, corner in self.corners.items()}
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,7 @@ def _figure(
     _legend(figure, entries, grey, styles, columns)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    panels = {metric: png(_cut(pixels, corner)) for metric, corner in corners.items()}
-    return Curves(png(pixels), panels)
+    return Curves(png(pixels), pixels, corners)
 
 
 def _panel(axes: Axes, metric: str, curves: list[tuple[Group, Band]], styles: dict[str, Style], divisor: float) -> None:

@@ -31,6 +31,7 @@ class Section:
     cost: tables.Table
     differing: tables.Table
     styles: dict[str, curves.Style]
+    still: dict[str, bytes] = field(default_factory=dict)  # curves for a browser without JavaScript, by metric
     curves: dict[str, curves.Curves] = field(default_factory=dict)
     samples: pictures.Samples | None = None
     coverage: bytes | None = None
@@ -85,12 +86,13 @@ def write(comparison: Comparison) -> list[Path]:
 def _section(
     comparison: Comparison, one: ComparableSet, styles: dict[str, curves.Style], number: int, pages: dict[Run, str]
 ) -> Section:
-    steps, drawn = comparison.steps_of(one), number < MOST_SETS
+    steps, shown = comparison.steps_of(one), min(len(comparison.sets), MOST_SETS)
+    drawn = curves.draw(one, styles) if number < shown else {}
     return Section(
         number=number,
         one=one,
         linked={
-            group.label: [(f"seed {run.seed}", pages[run]) for run in (*group.finished, *group.others) if run in pages]
+            group.label: [(run.seed, pages[run]) for run in (*group.finished, *group.others) if run in pages]
             for group in one.groups
         },
         steps=steps,
@@ -99,9 +101,10 @@ def _section(
         cost=tables.cost(one),
         differing=tables.differing(one),
         styles=styles,
-        curves=curves.draw(one, styles) if drawn else {},
-        samples=pictures.samples(one, steps) if drawn else None,
-        coverage=pictures.coverage(one) if drawn else None,
+        still=next(iter(drawn.values())).panels if drawn and number == 0 else {},
+        curves=drawn,
+        samples=pictures.samples(one, steps, pictures.ROOM // shown) if number < shown else None,
+        coverage=pictures.coverage(one) if number < shown else None,
     )
 
 

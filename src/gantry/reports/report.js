@@ -93,7 +93,7 @@ class Chart {
     const wide = figure.multi_line({source: drawn.lines, xs: each("xs"), ys: each("ys"), line_alpha: 0, line_width: 13, ...all});
     const tap = new Bokeh.TapTool({renderers: [wide]});
     const read = figure.line({source: drawn.readout, x: each("x"), y: each("y"), line_alpha: 0});
-    this.hover = new Bokeh.HoverTool({renderers: [read], mode: "vline", line_policy: "nearest", point_policy: "follow_mouse"});
+    this.hover = new Bokeh.HoverTool({renderers: [read], mode: "vline", line_policy: "nearest", point_policy: "follow_mouse", limit: 1});
     const cross = new Bokeh.CrosshairTool({dimensions: "height", line_alpha: 0.4, line_color: colour("--soft")});
     figure.add_tools(tap, this.hover, cross);
     figure.toolbar.active_tap = tap;
@@ -166,7 +166,7 @@ class Chart {
     const row = (one, n) =>
       `<tr><td><span style="display:inline-block;width:1.2em;border-top:3px ${one.group.dash} ${one.colour};vertical-align:middle"></span></td>`
       + `<td style="padding:0 .8em 0 .5em">@label${n}</td><td style="text-align:right">@value${n}</td></tr>`;
-    this.hover.tooltips = `<div style="background:var(--tint);color:var(--ink);font:12px/1.35 system-ui,sans-serif;max-width:26em">`
+    this.hover.tooltips = `<div style="font:12px/1.35 system-ui,sans-serif;max-width:26em">`
       + `<div style="color:var(--soft)">${this.section.axes[axis]} @at</div><table>${said.map(row).join("")}</table></div>`;
   }
 
@@ -188,7 +188,7 @@ class Chart {
     });
     for (const one of [...figure.xaxes, ...figure.yaxes]) {
       Object.assign(one, {
-        axis_line_color: soft, major_tick_line_color: soft, minor_tick_line_color: null, major_label_text_color: soft,
+        axis_line_color: soft, major_tick_line_color: soft, major_tick_in: 0, minor_tick_line_color: null, major_label_text_color: soft,
         axis_label_text_color: soft, major_label_text_font_size: "11px", axis_label_text_font_size: "11px",
         axis_label_text_font_style: "normal", axis_label_text_font: "system-ui, sans-serif", major_label_text_font: "system-ui, sans-serif",
       });
