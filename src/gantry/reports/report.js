@@ -42,6 +42,14 @@ const place = (axis, x) => (axis === "seconds" ? time(x) : Math.round(x).toLocal
 // A symmetric logarithm keeps losses of both signs on one axis; its ticks are powers of ten.
 const scaled = (panel, y) => (!known(y) ? NaN : panel.scale === "symlog" ? Math.sign(y) * Math.log10(1 + Math.abs(y)) : y);
 
+// The ticks of a logarithmic axis: 1, 2 and 5 of each decade, of many decades only the powers of ten.
+function decades(panel) {
+  const exponents = panel.curves.flatMap((curve) => curve.mean.filter((value) => value > 0).map(Math.log10));
+  const [first, last] = [Math.floor(Math.min(...exponents)), Math.ceil(Math.max(...exponents))];
+  const powers = Array.from({length: last - first + 1}, (_, i) => 10 ** (first + i));
+  return last - first > 3 ? powers : powers.flatMap((power) => [power, 2 * power, 5 * power]);
+}
+
 class Chart {
   constructor(section, panel, home) {
     Object.assign(this, {section, panel, home, axis: Object.keys(section.axes)[0]});
@@ -206,13 +214,16 @@ class Chart {
       x.major_label_overrides = new Map(ticks.map((tick) => [tick * unit[0], tick.toLocaleString("en")]));
     }
     if (panel.scale === "symlog") {
-      const powers = [0, 1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e8, 1e10];
+      const powers = [0, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e8, 1e10];
       const ticks = [...powers.slice(1).map((tick) => -tick), ...powers];
       y.ticker = new Bokeh.FixedTicker({ticks: ticks.map((tick) => scaled(panel, tick))});
       y.major_label_overrides = new Map(ticks.map((tick) => [scaled(panel, tick), tick.toLocaleString("en")]));
     } else {
+      if (panel.scale === "log") y.ticker = new Bokeh.FixedTicker({ticks: decades(panel)});
       y.formatter = new Bokeh.NumeralTickFormatter({format: "0,0.[000]"});
     }
+    for (const one of figure.xgrids) one.ticker = x.ticker;
+    for (const one of figure.ygrids) one.ticker = y.ticker;
   }
 }
 
