@@ -200,6 +200,18 @@ def test_the_axis_is_chosen_for_all_charts(page: Any) -> None:
     assert page.execute_script("return charts.every((chart) => chart.axis === 'images')")
 
 
+def test_a_dragged_box_enlarges_and_a_double_click_undoes_it(page: Any) -> None:
+    shown = "const range = charts[0].figure.x_range; return range.end - range.start;"
+    moved(page, 50, 60)
+    whole = page.execute_script(shown)
+    assert whole > 300
+    drag = selenium.ActionChains(page)
+    drag.click_and_hold().move_by_offset(40, 20).move_by_offset(40, 20).release().perform()
+    until(lambda: page.execute_script(shown) < 200)
+    selenium.ActionChains(page).double_click().perform()
+    until(lambda: page.execute_script(shown) == whole)
+
+
 def test_the_slider_changes_the_step_of_the_images(page: Any) -> None:
     shown = """return [...document.querySelectorAll(".samples [data-step] img")].filter((one) => one.offsetParent)
     .map((one) => [one.alt, one.src, one.naturalWidth]);"""
