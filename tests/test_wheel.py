@@ -60,11 +60,13 @@ def test_the_wheel_holds_configs_templates_and_plugins_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (entries,) = [archive.read(name).decode() for name in names if name.endswith("entry_points.txt")]
-    source = [path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")]
-    source += [path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.j2")]
+    kinds = ("*.py", "*.j2", "*.css", "*.js")
+    source = [path.relative_to(ROOT / "src").as_posix() for kind in kinds for path in (ROOT / "src").rglob(kind)]
     configs = [f"gantry/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")]
     assert "gantry/conf/train.yaml" in configs
-    assert {"gantry/reports/report.html.j2", "hydra_plugins/gantry_launcher.py"} <= {*source}
+    assert {"gantry/reports/report.html.j2", "gantry/reports/report.js", "hydra_plugins/gantry_launcher.py"} <= {
+        *source
+    }
     assert {*source, *configs} == {name for name in names if ".dist-info/" not in name}
     assert all(f"gantry-{command} = gantry.commands.{command}:main" in entries for command in COMMANDS)
 

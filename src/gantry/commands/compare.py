@@ -19,6 +19,7 @@ from gantry.reports.build import REPORT, compare_sweep, publish, with_page
 from gantry.reports.comparison import Comparison, compare
 from gantry.reports.find import find_compared_runs, find_compared_sweep
 from gantry.reports.html import write
+from gantry.reports.links import page
 from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import Run, split_overrides
 from gantry.runs.tracking.query import Store, configured_store
@@ -88,6 +89,7 @@ def _compare_parent(
         steps=steps,
         store=store.uri,
         typed=typed,
+        sweep_page=page(store.uri, parent.info.experiment_id, parent.info.run_id),
     )
     comparison = with_page(comparison, store, parent.info.run_id)
     publish(store, parent.info.run_id, comparison, write(comparison))

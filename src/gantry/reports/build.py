@@ -11,6 +11,7 @@ from gantry.core.redaction import HIDDEN, redact
 from gantry.reports import mlflow_page
 from gantry.reports.comparison import MARK, Comparison, compare
 from gantry.reports.html import write
+from gantry.reports.links import page
 from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import NOT_STARTED, Run, from_folder
 from gantry.runs.sweep_record import SweepRecord, load_sweep
@@ -54,8 +55,16 @@ def compare_sweep(
     opened = _store_of(sweep) if track else None
     report = (out or sweep.folder / FOLDER) / REPORT
     address = redact(sweep.tracking_uri) if sweep.tracking_uri and sweep.parent_run else None
+    experiment = None if opened is None else opened.experiment_id
     comparison = compare(
-        _jobs(sweep, opened), sweep.name, report, metric=metric, steps=steps, store=address, typed=sweep.overrides
+        [replace(run, experiment_id=run.experiment_id or experiment) for run in _jobs(sweep, opened)],
+        sweep.name,
+        report,
+        metric=metric,
+        steps=steps,
+        store=address,
+        typed=sweep.overrides,
+        sweep_page=page(sweep.tracking_uri, experiment, sweep.parent_run),
     )
     if opened is None or sweep.parent_run is None:
         write(comparison)

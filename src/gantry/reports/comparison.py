@@ -38,6 +38,7 @@ class Comparison:
         steps: steps to show besides the last; None for a few evenly spread ones.
         store: address of the MLflow store of the runs; None where read from folders.
         typed: the sweep's command line.
+        sweep_page: address of the sweep's own run in MLflow.
         report: the HTML file.
         page: MLflow's page that shows it; None where the store does not.
         made: time of the comparison.
@@ -53,6 +54,7 @@ class Comparison:
     steps: Sequence[int] | None = None
     store: str | None = None
     typed: Sequence[str] = ()
+    sweep_page: str | None = None
     page: Page | None = None
     made: datetime = field(default_factory=datetime.now)
 
@@ -177,6 +179,7 @@ def compare(
     steps: Sequence[int] | None = None,
     store: str | None = None,
     typed: Sequence[str] = (),
+    sweep_page: str | None = None,
 ) -> Comparison:
     """Compare runs; see `Comparison` for the arguments.
 
@@ -199,7 +202,17 @@ def compare(
                 f"steps={unknown[0]}: not measured there; these runs were at {', '.join(map(str, valid)) or 'no step'}"
             )
     return Comparison(
-        title, runs, sets, report, metric, evaluations.rulers(runs, chosen), chosen is not None, steps, store, typed
+        title,
+        runs,
+        sets,
+        report,
+        metric,
+        evaluations.rulers(runs, chosen),
+        chosen is not None,
+        steps,
+        store,
+        typed,
+        sweep_page,
     )
 
 

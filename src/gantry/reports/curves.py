@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette for colour-blind readers, without the yellow, which is too faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-OTHERS = "#BBBBBB"
+ON_DARK = ("#3D96E8", "#F07B36", "#1FBE8F", "#DE95C2", "#F0B440", "#A3DCFF", "#E8E6E0")  # the same, on a dark page
+OTHERS, OTHERS_ON_DARK = "#BBBBBB", "#5E5D58"
 AXES = {"steps": "generator steps", "images": "real images seen", "seconds": "training time"}
 COLUMNS = 3
 PANEL = (4.1, 2.8)  # inches
@@ -39,6 +40,11 @@ class Style:
     colour: str
     dashed: bool
 
+    @property
+    def on_dark(self) -> str:
+        """Return its colour on a dark page."""
+        return dict(zip(COLOURS, ON_DARK, strict=True)).get(self.colour, OTHERS_ON_DARK)
+
 
 GREY = Style(OTHERS, False)  # of the groups beyond the colours
 
@@ -52,10 +58,16 @@ def palette(groups: Sequence[Group]) -> dict[str, Style]:
 
 @dataclass(frozen=True)
 class Curves:
-    """A figure over one x axis: the PNG of all panels with the legend, and a PNG of each panel by metric."""
+    """A figure over one x axis: the PNG of all panels with the legend, its pixels, and each panel's corner by name."""
 
     whole: bytes
-    panels: dict[str, bytes]
+    pixels: np.ndarray
+    corners: dict[str, tuple[float, float]]
+
+    @property
+    def panels(self) -> dict[str, bytes]:
+        """Return a PNG of each panel by metric; encoding them takes as long as drawing."""
+        return {metric: png(_cut(self.pixels, corner)) for metric, corner in self.corners.items()}
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def band(runs: Sequence[Run], metric: str, axis: str) -> Band | None:
     steps = sorted(set.intersection(*(set(curve) for _, curve in curves))) if curves else []
     if not steps:
         return None
-    x = np.mean([_positions(run, steps, axis) for run, _ in curves], axis=0)
+    x = np.mean([positions(run, steps, axis) for run, _ in curves], axis=0)
     values = np.array([[curve[step] for step in steps] for _, curve in curves], dtype=float)
     values[~np.isfinite(values)] = np.nan
     there = np.isfinite(x)
@@ -87,8 +99,8 @@ def band(runs: Sequence[Run], metric: str, axis: str) -> Band | None:
     return Band(*(part[there] for part in (x, values.mean(0), values.min(0), values.max(0))))
 
 
-def _positions(run: Run, steps: Sequence[int], axis: str) -> np.ndarray:
-    """Return the positions of `steps` on an axis of `run`; NaN where that was not recorded."""
+def positions(run: Run, steps: Sequence[int], axis: str) -> np.ndarray:
+    """Return the positions of `steps` on an axis of `run` (a key of `AXES`); NaN where that was not recorded."""
     if axis == "steps":
         return np.array(steps, dtype=float)
     recorded = {0: 0.0} | run.curves.get("images_seen" if axis == "images" else "training_seconds", {})
@@ -141,8 +153,7 @@ def _figure(
     _legend(figure, entries, grey, styles, columns)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    panels = {metric: png(_cut(pixels, corner)) for metric, corner in corners.items()}
-    return Curves(png(pixels), panels)
+    return Curves(png(pixels), pixels, corners)
 
 
 def _panel(axes: Axes, metric: str, curves: list[tuple[Group, Band]], styles: dict[str, Style], divisor: float) -> None:
@@ -205,20 +216,32 @@ def _marker(curve: Band) -> str | None:
     return "o" if len(curve.x) <= FEW else None
 
 
+def scale(metric: str, distance: bool, curves: Sequence[Band]) -> str:
+    """Return `log` where a distance spans a wide range, `symlog` where losses differ by orders of magnitude, `linear`.
+
+    Args:
+        distance: whether lower values of `metric` are better.
+    """
+    finite = [curve.mean[np.isfinite(curve.mean)] for curve in curves]
+    largest = [float(np.abs(values).max()) for values in finite if len(values)]
+    if distance:
+        values = np.concatenate(finite)
+        wide = bool(len(values) and values.min() > 0 and values.max() > LOG_SPAN * values.min())
+        return "log" if wide else "linear"
+    differ = bool(largest) and max(largest) > max(100.0, LOG_SPAN * min(largest))
+    return "symlog" if differ and metric.startswith(("loss/", "score/")) else "linear"
+
+
 def _scale(axes: Axes, metric: str, distance: bool, curves: list[Band]) -> None:
-    """Set a log scale where a distance spans a wide range, symlog where losses differ by orders of magnitude."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    sizes = [np.abs(curve.mean[np.isfinite(curve.mean)]) for curve in curves]
-    largest = [float(size.max()) for size in sizes if len(size)]
-    if distance:
-        values = np.concatenate([curve.mean[np.isfinite(curve.mean)] for curve in curves])
-        if len(values) and values.min() > 0 and values.max() > LOG_SPAN * values.min():
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.yaxis.set_minor_locator(NullLocator())
-    elif metric.startswith(("loss/", "score/")) and largest and max(largest) > max(100.0, LOG_SPAN * min(largest)):
+    chosen = scale(metric, distance, curves)
+    if chosen == "log":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif chosen == "symlog":
         axes.set_yscale("symlog", linthresh=1.0)
 
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gantry.core.redaction import redact
-from gantry.reports import curves, evaluations, pictures, tables
+from gantry.reports import charts, curves, evaluations, links, pictures, tables
 from gantry.reports.comparison import Comparison
 from gantry.reports.ranking import ComparableSet
+from gantry.reports.run import Run
+from gantry.runs.tracking.ui import LOCAL
 
 TEMPLATE = "report.html.j2"
+# The browser itself refuses every request, also one of the library's.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'"
 MOST_SETS = 8  # with figures, each of which takes seconds and some hundred kilobytes
 
 
@@ -19,13 +23,16 @@ MOST_SETS = 8  # with figures, each of which takes seconds and some hundred kilo
 class Section:
     """The content of the page for one comparable set."""
 
+    number: int
     one: ComparableSet
+    linked: dict[str, list[tuple[str, str]]]  # by group: the seed of a run, and its page in MLflow
     steps: list[int]
     ranking: tables.Table
     notes: list[str]
     cost: tables.Table
     differing: tables.Table
     styles: dict[str, curves.Style]
+    still: dict[str, bytes] = field(default_factory=dict)  # curves for a browser without JavaScript, by metric
     curves: dict[str, curves.Curves] = field(default_factory=dict)
     samples: pictures.Samples | None = None
     coverage: bytes | None = None
@@ -34,13 +41,16 @@ class Section:
 def write(comparison: Comparison) -> list[Path]:
     """Write the report and its PNGs in the folder of `comparison.report`; returns the files, the report first."""
     import jinja2
+    from markupsafe import Markup
 
     folder = comparison.report.parent
     folder.mkdir(parents=True, exist_ok=True)
     styles = curves.palette([group for one in comparison.sets for group in one.groups])
-    sections = [_section(comparison, one, styles, i < MOST_SETS) for i, one in enumerate(comparison.sets)]
+    pages = links.pages(comparison.runs)
+    sections = [_section(comparison, one, styles, i, pages) for i, one in enumerate(comparison.sets)]
+    here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(here),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -55,6 +65,14 @@ def write(comparison: Comparison) -> list[Path]:
         tables=tables,
         evaluations=evaluations,
         most_sets=MOST_SETS,
+        grey=curves.GREY,
+        pages=pages,
+        commands=links.commands(pages),
+        local=LOCAL,
+        policy=POLICY,
+        style=Markup((here / "report.css").read_text(encoding="utf-8")),
+        script=Markup((here / "report.js").read_text(encoding="utf-8")),
+        packed=charts.packed(charts.charts([(section.one, styles) for section in sections[:MOST_SETS]])),
     )
     comparison.report.write_text(html, encoding="utf-8")
     written = [comparison.report]
@@ -66,19 +84,28 @@ def write(comparison: Comparison) -> list[Path]:
     return written
 
 
-def _section(comparison: Comparison, one: ComparableSet, styles: dict[str, curves.Style], drawn: bool) -> Section:
-    steps = comparison.steps_of(one)
+def _section(
+    comparison: Comparison, one: ComparableSet, styles: dict[str, curves.Style], number: int, pages: dict[Run, str]
+) -> Section:
+    steps, shown = comparison.steps_of(one), min(len(comparison.sets), MOST_SETS)
+    drawn = curves.draw(one, styles) if number < shown else {}
     return Section(
+        number=number,
         one=one,
+        linked={
+            group.label: [(run.seed, pages[run]) for run in (*group.finished, *group.others) if run in pages]
+            for group in one.groups
+        },
         steps=steps,
         ranking=tables.ranking(one, steps),
         notes=[*([tables.basis(one)] if one.standings else []), *tables.cautions(one, comparison.metric)],
         cost=tables.cost(one),
         differing=tables.differing(one),
         styles=styles,
-        curves=curves.draw(one, styles) if drawn else {},
-        samples=pictures.samples(one, steps) if drawn else None,
-        coverage=pictures.coverage(one) if drawn else None,
+        still=next(iter(drawn.values())).panels if drawn and number == 0 else {},
+        curves=drawn,
+        samples=pictures.samples(one, steps, pictures.ROOM // shown) if number < shown else None,
+        coverage=pictures.coverage(one) if number < shown else None,
     )
 
 

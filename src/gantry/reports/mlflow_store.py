@@ -110,6 +110,8 @@ class _Reader:
             log=tags.get("gantry.log_tail", ""),
             started=run.info.start_time / 1000,
             run_id=run_id,
+            experiment_id=run.info.experiment_id,
+            store=self.store.uri,
             evaluations=artifacts.evaluations,
         )
 

@@ -25,6 +25,9 @@ MOST_GROUPS = 12  # largest number of groups whose samples are shown
 LARGEST = 384  # pixels a side that a grid is cropped to, before enlargement
 CELL = 240  # pixels a side, about, of a grid in samples.png
 PHOTOGRAPH = 60_000  # bytes of PNG from which a grid is stored as JPEG
+ROOM = 1_800_000  # bytes for all grids of a report, so that it stays below 5 MB
+QUALITIES = (90, 80, 65, 50, 35)  # of JPEG, the first one that fits
+SMALLEST = 96  # pixels a side to which a grid is reduced where it does not fit otherwise
 MOST_NAMED = 20  # largest number of classes for which the cells of the map are labelled
 
 
@@ -82,8 +85,12 @@ def _plain(content: bytes) -> np.ndarray:
     return pixels[::scale, ::scale]
 
 
-def samples(one: ComparableSet, steps: Sequence[int]) -> Samples | None:
-    """Return the grids of the first seed of each group at `steps`, and real images; None without any grid."""
+def samples(one: ComparableSet, steps: Sequence[int], room: int = ROOM) -> Samples | None:
+    """Return the grids of the first seed of each group at `steps`, and real images; None without any grid.
+
+    Args:
+        room: bytes for the files of all grids; the more there are, the more they are compressed.
+    """
     groups = [group for group in one.groups if any(step in _grids(group) for step in steps)][:MOST_GROUPS]
     if not groups:
         return None
@@ -99,8 +106,9 @@ def samples(one: ComparableSet, steps: Sequence[int]) -> Samples | None:
     shown = next((run.real for group in groups for run in group.shown if run.real is not None), None)
     real = crop(shown(), across, high) if shown is not None else None
     whole = _sheet(real, grids, steps)
-    tiles = {label: {step: _tile(image) for step, image in row.items()} for label, row in grids.items()}
-    return Samples(_tile(real) if real is not None else None, tiles, whole)
+    most = room // (1 + sum(map(len, grids.values())))
+    tiles = {label: {step: tile(image, most) for step, image in row.items()} for label, row in grids.items()}
+    return Samples(tile(real, most) if real is not None else None, tiles, whole)
 
 
 def _grids(group: Group) -> dict[int, Picture]:
@@ -112,15 +120,21 @@ def _grey(image: PIL.Image.Image) -> PIL.Image.Image:
     return red if red.tobytes() == green.tobytes() == blue.tobytes() else image
 
 
-def _tile(image: PIL.Image.Image) -> Tile:
-    image = _grey(image)
+def tile(image: PIL.Image.Image, most: int = PHOTOGRAPH) -> Tile:
+    """Encode a grid: as PNG where that has at most `most` bytes, else as JPEG, reduced where even that has more."""
+    image, side = _grey(image), image.width
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     kind = "png"
-    if buffer.tell() > PHOTOGRAPH:
+    for quality in QUALITIES:
+        if buffer.tell() <= min(most, PHOTOGRAPH if kind == "png" else most):
+            break
         kind, buffer = "jpeg", io.BytesIO()
-        image.save(buffer, "JPEG", quality=90)
-    return Tile(buffer.getvalue(), kind, image.width, pixelated=image.width < LARGEST)
+        image.save(buffer, "JPEG", quality=quality)
+    while buffer.tell() > most and image.width > SMALLEST:
+        image, buffer = image.reduce(2), io.BytesIO()
+        image.save(buffer, "JPEG", quality=QUALITIES[-1])
+    return Tile(buffer.getvalue(), kind, side, pixelated=side < LARGEST)
 
 
 def _sheet(real: PIL.Image.Image | None, grids: dict[str, dict[int, PIL.Image.Image]], steps: Sequence[int]) -> bytes:

@@ -27,6 +27,7 @@ from gantry.runs.folder import (
     read_params,
     read_status,
 )
+from gantry.runs.tracking.identity import read_plan
 from gantry.runs.tracking.status import WORDLESS
 
 NOT_STARTED = "NOT STARTED"
@@ -61,6 +62,8 @@ class Run:
         log: the last lines of its output, where it did not finish.
         started: seconds since 1970, 0 where unknown.
         run_id: of its MLflow run.
+        experiment_id: the MLflow experiment of that run; None where it was not asked for.
+        store: the address of that run's store, without a password where read from the run's folder.
         evaluations: the latest record of `python evaluate.py` by key; their values are curves too.
     """
 
@@ -77,6 +80,8 @@ class Run:
     log: str = ""
     started: float = 0.0
     run_id: str | None = None
+    experiment_id: str | None = None
+    store: str | None = None
     evaluations: Mapping[str, records.Record] = field(default_factory=dict)
 
     @property
@@ -149,6 +154,7 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
     real = picture(folder, REAL, 0)
     status, reason = _ending(folder, begun=bool(tags or curves))
     evaluations = records.read_folder(folder)
+    plan = read_plan(folder)
     return Run(
         name=folder.name,
         status=status,
@@ -163,6 +169,8 @@ def from_folder(folder: Path, overrides: Sequence[str] | None = None) -> Run:
         log=log_tail(folder) if status != "FINISHED" else "",
         started=started,
         run_id=_json(folder / RUN_FILE).get("run_id"),
+        experiment_id=None if plan is None else plan.experiment_id,
+        store=None if plan is None else plan.uri,
         evaluations=records.latest(evaluations),
     )
 

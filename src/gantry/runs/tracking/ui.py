@@ -15,13 +15,12 @@ Where MLflow takes no view, or ignores it, the address still names the runs and 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from gantry.core.redaction import redact
 from gantry.core.text import here
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 HOST, PORT = "127.0.0.1", 5000  # of `mlflow ui`
+LOCAL = f"http://{HOST}:{PORT}"
 VIEW = "mlflow.sharedViewState."  # begins the tag of a view
 LIMIT = 5000  # characters of an experiment's tag
 MODE = {"workflowType": "machine_learning"}
@@ -80,10 +80,11 @@ def is_server(uri: str | Path) -> bool:
 
 
 def address_of(uri: str | Path) -> str:
-    """Return the address of MLflow's pages: a server's own, without a password, else that of `mlflow ui`."""
+    """Return the address of MLflow's pages: a server's own, without password and query, else that of `mlflow ui`."""
     if not is_server(uri):
-        return f"http://{HOST}:{PORT}"
-    return re.sub(r"//[^/@]*@", "//", locate(uri).tracking_uri).rstrip("/")
+        return LOCAL
+    parts = urlsplit(locate(uri).tracking_uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
 def starting(uri: str | Path) -> str | None:
@@ -95,7 +96,8 @@ def starting(uri: str | Path) -> str | None:
 
 def run_address(base: str, experiment_id: str, run_id: str) -> str:
     """Return the address of a run's page of metrics."""
-    return f"{base}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics?{urlencode(MODE)}"
+    ids = [quote(part, safe="") for part in (experiment_id, run_id)]
+    return f"{base.rstrip('/')}/#/experiments/{ids[0]}/runs/{ids[1]}/model-metrics?{urlencode(MODE)}"
 
 
 def view_address(base: str, experiment_id: str, view: View, key: str | None = None) -> str:
