@@ -32,3 +32,13 @@ def test_the_message_says_what_helps(address: str, uri: str, said: str, monkeypa
 @pytest.mark.parametrize("uri", ["http://tracking:5000", "http://localhost:5000", "sqlite:////tmp/mlflow.db"])
 def test_a_folder_that_is_here_is_taken(tmp_path: Path, uri: str) -> None:
     check_files(run((tmp_path / "1" / "id" / "artifacts").as_uri()), uri)  # type: ignore[arg-type]
+
+
+def test_a_server_that_serves_no_files_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # MLflow's server answers 503, of which its client says only "too many 503 error responses" once it has tried again
+    def refuse(address: str, uri: str) -> SimpleNamespace:
+        raise RuntimeError("API request failed with exception: Max retries exceeded (too many 503 error responses)")
+
+    monkeypatch.setattr("mlflow.store.artifact.artifact_repository_registry.get_artifact_repository", refuse)
+    with pytest.raises(FilesAway, match="the server serves no files; start the server with --serve-artifacts"):
+        check_files(run("mlflow-artifacts:/1/id/artifacts"), "http://tracking:5000")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gantry.core.errors import UserError
-from gantry.runs.tracking.store import check_store, prepare_store, ui_command
+from gantry.runs.tracking.store import check_store, locate, prepare_store, ui_command
 
 
 def test_four_processes_create_one_store(tmp_path: Path) -> None:
@@ -48,6 +48,12 @@ def test_a_sqlite_address_and_its_folder_are_the_same_store(store: Path) -> None
     client, experiment_id = prepare_store(f"sqlite:///{store}/mlflow.db", "same")
     assert client.get_experiment_by_name("same").experiment_id == experiment_id
     assert len([e for e in client.search_experiments() if e.name == "same"]) == 1
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////{}/mlflow.db", "sqlite://///{}/mlflow.db", "/{}"])
+def test_slashes_too_many_lead_to_the_same_store(uri: str, store: Path) -> None:
+    # "//a/b" stays as a path, and its address file://a/b names a host: artifacts went to /b
+    assert locate(uri.format(store)) == locate(store)
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,31 @@ def test_a_stopped_run_goes_on_to_the_same_end(start, stopped, tmp_path):
 
 
 @pytest.mark.slow
+def test_ranks_begin_at_a_chosen_checkpoint_and_with_trained_weights(start, tmp_path):
+    def done(name, *overrides):
+        process = start(*overrides, "tracking=none", f"hydra.run.dir={tmp_path / name}")
+        text = ended(process)
+        assert process.returncode == 0, text
+        return tmp_path / name, text
+
+    old, _ = done("old", *RUN, "metrics.every=10", "checkpoint.keep=9")
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    (half,) = [one for one in checkpoint_files.found(old, "step") if one.step == 10]
+
+    new, text = done("new", f"resume={half.path}")
+    assert "at step 10" in text
+    assert_close(weights(new), weights(old), 1e-12)
+
+    init = [*RUN, "steps=2", "metrics.every=2", f"init_from={old}"]
+    both, text = done("both", *init)
+    assert text.count("trained weights") == 1, text
+    one, _ = done("one", *init, "trainer.devices=1")
+    assert_close(weights(both), weights(one), 1e-5)
+    assert (both / "samples" / "0000000.png").read_bytes() == (old / "samples" / "0000020.png").read_bytes()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
 def test_when_the_first_process_is_killed_its_ranks_leave_a_checkpoint(start, tmp_path):
     folder = tmp_path / "run"
     process = start(*RUN, "steps=2000", "metrics.every=2000", f"hydra.run.dir={folder}", output=subprocess.DEVNULL)

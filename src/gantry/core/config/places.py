@@ -16,6 +16,7 @@ PATHS = [  # options that are paths of files; the store may be an address
     for key, one in declared(Train).items()
     if not one.is_group and within(key, PLACES) and not within(key, ["tracking"])
 ]
+NAMED = ("init_from",)  # of these, options that may hold a name of the store in place of a path
 
 
 def make_absolute(cfg: DictConfig) -> None:
@@ -26,7 +27,7 @@ def make_absolute(cfg: DictConfig) -> None:
     for key in PATHS:
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
         if isinstance(value, str) and value not in NOTHING:
-            OmegaConf.update(cfg, key, absolute(value, Path.cwd()))
+            OmegaConf.update(cfg, key, _place(key, value, absolute(value, Path.cwd())))
 
 
 def absolute(path: str, base: Path) -> str:
@@ -35,6 +36,11 @@ def absolute(path: str, base: Path) -> str:
         return str(base / Path(path).expanduser())
     except RuntimeError:  # there is no such user; whoever opens the path says so
         return path
+
+
+def _place(key: str, value: str, path: str) -> str:
+    """Return the absolute path of an option's value; the value itself where it is the name of a run or a model."""
+    return value if key in NAMED and not Path(path).exists() else path
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class Home:
     def params(self, params: Mapping[str, str]) -> dict[str, str]:
         """Return a run's params, by dotted key, with the paths of today."""
         return {
-            key: self.path(value) if key in PATHS and value not in NOTHING else value for key, value in params.items()
+            key: _place(key, value, self.path(value)) if key in PATHS and value not in NOTHING else value
+            for key, value in params.items()
         }
 
 
@@ -77,4 +84,6 @@ def _override_from(base: Path, override: str) -> str:
     path = value[1:-1].replace("\\'", "'") if value[:1] == value[-1:] and value[:1] in ("'", '"') else value
     if key.lstrip("+") not in PATHS or path in NOTHING or "${" in path:
         return override
-    return override if (whole := absolute(path, base)) == path else f"{key}={quoted(whole)}"
+    return (
+        override if (whole := _place(key.lstrip("+"), path, absolute(path, base))) == path else f"{key}={quoted(whole)}"
+    )

@@ -79,9 +79,9 @@ def _elsewhere(address: str, uri: str) -> str | None:
     try:
         get_artifact_repository(address, uri).list_artifacts()
     except Exception as error:  # whatever MLflow, the network or a cloud's client raises
-        return (
-            f"{brief(error, LONGEST)}; {SERVE if scheme == 'mlflow-artifacts' else 'see its credentials and address'}"
-        )
+        served = scheme == "mlflow-artifacts"
+        why = "the server serves no files" if served and " 503 " in str(error) else brief(error, LONGEST)
+        return f"{why}; {SERVE if served else 'see its credentials and address'}"
     return None
 
 

@@ -77,6 +77,8 @@ def locate(uri: str | Path) -> Location:
 
 
 def _sqlite(database: Path) -> Location:
+    """Return the store of a database file; two slashes at the start, which a path keeps, would name a host."""
+    database = Path(re.sub("^//+", "/", str(database)))
     return Location(sqlite_address(database), folder=database.parent, database=database)
 
 
