@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # runs per request
 DATABASE = "mlflow.db"  # in a store's folder
+# An address as .env files and shells spoil it, in quotes or after a space, or without its http://.
+ADDRESS = re.compile(r"^[^/]*[A-Za-z][\w+.-]*://|^[\w.-]+:\d+(/|$)")
 LOCK_TIMEOUT = 60.0  # seconds; creating the tables takes about two
 
 
@@ -71,9 +73,15 @@ def locate(uri: str | Path) -> Location:
             f"tracking.uri={redact(text)}: '{scheme}' is not a store Gantry can use. Valid: a folder, "
             "sqlite:///path/mlflow.db, http://host:5000, https://..., postgresql://..., mysql://..."
         )
-    if not text:
+    if not text.strip():
         raise UserError("tracking.uri is empty; name a folder or a server, or use tracking=none.")
-    return _sqlite(Path(text).expanduser().absolute() / DATABASE)
+    folder = Path(text).expanduser().absolute()
+    if ADDRESS.search(text) and not folder.exists():
+        raise UserError(
+            f"tracking.uri={redact(text)} looks like an address, and would be taken for a folder: write "
+            f"http://host:5000, without quotes or spaces around it; or the absolute path of a folder"
+        )
+    return _sqlite(folder / DATABASE)
 
 
 def _sqlite(database: Path) -> Location:
