@@ -142,6 +142,20 @@ def test_the_folder_of_pictures_is_the_one_that_is_named(folders, wanted):
     assert warning is None if wanted is None else f"data.folder=.../{wanted} takes one" in warning
 
 
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        ([f"{i}{end}" for i in range(4) for end in (".jpg", "_mask.png")], 4),
+        (["benign (1).png", "benign (1)_mask.png", "benign (1)_mask_1.png", "benign (2).png"], 2),
+        (["a/0.png", "a/0-GT.png", "b/0.png", "b/1_label.png"], 1),
+        (["with_mask.png", "0_masked.png", "0.png", "mask.png", "mask_1.png"], 0),
+    ],
+)
+def test_masks_beside_their_pictures_are_warned_of(tmp_path, names, count):
+    warning = load(tree(tmp_path / "data", sorted(names))).reading.warning
+    assert warning is None if not count else warning.startswith(f"{count} of {len(names)} images are named as masks")
+
+
 def test_images_outside_the_sub_folders_are_counted():
     assert of_folders([*each(("cat", "dog"), FOUR), "x.png"]).origin == (
         "no labels: 1 of 9 images lie outside the sub-folders"

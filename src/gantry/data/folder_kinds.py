@@ -31,6 +31,7 @@ PICTURES = _words("images image imgs img pics pictures photos")
 BESIDE = _words(  # what lies beside pictures
     "mask masks anno annotation annotations label labels gt groundtruth segmentation segmentations trimaps depth edges"
 )
+NAMED_BESIDE = re.compile(rf"(?P<picture>.+?)[ _.-]+({'|'.join(sorted(BESIDE))}|seg)[ _.-]?\d*", re.IGNORECASE)
 MADE_OF = _words("hr lr raw original originals processed unprocessed preprocessed resized cropped aligned")  # versions
 FILLERS = _words("a b set data dataset split part images image imgs img the full all hr lr std")
 CAMERA = re.compile(r"\d{3}[A-Z0-9_]{5}|DCIM")  # as the cameras' own standard, DCF, names them
@@ -63,6 +64,26 @@ def no_classes(tops: Sequence[str], paths: Sequence[Sequence[str]]) -> str | Non
     if all(top.isdecimal() and int(top) >= 16 and int(top).bit_count() == 1 for top in tops):
         return SIZES
     return "numbered buckets" if _run_on(paths) or _filled(paths) or _by_last_digits(paths) else None
+
+
+def named_beside(names: Sequence[str]) -> str | None:
+    """Return a warning of files named after others as their masks or annotations are; None where there are none.
+
+    Args:
+        names: the image files, with forward slashes.
+    """
+    stems = {name.rpartition(".")[0] or name for name in names}
+    found = [
+        name
+        for name in names
+        if (ends := NAMED_BESIDE.fullmatch(name.rpartition(".")[0] or name)) and ends["picture"] in stems
+    ]
+    if not found:
+        return None
+    return (
+        f"{len(found)} of {len(names)} images are named as masks or annotations of others, such as {found[0]}: "
+        "they are taken too; move them out of the folder to leave them out"
+    )
 
 
 def of_pictures(tops: Sequence[str]) -> str:
