@@ -129,6 +129,15 @@ def test_a_part_without_classes_leaves_no_labels_rather_than_a_class_of_its_fold
     assert "train takes one" in found.warning
 
 
+@pytest.mark.parametrize("classes", [("rose", "tulip"), ("test/rose", "test/tulip", "train/rose", "train/tulip")])
+def test_a_data_set_that_is_packed_twice_has_no_class_of_its_copy(classes):
+    names = sorted(each([*classes, *(f"flowers/{name}" for name in classes)], FOUR))
+    for found in (of_folders(names), of_folders([f"flowers/{name}" for name in names])):
+        assert found.classes == ["rose", "tulip"]
+        assert all(found.classes[label] in name for label, name in zip(found.values, names, strict=True))
+        assert "its sub-folder flowers has the same sub-folders again" in found.warning
+
+
 @pytest.mark.parametrize(
     ("folders", "wanted"),
     [

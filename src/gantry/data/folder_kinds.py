@@ -66,6 +66,14 @@ def no_classes(tops: Sequence[str], paths: Sequence[Sequence[str]]) -> str | Non
     return "numbered buckets" if _run_on(paths) or _filled(paths) or _by_last_digits(paths) else None
 
 
+def second_copy(tops: Sequence[str], paths: Sequence[Sequence[str]]) -> str | None:
+    """Return the folder that holds all others of `tops` once more, as some archives are packed; None without one."""
+    within: dict[str, set[str]] = defaultdict(set)
+    for path in paths:
+        within[path[0]].add(path[1] if len(path) > 2 else "")
+    return next((top for top in tops if len(tops) > 2 and within[top] == set(tops) - {top}), None)
+
+
 def named_beside(names: Sequence[str]) -> str | None:
     """Return a warning of files named after others as their masks or annotations are; None where there are none.
 

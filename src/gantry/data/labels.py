@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gantry.core.errors import UserError
-from gantry.data.folder_kinds import OTHER_FILES, PARTS, no_classes, of_pictures
+from gantry.data.folder_kinds import OTHER_FILES, PARTS, no_classes, of_pictures, second_copy
 from gantry.data.named_files import LABELS_FILE, NamedFiles
 
 How = Literal["auto", "folders", "none"]
@@ -74,6 +74,10 @@ def of_folders(names: Sequence[str], insist: bool = False) -> Labels:
     if outside:
         return Labels(None, None, f"no labels: {outside} of {len(paths)} images lie outside the sub-folders")
     tops = sorted({path[0] for path in paths})
+    if not insist and (copy := second_copy(tops, paths)) is not None:
+        inner = of_folders(["/".join(path[1:] if path[0] == copy else path) for path in paths])
+        said = f"its sub-folder {copy} has the same sub-folders again: all are taken; data.folder=.../{copy} takes one"
+        return replace(inner, warning="; ".join(filter(None, (said, inner.warning))))
     what = None if insist else no_classes(tops, paths)
     if what is None:
         index = {top: label for label, top in enumerate(tops)}
