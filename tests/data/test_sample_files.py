@@ -238,6 +238,9 @@ def test_other_sizes_are_refused_with_what_to_do(folder, tmp_path):
     assert "7 of 7 images are not 16x16" in message
     assert "12x12 (7)" in message
     assert "data.image_size=12" in message
+    assert "sheets" not in message
+    with pytest.raises(UserError, match="If they are sheets of several images, save single images instead"):
+        load(folder, (3, 6, 6))
     Image.new("RGB", (20, 12)).save(folder / "dog/wide.png")
     with pytest.raises(UserError, match=r"1 of 8 images are not 12x12[^;]*: 20x12 \(1\)") as refused:
         load(folder)
