@@ -195,6 +195,15 @@ def test_a_sweep_without_failures(app):
     assert app("-m", "model=vanilla,wgan").returncode == 0
 
 
+@pytest.mark.parametrize(
+    "arguments", [("-m", "seed=0", "model=vanilla,wgan"), ("seed=0", "--multirun", "model=vanilla,wgan")]
+)
+def test_the_flag_of_a_sweep_may_stand_anywhere(app, arguments):
+    done = app(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("worked") == 2
+
+
 def test_help_and_config(app):
     shown = app("--help")
     assert shown.returncode == 0

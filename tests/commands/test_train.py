@@ -73,6 +73,11 @@ def run_of(store, folder):
     return client, run
 
 
+def test_without_a_number_of_devices_a_run_has_one(cli, tmp_path):
+    assert cli("experiment=smoke", "tracking=none", "steps=1", "metrics.n_generated=16", "~trainer.devices") == 0
+    assert "devices: 1" in (tmp_path / "run/config.yaml").read_text()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_smoke_run_leaves_everything_a_run_leaves(variant, cli, tmp_path, store, capsys):
     assert cli("experiment=smoke", f"model={variant}", "metrics.raw=true") == 0

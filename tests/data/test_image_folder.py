@@ -209,6 +209,7 @@ def test_links_are_followed_once(base, tmp_path):
     data = load(base)
     assert levels(data) == [10, 20, 30, 40, 60]
     assert data.classes == ("cat", "dog", "elk")
+    assert data.reading.left_out["linked twice"] == 2
 
 
 def test_jobs_that_start_together_decode_once(base, monkeypatch):

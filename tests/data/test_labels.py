@@ -55,6 +55,15 @@ NO_CLASSES = {
     "ChestX-ray": (each(("images_001/images", "images_002/images"), FOUR), "numbered pieces of a collection"),
     "a file manager's": (each(("New folder", "New folder (2)"), FOUR), "numbered pieces of a collection"),
     "masks": (each(("images", "masks"), FOUR), "kinds of files"),
+    "VOC": (each(("JPEGImages", "SegmentationClass", "SegmentationObject"), FOUR), "kinds of files"),
+    "Cityscapes": (each(("gtFine/train/ulm", "leftImg8bit/train/ulm"), FOUR), "kinds of files"),
+    "CelebAMask-HQ": (each(("CelebA-HQ-img", "CelebAMask-HQ-mask-anno/0"), FOUR), "kinds of files"),
+    "versions": (each(("HR", "LR"), FOUR), "kinds of files"),
+    "MetFaces": (each(("images", "unprocessed"), FOUR), "kinds of files"),
+    "powers of two": (each(("64", "128", "256"), FOUR), "sizes of images"),
+    "Danbooru": ([f"0{i % 3:03d}/{1000 * i + i % 3}.jpg" for i in range(1, 13)], "numbered buckets"),
+    "patients": (each(("patient001", "patient002"), FOUR), "numbered pieces of a collection"),
+    "named splits": (each(("seg_train/seg_train", "seg_test/seg_test", "seg_pred"), FOUR), "the parts of a data set"),
     "sizes": (each(("64x64", "images1024x1024"), FOUR), "sizes of images"),
     "single things": (each(("0f8fad5b-d9cb-469f-a165-70867728950e", "deadbeefdeadbeef"), FOUR), "names of single"),
 }
@@ -72,6 +81,17 @@ CLASSES = {
     "birds": (each(("001.Black_footed_Albatross", "002.Laysan_Albatross"), FOUR), None),
     "numbered classes": ([f"class{i // 4}/{i}.png" for i in range(8)], ["class0", "class1"]),
     "one folder around": (each(("pets/cat", "pets/dog"), FOUR), ["cat", "dog"]),
+    "people by number": (each(("0000001", "0000002"), [f"{i:03d}.jpg" for i in range(4)]), ["0000001", "0000002"]),
+    "vehicles in a test": (each(("plane", "train", "test_tube"), FOUR), ["plane", "test_tube", "train"]),
+    "splits of which one lacks a class": (each(("train/cat", "train/dog", "test/cat"), FOUR), ["cat", "dog"]),
+    "splits nested twice": (
+        each([f"{part}/{part}/{name}" for part in ("train", "test") for name in ("cat", "dog")], FOUR),
+        ["cat", "dog"],
+    ),
+    "splits with a folder in each class": (
+        each([f"{part}/{name}/images" for part in ("train", "val") for name in ("n01440764", "n02102040")], FOUR),
+        ["n01440764", "n02102040"],
+    ),
     "splits of classes": (each(("train/cat", "train/dog", "test/cat", "test/dog"), FOUR), ["cat", "dog"]),
 }
 
@@ -98,6 +118,51 @@ def test_parts_of_a_data_set_taken_together_are_warned_of():
     assert "data.folder=.../train takes one" in of_folders(each(("test", "train"), FOUR)).warning
     assert "train takes one" in of_folders(each(("train/cat", "train/dog", "test/cat", "test/dog"), FOUR)).warning
     assert of_folders(each(("cat", "dog"), FOUR)).warning is None
+
+
+def test_a_part_without_classes_leaves_no_labels_rather_than_a_class_of_its_folder():
+    """Tiny ImageNet's test and validation images lie in a folder called images."""
+    names = each(("train/n01440764/images", "train/n02102040/images", "val/images", "test/images"), FOUR)
+    found = of_folders(sorted(names))
+    assert found.values is None
+    assert "test has none" in found.origin
+    assert "train takes one" in found.warning
+
+
+@pytest.mark.parametrize("classes", [("rose", "tulip"), ("test/rose", "test/tulip", "train/rose", "train/tulip")])
+def test_a_data_set_that_is_packed_twice_has_no_class_of_its_copy(classes):
+    names = sorted(each([*classes, *(f"flowers/{name}" for name in classes)], FOUR))
+    for found in (of_folders(names), of_folders([f"flowers/{name}" for name in names])):
+        assert found.classes == ["rose", "tulip"]
+        assert all(found.classes[label] in name for label, name in zip(found.values, names, strict=True))
+        assert "its sub-folder flowers has the same sub-folders again" in found.warning
+
+
+@pytest.mark.parametrize(
+    ("folders", "wanted"),
+    [
+        (("annotations", "images"), "images"),
+        (("JPEGImages", "SegmentationClass"), "JPEGImages"),
+        (("B", "train"), None),
+    ],
+)
+def test_the_folder_of_pictures_is_the_one_that_is_named(folders, wanted):
+    warning = of_folders(each(folders, FOUR)).warning
+    assert warning is None if wanted is None else f"data.folder=.../{wanted} takes one" in warning
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        ([f"{i}{end}" for i in range(4) for end in (".jpg", "_mask.png")], 4),
+        (["benign (1).png", "benign (1)_mask.png", "benign (1)_mask_1.png", "benign (2).png"], 2),
+        (["a/0.png", "a/0-GT.png", "b/0.png", "b/1_label.png"], 1),
+        (["with_mask.png", "0_masked.png", "0.png", "mask.png", "mask_1.png"], 0),
+    ],
+)
+def test_masks_beside_their_pictures_are_warned_of(tmp_path, names, count):
+    warning = load(tree(tmp_path / "data", sorted(names))).reading.warning
+    assert warning is None if not count else warning.startswith(f"{count} of {len(names)} images are named as masks")
 
 
 def test_images_outside_the_sub_folders_are_counted():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from gantry.core.errors import UserError
 from gantry.data import sample_files
+from gantry.data.describe import describe, warnings_of
 from gantry.data.sample_files import samples
 
 COLOUR, GREY = (3, 12, 12), (1, 12, 12)
@@ -148,6 +149,21 @@ def test_of_two_arrays_of_labels_the_one_that_can_be_understood_is_taken(tmp_pat
     assert "labels (float64, (7,))" in caplog.text
 
 
+def test_arrays_that_are_not_read_are_said(tmp_path):
+    data = load(saved(tmp_path, images=PIXELS, labels=LABELS, label=LABELS, z=np.zeros(3)))
+    assert data.reading.left_out == {"array label": 1, "array z": 1}
+    assert "left out: 1 array label, 1 array z" in describe(data)
+    assert load(saved(tmp_path, images=PIXELS, labels=LABELS)).reading.left_out == {}
+
+
+def test_an_array_of_0_to_1_saved_as_whole_numbers_is_warned_of(tmp_path):
+    assert warnings_of(load(saved(tmp_path, images=PIXELS))) == []
+    (said,) = warnings_of(load(saved(tmp_path, images=(PIXELS / 255).astype(np.uint8))))
+    assert "the brightest pixel of all its images is 1 of 255" in said
+    black = warnings_of(load(saved(tmp_path, images=0 * PIXELS)))
+    assert any("all pixels of all its images are equal" in said for said in black)
+
+
 def test_strays_are_named(folder, tmp_path):
     Image.new("RGB", (50, 50)).save(folder / "cat/grid.png")
     with pytest.raises(UserError, match=r"1 of 8 images are not 12x12") as refused:
@@ -222,6 +238,9 @@ def test_other_sizes_are_refused_with_what_to_do(folder, tmp_path):
     assert "7 of 7 images are not 16x16" in message
     assert "12x12 (7)" in message
     assert "data.image_size=12" in message
+    assert "sheets" not in message
+    with pytest.raises(UserError, match="If they are sheets of several images, save single images instead"):
+        load(folder, (3, 6, 6))
     Image.new("RGB", (20, 12)).save(folder / "dog/wide.png")
     with pytest.raises(UserError, match=r"1 of 8 images are not 12x12[^;]*: 20x12 \(1\)") as refused:
         load(folder)

@@ -133,7 +133,7 @@ def _keep_store(folder: Path) -> None:
         return
     default, kept = locate(Path("mlruns")), locate(plan.uri)
     if kept.database is None or kept.database.exists():
-        variables.keep(str(default.folder) if kept == default else plan.uri, plan.experiment)
+        variables.keep(str(default.folder) if kept == default else plan.uri, plan.experiment, plan.by_id)
 
 
 def settled_origin(given: Sequence[str]) -> list[str]:

@@ -31,7 +31,7 @@ from yaml import YAMLError
 
 from gantry.core import output, redaction
 from gantry.core.config.options import COMMANDS
-from gantry.core.config.overrides import quoted
+from gantry.core.config.overrides import quoted, sweep_flag_first
 from gantry.core.config.reference import SHARED, help_text
 from gantry.core.config.typed import as_typed
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
@@ -82,7 +82,7 @@ def _run(
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:
         if config_name in COMMANDS:
-            sys.argv[1:] = as_typed(sys.argv[1:], COMMANDS[config_name])
+            sys.argv[1:] = sweep_flag_first(as_typed(sys.argv[1:], COMMANDS[config_name]))
         with _exceptions_kept(), _shared_files_left_out(), redaction.kept_out(), around or nullcontext():
             main(jobs.watch(task))()
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
 from gantry.commands.arguments import arguments
@@ -66,7 +66,7 @@ def job(cfg: DictConfig) -> float:
     folder, place = Path(HydraConfig.get().runtime.output_dir), find_place()
     check_run(cfg)
     make_absolute(cfg)
-    cfg.trainer.devices = fixed_devices(cfg.trainer, place)
+    OmegaConf.update(cfg, "trainer.devices", fixed_devices(cfg.trainer, place), force_add=True)
     origin = None if cfg.resume is None else find_checkpoint(cfg.resume)
     taken_up = origin is None and (cfg.sweep.resume is not None or cfg.resume is not None)
     if origin is not None:

@@ -15,6 +15,7 @@ from gantry.core.errors import UserError
 from gantry.core.progress import progress
 from gantry.data.alpha import GROUND, RGBA, Ground
 from gantry.data.decoded_cache import CachedImages, kept, write
+from gantry.data.folder_kinds import named_beside
 from gantry.data.images import ImageSet, decode, digest_of
 from gantry.data.labels import How, Labels, find_labels
 from gantry.data.named_files import NamedFiles, named_files, resolved
@@ -171,7 +172,10 @@ def image_set(
         UserError: see `gantry.data.labels.find_labels`.
     """
     bad = {name for name, _ in about["unreadable"]}
-    labels = find_labels(files, [name for name in files.names if name not in bad], how)
+    names = [name for name in files.names if name not in bad]
+    labels = find_labels(files, names, how)
+    warnings = [warning for warning in (labels.warning, named_beside(names)) if warning]
+    labels = replace(labels, warning="; ".join(warnings) or None)
     left_out = dict(files.left_out) | ({UNREADABLE: len(bad)} if bad else {})
     reading = replace(Reading.of_record(about["reading"]), left_out=left_out)
     return labelled(images, about, labels, reading, name=name, split=split, source=str(files.base), flip=flip)

@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gantry.core.errors import UserError
+from gantry.data.folder_kinds import OTHER_FILES, PARTS, no_classes, of_pictures, second_copy
 from gantry.data.named_files import LABELS_FILE, NamedFiles
 
 How = Literal["auto", "folders", "none"]
 INSIST = "data.labels=folders takes them for classes"
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-PARTS, OTHER_FILES = "the parts of a data set", "kinds of files"
-FEWEST = 1.5  # images in a folder, on the average, below which folders are no classes
-
-SPLITS = _words(
-    "train training trn val valid validation dev test testing tst eval evaluation holdout unlabeled unlabelled"
-)
-PIECES = _words(
-    "batch part shard chunk fold bucket dir folder new copy of vol volume disc disk archive tar zip images image "
-    "imgs img pictures photos files subset bin block cam camera view sensor video clip scene sequence seq session "
-    "take roll frame frames page download downloads"
-)
-FILES = _words(
-    "images image imgs img jpegimages pictures photos mask masks annotation annotations labels gt groundtruth "
-    "segmentation segmentations depth edges thumbnail thumbnails thumbs preview previews"
-)
-FILLERS = _words("a b set data dataset split part images image imgs img the full all hr lr std")
-CAMERA = re.compile(r"\d{3}[A-Z0-9_]{5}|DCIM")  # as the cameras' own standard, DCF, names them
-SIZE = re.compile(r"\D*\d+ ?x ?\d+(px)?", re.IGNORECASE)
-HASH = re.compile(r"[0-9a-f]{16,}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]+", re.IGNORECASE)
-DAY = re.compile(r"(19|20)\d\d([-_. ]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d)")  # what follows may be anything
-WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
-MONTHS = _words("january february march april may june july august september october november december")
 
 
 @dataclass(frozen=True)
@@ -104,114 +74,53 @@ def of_folders(names: Sequence[str], insist: bool = False) -> Labels:
     if outside:
         return Labels(None, None, f"no labels: {outside} of {len(paths)} images lie outside the sub-folders")
     tops = sorted({path[0] for path in paths})
-    what = None if insist else _no_classes(tops, paths)
+    if not insist and (copy := second_copy(tops, paths)) is not None:
+        inner = of_folders(["/".join(path[1:] if path[0] == copy else path) for path in paths])
+        said = f"its sub-folder {copy} has the same sub-folders again: all are taken; data.folder=.../{copy} takes one"
+        return replace(inner, warning="; ".join(filter(None, (said, inner.warning))))
+    what = None if insist else no_classes(tops, paths)
     if what is None:
         index = {top: label for label, top in enumerate(tops)}
         return Labels([index[path[0]] for path in paths], tops, "by sub-folder")
     shown = ", ".join(tops[:4]) + (f" and {len(tops) - 4} more" if len(tops) > 4 else "")
-    one = next((top for top in tops if top.lower().startswith("train")), tops[0])
+    one = of_pictures(tops)
     together = f"its sub-folders {shown} look like {what}: all are taken together; data.folder=.../{one} takes one"
     warning = together if what in (PARTS, OTHER_FILES) else None
     if what == PARTS:
-        inner = of_folders(["/".join(["all", *path[1:]]) for path in paths])
-        if inner.values is not None:
-            return Labels(inner.values, inner.classes, f"by sub-folder of {shown}", warning)
+        classes = _of_parts(tops, paths)
+        if isinstance(classes, str):
+            return Labels(None, None, f"no labels: of its sub-folders {shown}, {classes} has none ({INSIST})", warning)
+        if classes:
+            names_of = sorted(set(classes))
+            index = {name: label for label, name in enumerate(names_of)}
+            return Labels([index[name] for name in classes], names_of, f"by sub-folder of {shown}", warning)
     return Labels(None, None, f"no labels: the sub-folders {shown} look like {what} ({INSIST})", warning)
 
 
-def _no_classes(tops: Sequence[str], paths: Sequence[Sequence[str]]) -> str | None:
-    """Return what these folders look like rather than classes; None where they may be classes."""
-    kinds = Counter(kind for top in tops if (kind := _kind(top)) is not None)
-    if kinds.total() == len(tops) or (kinds.total() > 1 and kinds.total() > len(tops) / 2):
-        return kinds.most_common(1)[0][0]
-    if _begin_alike(paths):
-        return "the beginnings of files' names"
-    if len(paths) < FEWEST * len(tops):
-        return "folders of one image each"
-    return "numbered buckets" if _run_on(paths) or _filled(paths) else None
+def _of_parts(tops: Sequence[str], paths: Sequence[Sequence[str]]) -> list[str] | str | None:
+    """Return the class of each file in the parts `tops` of a data set.
 
+    A part is looked into as a whole data set is; one with a single class is known by a class of another part.
 
-def _kind(name: str) -> str | None:
-    """Return what a folder of this name holds rather than a class; None where the name may be a class's."""
-    words = [word.lower() for word in WORDS.findall(name)]
-    letters = {word for word in words if not word.isdigit()}
-    if _is_date(name, words):
-        return "dates"
-    if CAMERA.fullmatch(name) and not name.isdigit():
-        return "folders of a camera"
-    if SIZE.fullmatch(name):
-        return "sizes of images"
-    if HASH.fullmatch(name):
-        return "names of single things"
-    if letters & SPLITS and letters <= SPLITS | FILLERS:
-        return PARTS
-    if letters and letters <= PIECES and (len(letters) < len(words) or letters >= {"new", "folder"}):
-        return "numbered pieces of a collection"
-    return OTHER_FILES if letters and letters <= FILES and len(letters) == len(words) else None
-
-
-def _is_date(name: str, words: Sequence[str]) -> bool:
-    """Return True for a year, a month of a year or a day, in any usual order, or the name of a month."""
-    if DAY.match(name):
-        return True
-    if set(words) & MONTHS:
-        return all(word in MONTHS or word.isdigit() for word in words)
-    if not all(word.isdigit() for word in words) or re.sub(r"[\d\W_]", "", name):
-        return False
-    parts = [name[:4], name[4:6]] if len(words) == 1 and len(name) == 6 else list(words)
-    if len(parts) == 3 and len(parts[2]) == 4:
-        parts = parts[::-1]
-    if not 1 <= len(parts) <= 3 or len(parts[0]) != 4 or not 1900 <= int(parts[0]) <= 2099:
-        return False
-    try:
-        date(int(parts[0]), *(int(part) for part in [*parts[1:], "1", "1"][:2]))
-    except ValueError:
-        return False
-    return True
-
-
-def _run_on(paths: Sequence[Sequence[str]]) -> bool:
-    """Return True where the files' numbers run on from folder to folder, as in StyleGAN's and FFHQ's data sets.
-
-    Folder f then holds the files from f * w to (f + 1) * w, or from f to f + w, for some width w.
+    Returns:
+        the classes' names, or the part that has none while others have; None where no part has any.
     """
-    held: dict[str, list[int]] = defaultdict(list)
-    for path in paths:
-        digits = re.findall(r"\d+", path[-1].rpartition(".")[0] or path[-1])
-        if not path[0].isdecimal() or not digits:
-            return False
-        held[path[0]].append(int(digits[-1]))
-    ends = {int(top): (min(numbers), max(numbers)) for top, numbers in held.items()}
-    if len(ends) < len(held):  # 1 and 01
-        return False
-    widths = {max(map(len, held.values())), *(10**k for k in range(1, 7)), *(2**k for k in range(5, 15))}
-    return any(_has_width(ends, width, first) for width in widths for first in (0, 1))
-
-
-def _has_width(ends: Mapping[int, tuple[int, int]], width: int, first: int) -> bool:
-    places = {folder: (low - first) // width for folder, (low, _) in ends.items()}
-    if any((high - first) // width != places[folder] for folder, (_, high) in ends.items()):
-        return False
-    begins = all(place * width == folder for folder, place in places.items())
-    return begins or len({place - folder for folder, place in places.items()}) == 1
-
-
-def _filled(paths: Sequence[Sequence[str]]) -> bool:
-    """Return True where three or more numbered folders hold equally many files, but the last of them fewer."""
-    counts = Counter(path[0] for path in paths)
-    if len(counts) < 3 or not all(top.isdecimal() for top in counts):
-        return False
-    *full, last = (counts[top] for top in sorted(counts, key=int))
-    return len(set(full)) == 1 and last < full[0]
-
-
-def _begin_alike(paths: Sequence[Sequence[str]]) -> bool:
-    """Return True where a folder's name is the beginning of the hash that each of its files is named by."""
-    return all(
-        re.fullmatch(r"[0-9a-f]{1,3}", path[0], re.IGNORECASE)
-        and re.fullmatch(rf"{path[0]}[0-9a-f-]{{7,}}\..*", path[-1], re.IGNORECASE)
-        for path in paths
-    )
+    found: dict[int, str] = {}
+    places = {top: [place for place, path in enumerate(paths) if path[0] == top] for top in tops}
+    bare = []
+    for top in tops:
+        inner = of_folders(["/".join(paths[place][1:]) for place in places[top]])
+        if inner.values is None or inner.classes is None:
+            bare.append(top)
+        else:
+            found |= {place: inner.classes[value] for place, value in zip(places[top], inner.values, strict=True)}
+    known = set(found.values())
+    for top in bare:
+        inside = [next((name for name in paths[place][1:-1] if name in known), None) for place in places[top]]
+        if None in inside:
+            return top if known else None
+        found |= {place: name for place, name in zip(places[top], inside, strict=True) if name is not None}
+    return [found[place] for place in range(len(paths))] if found else None
 
 
 def _told(files: NamedFiles, names: Sequence[str]) -> Labels | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from gantry.core.errors import UserError
-from gantry.data.reading import HIDDEN, NO_ENDING
+from gantry.data.reading import HIDDEN, LINKED, NO_ENDING
 
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -64,8 +64,9 @@ class NamedFiles:
 def named_files(base: Path, key: str = "data.folder") -> NamedFiles:
     """Find the image files in the folder or the zip file `base`.
 
-    Hidden files, and folders that operating systems make for themselves, are left out; links are followed. Files
-    without an ending are taken where they begin as a PNG, JPEG, GIF, BMP or WebP file does.
+    Hidden files, and folders that operating systems make for themselves, are left out; links are followed, but a
+    folder is taken once, and counted where it is met again. Files without an ending are taken where they begin as a
+    PNG, JPEG, GIF, BMP or WebP file does.
 
     Raises:
         UserError: no such folder, no images in it, or a zip file that is damaged; the message names `key`=`base`.
@@ -159,6 +160,7 @@ def _folder(base: Path, key: str) -> NamedFiles:
 
     for here, folders, files in os.walk(base, onerror=refuse, followlinks=True):
         if (real := os.path.realpath(here)) in seen:  # a link back up, or to a folder that was listed already
+            found.left_out[LINKED] += 1
             folders.clear()
             continue
         seen.add(real)

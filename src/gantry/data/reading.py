@@ -17,6 +17,7 @@ CROPPED, REDUCED, ENLARGED = "cropped", "reduced", "enlarged"
 PREMULTIPLIED = "premultiplied"
 FIRST_FRAME, MADE_GREY, MADE_RGB, ODD_METADATA = "first_frame_only", "made_grey", "made_rgb", "metadata_ignored"
 UNREADABLE, HIDDEN, NO_ENDING = "unreadable", "hidden", "no ending"
+LINKED = "linked twice"
 SAID = {  # how each alteration is put to users
     COMPOSITED: "transparent, laid on white",
     PREMULTIPLIED: "transparent, colours multiplied by alpha",
@@ -70,7 +71,8 @@ class Reading:
         brightest: the largest value among pixels of 16 bits, 0 to 65535; None where no file has them.
         pixels: the least and the largest value of all decoded pixels, 0 to 255; None where they were not looked at.
         read_otherwise: files of which other tools read other pixels; counted where images are read exactly.
-        left_out: files that were not taken, by their ending, or `UNREADABLE`, `HIDDEN` or `NO_ENDING`.
+        left_out: files that were not taken, by their ending, or `UNREADABLE`, `HIDDEN` or `NO_ENDING`;
+            and folders, as `LINKED`, of which files were taken under another path.
         labels: where the labels are from, or why there are none.
         warning: what else users should look at; None where all is usual.
         cut: the largest share of a picture that was cropped away, 0 to 1; None where it was not noted.

@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -35,8 +36,10 @@ IMAGES = (
     "x",
 )  # arr_0: numpy's name for an unnamed array, as in guided-diffusion
 LABELS = ("labels", "y", "arr_1")
-NOT_LABELS = "not_labels"  # key of what the cache holds about an array: why arrays named so are not its labels
-ARRAYS = 2  # version of how arrays are read, to be raised when that changes
+# Keys of what the cache holds about an array: why arrays named so are not its labels, arrays that are not read, and the
+# least and the largest value of a pixel.
+NOT_LABELS, UNREAD, EXTREMES = "not_labels", "unread", "extremes"
+ARRAYS = 3  # version of how arrays are read, to be raised when that changes
 CHUNK_BYTES = 2**24  # read at once
 
 
@@ -69,7 +72,8 @@ def samples(path: str | Path, cache: Path, shape: tuple[int, int, int], *, label
         images, about = kept(cache, identity, lambda entry: _array(entry, base, shape))
         _tell_of_labels(about[NOT_LABELS], labels_needed)
         labels = Labels(about["labels"], about["classes"], "beside the images" if about["labels"] else "no labels")
-        reading = array_reading(images, *shape[1:])
+        unread = {f"array {key}": 1 for key in about[UNREAD]}
+        reading = replace(array_reading(images, *shape[1:]), pixels=tuple(about[EXTREMES]), left_out=unread)
         return labelled(images, about, labels, reading, name=base.stem, split="all", source=str(base), flip=False)
     if base.exists() and not base.is_dir() and base.suffix.lower() != ".zip":
         raise UserError(f"images={base} is not a folder with images, an .npz or an .npy")
@@ -146,8 +150,24 @@ def _array(entry: Path, path: Path, shape: tuple[int, int, int]) -> CachedImages
         layout = _layout(path, dims, shape)
         labels, said = _labels(path, members, dims[0])
         numbers, classes = labels or (None, None)
+        extremes = [255, 0]
         about = {"unreadable": [], "labels": numbers, "classes": classes, NOT_LABELS: said}
-        return write(entry, dims[0], shape, _chunks(path, file, dims, layout, shape[0]), lambda: about)
+        about |= {UNREAD: _unread(path), EXTREMES: extremes}
+
+        def chunks() -> Iterator[np.ndarray]:
+            for images in _chunks(path, file, dims, layout, shape[0]):
+                extremes[:] = min(extremes[0], int(images.min())), max(extremes[1], int(images.max()))
+                yield images
+
+        return write(entry, dims[0], shape, chunks(), lambda: about)
+
+
+def _unread(path: Path) -> list[str]:
+    """Return the names of the arrays in the file that are taken neither for images nor for labels."""
+    if path.suffix.lower() == ".npy":
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return sorted({name.removesuffix(".npy") for name in archive.namelist()} - {*IMAGES, *LABELS})
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def wrong_sizes(
         size = str(as_given(commonest[1], commonest[0])).replace(" ", "")
         remedy = f"{why}: measure at their size with data.image_size={size}"
         remedy += f" and remove the others: {_listed(others, names)}" if others else ", or resize them yourself"
+        if commonest[0] >= 2 * width and commonest[1] >= 2 * height:
+            remedy += ". If they are sheets of several images, save single images instead"
     return WrongSizes(
         f"images={path}: {wrong} of {total} images are not {width}x{height}, the size at which the reference data "
         f"is read: {counts}{more}.\n{remedy}"

@@ -74,12 +74,25 @@ def test_servers_are_taken_at_their_word(uri: str, tmp_path: Path, monkeypatch: 
         ("sqlite://", "names no file"),
         ("sqlite:///:memory:", "names no file"),
         ("", "is empty"),
+        (" ", "is empty"),
+        ("localhost:5000", "write http://host:5000"),
+        ("127.0.0.1:5000/", "write http://host:5000"),
+        ('"http://user:secret@host:5000"', "without quotes or spaces"),
+        (" https://host", "without quotes or spaces"),
     ],
 )
 def test_what_is_no_store_is_refused(uri: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         check_store(uri)
     assert "secret" not in str(error.value)
+
+
+def test_a_folder_that_is_called_as_an_address_is_taken_where_it_exists(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs:2").mkdir()
+    assert locate("runs:2").folder == tmp_path / "runs:2"
+    assert locate(tmp_path / "runs:3").folder == tmp_path / "runs:3"
+    assert locate("./runs:3").folder == tmp_path / "runs:3"
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

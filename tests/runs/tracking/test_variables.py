@@ -14,10 +14,11 @@ from gantry.core.config.options import Train
 from gantry.core.errors import UserError
 from gantry.runs.sweep_record import SweepRecord
 from gantry.runs.tracking import deliver, variables
-from gantry.runs.tracking.identity import new_plan, write_plan
+from gantry.runs.tracking.identity import new_plan, read_plan, write_plan
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.query import configured_store, store_of_run
 from gantry.runs.tracking.rules import wrong_store
+from gantry.runs.tracking.session import RunSession
 from gantry.runs.tracking.store import prepare_store, where_tracked
 from gantry.runs.tracking.sweep_run import experiment_name, open_parent
 from gantry.sweeps.sweep import Sweep
@@ -98,6 +99,30 @@ def test_an_experiment_is_found_by_its_id(store, client, monkeypatch, tmp_path):
         prepare_store(store, "4711")
     monkeypatch.delenv(variables.ID)
     assert prepare_store(store, "4711")[1] != "4711"  # typed, it is a name
+
+
+def test_an_id_stays_one_until_the_store_has_told_the_name(store, client, monkeypatch, tmp_path):
+    """The run is delivered later, where the variable is not set."""
+    wanted = client.get_experiment_by_name("gantry").experiment_id
+    monkeypatch.setenv(variables.ID, wanted)
+    write_plan(new_plan(store, wanted, None, {}), tmp_path)
+    monkeypatch.delenv(variables.ID)
+    plan = read_plan(tmp_path)
+    assert (plan.experiment, plan.by_id) == (wanted, True)
+    session = RunSession(plan, tmp_path, lives=False)
+    session.connect()
+    assert client.get_run(session.run_id).info.experiment_id == wanted
+    assert client.get_experiment_by_name(wanted) is None
+    assert (read_plan(tmp_path).experiment, read_plan(tmp_path).by_id) == ("gantry", False)
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_a_run_that_goes_on_keeps_an_id_as_one(monkeypatch, by_id):
+    for name in (variables.URI, variables.NAME, variables.ID, variables.KEPT):
+        monkeypatch.setenv(name, "other")
+    variables.keep(SERVER, "7", by_id)
+    assert variables.experiment() == "7"
+    assert variables.is_id("7") is by_id
 
 
 def test_the_run_that_was_begun_for_this_one_holds_it(store, client, given, tmp_path):

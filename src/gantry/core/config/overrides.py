@@ -14,6 +14,8 @@ from gantry.core.redaction import HIDDEN, redact
 
 OWN_KEYS = ("sweep.", "hydra.", "hydra/", "resume=")  # overrides that do not change what a job computes
 
+SWEEP_FLAGS = ("-m", "--multirun")
+
 
 def command() -> list[str]:
     """Return the command of this process after the Python executable, with absolute paths, without overrides."""
@@ -25,6 +27,12 @@ def command() -> list[str]:
         for text in (f"--{name.replace('_', '-')}", value)
     ]
     return [str(Path(sys.argv[0]).absolute()), *options]
+
+
+def sweep_flag_first(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with -m before the overrides: argparse refuses those that follow a flag in their midst."""
+    flags = [text for text in arguments if text in SWEEP_FLAGS]
+    return [*flags, *(text for text in arguments if text not in SWEEP_FLAGS)]
 
 
 def quoted(text: object) -> str:

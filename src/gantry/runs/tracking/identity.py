@@ -13,6 +13,7 @@ from typing import Any
 from gantry.core.files import write_json
 from gantry.core.redaction import HIDDEN, redact
 from gantry.runs.folder import RUN_FILE
+from gantry.runs.tracking import variables
 from gantry.runs.tracking.carried import carried
 from gantry.runs.tracking.status import FOLDER
 from gantry.runs.tracking.store import locate
@@ -30,6 +31,7 @@ class RunPlan:
         run_id: None until the store has created it.
         uncertain: whether the store may have created it although there is no run id.
         experiment_id: of the experiment; None until the store is known to have it.
+        by_id: whether `experiment` is an id, as one of MLflow's variables gives it, and its name is not known yet.
         adopted: whether something else, such as `mlflow run`, has created the run of this id for this process.
     """
 
@@ -43,6 +45,7 @@ class RunPlan:
     uncertain: bool = False
     adopted: bool = False
     experiment_id: str | None = None
+    by_id: bool = False
 
     @property
     def password_hidden(self) -> bool:
@@ -53,12 +56,13 @@ class RunPlan:
 def new_plan(uri: str | Path, experiment: str, run_name: str | None, tags: Mapping[str, str]) -> RunPlan:
     """Return the plan of a run that begins now."""
     name = None if run_name is None else redact(run_name)
-    return RunPlan(str(uri), experiment, name, dict(tags), int(time.time() * 1000), uuid.uuid4().hex)
+    start, by_id = int(time.time() * 1000), variables.is_id(experiment)
+    return RunPlan(str(uri), experiment, name, dict(tags), start, uuid.uuid4().hex, by_id=by_id)
 
 
 def write_plan(plan: RunPlan, folder: Path) -> None:
     """Write a plan to the run's folder, with an absolute address and no password."""
-    record = {
+    record: dict[str, Any] = {
         "run_id": plan.run_id,
         "experiment": plan.experiment,
         "uri": redact(locate(plan.uri).tracking_uri),
@@ -67,8 +71,8 @@ def write_plan(plan: RunPlan, folder: Path) -> None:
         "tags": plan.tags,
         "start_time": plan.start_time,
     }
-    record |= {"adopted": True} if plan.adopted else {}
     record |= {} if plan.experiment_id is None else {"experiment_id": plan.experiment_id}
+    record |= {name: True for name in ("adopted", "by_id") if getattr(plan, name)}
     write_json(record, folder / RUN_FILE)
 
 
@@ -90,6 +94,7 @@ def read_plan(folder: Path) -> RunPlan | None:
             uncertain=record["run_id"] is None,
             adopted=record.get("adopted", False),
             experiment_id=record.get("experiment_id"),
+            by_id=record.get("by_id", False),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -105,4 +110,5 @@ def resumed_plan(folder: Path, fresh: RunPlan, run_id: str | None) -> RunPlan:
     before = read_plan(folder)
     if before is None or (run_id is not None and before.run_id not in (None, run_id)):
         return replace(fresh, run_id=run_id)
-    return replace(before, uri=fresh.uri, experiment=fresh.experiment, run_id=run_id or before.run_id)
+    asked = replace(before, uri=fresh.uri, experiment=fresh.experiment, by_id=fresh.by_id)
+    return replace(asked, run_id=run_id or before.run_id)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.redaction import redact
-from gantry.runs.tracking import variables
 from gantry.runs.tracking.already_logged import (
     METRICS_PER_REQUEST,
     PARAMS_PER_REQUEST,
@@ -80,9 +79,11 @@ class RunSession:
     def connect(self) -> None:
         """Open the store and create the run or continue it, including one that a failed call may have created."""
         plan = self.plan
-        self.client, self._experiment_id = prepare_store(plan.uri, plan.experiment)
-        if variables.is_id(plan.experiment):  # the record holds its name, which means the same without the variable
-            self.plan = plan = replace(plan, experiment=self.client.get_experiment(self._experiment_id).name)
+        self.client, self._experiment_id = prepare_store(plan.uri, plan.experiment, plan.by_id)
+        if plan.by_id:  # the record holds its name, which means the same without the variable
+            self.plan = plan = replace(
+                plan, experiment=self.client.get_experiment(self._experiment_id).name, by_id=False
+            )
         if not self._asked:
             close_dead(self.client, self._experiment_id)
         if plan.adopted:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # runs per request
 DATABASE = "mlflow.db"  # in a store's folder
+# An address as .env files and shells spoil it, in quotes or after a space, or without its http://.
+ADDRESS = re.compile(r"^[^/]*[A-Za-z][\w+.-]*://|^[\w.-]+:\d+(/|$)")
 LOCK_TIMEOUT = 60.0  # seconds; creating the tables takes about two
 
 
@@ -71,9 +73,15 @@ def locate(uri: str | Path) -> Location:
             f"tracking.uri={redact(text)}: '{scheme}' is not a store Gantry can use. Valid: a folder, "
             "sqlite:///path/mlflow.db, http://host:5000, https://..., postgresql://..., mysql://..."
         )
-    if not text:
+    if not text.strip():
         raise UserError("tracking.uri is empty; name a folder or a server, or use tracking=none.")
-    return _sqlite(Path(text).expanduser().absolute() / DATABASE)
+    folder = Path(text).expanduser().absolute()
+    if ADDRESS.search(text) and not folder.exists():
+        raise UserError(
+            f"tracking.uri={redact(text)} looks like an address, and would be taken for a folder: write "
+            f"http://host:5000, without quotes or spaces around it; or the absolute path of a folder"
+        )
+    return _sqlite(folder / DATABASE)
 
 
 def _sqlite(database: Path) -> Location:
@@ -157,11 +165,15 @@ def where_tracked(uri: str | Path, experiment: str) -> str:
     return f"tracked in {place}, experiment {experiment}{files}{variables.said(str(uri), experiment)}"
 
 
-def prepare_store(uri: str | Path, experiment: str) -> tuple[MlflowClient, str]:
+def prepare_store(uri: str | Path, experiment: str, by_id: bool = False) -> tuple[MlflowClient, str]:
     """Open the store; create it and the experiment where they are missing.
 
     MLflow's creation of tables fails when two processes begin it at once, so a local store is opened under a file
     lock. Artifacts get an absolute path, since MLflow would use the current folder of the first process.
+
+    Args:
+        uri, experiment: the store and the experiment.
+        by_id: whether `experiment` is an id; one that a variable gives by its id is known for such.
 
     Returns:
         A client and the experiment's id.
@@ -171,11 +183,11 @@ def prepare_store(uri: str | Path, experiment: str) -> tuple[MlflowClient, str]:
     from filelock import FileLock
 
     if location.folder is None:
-        return _open(location, experiment)
+        return _open(location, experiment, by_id)
     location.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(location.folder / ".mlflow.lock", timeout=LOCK_TIMEOUT), _no_stray_folder(location):
         is_new = location.database is not None and not location.database.exists()
-        opened = _open(location, experiment)
+        opened = _open(location, experiment, by_id)
         if location.database is not None:
             (place_default if is_new else _correct)(location.database)
             if "%" in location.tracking_uri:
@@ -213,13 +225,13 @@ def tagged(tag: str, value: str) -> str:
     return f"tags.`{tag}` {'=' if pattern == value else 'LIKE'} '{pattern}'"
 
 
-def _open(location: Location, experiment: str) -> tuple[MlflowClient, str]:
+def _open(location: Location, experiment: str, by_id: bool) -> tuple[MlflowClient, str]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient(tracking_uri=location.tracking_uri)
     artifacts = None if location.folder is None else (location.folder / "artifacts").as_uri()
-    existing = find_experiment(client, experiment)
+    existing = find_experiment(client, experiment, by_id)
     if existing is None:
         try:
             return client, client.create_experiment(experiment, artifact_location=artifacts)
@@ -233,8 +245,8 @@ def _open(location: Location, experiment: str) -> tuple[MlflowClient, str]:
     return client, existing.experiment_id
 
 
-def find_experiment(client: MlflowClient, name: str) -> Experiment | None:
-    """Return the experiment of this name, deleted or not, or of this id where MLFLOW_EXPERIMENT_ID gives it.
+def find_experiment(client: MlflowClient, name: str, by_id: bool = False) -> Experiment | None:
+    """Return the experiment of this name, deleted or not, or of this id if `by_id`, or if a variable gives it.
 
     Raises:
         UserError: there is no experiment of that id.
@@ -242,7 +254,7 @@ def find_experiment(client: MlflowClient, name: str) -> Experiment | None:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
-    if found is not None or not variables.is_id(name):
+    if found is not None or not (by_id or variables.is_id(name)):
         return found
     try:
         return client.get_experiment(name)

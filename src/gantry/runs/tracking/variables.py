@@ -57,12 +57,19 @@ def assigned_run() -> str | None:
     return os.environ.get(RUN) or None
 
 
-def keep(uri: str, name: str | None) -> None:
-    """Let this process and those it starts use the store of a run that goes on, if no config names another."""
+def keep(uri: str, name: str | None, by_id: bool = False) -> None:
+    """Let this process and those it starts use the store of a run that goes on, if no config names another.
+
+    Args:
+        uri: the store's address.
+        name: the experiment's name, or its id if `by_id`; None where it is not known.
+    """
     os.environ[URI] = uri
-    if name is not None:
-        os.environ[NAME] = name
     os.environ.pop(ID, None)
+    if by_id and name is not None:
+        os.environ.pop(NAME, None)
+    if name is not None:
+        os.environ[ID if by_id else NAME] = name
     os.environ[KEPT] = "true"
 
 
