@@ -17,9 +17,10 @@ import pytest
 from project import ROOT
 from report_helpers import PARAMS, PROTOCOL, VARIANTS, grid, log_run, make_job, make_sweep
 
+from gantry.core.errors import UserError
 from gantry.reports.build import compare_sweep
 from gantry.reports.mlflow_page import swept
-from gantry.runs.tracking import ui
+from gantry.runs.tracking import ui, ui_server
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.query import NOTE, open_store
 from gantry.runs.tracking.sweep_run import open_parent
@@ -112,6 +113,21 @@ def test_without_a_store_there_is_no_page(tmp_path, typed, monkeypatch, sweep):
     code, _, said = typed(compare.main, f"sweep={sweep[0]}", "ui=true", "tracking=none")
     assert code == 2
     assert "tracking=none" in said
+
+
+def test_a_server_that_ends_by_itself_is_no_quiet_end(monkeypatch, sweep, capsys):
+    program = "print('no more room', flush=True)"  # in place of MLflow's server
+
+    def ending(_, **options):
+        return popen([sys.executable, "-c", program], **options)
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(ui_server.subprocess, "Popen", ending)
+    with pytest.raises(UserError, match="server has ended:\nno more room"):
+        ui_server.serve(sweep[2] / "mlruns", str)
+    monkeypatch.setattr(ui_server, "_await", lambda *_: None)  # it has answered before
+    with pytest.raises(UserError, match="server has ended:\nno more room"):
+        ui_server.serve(sweep[2] / "mlruns", str)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,6 @@ from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import Run, split_overrides
 from gantry.runs.tracking.query import Store, configured_store
 from gantry.runs.tracking.tracker import log
-from gantry.runs.tracking.ui_server import serve
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
@@ -70,6 +69,8 @@ def job(cfg: DictConfig) -> None:
     if cfg.ui:
         if comparison.page is None:
             raise UserError("ui=true: no run of this comparison is in the MLflow store; tracking.uri=... names another")
+        from gantry.runs.tracking.ui_server import serve
+
         serve(comparison.page.store, comparison.page.address)
 
 

@@ -25,7 +25,7 @@ from gantry.runs.folder import (
     picture,
 )
 from gantry.runs.tracking.store import ui_command
-from gantry.runs.tracking.ui import address_of, run_address
+from gantry.runs.tracking.ui import address_of, run_address, starting
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,7 @@ class Summary:
         ]
         lines += [f"profile    {show(table)}" for table in sorted(self.folder.glob(f"fit-{PROFILE}*.txt"))]
         if self.tracking_uri is not None:
-            command = ui_command(self.tracking_uri)  # for a server, the address of its page
-            mine = command.startswith("mlflow ")
-            lines.append(f"runs       {here('mlflow') + command.removeprefix('mlflow') if mine else command}")
+            lines.append(f"runs       {starting(self.tracking_uri) or ui_command(self.tracking_uri)}")
             lines += [f"           {address}"] if (address := self._page(self.tracking_uri)) else []
         if (self.folder / UNDELIVERED).exists():
             command = f"{here('python')} -m gantry.tracking.deliver {shlex.quote(show(self.folder))}"

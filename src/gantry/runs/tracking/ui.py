@@ -15,16 +15,14 @@ Where MLflow takes no view, or ignores it, the address still names the runs and 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from gantry.core.redaction import redact
 from gantry.core.text import here
-from gantry.runs.tracking.store import locate
+from gantry.runs.tracking.store import locate, ui_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,7 +89,7 @@ def starting(uri: str | Path) -> str | None:
     """Return the command that serves the pages of a store on this machine alone; None where a server does already."""
     if is_server(uri):
         return None
-    return f"{here('mlflow')} ui --backend-store-uri {shlex.quote(redact(locate(uri).tracking_uri))}"
+    return here("mlflow") + ui_command(uri).removeprefix("mlflow")
 
 
 def run_address(base: str, experiment_id: str, run_id: str) -> str:

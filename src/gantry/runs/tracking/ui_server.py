@@ -24,6 +24,7 @@ from gantry.runs.tracking.ui import HOST, PORT, address_of, is_server
 
 STARTING = 300.0  # seconds that MLflow's server has to answer
 LEAVING = 10.0  # seconds that it has to end
+ENDED = "ui=true: MLflow's server has ended"
 SAID = 2000  # last characters of what it said that are shown where it fails
 SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")  # without one of them, Linux has no browser to open
 
@@ -36,7 +37,7 @@ def serve(uri: str | Path, page: Callable[[str], str]) -> None:
         page: returns the address of the page, given that of the server.
 
     Raises:
-        UserError: MLflow's server does not start.
+        UserError: MLflow's server does not start, or ends by itself.
     """
     if is_server(uri):
         _open(page(address_of(uri)))
@@ -48,8 +49,9 @@ def serve(uri: str | Path, page: Callable[[str], str]) -> None:
         _open(page(base))
         print("Ctrl-C ends it.", flush=True)
         with suppress(KeyboardInterrupt):
-            while ended() is None:
+            while (said := ended()) is None:
                 time.sleep(0.5)
+            raise UserError(f"{ENDED}:\n{said}")
 
 
 def _free_port() -> int:
@@ -97,7 +99,7 @@ def _await(base: str, ended: Callable[[], str | None]) -> None:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline:
         if (said := ended()) is not None:
-            raise UserError(f"ui=true: MLflow's server has ended:\n{said}")
+            raise UserError(f"{ENDED}:\n{said}")
         with suppress(urllib.error.URLError, OSError), direct.open(f"{base}/health", timeout=5) as answer:
             if answer.status == 200:
                 return
