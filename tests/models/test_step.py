@@ -11,6 +11,7 @@ from small import NOISE, bare_trainer
 from torch import nn
 
 from gantry.data.batches import Batches
+from gantry.models import step_inputs
 from gantry.models.ema import AveragedGenerator
 from gantry.models.losses import non_saturating, relativistic_pairing
 from gantry.models.objective import objective
@@ -36,9 +37,10 @@ def plain(gan, batches):
     records = []
     for number, batch in zip(range(STEPS), batches, strict=False):
         share = gan.averaged.share(number * gan.batch_size, gan.batch_size)
-        turns = gan.turns(torch.as_tensor(batch["images"]), number)
+        planned = step_inputs.plan(gan.objective, number, gan.n_critic)
+        made = step_inputs.turns(planned, batch | gan.drawn(planned), gan.constraints, gan.images_format)
         engine = Plain(gan.max_grad_norm)
-        records.append(step(gan.players, turns, optimizers, share, engine, gan.accumulate))
+        records.append(step(gan.players, made, optimizers, share, engine, gan.accumulate))
     return records, list(optimizers.values())
 
 

@@ -1,8 +1,9 @@
 """The GAN as a LightningModule: prepares the tensors of a step and hands them to `gantry.models.step`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,17 +15,28 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from gantry.core.errors import UserError
-from gantry.core.randomness import draws
 from gantry.models.compilation import compiled
 from gantry.models.ema import AveragedGenerator
+from gantry.models.fixed_step import FixedStep
 from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
 from gantry.models.objective import objective
 from gantry.models.optimizers import OptimizerFactory, check_clipping, fused
 from gantry.models.penalties import INPUT_GRADIENT, Constraint, Penalty
-from gantry.models.step import Players, Record, Term, Turn, due, step, weights_of
-
-AHEAD = 2**17  # largest number of values drawn ahead of time: half a MiB
+from gantry.models.static_inputs import Kind
+from gantry.models.step import (
+    GRADIENT,
+    PLAYERS,
+    Engine,
+    Plain,
+    Players,
+    Record,
+    Term,
+    gradient_norm,
+    step,
+    weights_of,
+)
+from gantry.models.step_inputs import SHARE, Draws, Planned, plan, turns
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,12 @@ class LightningEngine:
     def no_sync(self) -> AbstractContextManager[None]:
         """Return Lightning's context without gradient synchronisation; strategies of one device have none."""
         return getattr(self.module.trainer.strategy, "block_backward_sync", nullcontext)()
+
+    def gradient_norm(self, optimizer: Optimizer) -> Tensor:
+        """Return the norm of the gradient of an optimizer's weights, averaged over ranks and unscaled."""
+        scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
+        norm = gradient_norm(optimizer)
+        return norm if scaler is None else norm / scaler.scale(torch.ones_like(norm))
 
     def update(self, optimizer: Optimizer) -> None:
         """Step an optimizer; `global_step` counts the generator's steps alone, whose optimizer is the first.
@@ -89,6 +107,10 @@ class GAN(LightningModule):
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
             saved in checkpoints; loading one never lowers it.
+        fixed: carries out steps on inputs at fixed addresses, on a GPU; None: a batch is passed as it is.
+        asking_for_norms: callables of the GAN, a player and a step counted from 1 that return whether the norm of that
+            player's gradient is recorded in that step.
+        gradient_norms: by player, those of the last step, before clipping.
 
     Raises:
         UserError: the parts are not compatible.
@@ -126,7 +148,10 @@ class GAN(LightningModule):
         self.z_dim, self.seed, self.batch_size, self.n_critic = z_dim, seed, batch_size, n_critic
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
         self.noise_stream = 0
-        self._latents: dict[tuple[str, int, int], Tensor] = {}  # drawn ahead, by purpose, noise_stream and index
+        self.fixed: FixedStep | None = None
+        self.asking_for_norms: set[Callable[[GAN, str, int], bool]] = set()
+        self.gradient_norms: Record = {}
+        self.draws = Draws(seed, batch_size)
         forward = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
         self.players = Players(self.generator, self.discriminator, self.averaged, *forward)
 
@@ -150,35 +175,80 @@ class GAN(LightningModule):
         """Give the optimizers' state the weights' memory format, and build the terms of the loss and the penalties."""
         lay_out(self.trainer.optimizers)
         self.objective = objective(self.loss, self.penalties)
+        if self.fixed is not None:
+            networks = {name: getattr(self, name) for name in (*PLAYERS, "averaged")}
+            self.fixed.begin(networks, self.trainer.optimizers, self.device)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Record:
-        """Run one generator step on `batch["images"]`, uint8 of shape (n_critic, B, C, H, W).
+    def on_train_end(self) -> None:
+        """Drop what holds addresses on the device, from which Lightning now takes the networks."""
+        if self.fixed is not None:
+            self.fixed.end()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a batch on the CPU that `fixed` takes to the device with the other inputs of a step."""
+        if self.fixed is not None:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Record:
+        """Run one generator step on a batch of `gantry.data.batches.Batches`.
 
         Returns detached scalars: `loss/discriminator`, `loss/generator` and the mean outputs
         `score/real`, `score/fake` of the last discriminator step, and the last value of each penalty due; each
-        the mean over the parts of a batch.
+        the mean over the parts of a batch. The gradients' norms are in `gradient_norms`.
         """
-        optimizers = dict(zip(("generator", "discriminator"), self.trainer.optimizers, strict=True))
-        share = self.averaged.share(self.global_step * self.batch_size, self.batch_size)
-        turns = self.turns(batch["images"], self.global_step)
-        return step(self.players, turns, optimizers, share, LightningEngine(self), self.accumulate)
+        index = self.global_step
+        planned = plan(self.objective, index, self.n_critic, partial(self._watched, index + 1))
+        values = {**batch, **self.drawn(planned)}
+        share = self.averaged.share(index * self.batch_size, self.batch_size)
+        if self.fixed is None:
+            inputs = {name: value.to(self.device) for name, value in values.items()}
+            record = self._step(planned, LightningEngine(self), inputs | {SHARE: share})
+        else:
+            graphed = self.fixed.graphed is not None
+            engine = Plain(self.max_grad_norm) if graphed else LightningEngine(self)
+            kind = tuple(turn.kind for turn in planned)
+            values |= {SHARE: torch.tensor(share)}
+            kinds = partial(self._kinds, planned, values)
+            record = self.fixed(kind, kinds, values, partial(self._step, planned, engine), self.device)
+            if graphed:
+                self._count()
+        norms = [name for name in record if name.startswith(GRADIENT)]
+        self.gradient_norms = {name.removeprefix(GRADIENT): record.pop(name) for name in norms}
+        return record
 
-    def turns(self, images: Tensor, index: int) -> list[Turn]:
-        """Prepare the inputs of generator step number `index` on the device.
+    def drawn(self, planned: Sequence[Planned]) -> dict[str, Tensor]:
+        """Draw what a step needs, on the CPU: latents (B, z_dim) and uniform numbers (B,) of each turn."""
+        values = {}
+        for number, turn in enumerate(planned):
+            noise, *uniform = turn.names(number, turn.terms)
+            values[noise] = self.noise(turn.index, f"{turn.player} noise")
+            purposes = [purpose for term in turn.terms for purpose in term.draws]
+            for name, purpose in zip(uniform, purposes, strict=True):
+                values[name] = self._mine(self.draws.uniform(turn.index, self._stream(purpose)))
+        return values
 
-        Args:
-            images: real ones, uint8 (n_critic, B, C, H, W).
-        """
-        shown = [batch.contiguous(memory_format=self.images_format) for batch in images]
-        first = index * self.n_critic
-        critic = [self._turn("discriminator", first + k, batch, self.constraints) for k, batch in enumerate(shown)]
-        return [*critic, self._turn("generator", index, shown[-1])]
+    def _step(self, planned: Sequence[Planned], engine: Engine, inputs: Mapping[str, Any]) -> Record:
+        made = turns(planned, inputs, self.constraints, self.images_format)
+        optimizers = dict(zip(PLAYERS, self.trainer.optimizers, strict=True))
+        return step(self.players, made, optimizers, inputs[SHARE], engine, self.accumulate)
 
-    def _turn(self, player: str, index: int, images: Tensor, after: Sequence[Constraint] = ()) -> Turn:
-        terms = due(self.objective, player, index)
-        purposes = [purpose for term in terms for purpose in term.draws]
-        draws = {purpose: self._draw(index, purpose, (), "random").to(self.device) for purpose in purposes}
-        return Turn(player, terms, images, self.noise(index, f"{player} noise"), draws, after)
+    def _kinds(self, planned: Sequence[Planned], values: Mapping[str, Tensor]) -> dict[str, Kind]:
+        """Return the inputs that any step has: those of this one, and what terms draw that are not due in it."""
+        kinds = {name: Kind(tuple(value.shape), value.dtype) for name, value in values.items()}
+        for number, turn in enumerate(planned):
+            noise, *uniform = turn.names(number, [term for term in self.objective if term.player == turn.player])
+            kinds |= dict.fromkeys(uniform, Kind((len(values[noise]),), torch.float32))
+        return kinds
+
+    def _watched(self, step: int, player: str) -> bool:
+        return any(asks(self, player, step) for asks in self.asking_for_norms)
+
+    def _count(self) -> None:
+        """Have Lightning count a step of the generator, which its wrapper of the optimizer has not seen."""
+        counted = cast(list[LightningOptimizer], self.optimizers())[0]
+        counted._on_before_step()
+        counted._on_after_step()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient, which at this point is that of the whole batch, averaged over ranks and unscaled."""
@@ -186,18 +256,15 @@ class GAN(LightningModule):
             clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
 
     def noise(self, index: int, purpose: str) -> Tensor:
-        """Return latents (B, z_dim) of draw number `index` for `purpose`: this rank's slice of the global batch.
+        """Return this rank's latents (B, z_dim) of draw number `index` for `purpose`, on the CPU."""
+        return self._mine(self.draws.latents(index, self._stream(purpose), self.z_dim))
 
-        Those of the next indices are drawn in the same call, in a third of the time: between two steps the code and the
-        tables of a draw are evicted from the processor's cache.
-        """
-        wanted = (purpose, self.noise_stream, index)
-        if wanted not in self._latents:
-            self._latents = {key: latents for key, latents in self._latents.items() if key[0] != purpose}
-            for later in range(index, index + max(1, AHEAD // (self.batch_size * self.z_dim))):
-                latents = self._draw(later, purpose, (self.z_dim,), "standard_normal")
-                self._latents[purpose, self.noise_stream, later] = latents
-        return self._latents.pop(wanted).to(self.device)
+    def _stream(self, purpose: str) -> str:
+        return f"{purpose}, stream {self.noise_stream}" if self.noise_stream else purpose
+
+    def _mine(self, values: Tensor) -> Tensor:
+        local = self.batch_size // self.trainer.world_size
+        return values[self.trainer.global_rank * local :][:local]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save `noise_stream`."""
@@ -206,13 +273,6 @@ class GAN(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore `noise_stream`."""
         self.noise_stream = max(self.noise_stream, checkpoint.get("noise_stream", 0))
-
-    def _draw(self, index: int, purpose: str, shape: tuple[int, ...], distribution: str) -> Tensor:
-        stream = f"{purpose}, stream {self.noise_stream}" if self.noise_stream else purpose
-        generator = draws(self.seed, index, stream)
-        values = getattr(generator, distribution)((self.batch_size, *shape), dtype="float32")
-        local = self.batch_size // self.trainer.world_size
-        return torch.from_numpy(values[self.trainer.global_rank * local :][:local])
 
 
 def _nothing() -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
@@ -22,6 +22,8 @@ from gantry.data.images import to_float
 from gantry.models.ema import AveragedGenerator
 
 Record = dict[str, Tensor]
+PLAYERS = ("generator", "discriminator")
+GRADIENT = "gradient/"  # begins the name of a gradient's norm in a record
 
 
 class Batch(NamedTuple):
@@ -113,6 +115,7 @@ class Turn:
         z: latents (B, z_dim).
         draws: uniform numbers (B,), by purpose.
         after: called with the player's network after its update.
+        watched: whether the norm of the player's gradient is recorded.
     """
 
     player: str
@@ -121,6 +124,7 @@ class Turn:
     z: Tensor
     draws: Mapping[str, Tensor]
     after: Sequence[Callable[[nn.Module], None]] = ()
+    watched: bool = False
 
     def parts(self, count: int) -> Iterator["Turn"]:
         """Split the turn into `count` equal parts.
@@ -146,6 +150,9 @@ class Engine(Protocol):
     def no_sync(self) -> AbstractContextManager[None]:
         """Return a context in which gradients are not exchanged between ranks."""
 
+    def gradient_norm(self, optimizer: Optimizer) -> Tensor:
+        """Return the norm of the gradient of an optimizer's weights, unscaled and before clipping."""
+
     def update(self, optimizer: Optimizer) -> None:
         """Update the weights."""
 
@@ -167,6 +174,10 @@ class Plain:
     def no_sync(self) -> AbstractContextManager[None]:
         """Return an empty context, since one device exchanges nothing."""
         return nullcontext()
+
+    def gradient_norm(self, optimizer: Optimizer) -> Tensor:
+        """Return the norm of the gradient of an optimizer's weights."""
+        return gradient_norm(optimizer)
 
     def update(self, optimizer: Optimizer) -> None:
         """Clip the gradient and update the weights."""
@@ -195,8 +206,9 @@ def step(
         engine: computes gradients and updates; None: `Plain`.
 
     Returns:
-        Detached scalars, each the mean over the parts of the last turn that has it: the terms by their names, and the
-        discriminator's mean outputs `score/real` and `score/fake`.
+        Detached scalars, each the mean over the parts of the last turn that has it: the terms by their names, the
+        discriminator's mean outputs `score/real` and `score/fake`, and for a watched player `GRADIENT` and its name,
+        the norm of its gradient before clipping.
     """
     engine = engine or Plain()
     record: Record = {}
@@ -213,10 +225,11 @@ def step(
                 # Exchange the sum over the parts between ranks, once.
                 with nullcontext() if len(records) == accumulate else engine.no_sync():
                     engine.backward(loss / accumulate)
+        norm = {f"{GRADIENT}{turn.player}": engine.gradient_norm(optimizer)} if turn.watched else {}
         engine.update(optimizer)
         for constraint in turn.after:
             constraint(getattr(players, turn.player))
-        record |= records[0] if accumulate == 1 else _mean(records)
+        record |= (records[0] if accumulate == 1 else _mean(records)) | norm
     players.averaged.update(players.generator, share)
     return record
 
@@ -265,6 +278,11 @@ def frozen(weights: Iterable[nn.Parameter]) -> Iterator[None]:
     finally:
         for weight in taking:
             weight.requires_grad_(True)
+
+
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """Return the norm of the gradient of all weights that an optimizer updates."""
+    return get_total_norm([weight.grad for weight in weights_of(optimizer) if weight.grad is not None])
 
 
 def weights_of(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 
 from gantry.data.images import to_float
 from gantry.models.module import GAN
@@ -93,25 +91,26 @@ class Health(Callback):
         self.warned: dict[str, str] = {}  # problems warned of, and the text of the warning
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Move the tensors to the device."""
+        """Move the tensors to the device, and ask for norms of gradients."""
+        pl_module.asking_for_norms.add(self.wants_norm)
         device = pl_module.device
         self.real, self.gradient, self.peak = self.real.to(device), self.gradient.to(device), self.peak.to(device)
         self.weights = None if self.weights is None else self.weights.to(device)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:  # type: ignore[override]
-        """Record the norm of the generator's gradient, at checks and at early steps, since D may win within fifty."""
-        step = trainer.global_step + 1
+    def wants_norm(self, gan: GAN, player: str, step: int) -> bool:
+        """Return True for the generator at checks and at early steps, since D may win within fifty."""
         early = step & (step - 1) == 0  # 1, 2, 4, 8, ...
-        if optimizer is trainer.optimizers[0] and (early or step % self.every == 0):
-            self.gradient = get_total_norm([w.grad for w in pl_module.generator.parameters() if w.grad is not None])
-            # Loss scaling skips a step whose gradient overflows.
-            self.peak = torch.where(self.gradient.isfinite(), torch.maximum(self.peak, self.gradient), self.peak)
+        return player == "generator" and (early or step % self.every == 0)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
     ) -> None:
-        """Check when due."""
+        """Take the norm of the generator's gradient, and check when due."""
         step = trainer.global_step
+        if (norm := pl_module.gradient_norms.get("generator")) is not None:
+            self.gradient = norm
+            # Loss scaling skips a step whose gradient overflows.
+            self.peak = torch.where(norm.isfinite(), torch.maximum(self.peak, norm), self.peak)
         if step % self.every == 0:
             measures = self.measure(pl_module, outputs)
             self.varied |= measures.variety > VARIED

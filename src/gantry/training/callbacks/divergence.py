@@ -8,14 +8,13 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.linalg import vector_norm
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from gantry.core.errors import DIVERGED, RunFailed
 from gantry.models.module import GAN
+from gantry.models.step import PLAYERS
 from gantry.training.distributed.peers import Peers
 from gantry.training.hardware.async_copy import Fetched
-from gantry.training.hardware.precision import NETWORKS
 
 VALUES = ""  # owner of the losses and scores
 # Torch's names of optimizer states that accumulate gradients, so that one that is not finite stays there for good.
@@ -78,25 +77,26 @@ class Guard(Callback):
         self.looked = -1  # the step of the last check
         self.values: dict[str, list[Tensor]] = {}  # losses and scores of the steps since, on the device
         self.pending: PendingCheck | None = None
+        self.wanted: dict[str, bool] = {}  # whether the norm of a player's gradient was asked for in this step
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
-        """Move the values of a checkpoint to the device."""
+        """Move the values of a checkpoint to the device, and ask for norms of gradients."""
+        pl_module.asking_for_norms.add(self.wants_norm)
         self.values = {name: [value.to(pl_module.device) for value in kept] for name, kept in self.values.items()}
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: GAN, optimizer: Optimizer) -> None:  # type: ignore[override]
-        """Keep the norm of the gradient, before clipping, where the optimizer does not accumulate gradients."""
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if not scaled and not accumulates(optimizer):
-            network = NETWORKS[trainer.optimizers.index(optimizer)]
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            self._keep({f"{network}'s gradient": get_total_norm(gradients)})
+    def wants_norm(self, gan: GAN, player: str, step: int) -> bool:
+        """Return True where a bad gradient could pass unseen: the player's optimizer does not accumulate gradients."""
+        self.wanted[player] = not accumulates(gan.trainer.optimizers[PLAYERS.index(player)])
+        return self.wanted[player]
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: GAN, outputs: dict[str, Tensor], batch: Any, batch_idx: int
     ) -> None:
         """Keep this step's values, and check when due."""
         self._finish_check()
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            norms = pl_module.gradient_norms.items()
+            self._keep({f"{player}'s gradient": norm for player, norm in norms if self.wanted.get(player)})
         self._keep(outputs)
         if trainer.global_step == trainer.max_steps:
             self.check(trainer, pl_module)
@@ -179,7 +179,7 @@ def _state(gan: GAN, optimizers: list[Optimizer]) -> Iterator[tuple[tuple[str, s
             owner, _, own_name = name.partition(".")
             yield (f"{owner}'s weights", own_name), value
     names: dict[Tensor, str] = {weight: name.partition(".")[2] for name, weight in gan.named_parameters()}
-    for network, optimizer in zip(NETWORKS, optimizers, strict=True):
+    for network, optimizer in zip(PLAYERS, optimizers, strict=True):
         for weight, state in optimizer.state.items():
             for kind, value in state.items():
                 if isinstance(value, Tensor) and value.is_floating_point() and kind != "step":

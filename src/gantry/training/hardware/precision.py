@@ -10,8 +10,9 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gantry.models.step import PLAYERS
+
 AUTO = "auto"
-NETWORKS = ("generator", "discriminator")  # in the order of `GAN.configure_optimizers`
 
 
 def choose(accelerator: str) -> tuple[str, str]:
@@ -56,7 +57,7 @@ class LossScaling(MixedPrecision):
 
     def __init__(self, device: str, scaler: torch.amp.GradScaler | None = None) -> None:
         super().__init__("16-mixed", device, scaler)
-        self.skipped: dict[str, int | Tensor] = dict.fromkeys(NETWORKS, 0)
+        self.skipped: dict[str, int | Tensor] = dict.fromkeys(PLAYERS, 0)
 
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
@@ -66,7 +67,7 @@ class LossScaling(MixedPrecision):
         one = torch.ones((), device=model.device)
         before = scaler.scale(one)
         result = super().optimizer_step(optimizer, model, closure, **kwargs)
-        name = NETWORKS[model.trainer.optimizers.index(optimizer)]
+        name = PLAYERS[model.trainer.optimizers.index(optimizer)]
         self.skipped[name] = self.skipped[name] + (scaler.scale(one) < before)
         return result
 

@@ -1,0 +1,65 @@
+"""Captures functions as CUDA graphs: the device repeats their kernels at one call of the host."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+
+
+class Capture(Protocol):
+    """Records what a function does on the device, to be repeated without the host."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """Return the context in which a function is called before it is captured."""
+
+    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Record a function without carrying it out, and return what carries it out again."""
+
+
+class CudaGraphs:
+    """A `Capture` by CUDA graphs, which share one pool of memory.
+
+    What a graph returns in tensors must be read before another of them is replayed, since they use the same memory.
+
+    Args:
+        device: a CUDA device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        # One stream for both: the backward pass of a capture must not meet a stream of earlier calls.
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within this context, queue work on the stream of the captures, after what the current stream holds."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            yield
+        current.wait_stream(self.stream)
+
+    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Capture a function that does nothing but queue work on the device.
+
+        Raises:
+            RuntimeError: it synchronises with the host, or does what cannot be captured.
+        """
+        graph, failed = torch.cuda.CUDAGraph(), []
+        current = torch.cuda.current_stream(self.device)
+        try:
+            # Other threads, such as one that delivers to MLflow, may use CUDA meanwhile.
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                try:
+                    function()
+                except Exception as error:
+                    failed.append(error)
+        except RuntimeError as error:  # the end of a capture that has failed
+            failed.append(error)
+        finally:
+            torch.cuda.set_stream(current)  # torch leaves its own stream current where a capture fails
+        if failed:
+            raise failed[0]
+        return graph.replay
