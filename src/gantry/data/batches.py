@@ -49,7 +49,9 @@ class Batches:
     make up the same global batch for any number of ranks.
 
     Each item is {"images": uint8 (n_critic, batch_size / world_size, C, H, W), 0 to 255} and, where the data
-    set has labels, "labels": int64 (n_critic, batch_size / world_size).
+    set has labels, "labels": int64 (n_critic, batch_size / world_size). With `indices`, the item has in place of the
+    images "chosen", their indices in the data set, int64, and where images are mirrored at random "mirrored", bool;
+    both (n_critic, batch_size / world_size).
 
     Args:
         data: the images.
@@ -59,6 +61,7 @@ class Batches:
         rank: this process, 0 to world_size - 1.
         world_size: the number of processes that share the batch.
         start: the first generator step, counted from 0.
+        indices: whether to give indices of images, for images that are on a device.
 
     Raises:
         UserError: see `check_batch_size`.
@@ -73,6 +76,7 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         start: int = 0,
+        indices: bool = False,
     ) -> None:
         check_batch_size(len(data), batch_size, world_size)
         self.data = data
@@ -80,6 +84,7 @@ class Batches:
         self.n_critic = n_critic
         self.seed = seed
         self.start = start
+        self.indices = indices
         share = batch_size // world_size
         self._mine = slice(rank * share, (rank + 1) * share)
         self._images = np.asarray(data.images)  # fancy indexing of a plain array is faster than of np.memmap
@@ -96,7 +101,8 @@ class Batches:
     def _chosen(self, step: int) -> np.ndarray:
         """Return this rank's image indices of the step, (n_critic, batch_size / world_size), and prefetch them."""
         chosen = np.stack([self._indices(number) for number in self._numbers(step)])
-        self._ahead.ask(chosen.flat)
+        if not self.indices:
+            self._ahead.ask(chosen.flat)
         return chosen
 
     def _numbers(self, step: int) -> range:
@@ -106,11 +112,17 @@ class Batches:
     def _step(self, step: int, chosen: np.ndarray) -> dict[str, "torch.Tensor"]:
         import torch
 
-        images = self._images[chosen]
-        if self.data.flip:
-            mirrored = np.stack([self._mirrored(number) for number in self._numbers(step)])
-            images[mirrored] = images[mirrored][..., ::-1]
-        batch = {"images": torch.from_numpy(images)}
+        flip = self.data.flip
+        mirrored = np.stack([self._mirrored(number) for number in self._numbers(step)]) if flip else None
+        if self.indices:
+            batch = {"chosen": torch.from_numpy(chosen)}
+            if mirrored is not None:
+                batch["mirrored"] = torch.from_numpy(mirrored)
+        else:
+            images = self._images[chosen]
+            if mirrored is not None:
+                images[mirrored] = images[mirrored][..., ::-1]
+            batch = {"images": torch.from_numpy(images)}
         if self.data.labels is not None:
             batch["labels"] = torch.from_numpy(self.data.labels[chosen])
         return batch

@@ -14,7 +14,7 @@ from gantry.models.cuda_graph import Capture
 from gantry.models.step import Record
 
 WARM_UP = 3  # eager steps before a capture, which are compared with as many replays
-FAR = 0.1  # difference of the weights after them, relative to their change, that rounding does not explain
+FAR = 0.05  # difference of the weights after them, relative to their change, that rounding does not explain
 MOST = 64  # graphs of one training
 
 log = logging.getLogger(__name__)
@@ -180,12 +180,14 @@ class GraphedStep:
 
 
 class State:
-    """A copy, in the host's memory, of all that a step changes on the device."""
+    """A copy, in the host's memory, of all that a step changes: weights, buffers, and the optimizers' state."""
 
     def __init__(self, step: GraphedStep) -> None:
         tensors = [tensor for network in step.networks.values() for tensor in _held(network)]
         tensors += [value for optimizer in step.optimizers for value in _states(optimizer)]
         self.copies = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in tensors]
+        states = [state for optimizer in step.optimizers for state in optimizer.state.values()]
+        self.numbers = [(s, {name: v for name, v in s.items() if not isinstance(v, Tensor)}) for s in states]
         self._by_id = {id(tensor): copy for tensor, copy in self.copies}
 
     @torch.no_grad()
@@ -193,6 +195,8 @@ class State:
         """Copy the values back to where they were."""
         for tensor, copy in self.copies:
             tensor.copy_(copy)
+        for state, numbers in self.numbers:
+            state.update(numbers)
 
     def of(self, network: nn.Module) -> list[Tensor]:
         """Return the copies of a network's weights."""

@@ -1,0 +1,246 @@
+"""Steps replayed from a recording of their operations, for which a CUDA graph is a faster way, against plain ones."""
+
+import logging
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from project import VARIANTS
+from pytorch_lightning import Callback
+from recorded import Recorded
+from small import NOISE, bare_trainer
+from torch import nn
+
+from gantry.core.randomness import draws
+from gantry.data.batches import Batches
+from gantry.data.resident import Resident
+from gantry.models.fixed_step import FixedStep
+from gantry.models.graphed_step import MOST, WARM_UP, GraphedStep
+from gantry.models.penalties import R1
+from gantry.training.build import build_model
+from gantry.training.callbacks.diagnostics import Health
+from gantry.training.callbacks.divergence import Guard
+
+SMALL = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]
+SETTINGS = {
+    "whole": [],
+    "accumulate=2 and clipped": ["accumulate=2", "model.max_grad_norm=0.1"],
+    "bfloat16": ["trainer.precision=bf16-mixed"],
+}
+FLIPPED = replace(NOISE, flip=True, labels=draws(0, 1, "labels").integers(0, 3, len(NOISE)), classes=("a", "b", "c"))
+
+
+def train(cfg, fixed=None, steps=5, data=NOISE, start=0, checkpoint=None, change=None, penalties=None):
+    """Train through Lightning, with the checks that ask for norms of gradients; what came of it."""
+    gan, _ = build_model(cfg, data)
+    gan.fixed = fixed
+    if penalties is not None:
+        gan.penalties = penalties
+    records, one = [], gan.training_step
+    gan.training_step = lambda *batch: (records.append(dict(one(*batch)) | gan.gradient_norms), records[-1])[1]
+    trainer = bare_trainer(steps, precision=cfg.trainer.precision if cfg.trainer.precision != "auto" else "32-true")
+    health = Health(SimpleNamespace(set_tags=lambda tags: None), 10, torch.from_numpy(data.images[:4]))
+    trainer.callbacks += [Guard(10), health]
+    if change is not None:
+        trainer.callbacks.append(change)
+    resident = fixed is not None and fixed.images.__class__ is Resident
+    batches = Batches(data, gan.batch_size, gan.n_critic, gan.seed, start=start, indices=resident)
+    trainer.fit(gan, batches, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+    return SimpleNamespace(records=records, weights=gan.state_dict(), states=states, trainer=trainer, gan=gan)
+
+
+def assert_equal(one, other):
+    """To the bit: weights, buffers, averages, optimizers and recorded values."""
+    assert one.trainer.global_step == other.trainer.global_step
+    assert [{name: float(v) for name, v in record.items()} for record in one.records] == [
+        {name: float(v) for name, v in record.items()} for record in other.records
+    ]
+    assert one.weights.keys() == other.weights.keys()
+    for name, value in one.weights.items():
+        assert torch.equal(value, other.weights[name]), name
+    for mine, theirs in zip(one.states, other.states, strict=True):
+        for weight, state in mine.items():
+            assert all(torch.equal(value, theirs[weight][name]) for name, value in state.items())
+
+
+def recording(**options):
+    """Steps on the CPU whose captures are tapes, and the list of these."""
+    made = []
+    return FixedStep(lambda device: (made.append(Recorded(device)), made[-1])[1], **options), made
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_replays_are_plain_steps_to_the_bit(variant, settings, config):
+    cfg = config(f"model={variant}", *(SMALL if variant != "vanilla" else SMALL[:2]), *settings)
+    fixed, made = recording()
+    replayed = train(cfg, fixed)
+    assert made[0].tapes
+    assert_equal(replayed, train(cfg))
+
+
+def test_lazy_penalties_are_one_graph_for_each_set_of_them_due(config):
+    cfg = config("model=wgan_gp", "model.n_critic=2", *SMALL)
+    penalties = [R1(1.0, every=2), R1(0.5, every=3)]
+    fixed, made = recording()
+    replayed = train(cfg, fixed, steps=14, penalties=penalties)
+    assert_equal(replayed, train(cfg, steps=14, penalties=penalties))
+    # Turns 0 to 5 have both, none, the first, the second, the first, none; norms are asked for at 1, 2, 4, 8 and 10.
+    assert len(made[0].tapes) == 5
+
+
+@pytest.mark.parametrize("data", [NOISE, FLIPPED], ids=["as they are", "mirrored at random, with labels"])
+def test_indices_of_images_on_the_device_give_the_steps_of_the_images(data, config):
+    cfg = config("model=wgan", "model.n_critic=2", *SMALL)
+    fixed, _ = recording(images=Resident(data.images, torch.device("cpu")))
+    assert_equal(train(cfg, fixed, data=data), train(cfg, data=data))
+
+
+class Changing(Callback):
+    """Sets an option of the first optimizer before each step."""
+
+    def __init__(self, name, value):
+        self.name, self.value = name, value
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        trainer.optimizers[0].param_groups[0][self.name] = self.value(batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value", "graphs"),
+    [
+        ([], "lr", lambda step: 1e-3 / (1 + step), 2),  # fused: a tensor on the device
+        (["+model.optimizer.fused=false"], "weight_decay", lambda step: 0.1 * step, 0),  # Adam reads its counter
+        (["model.optimizer._target_=torch.optim.RMSprop", "~model.optimizer.betas"], "lr", lambda step: 1e-3 * step, 5),
+        ([], "betas", lambda step: (0.5 + (step > 2) * 0.1, 0.9), 4),
+    ],
+    ids=["a rate on the device", "an optimizer that cannot be captured", "a rate on the host", "betas"],
+)
+def test_what_changes_in_an_optimizer_takes_effect(settings, name, value, graphs, config):
+    cfg = config("model=dcgan", *SMALL, *settings)
+    fixed, made = recording()
+    replayed = train(cfg, fixed, steps=6, change=Changing(name, value))
+    assert_equal(replayed, train(cfg, steps=6, change=Changing(name, value)))
+    assert replayed.trainer.optimizers[0].param_groups[0][name] == value(5)
+    assert len(made[0].tapes) == graphs
+
+
+def test_a_resumed_run_replays_to_the_bit_what_one_never_stopped_does(config, tmp_path):
+    cfg = config("model=r3gan", *SMALL)
+    whole = train(cfg, recording()[0], steps=8)
+    half = train(cfg, recording()[0], steps=5)
+    half.trainer.save_checkpoint(tmp_path / "half.ckpt")
+    rest = train(cfg, recording()[0], steps=8, start=5, checkpoint=tmp_path / "half.ckpt")
+    rest.records = half.records + rest.records
+    assert_equal(rest, whole)
+
+
+class Odd(nn.Module):
+    """A penalty that does what a graph cannot."""
+
+    every = 1
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.calls = kind, 0
+
+    def forward(self, discriminator, real, fake, uniform):
+        self.calls += 1
+        loss = discriminator(real).mean()
+        if self.kind == "reads a value":
+            return loss * loss.item()
+        return loss * 100 * self.calls
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("reads a value", r"the step cannot be captured \(RuntimeError: operation not permitted"),
+        ("counts on the host", r"3 replays change the \w+'s weights otherwise than 3 eager steps \(by 0\.\d+ of"),
+    ],
+)
+def test_a_step_that_no_graph_can_be_goes_on_eagerly(kind, why, config, caplog):
+    cfg = config("model=wgan_gp", "model.n_critic=1", *SMALL)
+    fixed, made = recording()
+    with caplog.at_level(logging.WARNING):
+        run = train(cfg, fixed, penalties=[Odd(kind)])
+    assert run.trainer.global_step == 5
+    (said,) = [record.message for record in caplog.records if "CUDA graph" in record.message]
+    assert re.search(why, said), said
+    if kind == "reads a value":
+        assert_equal(run, train(cfg, penalties=[Odd(kind)]))
+
+
+class Counting(torch.optim.Optimizer):
+    """Gradient descent whose rate falls with a count that Python keeps."""
+
+    def __init__(self, params, lr=1e-2):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for weight in self.param_groups[0]["params"]:
+            state = self.state[weight]
+            state["step"] = state.get("step", 0) + 1
+            weight -= self.param_groups[0]["lr"] / state["step"] * weight.grad
+
+
+def test_an_optimizer_that_counts_in_python_is_not_captured(config, caplog):
+    cfg = config("model=wgan", *SMALL)
+    fixed, made = recording()
+
+    def counting(fixed):
+        gan, _ = build_model(cfg, NOISE)
+        gan.fixed, gan.optimizer, gan.discriminator_optimizer = fixed, Counting, Counting
+        trainer = bare_trainer(4)
+        trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))
+        return gan.state_dict()
+
+    with caplog.at_level(logging.WARNING):
+        replayed = counting(fixed)
+    assert "Counting keeps its state 'step' outside the device" in caplog.text
+    assert all(map(torch.equal, replayed.values(), counting(None).values()))
+    assert not made[0].tapes
+
+
+def test_replaced_weights_are_captured_anew(config):
+    class Replaces(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx == 3:
+                weight = next(pl_module.discriminator.parameters())
+                weight.data = weight.data.clone() * 0.5
+
+    cfg = config("model=lsgan", *SMALL)
+    fixed, _ = recording()
+    assert_equal(train(cfg, fixed, steps=7, change=Replaces()), train(cfg, steps=7, change=Replaces()))
+
+
+def test_the_step_that_makes_an_optimizers_state_is_an_eager_one(config):
+    cfg = config("model=dcgan", *SMALL)
+    fixed, made = recording()
+    train(cfg, fixed, steps=1)
+    assert made[0].tapes == []
+    assert fixed.graphed is None  # after training, whose end takes the networks from the device
+
+
+def test_settings_that_change_at_every_step_end_in_eager_steps(caplog):
+    weight = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(weight.parameters(), lr=0.1)
+    graphed = GraphedStep(Recorded(), {"generator": weight}, [optimizer])
+
+    def step():
+        optimizer.zero_grad()
+        loss = weight(torch.ones(1, 2)).square().mean()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.detach()}
+
+    for number in range(MOST + 2):
+        optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
+        graphed("only", step)
+    assert f"the optimizers' settings have changed {MOST} times" in caplog.text
+    assert len(graphed.capture.tapes) == MOST
+    assert WARM_UP > 1  # one replay alone does not tell a counter on the host from one on the device
