@@ -1,6 +1,7 @@
 """A `Capture` on the CPU that is as strict as CUDA's: it repeats the operations that a function ran, not the function.
 
-What the function computes on the host, such as a counter or a branch, is fixed; reading a value from a tensor is refused.
+What the function computes on the host, such as a counter or a branch, is fixed, and reading a value of a tensor is an
+error.
 """
 
 from contextlib import nullcontext

@@ -45,7 +45,7 @@ def train(cfg, fixed=None, steps=5, data=NOISE, start=0, checkpoint=None, change
     trainer.callbacks += [Guard(10), health]
     if change is not None:
         trainer.callbacks.append(change)
-    resident = fixed is not None and fixed.images.__class__ is Resident
+    resident = fixed is not None and fixed.images is not None
     batches = Batches(data, gan.batch_size, gan.n_critic, gan.seed, start=start, indices=resident)
     trainer.fit(gan, batches, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
@@ -164,7 +164,7 @@ class Odd(nn.Module):
 )
 def test_a_step_that_no_graph_can_be_goes_on_eagerly(kind, why, config, caplog):
     cfg = config("model=wgan_gp", "model.n_critic=1", *SMALL)
-    fixed, made = recording()
+    fixed, _ = recording()
     with caplog.at_level(logging.WARNING):
         run = train(cfg, fixed, penalties=[Odd(kind)])
     assert run.trainer.global_step == 5

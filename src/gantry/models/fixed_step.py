@@ -11,14 +11,10 @@ from gantry.models.cuda_graph import Capture
 from gantry.models.graphed_step import GraphedStep
 from gantry.models.static_inputs import Kind, StaticInputs
 from gantry.models.step import Record
+from gantry.models.step_inputs import IMAGES
 
 # From inputs by name, among them those of a batch, to images, uint8 (n_critic, B, C, H, W), all on the device.
 Images = Callable[[Mapping[str, Tensor]], Tensor]
-
-
-def as_given(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the images of a batch that holds them."""
-    return inputs["images"]
 
 
 @dataclass
@@ -27,14 +23,14 @@ class FixedStep:
 
     Args:
         capture: returns what makes graphs of a training on a device; None: steps are carried out eagerly.
-        images: makes images of a batch on the device.
+        images: makes images of a batch of indices; None: a batch holds images.
 
     Attributes:
         graphed: replays the steps; None where they are carried out eagerly by Lightning's engine, or before `begin`.
     """
 
     capture: Callable[[torch.device], Capture] | None
-    images: Images = as_given
+    images: Images | None = None
     graphed: GraphedStep | None = field(default=None, init=False)
     _inputs: StaticInputs | None = field(default=None, init=False)
 
@@ -62,7 +58,7 @@ class FixedStep:
             kind: hashable; steps of one kind differ in the values of their inputs alone.
             kinds: returns the shape and dtype of all inputs of any step.
             values: the inputs of this step, on the CPU.
-            step: carries it out eagerly, on inputs on the device, with `images` among them.
+            step: carries it out eagerly, on inputs on the device, with the images among them.
             device: of the networks.
         """
         if self._inputs is None:
@@ -71,6 +67,6 @@ class FixedStep:
         tensors = self._inputs.tensors
 
         def on_fixed_inputs() -> Record:
-            return step({**tensors, "images": self.images(tensors)})
+            return step(tensors if self.images is None else {**tensors, IMAGES: self.images(tensors)})
 
         return on_fixed_inputs() if self.graphed is None else self.graphed(kind, on_fixed_inputs)

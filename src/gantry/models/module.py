@@ -21,7 +21,7 @@ from gantry.models.fixed_step import FixedStep
 from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
 from gantry.models.objective import objective
-from gantry.models.optimizers import OptimizerFactory, check_clipping, fused
+from gantry.models.optimizers import OptimizerFactory, capturable, check_clipping, fused
 from gantry.models.penalties import INPUT_GRADIENT, Constraint, Penalty
 from gantry.models.static_inputs import Kind
 from gantry.models.step import (
@@ -162,12 +162,13 @@ class GAN(LightningModule):
             UserError: `max_grad_norm` is set, and only the optimizer itself unscales the gradients.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        factories = (self.optimizer, self.discriminator_optimizer)
-        generator_optimizer, discriminator_optimizer = factories if scaled else map(fused, factories)
-        optimizers = [
-            generator_optimizer(self.generator.parameters()),
-            discriminator_optimizer(self.discriminator.parameters()),
-        ]
+        graphed = self.fixed is not None and self.fixed.capture is not None
+        optimizers = []
+        for factory, network in ((self.optimizer, self.generator), (self.discriminator_optimizer, self.discriminator)):
+            made = factory if scaled else fused(factory)
+            if graphed and self.trainer.strategy.root_device.type == "cuda":
+                made = capturable(made)
+            optimizers.append(made(network.parameters()))
         check_clipping(optimizers, self.max_grad_norm, scaled)
         return optimizers
 

@@ -23,6 +23,17 @@ def fused(factory: OptimizerFactory) -> OptimizerFactory:
     return partial(factory, **{"fused": True}) if asks else factory
 
 
+def capturable(factory: OptimizerFactory) -> OptimizerFactory:
+    """Let a torch optimizer count its steps on the device, so that its step can be a CUDA graph, if it has the option.
+
+    On a CPU the option raises; there it changes nothing but rounding.
+    """
+    options = signature(factory).parameters if isinstance(factory, partial) else {}
+    keywords = factory.keywords if isinstance(factory, partial) else {}
+    asks = "capturable" in options and not {"differentiable", "capturable"} & keywords.keys()
+    return partial(factory, **{"capturable": True}) if asks else factory
+
+
 def check_clipping(optimizers: Sequence[Optimizer], max_grad_norm: float | None, scaled: bool) -> None:
     """Refuse gradient clipping with a loss scaler and fused optimizers, which unscale gradients only in their step.
 

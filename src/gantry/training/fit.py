@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from pytorch_lightning import Trainer
 
+from gantry.core.determinism import repeatable
 from gantry.core.processes.signals import deferred
 from gantry.models.module import GAN
 from gantry.training.build import Callbacks
@@ -26,7 +29,7 @@ def fit(
 ) -> None:
     """Train from `start` to the end, restart where `rollback` says after divergence, measure and save the last state.
 
-    A request to stop takes effect after the current step.
+    A request to stop takes effect after the current step. On a GPU, cuDNN's deterministic algorithms are used.
 
     Args:
         batches: returns the real batches from a given generator step on.
@@ -36,7 +39,9 @@ def fit(
         RunFailed: training has diverged too often, or the last state cannot be written.
         Stopped: a signal asked the run to stop.
     """
-    with deferred(callbacks.stop), gpus_not_looked_for():
+    # trainer.benchmark=true asks for cuDNN's fastest algorithms instead.
+    same = nullcontext() if torch.backends.cudnn.benchmark else repeatable()
+    with deferred(callbacks.stop), gpus_not_looked_for(), same:
         while True:
             try:
                 trainer.fit(gan, train_dataloaders=batches(start.step), ckpt_path=start.checkpoint, weights_only=True)

@@ -83,6 +83,7 @@ def train(
         from gantry.training.extensions import build_extensions
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
+        from gantry.training.hardware.cuda_graph import fixed_step
         from gantry.training.hardware.precision import settled
         from gantry.training.memory import say_need
         from gantry.training.rollback import Rollback
@@ -106,7 +107,10 @@ def train(
             parts = (network, io, evaluator, data, tracker, peers)
             callbacks = build_callbacks(cfg, folder, tags["variant"], *parts, watching, own.callbacks)
             trainer.callbacks += callbacks.ordered  # type: ignore[attr-defined]
+            gan.fixed = fixed_step(cfg, trainer, data, own.callbacks)
             batches = partial(Batches, data, gan.batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
+            if gan.fixed is not None:
+                batches = partial(batches, indices=gan.fixed.images is not None)
             fit(trainer, gan, batches, start, Rollback(cfg.guard, gan, folder, tracker, peers), callbacks)
             return _saved(summarise(cfg, folder, tags, data, trainer, gan, callbacks), tracker, peers)
 

@@ -93,9 +93,10 @@ def test_what_may_differ_on_resuming_between_machines_and_in_a_comparison():
         "tracking",
         "data.root",
         "trainer.logger",
+        "cuda_graph",
     }
     assert {*PLACES} == {"paths", "tracking", "data.root", "data.folder", "metrics.extractor.weights", "init_from"}
-    assert {*NOT_COMPARED} == {"paths", "tracking", "sweep", "log_every", "seed", "metrics.measures"}
+    assert {*NOT_COMPARED} == {"paths", "tracking", "sweep", "log_every", "seed", "metrics.measures", "cuda_graph"}
     assert within("guard.every", FREE)
     assert not within("guards.every", FREE)
     assert declared(Train)["seed"].most == 2**63 - 1

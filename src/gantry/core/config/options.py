@@ -142,6 +142,11 @@ class Train:
         1, "such batches in a step, one after the other: the same as one batch as many times as large"
     )
     compile: bool = option(False, "run the networks through torch.compile")
+    cuda_graph: bool | Literal["auto"] = option(
+        "auto",
+        "replay steps as CUDA graphs; auto: where a GPU and the config allow it",
+        **{"optional": True, "resumable": True, "compared": False},
+    )
     seed: int = option(0, "of every draw; seed=0,1,2 repeats", least=0, most=2**63 - 1, compared=False)
     log_every: int = option(50, "generator steps between logged losses", resumable=True, compared=False)
     resume: str | None = path(None, "a run to go on with: its folder, id or name in MLflow, latest, best, or auto")

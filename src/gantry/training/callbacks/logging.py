@@ -63,8 +63,11 @@ class TrainingLog(Callback):
     ) -> None:
         """Add this step's values, and log when due."""
         self.deliver()
-        for name, value in outputs.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        known = [name for name in outputs if name in self.sums]
+        pairs = [self.sums[name] for name in known], [outputs[name] for name in known]
+        added = torch._foreach_add(*pairs) if known else ()
+        self.sums |= outputs | dict(zip(known, added, strict=True))
+        for name in outputs:
             self.counts[name] = self.counts.get(name, 0) + 1
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
