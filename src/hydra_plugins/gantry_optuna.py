@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
-from gantry.core.processes.devices import gpus_wanted, visible_gpus
+from gantry.core.processes.devices import jobs_at_once, visible_gpus
 from gantry.sweeps.search import STUDY_FILE, Search, check_options
 from gantry.sweeps.search_space import read_space
 from gantry.training.rules import check_run
@@ -100,12 +100,10 @@ def _higher_is_better(config: DictConfig) -> bool:
 
 
 def _at_once(config: DictConfig) -> int:
-    """Return how many jobs run at once: `sweep.jobs`, or with auto one on a CPU, one per group of GPUs."""
+    """Return how many jobs run at once: `sweep.jobs`, or with auto one on a CPU, else as many as the GPUs hold."""
     if config.sweep.jobs != "auto":
         return int(config.sweep.jobs)
-    gpus = len(visible_gpus())
-    wanted = gpus_wanted(config.trainer, gpus)
-    return max(1, gpus // wanted) if wanted else 1
+    return max(1, jobs_at_once(config.trainer, len(visible_gpus()), config.sweep.jobs_per_device))
 
 
 @dataclass

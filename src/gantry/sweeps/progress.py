@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gantry.core.files import read_json
+from gantry.core.processes.devices import short_name
 from gantry.core.text import show
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import LOG_FILE, PROGRESS_FILE, log_tail
@@ -84,7 +85,8 @@ class LineView:
         done = checkpoint_files.found(job.folder)
         goes_on = f"continues at step {done[0].step if done else 0}"
         what = {"continues": goes_on, "again": "starts again"}.get(job.state, "started")
-        self._say(job, f"{what}, log in {show(job.folder / LOG_FILE)}")
+        where = f" on GPU {short_name(job.record.device)}" if job.record.device else ""
+        self._say(job, f"{what}{where}, log in {show(job.folder / LOG_FILE)}")
 
     def ended(self, job: Job) -> None:
         reason = f": {job.reason}" if job.reason else ""
