@@ -143,7 +143,7 @@ def test_jobs_share_the_cores_and_run_at_most_so_many_at_once(tiny, monkeypatch)
         folder = tiny.sweep / job["folder"]
         spans.append(((folder / "pids").stat().st_mtime, (folder / "status.json").stat().st_mtime))
         cores = len(os.sched_getaffinity(0))
-        assert tiny.environment(job["number"]) == [str(max(1, cores // 2)), None, None]
+        assert tiny.environment(job["number"]) == [str(max(1, cores // 2)), "", None]
     most = max(sum(start <= moment <= end for start, end in spans) for moment, _ in spans)
     assert most == 2
 

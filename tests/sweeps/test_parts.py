@@ -27,6 +27,7 @@ from gantry.sweeps import launcher
 from gantry.sweeps.job import Job, verdict
 from gantry.sweeps.progress import LineView, TerminalView, duration
 from gantry.sweeps.summary_table import table
+from gantry.sweeps.sweep import Sweep
 
 TINY = Path(__file__).with_name("tiny_train.py")
 
@@ -45,6 +46,16 @@ def test_a_sweeps_table_and_record_name_a_jobs_gpus(tmp_path, capsys, at):
     assert first.split() == ["0", "seed=0", "KILLED", *expected]
     LineView([]).started(Job(jobs[0], [], OmegaConf.create(), tmp_path / "0"))
     assert ("on GPU" in capsys.readouterr().out) == (at is not None)
+
+
+def test_a_full_disk_keeps_the_gpus_of_a_job_off_the_record_and_ends_no_sweep(tmp_path, monkeypatch, caplog):
+    record = SweepRecord(tmp_path, "mine", [])
+    led = SimpleNamespace(record=record)
+    Sweep.record_places(led)
+    assert load_sweep(tmp_path) == record
+    monkeypatch.setattr(SweepRecord, "save", lambda self: (_ for _ in ()).throw(OSError("No space left on device")))
+    Sweep.record_places(led)
+    assert "sweep.json cannot be written: No space left on device" in caplog.text
 
 
 def test_the_record_of_an_older_sweep_names_no_gpus(tmp_path):
@@ -259,7 +270,7 @@ def test_what_a_sweeper_has_composed_is_not_composed_again() -> None:
 @pytest.mark.parametrize("width", [20, 200])
 def test_the_terminal_shows_names_as_they_are_in_any_width(tmp_path, width):
     """Rich would take brackets for its markup and :words: for pictures."""
-    job = Job(JobRecord(0, [], "0"), [], OmegaConf.create(), tmp_path, label="a=[red] b=:bug:")
+    job = Job(JobRecord(0, [], "0", "MIG[bold]77a"), [], OmegaConf.create(), tmp_path, label="a=[red] b=:bug:")
     job.process, job.started = SimpleNamespace(), 1.0
     record = {"step": 1, "steps": 2, "metric": "fid[bold]:bug:", "value": 1.5, "seconds_left": 61.0}
     (tmp_path / "progress.json").write_text(json.dumps(record))
@@ -267,5 +278,5 @@ def test_the_terminal_shows_names_as_they_are_in_any_width(tmp_path, width):
     console = Console(file=shown, width=width, force_terminal=True, color_system=None)
     view = TerminalView([job], Live(console=console))
     console.print(view._table())
-    whole = ("a=[red] b=:bug:", "fid[bold]:bug:", "running", "1/2", "1:01 left", "1.5")
+    whole = ("a=[red] b=:bug:", "fid[bold]:bug:", "running", "1/2", "1:01 left", "1.5", "GPU", "MIG[bold]77a")
     assert [text for text in whole if text not in shown.getvalue()] == [] or width == 20

@@ -79,7 +79,7 @@ class ProcessLauncher(Launcher):
                 timeout=options.timeout,
                 may_fail=None if options.max_failures is None else options.max_failures - sweep.failures,
                 environment=sweep.environment,
-                started=sweep.record.save,
+                placed=sweep.record_places,
                 ended=sweep.record_ending,
                 shown=shown,
             ).run()
@@ -201,7 +201,7 @@ class Running:
         timeout: seconds without progress after which a job is stopped; None: never.
         may_fail: number of failed jobs after which no further job is started; None: no limit.
         environment: variables added to each job's environment.
-        started: called once a job has started, whose record then names its GPUs.
+        placed: called once a job has started on other GPUs than its record has named so far.
         ended: called with each job once it has ended.
         shown: the display of the jobs' progress.
     """
@@ -211,7 +211,7 @@ class Running:
     timeout: float | None
     may_fail: int | None
     environment: dict[str, str]
-    started: Callable[[], None]
+    placed: Callable[[], None]
     ended: Callable[[Job], None]
     shown: View
     running: list[Job] = field(default_factory=list)
@@ -270,10 +270,11 @@ class Running:
                 continue
             if job.state == "again":
                 set_aside(job.folder)
-            job.record.device = share.get(GPUS)
+            before, job.record.device = job.record.device, share.get(GPUS)
             job.start(self.environment | share, leash)
             self.running.append(job)
-            self.started()
+            if job.record.device != before:
+                self.placed()
             self.shown.started(job)
 
 

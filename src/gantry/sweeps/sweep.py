@@ -87,6 +87,13 @@ class Sweep:
         self.record.jobs += [job.record for job in jobs if job.record.number not in known]
         self.record.save()
 
+    def record_places(self) -> None:
+        """Write the record, whose jobs name their GPUs; a disk that is full ends no sweep."""
+        try:
+            self.record.save()
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.record.folder / SWEEP_FILE, error)
+
     def record_ending(self, job: Job) -> None:
         """Set, in the background, the final status of a job's run in MLflow."""
         assert job.status is not None
