@@ -57,7 +57,7 @@ def check_ended_early(folder, summary):
 
 
 def test_a_run_that_a_callback_ends_between_two_looks_is_checked_measured_and_saved(config, tmp_path, elsewhere):
-    check_ended_early(tmp_path, train(config(*SMALL, "trainer.accelerator=cpu"), tmp_path, TAGS, watching=[Ender()]))
+    check_ended_early(tmp_path, train(config(*SMALL), tmp_path, TAGS, watching=[Ender()]))
     assert not elsewhere
 
 
