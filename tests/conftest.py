@@ -15,12 +15,30 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from project import ROOT
 
+from gantry.core.processes.devices import GPUS
 from gantry.training import memory
 
 ESTIMATES = {}
+USUAL = ["tracking=none", "trainer.accelerator=cpu", "paths.root=.", "paths.cache=."]  # overrides win over them
 MLFLOWS = ("TRACKING_URI", "REGISTRY_URI", "EXPERIMENT_NAME", "EXPERIMENT_ID", "RUN_ID", "TRACKING_USERNAME")
 for name in (*MLFLOWS, "TRACKING_PASSWORD", "TRACKING_TOKEN"):
     os.environ.pop(f"MLFLOW_{name}", None)  # the developer's own, which would send the tests' runs to their store
+
+
+def pytest_configure(config):
+    """Hide the GPUs from a run without the tests marked `gpu`, so that it is the same on every machine."""
+    if "not gpu" in config.option.markexpr:
+        os.environ[GPUS] = ""
+
+
+@pytest.fixture(autouse=True)
+def commands_on_the_cpu(request, monkeypatch):
+    """Hide the GPUs from the processes that a test starts, unless it is marked `gpu`.
+
+    Many of these tests start several jobs or ranks, for which one GPU is too few, or compare two runs bit by bit.
+    """
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv(GPUS, "")
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +79,14 @@ def cache(tmp_path_factory):
 
 @functools.cache
 def composed(*overrides):
-    """conf/train.yaml with overrides, composed once for all tests that ask for the same."""
+    """conf/train.yaml with overrides, on the CPU, composed once for all tests that ask for the same."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", ["tracking=none", "paths.root=.", "paths.cache=.", *overrides])
+        return compose("train", [*USUAL, *overrides])
 
 
 @pytest.fixture
 def config(tmp_path, cache):
-    """Compose conf/train.yaml with overrides, untracked."""
+    """Compose conf/train.yaml with overrides, untracked and on the CPU."""
 
     def of_this_test(*overrides):
         cfg = copy.deepcopy(composed(*overrides))

@@ -12,9 +12,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from gantry.core.config.options import WHILE_TRAINING
+from gantry.core.config.declaration import declared
+from gantry.core.config.options import WHILE_TRAINING, Train
 from gantry.core.errors import UserError
-from gantry.core.processes.devices import gpus_wanted, visible_gpus
+from gantry.core.processes.devices import jobs_at_once, visible_gpus
 from gantry.sweeps.search import STUDY_FILE, Search, check_options
 from gantry.sweeps.search_space import read_space
 from gantry.training.rules import check_run
@@ -52,6 +53,7 @@ class GantryOptuna(Sweeper):
             UserError: the search cannot work; no job has been started.
         """
         check_options(self.n_trials, self.sampler, self.seed)
+        check_jobs(self.config)
         folder = Path(self.config.hydra.sweep.dir)
         if (folder / STUDY_FILE).exists() and self.config.sweep.resume is None:
             raise UserError(f"{folder} holds a search; go on with it by sweep.resume={folder}")
@@ -99,13 +101,24 @@ def _higher_is_better(config: DictConfig) -> bool:
     return next(iter(built(first)[0].directions.values()), False)  # type: ignore[arg-type]
 
 
+def check_jobs(config: DictConfig) -> None:
+    """Refuse numbers of jobs that are none: they size the first batch, before the config of any trial is checked.
+
+    Raises:
+        UserError: names the valid values.
+    """
+    for key in ("sweep.jobs", "sweep.jobs_per_device"):
+        option, value = declared(Train)[key], OmegaConf.select(config, key)
+        assert option.kind is not None
+        if not option.kind.accepts(value) or (isinstance(value, int) and value < 1):
+            raise UserError(f"{key}: must be {option.values}, not {value}")
+
+
 def _at_once(config: DictConfig) -> int:
-    """Return how many jobs run at once: `sweep.jobs`, or with auto one on a CPU, one per group of GPUs."""
+    """Return how many jobs run at once: `sweep.jobs`, or with auto one on a CPU, else as many as the GPUs hold."""
     if config.sweep.jobs != "auto":
         return int(config.sweep.jobs)
-    gpus = len(visible_gpus())
-    wanted = gpus_wanted(config.trainer, gpus)
-    return max(1, gpus // wanted) if wanted else 1
+    return max(1, jobs_at_once(config.trainer, len(visible_gpus()), config.sweep.jobs_per_device))
 
 
 @dataclass

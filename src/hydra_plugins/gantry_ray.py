@@ -18,10 +18,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantry.core.errors import JobFailed, UserError
+from gantry.core.processes.devices import gpus_wanted
 from gantry.core.processes.signals import Stop, deferred, undisturbed
 from gantry.sweeps.job import GRACE
 
 TICK = 0.5  # seconds between two checks for signals
+FINEST = 10_000  # parts of a GPU that Ray can tell apart
 
 
 class GantryRay(Launcher):
@@ -43,7 +45,7 @@ class GantryRay(Launcher):
         """Run one job for each list of overrides.
 
         Raises:
-            UserError: Ray is not installed.
+            UserError: Ray is not installed, or `sweep.jobs_per_device` cannot be kept; no job has been started.
         """
         try:
             import ray
@@ -51,19 +53,19 @@ class GantryRay(Launcher):
             raise UserError("Ray is not installed: pip install 'gantry-gan[ray]'") from error
         setup_globals()
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)  # resolved once for all jobs
+        jobs = [(overrides, self._config(n, overrides)) for n, overrides in enumerate(job_overrides, initial_job_idx)]
+        asked = jobs[0][1].sweep.jobs_per_device
+        shared = asked if isinstance(asked, int) and asked > 0 else 1  # each job refuses any other
+        check_sharing(shared, [config.trainer for _, config in jobs], self.options["remote"])
         stop = Stop()
         if not ray.is_initialized():
             ray.init(**self.options["init"])
-        gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}  # without it Ray hides the GPUs
+        gpus = part_of_a_gpu(shared, ray.cluster_resources().get("GPU", 0))
         # The sweep resumes a lost job; Ray must not restart it in a folder that holds its first half.
         remote = ray.remote(max_retries=0, **gpus | self.options["remote"])(_run)
         state = Singleton.get_state()
-        waiting = []
-        for number, overrides in enumerate(job_overrides, initial_job_idx):
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            with open_dict(config):
-                config.hydra.job.num, config.hydra.job.id = number, str(number)
-            waiting.append((overrides, remote.remote(self.hydra_context, self.task_function, config, state)))
+        task = self.hydra_context, self.task_function
+        waiting = [(overrides, remote.remote(*task, config, state)) for overrides, config in jobs]
         # Ray's own handler of SIGTERM aborts the process, and an exception raised in ours is lost in Ray's calls.
         left = [reference for _, reference in waiting]
         try:
@@ -85,6 +87,46 @@ class GantryRay(Launcher):
                 failure = JobFailed(f"Ray lost it: {error}")
                 returned.append(JobReturn(list(overrides), status=JobStatus.FAILED, _return_value=failure))
         return returned
+
+    def _config(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, str(number)
+        return config
+
+
+def check_sharing(shared: int, trainers: Sequence[DictConfig], remote: dict[str, Any]) -> None:
+    """Refuse what contradicts `shared` jobs on a GPU, before Ray starts.
+
+    Args:
+        shared: `sweep.jobs_per_device`.
+        trainers: of the jobs' configs.
+        remote: the resources of a job that the user has chosen.
+
+    Raises:
+        UserError: names what to leave out.
+    """
+    if shared == 1:
+        return
+    if "num_gpus" in remote:
+        raise UserError(f"hydra.launcher.ray.remote.num_gpus: leave it out beside sweep.jobs_per_device={shared}")
+    if any(gpus_wanted(trainer, 1) != 1 for trainer in trainers):
+        raise UserError(
+            f"sweep.jobs_per_device={shared}: under Ray every job has to run on one GPU (trainer.devices=1)"
+        )
+
+
+def part_of_a_gpu(shared: int, there_are: float) -> dict[str, float]:
+    """Return the `num_gpus` of a job: 1, or the largest part that Ray gives to `shared` jobs; empty without GPUs.
+
+    Raises:
+        UserError: the `there_are` GPUs of the cluster are none, and were to be shared.
+    """
+    if there_are:
+        return {"num_gpus": 1 if shared == 1 else FINEST // shared / FINEST}  # without it Ray hides the GPUs
+    if shared > 1:
+        raise UserError(f"sweep.jobs_per_device={shared}: the Ray cluster has no GPU to share")
+    return {}
 
 
 def _run(context: HydraContext, task: TaskFunction, config: DictConfig, state: dict[Any, Any]) -> JobReturn:

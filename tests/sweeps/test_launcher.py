@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from processes import alive, at_work_in, wait_for
-from tiny_train import EXIT, FILL, HANG, KILL, RAISE
+from tiny_train import EXIT, FILL, FULL, HANG, KILL, RAISE
 
 from gantry.runs import checkpoint_files
 
@@ -57,6 +57,19 @@ class Tiny:
             record = json.loads(status.read_text()) if status.exists() else {"status": None, "reason": None}
             found[seed] = (record["status"], record["reason"])
         return found
+
+    def ran_on(self):
+        """For each job by its seed: when it began and ended, and its GPU on record."""
+        found = {}
+        for job, seed in zip(self.jobs(), self.statuses(), strict=True):
+            times = [(self.sweep / job["folder"] / name).stat().st_mtime for name in ("pids", "status.json")]
+            found[seed] = (*times, job["device"])
+        return found
+
+    def environment(self, number):
+        """What a job that has finished was given: threads, GPUs, how many jobs share them."""
+        (file,) = self.sweep.glob(f"{number}_*/summary.json")
+        return json.loads(file.read_text())["environment"]
 
     def steps(self, number):
         (file,) = self.sweep.glob(f"{number}_*/metrics.jsonl")
@@ -130,9 +143,79 @@ def test_jobs_share_the_cores_and_run_at_most_so_many_at_once(tiny, monkeypatch)
         folder = tiny.sweep / job["folder"]
         spans.append(((folder / "pids").stat().st_mtime, (folder / "status.json").stat().st_mtime))
         cores = len(os.sched_getaffinity(0))
-        assert json.loads((folder / "summary.json").read_text())["environment"] == [str(max(1, cores // 2)), None]
+        assert tiny.environment(job["number"]) == [str(max(1, cores // 2)), "", None]
     most = max(sum(start <= moment <= end for start, end in spans) for moment, _ in spans)
     assert most == 2
+
+
+UUIDS = ["GPU-8a3f0c11-2222-3333-4444-555555555555", "MIG-77aa9b12-2222-3333-4444-555555555555"]
+
+
+def test_several_jobs_share_a_gpu_and_what_becomes_of_one_frees_its_place(tiny):
+    seeds = [0, KILL, FULL, 1, 2, RAISE, 3, 4]
+    code, text = tiny.run(
+        f"seed={','.join(map(str, seeds))}",
+        "steps=40",
+        "sweep.jobs_per_device=2",
+        **{"CUDA_VISIBLE_DEVICES": ",".join(UUIDS), "TINY_PAUSE": "0.05"},
+    )
+    assert code == 1, text
+    statuses = tiny.statuses()
+    assert [statuses[seed][0] for seed in range(5)] == ["FINISHED"] * 5
+    assert statuses[KILL][0] == "KILLED"
+    assert statuses[RAISE] == ("FAILED", "ValueError: on purpose")
+    status, reason = statuses[FULL]
+    assert status == "FAILED"
+    assert "this job's part of the GPU's memory (sweep.jobs_per_device=2) does not suffice" in reason
+    assert "sweep.jobs_per_device=1 gives each job" in reason
+    assert "CUDA out of memory" in reason
+    ran = tiny.ran_on()
+    for uuid in UUIDS:
+        spans = [(began, ended) for began, ended, at in ran.values() if at == uuid]
+        assert len(spans) >= 2
+        assert max(sum(began <= moment <= ended for began, ended in spans) for moment, _ in spans) <= 2
+    spans = [(began, ended) for began, ended, _ in ran.values()]
+    assert max(sum(began <= moment <= ended for began, ended in spans) for moment, _ in spans) > 2
+    for number, seed in enumerate(seeds):
+        at = ran[seed][2]
+        assert f"started on GPU {at[:12]}, log in" in text
+        assert re.search(rf"^{number} +seed={seed} +{statuses[seed][0]} +{at[:12]} ", text, re.M), text
+        if statuses[seed][0] == "FINISHED":
+            assert tiny.environment(number)[1:] == [at, "2"]
+
+
+def test_a_killed_sweep_on_a_shared_gpu_is_taken_up_with_fewer_jobs_on_it(tiny):
+    at = {"CUDA_VISIBLE_DEVICES": "3", "TINY_PAUSE": "0.05"}
+    started = tiny.start("-m", "tracking=none", "seed=0,1,2", "steps=60", "sweep.jobs_per_device=2", **at)
+    wait_for(lambda: len(tiny.under_way(2, 50)) == 2)
+    started.kill()
+    started.communicate()
+    wait_for(lambda: not tiny.left(), 20)
+    assert [job["device"] for job in tiny.jobs()] == ["3", "3", None]
+    resumed = tiny.start(f"sweep.resume={tiny.sweep}", "sweep.jobs_per_device=1", **at)
+    text = resumed.communicate(timeout=60)[0]
+    assert resumed.returncode == 0, text
+    assert [status for status, _ in tiny.statuses().values()] == ["FINISHED"] * 3
+    assert [job["device"] for job in tiny.jobs()] == ["3"] * 3
+    for number in range(3):
+        assert tiny.steps(number) == list(range(1, 61))
+        assert tiny.environment(number)[1:] == ["3", None]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["sweep.jobs_per_device=2"], "there is no GPU to share"),
+        (["sweep.jobs_per_device=2", "hydra/launcher=basic"], "hydra/launcher=basic does not share GPUs among jobs"),
+        (["sweep.jobs_per_device=0"], "sweep.jobs_per_device: must be at least 1, not 0"),
+        (["sweep.jobs_per_device=65"], "sweep.jobs_per_device: must be at most 64, not 65"),
+    ],
+)
+def test_gpus_that_cannot_be_shared_are_refused_before_a_job_starts(tiny, options, said):
+    code, text = tiny.run("seed=0,1", *options, CUDA_VISIBLE_DEVICES="")
+    assert code == 2, text
+    assert said in text
+    assert not list(tiny.folder.glob("outputs/*/*/sweep.json"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

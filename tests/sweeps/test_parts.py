@@ -1,4 +1,4 @@
-"""The parts of a sweep by themselves: who gets which GPU, what a command line means, how a job's end is judged."""
+"""The parts of a sweep by themselves: what a command line means, where a job has run, how a job's end is judged."""
 
 import io
 import json
@@ -20,86 +20,48 @@ from rich.live import Live
 from gantry.commands import arguments
 from gantry.core.config.overrides import identity, labels, of_the_run, quoted
 from gantry.core.errors import UserError
-from gantry.core.processes import devices
-from gantry.core.processes.devices import Shares, gpus_wanted, visible_gpus
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import log_tail, set_aside, state_of, write_status
 from gantry.runs.sweep_record import JobRecord, SweepRecord, load_sweep
 from gantry.sweeps import launcher
 from gantry.sweeps.job import Job, verdict
-from gantry.sweeps.progress import TerminalView, duration
+from gantry.sweeps.progress import LineView, TerminalView, duration
+from gantry.sweeps.summary_table import table
+from gantry.sweeps.sweep import Sweep
 
 TINY = Path(__file__).with_name("tiny_train.py")
 
 
-def trainer(**options):
-    return OmegaConf.create({"accelerator": "auto", "devices": 1} | options)
+@pytest.mark.parametrize("at", [None, "0", "GPU-8a3f0c11-2222-3333-4444-555555555555,1"])
+def test_a_sweeps_table_and_record_name_a_jobs_gpus(tmp_path, capsys, at):
+    (tmp_path / "0").mkdir()
+    write_status(tmp_path / "0", "KILLED", "by hand")
+    jobs = [JobRecord(0, ["seed=0"], "0", at), JobRecord(1, ["seed=1"], "1")]
+    SweepRecord(tmp_path, "mine", [], jobs=jobs).save()
+    loaded = load_sweep(tmp_path)
+    assert [job.device for job in loaded.jobs] == [at, None]
+    head, first, *_ = table(loaded).strip().splitlines()
+    assert head.split()[:4] == ["job", "run", "status", "GPU" if at else "steps"]
+    expected = {None: [], "0": ["0"]}.get(at, ["GPU-8a3f0c11,1"])
+    assert first.split() == ["0", "seed=0", "KILLED", *expected]
+    LineView([]).started(Job(jobs[0], [], OmegaConf.create(), tmp_path / "0"))
+    assert ("on GPU" in capsys.readouterr().out) == (at is not None)
 
 
-def test_gpus_go_to_one_job_at_a_time():
-    shares = Shares(["0", "1", "2"], at_once=None, n_cores=8)
-    two = trainer(devices=2)
-    assert shares.take(0, two) == {"CUDA_VISIBLE_DEVICES": "0,1"}
-    assert shares.take(1, two) is None
-    assert shares.take(2, trainer())["CUDA_VISIBLE_DEVICES"] == "2"
-    assert shares.take(3, trainer()) is None
-    shares.give_back(0)
-    assert shares.take(1, two)["CUDA_VISIBLE_DEVICES"] == "0,1"
-    shares.give_back(2)
-    assert shares.take(3, trainer())["CUDA_VISIBLE_DEVICES"] == "2"
+def test_a_full_disk_keeps_the_gpus_of_a_job_off_the_record_and_ends_no_sweep(tmp_path, monkeypatch, caplog):
+    record = SweepRecord(tmp_path, "mine", [])
+    led = SimpleNamespace(record=record)
+    Sweep.record_places(led)
+    assert load_sweep(tmp_path) == record
+    monkeypatch.setattr(SweepRecord, "save", lambda self: (_ for _ in ()).throw(OSError("No space left on device")))
+    Sweep.record_places(led)
+    assert "sweep.json cannot be written: No space left on device" in caplog.text
 
 
-@pytest.mark.parametrize(("at_once", "together"), [(None, 1), (3, 3)])
-def test_on_the_processor_jobs_share_the_cores(monkeypatch, at_once, together):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    shares = Shares([], at_once=at_once, n_cores=8)
-    taken = [shares.take(number, trainer()) for number in range(4)]
-    assert [share is not None for share in taken] == [number < together for number in range(4)]
-    assert taken[0] == ({} if together == 1 else {"OMP_NUM_THREADS": "2"})
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user knows better
-    shares.give_back(0)
-    assert shares.take(9, trainer()) == {}
-
-
-@pytest.mark.parametrize(("at_once", "devices", "threads"), [(1, 2, "4"), (2, 2, "2"), (2, 8, "1"), (1, "auto", None)])
-def test_the_ranks_of_jobs_share_them_too(monkeypatch, at_once, devices, threads):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    taken = Shares([], at_once=at_once, n_cores=8).take(1, trainer(devices=devices, accelerator="cpu"))
-    assert taken.get("OMP_NUM_THREADS") == threads
-
-
-@pytest.mark.parametrize(
-    ("options", "there_are", "wanted"),
-    [
-        ({}, 0, 0),
-        ({}, 4, 1),
-        ({"accelerator": "cpu"}, 4, 0),
-        ({"accelerator": "gpu", "devices": 3}, 4, 3),
-        ({"devices": "auto"}, 4, 4),
-        ({"devices": -1}, 4, 4),
-        ({"devices": [0, 2]}, 4, 2),
-    ],
-)
-def test_a_job_takes_the_gpus_its_trainer_asks_for(options, there_are, wanted):
-    assert gpus_wanted(trainer(**options), there_are) == wanted
-
-
-def test_more_gpus_than_there_are_is_refused():
-    with pytest.raises(UserError, match=r"trainer\.devices=3 takes 3 GPUs; there are 2"):
-        Shares(["0", "1"], at_once=None, n_cores=8).check([trainer(), trainer(devices=3)])
-
-
-def test_gpus_are_those_the_process_may_see(monkeypatch, tmp_path):
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3,GPU-8a"}) == ["3", "GPU-8a"]
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == []
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert devices.visible_gpus({}) == ["0", "1"]
-    tool.unlink()
-    assert devices.visible_gpus({}) == []
+def test_the_record_of_an_older_sweep_names_no_gpus(tmp_path):
+    job = {"number": 0, "overrides": ["seed=0"], "folder": "0"}
+    (tmp_path / "sweep.json").write_text(json.dumps({"name": "old", "overrides": [], "jobs": [job]}))
+    assert load_sweep(tmp_path).jobs == [JobRecord(0, ["seed=0"], "0")]
 
 
 def test_labels_say_what_sets_jobs_apart():
@@ -308,7 +270,7 @@ def test_what_a_sweeper_has_composed_is_not_composed_again() -> None:
 @pytest.mark.parametrize("width", [20, 200])
 def test_the_terminal_shows_names_as_they_are_in_any_width(tmp_path, width):
     """Rich would take brackets for its markup and :words: for pictures."""
-    job = Job(JobRecord(0, [], "0"), [], OmegaConf.create(), tmp_path, label="a=[red] b=:bug:")
+    job = Job(JobRecord(0, [], "0", "MIG[bold]77a"), [], OmegaConf.create(), tmp_path, label="a=[red] b=:bug:")
     job.process, job.started = SimpleNamespace(), 1.0
     record = {"step": 1, "steps": 2, "metric": "fid[bold]:bug:", "value": 1.5, "seconds_left": 61.0}
     (tmp_path / "progress.json").write_text(json.dumps(record))
@@ -316,5 +278,5 @@ def test_the_terminal_shows_names_as_they_are_in_any_width(tmp_path, width):
     console = Console(file=shown, width=width, force_terminal=True, color_system=None)
     view = TerminalView([job], Live(console=console))
     console.print(view._table())
-    whole = ("a=[red] b=:bug:", "fid[bold]:bug:", "running", "1/2", "1:01 left", "1.5")
+    whole = ("a=[red] b=:bug:", "fid[bold]:bug:", "running", "1/2", "1:01 left", "1.5", "GPU", "MIG[bold]77a")
     assert [text for text in whole if text not in shown.getvalue()] == [] or width == 20

@@ -14,18 +14,24 @@ from gantry.commands import cli
 from gantry.commands.arguments import arguments
 from gantry.core.files import ROOT, write_json
 from gantry.core.processes import parent_watch
+from gantry.core.processes.devices import GPUS, JOBS, THREADS
 from gantry.core.processes.locks import held
 from gantry.core.processes.signals import Stop, deferred
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import PROGRESS_FILE, rewind
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.sweeps.sweep import leading
+from gantry.training.hardware.out_of_memory import advised
 from gantry.training.resume import Start, ending_on_record, parameters, take_up
 from gantry.training.run_record import closed_truthfully
 
-RAISE, KILL, EXIT, HANG, FILL = 90, 91, 92, 93, 94
+RAISE, KILL, EXIT, HANG, FILL, FULL = 90, 91, 92, 93, 94, 95
 AT = 3  # the step at which it happens
 PAUSE = float(os.environ.get("TINY_PAUSE", "0.01"))
+
+
+class OutOfMemoryError(RuntimeError):
+    """Torch's, by its name and its words."""
 
 
 def sabotage(seed):
@@ -40,6 +46,8 @@ def sabotage(seed):
         time.sleep(1000)
     if seed == FILL:
         raise MemoryError
+    if seed == FULL:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def job(cfg):
@@ -64,7 +72,7 @@ def train(cfg, folder, start):
         rewind(folder, done if start.checkpoint else -1)
     tracker, stop = FolderTracker(folder), Stop()
     tracker.log_params(parameters(cfg))
-    with closed_truthfully(tracker):
+    with closed_truthfully(tracker), advised(cfg, 1):
         with deferred(stop):
             for step in range(done + 1, cfg.steps + 1):
                 time.sleep(PAUSE)
@@ -87,8 +95,8 @@ def train(cfg, folder, start):
                 stop.check()
         values = {"fid": 1 / cfg.steps}
         summary = {"primary": "fid", "first": {"fid": 1.0}, "best": values, "final": values, "steps": cfg.steps}
-        threads = os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES")
-        write_json(summary | {"images_per_second": 1.0, "environment": threads}, folder / "summary.json")
+        given = [os.environ.get(name) for name in (THREADS, GPUS, JOBS)]
+        write_json(summary | {"images_per_second": 1.0, "environment": given}, folder / "summary.json")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.profilers import PassThroughProfiler
+from pytorch_lightning.strategies import strategy
 from small import NOISE, bare_trainer
 from torch import nn
 
@@ -24,6 +25,7 @@ from gantry.training.lightning_overrides import (
     leave_out_empty_hooks,
     leave_signals,
     note_hooks_quickly,
+    return_to_device,
 )
 
 STEPS = 2
@@ -113,6 +115,21 @@ def test_without_a_gpu_torch_is_told_so_for_as_long_as_it_trains(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with gpus_not_looked_for():
         assert GPUS not in os.environ
+
+
+def test_what_lightning_moves_to_the_cpu_after_fit_returns_to_the_device(monkeypatch):
+    """The state of the optimizers too; the meta device stands for a GPU."""
+    moved, move = [], strategy._optimizers_to_device
+    monkeypatch.setattr(strategy, "_optimizers_to_device", lambda *given: (moved.append(given[1]), move(*given)))
+    trained = gan()
+    trainer = fit(trained)
+    assert moved == [trainer.strategy.root_device, torch.device("cpu")]  # where it is set up, and torn down
+    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("meta"))
+    return_to_device(trainer, trained)
+    states = [state for one in trainer.optimizers for state in one.state.values()]
+    tensors = [value for state in states for name, value in state.items() if name != "step"]
+    assert {tensor.device.type for tensor in (*trained.parameters(), *trained.buffers(), *tensors)} == {"meta"}
+    assert len(tensors) == 2 * len([*trained.generator.parameters(), *trained.discriminator.parameters()])
 
 
 @pytest.mark.parametrize("left", [True, False])

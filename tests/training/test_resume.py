@@ -176,12 +176,12 @@ def test_options_come_before_the_overrides_of_the_run(tmp_path):
 
 def test_a_longer_budget_goes_on_to_where_it_would_have_ended(run, config, overrides, tmp_path):
     run("stopped")
-    longer = [*overrides, "steps=9", "trainer.accelerator=cpu"]
+    longer = [*overrides, "steps=9", "guard.every=25"]
     cfg = config(*longer, f"resume={tmp_path}/stopped")
     assert is_done(tmp_path / "stopped", config(*overrides))
     assert not is_done(tmp_path / "stopped", cfg)
     start = take_up(tmp_path / "stopped", cfg)
-    assert (start.step, start.changes) == (6, ("steps 6 -> 9", "trainer.accelerator auto -> cpu"))
+    assert (start.step, start.changes) == (6, ("guard.every 50 -> 25", "steps 6 -> 9"))
     training.train(cfg, tmp_path / "stopped", TAGS, start)
     training.train(config(*longer), tmp_path / "whole", TAGS)
     mine, theirs = history(tmp_path / "stopped"), history(tmp_path / "whole")
@@ -189,8 +189,8 @@ def test_a_longer_budget_goes_on_to_where_it_would_have_ended(run, config, overr
     assert final  # it had ended there once
     assert [{k: v for k, v in line.items() if line["step"] != 6 or k not in final} for line in mine] == theirs
     tags = json.loads((tmp_path / "stopped" / "tags.json").read_text())
-    assert tags["gantry.resumed"] == "at step 6 with steps 6 -> 9, trainer.accelerator auto -> cpu"
-    assert json.loads(tags["gantry.changed"]) == {"steps": "9", "trainer.accelerator": "cpu"}
+    assert tags["gantry.resumed"] == "at step 6 with guard.every 50 -> 25, steps 6 -> 9"
+    assert json.loads(tags["gantry.changed"]) == {"steps": "9", "guard.every": "25"}
 
 
 def test_a_budget_that_is_passed_is_no_end_to_go_on_to(config, overrides, tmp_path):

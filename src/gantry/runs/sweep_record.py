@@ -21,11 +21,19 @@ PARENT_RUN = "GANTRY_PARENT_RUN"  # environment variable with the id of the swee
 
 @dataclass
 class JobRecord:
-    """One job of a sweep: its overrides, and its folder's name within the sweep's."""
+    """One job of a sweep.
+
+    Attributes:
+        number: its number in the sweep.
+        overrides: its command line.
+        folder: its folder's name within the sweep's.
+        device: the GPUs that it last ran on, as in CUDA_VISIBLE_DEVICES; None: none, or another launcher started it.
+    """
 
     number: int
     overrides: list[str]
     folder: str
+    device: str | None = None
 
 
 @dataclass

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from gantry.core.config.overrides import identity, labels
 from gantry.core.errors import JobFailed, UserError
-from gantry.core.processes.devices import Shares, cores, visible_gpus
+from gantry.core.processes.devices import GPUS, Shares, cores, visible_gpus
 from gantry.core.processes.locks import is_held
 from gantry.core.processes.signals import stopped_by, undisturbed
 from gantry.runs.folder import best_value, read_kind, set_aside, state_of
@@ -64,7 +64,7 @@ class ProcessLauncher(Launcher):
         refuse(jobs)
         options = jobs[0].config.sweep
         at_once = None if options.jobs == "auto" else min(options.jobs, len(jobs))
-        shares = Shares(visible_gpus(), at_once, cores())
+        shares = Shares(visible_gpus(), at_once, cores(), options.jobs_per_device)
         shares.check([job.config.trainer for job in jobs])
         if self.config.hydra.sweeper.get("max_batch_size") is not None:
             raise UserError("hydra.sweeper.max_batch_size: sweep.jobs says how many jobs run at a time")
@@ -79,6 +79,7 @@ class ProcessLauncher(Launcher):
                 timeout=options.timeout,
                 may_fail=None if options.max_failures is None else options.max_failures - sweep.failures,
                 environment=sweep.environment,
+                placed=sweep.record_places,
                 ended=sweep.record_ending,
                 shown=shown,
             ).run()
@@ -200,6 +201,7 @@ class Running:
         timeout: seconds without progress after which a job is stopped; None: never.
         may_fail: number of failed jobs after which no further job is started; None: no limit.
         environment: variables added to each job's environment.
+        placed: called once a job has started on other GPUs than its record has named so far.
         ended: called with each job once it has ended.
         shown: the display of the jobs' progress.
     """
@@ -209,6 +211,7 @@ class Running:
     timeout: float | None
     may_fail: int | None
     environment: dict[str, str]
+    placed: Callable[[], None]
     ended: Callable[[Job], None]
     shown: View
     running: list[Job] = field(default_factory=list)
@@ -267,8 +270,11 @@ class Running:
                 continue
             if job.state == "again":
                 set_aside(job.folder)
+            before, job.record.device = job.record.device, share.get(GPUS)
             job.start(self.environment | share, leash)
             self.running.append(job)
+            if job.record.device != before:
+                self.placed()
             self.shown.started(job)
 
 

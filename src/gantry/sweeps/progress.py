@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gantry.core.files import read_json
+from gantry.core.processes.devices import short_name
 from gantry.core.text import show
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import LOG_FILE, PROGRESS_FILE, log_tail
@@ -84,7 +85,8 @@ class LineView:
         done = checkpoint_files.found(job.folder)
         goes_on = f"continues at step {done[0].step if done else 0}"
         what = {"continues": goes_on, "again": "starts again"}.get(job.state, "started")
-        self._say(job, f"{what}, log in {show(job.folder / LOG_FILE)}")
+        where = f" on GPU {short_name(job.record.device)}" if job.record.device else ""
+        self._say(job, f"{what}{where}, log in {show(job.folder / LOG_FILE)}")
 
     def ended(self, job: Job) -> None:
         reason = f": {job.reason}" if job.reason else ""
@@ -145,17 +147,19 @@ class TerminalView:
             status = str(job.status or ("FINISHED" if job.state == "finished" else "running"))
             step, left, metric, value = progress(job)
             left = f"took {duration(job.ended - job.started)}" if job.status else left
-            rows.append((str(job.record.number), job.label, status, step, left, metric, value))
+            at = short_name(job.record.device or "")
+            rows.append((str(job.record.number), job.label, status, step, left, metric, value, at))
         metrics = {row[5] for row in rows if row[5]}
         metric = metrics.pop() if len(metrics) == 1 else "metric"
-        cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip()) for row in rows]
-        head = ("job", "run", "status", "step", "time", metric)
+        cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip(), row[7]) for row in rows]
+        columns = 7 if any(cell[-1] for cell in cells) else 6
+        head = ("job", "run", "status", "step", "time", metric, "GPU")[:columns]
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in head:  # as Text: in a str rich would parse brackets and colons as markup
             table.add_column(Text(name), no_wrap=name != "run")  # only the run's name may be shortened
         for row in cells:
             label = Text(row[1], no_wrap=True, overflow="ellipsis")
-            table.add_row(row[0], label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:]))
+            table.add_row(row[0], label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:columns]))
         finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
         rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
         return Group(table, Text(rest, "dim"))

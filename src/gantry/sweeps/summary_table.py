@@ -7,26 +7,32 @@ from pathlib import Path
 
 from gantry.core.config.overrides import labels
 from gantry.core.files import read_json
+from gantry.core.processes.devices import short_name
 from gantry.runs.folder import PROGRESS_FILE, SUMMARY_FILE, read_status
 from gantry.runs.sweep_record import SweepRecord
 
-HEAD = ("job", "run", "status", "steps", "metric", "start", "best", "last", "images/s")
+HEAD = ("job", "run", "status", "GPU", "steps", "metric", "start", "best", "last", "images/s")
+DEVICE = HEAD.index("GPU")
 
 
 def table(sweep: SweepRecord) -> str:
-    """Return one line a job; an unfinished job's line has its last step and the reason."""
+    """Return one line a job, with its GPU where any has one; an unfinished job's has its last step and the reason."""
     rows: list[tuple[str, ...]] = [HEAD]
     reasons, waiting = [], 0
     for job, label in zip(sweep.jobs, labels([job.overrides for job in sweep.jobs]), strict=True):
         folder = sweep.folder / job.folder
         status, reason = read_status(folder)
-        rows.append((str(job.number), label, status or "not started", *reached(folder, status)))
+        rows.append(
+            (str(job.number), label, status or "not started", short_name(job.device or ""), *reached(folder, status))
+        )
         if status is None:
             waiting += 1
         elif status != "FINISHED":
             reasons.append(f"job {job.number}: {status}, {reason}")
     if waiting:
         reasons.append(f"{waiting} not started")
+    if not any(job.device for job in sweep.jobs):
+        rows = [row[:DEVICE] + row[DEVICE + 1 :] for row in rows]
     return "\n".join(["", *aligned(rows), *reasons])
 
 

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from gantry.core.config.overrides import command, identity, of_the_run, quoted
 from gantry.core.errors import REFUSED, JobFailed, UserError
+from gantry.core.processes.devices import JOBS
 from gantry.core.processes.locks import held, is_held
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.text import show, typed_command
@@ -40,6 +41,7 @@ from gantry.sweeps.summary_table import table
 LEAVING = 30.0  # seconds that the jobs of another launcher have to unlock their folders after it has returned
 TELLING = 60.0  # seconds that an ended sweep waits until MLflow has recorded its status
 OWN = "gantry"  # Gantry's launcher in hydra/launcher
+SHARING = (OWN, "ray")  # launchers that know of several jobs on a GPU
 
 log = logging.getLogger("gantry.sweeps")
 
@@ -84,6 +86,13 @@ class Sweep:
         known = {job.number for job in self.record.jobs}
         self.record.jobs += [job.record for job in jobs if job.record.number not in known]
         self.record.save()
+
+    def record_places(self) -> None:
+        """Write the record, whose jobs name their GPUs; a disk that is full ends no sweep."""
+        try:
+            self.record.save()
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.record.folder / SWEEP_FILE, error)
 
     def record_ending(self, job: Job) -> None:
         """Set, in the background, the final status of a job's run in MLflow."""
@@ -246,8 +255,17 @@ class OtherLaunchers(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Open the sweep's run, and pass it to every job through the job's environment."""
-        if config.hydra.runtime.choices["hydra/launcher"] == OWN:
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        if launcher == OWN:
             return
+        jobs = config.sweep.jobs_per_device
+        if jobs != 1 and launcher not in SHARING:
+            print(
+                f"sweep.jobs_per_device={jobs}: hydra/launcher={launcher} does not share GPUs among jobs; "
+                f"{' and '.join(SHARING)} do",
+                file=sys.stderr,
+            )
+            sys.exit(REFUSED)
         setup_globals()
         HydraConfig.instance().set_config(config)
         folder = Path(config.hydra.sweep.dir).absolute()
@@ -258,6 +276,8 @@ class OtherLaunchers(Callback):
             print(error, file=sys.stderr)
             sys.exit(REFUSED)
         environment = sweep.environment | {worker.COMMAND: json.dumps(command())}
+        if jobs != 1:
+            environment[JOBS] = str(jobs)
         with read_write(config.hydra), open_dict(config.hydra):
             # Every launcher composes its jobs from these overrides.
             config.hydra.overrides.hydra += [f"+hydra.job.env_set.{k}={quoted(v)}" for k, v in environment.items()]

@@ -14,7 +14,7 @@ from gantry.core.processes.signals import deferred
 from gantry.models.module import GAN
 from gantry.training.build import Callbacks
 from gantry.training.callbacks.divergence import Diverged
-from gantry.training.lightning_overrides import gpus_not_looked_for
+from gantry.training.lightning_overrides import gpus_not_looked_for, return_to_device
 from gantry.training.resume import Start
 from gantry.training.rollback import Rollback
 
@@ -48,8 +48,9 @@ def fit(
                 break
             except Diverged as error:
                 start = rollback(error)
-        if callbacks.evaluation.last != trainer.global_step:  # a signal stopped the last evaluation
-            callbacks.evaluation.evaluate(trainer, gan.to(trainer.strategy.root_device))
+        return_to_device(trainer, gan)
+        if callbacks.evaluation.last != trainer.global_step:  # a signal stopped it, or a callback has ended training
+            callbacks.evaluation.evaluate(trainer, gan)
             if callbacks.film:
                 callbacks.film.take(trainer, gan)
         callbacks.checkpointing.finish(trainer, gan)

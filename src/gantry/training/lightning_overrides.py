@@ -1,7 +1,8 @@
 """All of Gantry's changes to Lightning's internals; tests/training/test_lightning_overrides.py tests each.
 
 They remove work that Lightning does at every step and Gantry does not use: profiler contexts, empty hooks, searches for
-GPUs and attributes. They also leave signals to `gantry.core.processes.signals`.
+GPUs and attributes. They also leave signals to `gantry.core.processes.signals`, and bring the state of training back to
+the device after `fit`.
 """
 
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.optimizer import _optimizers_to_device
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.profilers import PassThroughProfiler, Profiler
 from torch import nn
@@ -78,6 +80,16 @@ def leave_signals(trainer: Trainer) -> None:
 
 def _nothing() -> None:
     """Replace a method of Lightning by one that does nothing."""
+
+
+def return_to_device(trainer: Trainer, module: LightningModule) -> None:
+    """Move the module and the optimizers' state back to the trainer's device; Lightning's `fit` leaves them on the CPU.
+
+    `module.to` alone would leave the optimizers' state there.
+    """
+    device = trainer.strategy.root_device
+    module.to(device)
+    _optimizers_to_device(trainer.optimizers, device)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from gantry.core.errors import OUT_OF_MEMORY, RunFailed, UserError
+from gantry.core.processes.devices import jobs_sharing
 from gantry.core.processes.host_memory import gib, host_memory
 from gantry.core.processes.ranks import Place
 from gantry.data.images import ImageSet
@@ -28,6 +29,7 @@ from gantry.models.objective import objective
 from gantry.models.step import Plain, Players, Turn, due, step
 from gantry.models.uninitialised import Uninitialised
 from gantry.training.build import build_model
+from gantry.training.hardware.memory_share import memory_share
 
 TIGHT = 0.6  # share of the free memory above which a run is warned; libraries' own buffers come on top
 WHOLE = 4  # bytes of a weight, of its gradient, and of each value of an optimizer's state
@@ -55,11 +57,18 @@ class Need:
 
 @dataclass(frozen=True)
 class There:
-    """The memory of a device, bytes: all of it, and what is free of it now; `name` says of what."""
+    """The memory of a device, or of a job's part of it.
+
+    Attributes:
+        name: says of what.
+        total, free: bytes: all of it, and what is free of it now.
+        jobs: number of a sweep's jobs that share the device.
+    """
 
     name: str
     total: int
     free: int
+    jobs: int = 1
 
 
 class Counted(TorchDispatchMode):
@@ -193,10 +202,14 @@ def _turns(gan: GAN, shape: tuple[int, ...]) -> list[Turn]:
 
 
 def there(device: torch.device) -> There | None:
-    """Return the memory of a GPU, or else of this machine; None where it cannot be read."""
+    """Return the memory of a GPU, or a job's part of it, or else of this machine; None where it cannot be read."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return There(torch.cuda.get_device_name(device), total, free)
+        name = torch.cuda.get_device_name(device)
+        if (jobs := jobs_sharing()) == 1:
+            return There(name, total, free)
+        part = memory_share(total, jobs)
+        return There(f"this job's part of {name} (sweep.jobs_per_device={jobs})", part, min(free, part), jobs)
     found = host_memory()
     return None if found is None else There("this machine", *found)
 
@@ -224,6 +237,8 @@ def report(need: Need, memory: There | None, cfg: DictConfig, world_size: int, s
         said += f", {gib(wanted)} for {sharing} processes"
     said += f"; {memory.name} has {gib(memory.free)} free of {gib(memory.total)}"
     choices = f"What lowers it: {', '.join(_choices(need, cfg, world_size))}"
+    if memory.jobs > 1:
+        choices += f"; sweep.jobs_per_device={memory.jobs // 2} gives each job a larger part"
     if wanted > memory.total and not cfg.compile:
         raise RunFailed(f"{said}: it cannot fit. {choices}", kind=OUT_OF_MEMORY)
     return f"{said}: it may not fit. {choices}" if wanted > TIGHT * memory.free else said

@@ -84,6 +84,7 @@ def train(
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
         from gantry.training.hardware.cuda_graph import fixed_step
+        from gantry.training.hardware.memory_share import keep_to_share
         from gantry.training.hardware.precision import settled
         from gantry.training.memory import say_need
         from gantry.training.rollback import Rollback
@@ -91,6 +92,7 @@ def train(
     keep_freed_memory()
     cfg = settled(cfg, quiet=place.rank > 0)
     trainer = build_trainer(cfg, folder, place, io := DurableIO(folder))
+    keep_to_share(trainer.strategy.root_device)
     own = build_extensions(cfg.trainer, folder, first=place.rank == 0)
     say_need(cfg, data, trainer.strategy.root_device, place, ranks(cfg.trainer, place))
     gan, network = build_model(cfg, data)

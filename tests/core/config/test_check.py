@@ -23,7 +23,7 @@ init_from: null
 init_networks: all
 max_images: null
 paths: {root: /root, cache: /cache}
-sweep: {jobs: auto, timeout: null, max_failures: null, resume: null}
+sweep: {jobs: auto, jobs_per_device: 1, timeout: null, max_failures: null, resume: null}
 checkpoint: {every: 500, keep: 2, max_failures: 3}
 guard: {every: 50, policy: stop, max_rollbacks: 3}
 data: {_target_: gantry.data.sources.digits, image_size: 16}

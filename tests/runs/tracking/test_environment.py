@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,10 +46,21 @@ def test_the_environment_is_told_without_importing_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
-    assert told == json.loads(json.dumps(environment()))
+    here = json.loads(json.dumps(environment()))  # where torch is imported, and may see a GPU
+    assert told == {key: value for key, value in here.items() if key not in ("cuda", "gpus", "cuda_visible_devices")}
     assert told["python"] == platform.python_version()
     assert told["cpus"] >= 1
     assert {"torch", "pytorch-lightning", "mlflow"} <= set(told["packages"])
+
+
+def test_the_environment_names_the_gpus_that_a_job_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2, get_device_name="H100 {}".format)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, version=SimpleNamespace(cuda="13.0")))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    expected = {"cuda": "13.0", "gpus": ["H100 0", "H100 1"]}
+    assert {key: value for key, value in environment().items() if "cuda" in key or key == "gpus"} == expected
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8a")
+    assert environment()["cuda_visible_devices"] == "5,GPU-8a"
 
 
 def test_flatten() -> None:

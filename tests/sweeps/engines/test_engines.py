@@ -141,6 +141,32 @@ def test_a_stopped_sweep_stops_its_jobs(tmp_path, cache, launcher):
         assert len(list(tmp_path.glob("outputs/*/*_sweep/*/checkpoints"))) == len(children)
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["sweep.jobs_per_device=2", "+hydra.launcher.ray.init.num_gpus=2"], 0, ""),
+        (["sweep.jobs_per_device=2", "+hydra.launcher.ray.init.num_gpus=0"], 1, "the Ray cluster has no GPU to share"),
+    ],
+)
+def test_ray_puts_several_jobs_on_a_gpu(tmp_path, options, code, said):
+    """The GPUs are numbers that Ray is told; a job that counts stands for one that trains on them."""
+    pytest.importorskip("ray")
+    command = [sys.executable, str(SABOTEURS / "tiny_train.py"), "-m", "hydra/launcher=ray", "tracking=none"]
+    environment = os.environ | {"TINY_PAUSE": "0.1"}
+    done = subprocess.run(
+        [*command, "seed=0,1,2,3", "steps=60", "trainer.accelerator=gpu", *options],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0) == (code == 0), done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    given = [json.loads(path.read_text())["environment"] for path in tmp_path.glob("outputs/*/*/*/summary.json")]
+    assert sorted((gpu, jobs) for _, gpu, jobs in given) == ([("0", "2")] * 2 + [("1", "2")] * 2 if code == 0 else [])
+
+
 def processes(folder):
     """Those that have the folder on their command line."""
     found = []

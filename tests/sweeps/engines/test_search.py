@@ -1,5 +1,6 @@
 """`hydra/sweeper=gantry_optuna`: what is proposed, what is told back, and what a killed search keeps."""
 
+import contextlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from project import ROOT
 
 from gantry.commands.train import main
@@ -19,6 +21,7 @@ from gantry.core.errors import UserError
 from gantry.runs.tracking.store import prepare_store
 from gantry.sweeps.search import Search, check_options
 from gantry.sweeps.search_space import read_space
+from hydra_plugins.gantry_optuna import check_jobs
 
 HERE = Path(__file__).parent
 RATE = "model.optimizer.lr=tag(log,interval(1e-6,1e-1))"
@@ -148,6 +151,23 @@ def test_wrong_options_name_the_choices(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'gantry-gan\[search\]'"):
         check_options(1, "tpe", 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("jobs", "abc", "sweep.jobs: must be one of auto or a whole number, at least 1, not abc"),
+        ("jobs", 0, "sweep.jobs: .*, not 0"),
+        ("jobs_per_device", "auto", "sweep.jobs_per_device: must be a whole number, at least 1, not auto"),
+        ("jobs_per_device", -1, "sweep.jobs_per_device: .*, not -1"),
+        ("jobs", "auto", None),
+        ("jobs_per_device", 4, None),
+    ],
+)
+def test_numbers_of_jobs_that_are_none_are_refused_before_the_first_batch(option, value, says):
+    config = OmegaConf.create({"sweep": {"jobs": 2, "jobs_per_device": 1} | {option: value}})
+    with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
+        check_jobs(config)
 
 
 # The study

@@ -46,3 +46,12 @@ def test_what_would_not_help_is_not_advised():
     assert "bf16" in advice(GPU, 8, 1, "32-true")
     assert "bf16" not in advice(GPU, 8, 1, "16-mixed")
     assert "devices" not in advice(MemoryError(), 8, 1, "32-true")
+
+
+@pytest.mark.parametrize(("jobs", "fewer"), [(2, 1), (4, 2), (5, 2)])
+def test_a_job_that_shares_its_gpu_is_told_so_first(jobs, fewer):
+    head, first, *rest = advice(GPU, 8, 1, "32-true", jobs=jobs).splitlines()
+    assert f"this job's part of the GPU's memory (sweep.jobs_per_device={jobs}) does not suffice" in head
+    assert first.strip().startswith(f"sweep.jobs_per_device={fewer} gives each job of the sweep a larger part")
+    assert rest == advice(GPU, 8, 1, "32-true").splitlines()[1:]
+    assert "sweep" not in advice(MemoryError(), 8, 1, "32-true", jobs=jobs)  # the host's memory is not shared out

@@ -242,7 +242,9 @@ def out_of_range(config: Config) -> Iterator[str]:
             null = own.sentence.partition("; null: ")[2]
             yield f"{key}: must be above {own.above}, not {option.value}" + (f"; null: {null}" if null else "")
         elif most is not None and option.value > most:
-            yield f"{key}: must be at most 2**{most.bit_length()} - 1 = {most}, not {option.value}"
+            bits = most.bit_length()
+            power = f"2**{bits} - 1 = " if most == 2**bits - 1 else ""
+            yield f"{key}: must be at most {power}{most}, not {option.value}"
 
 
 RULES: tuple[Rule, ...] = (

@@ -124,7 +124,10 @@ class Guard:
 class Sweep:
     """A sweep, `python train.py -m ...`."""
 
-    jobs: int | Literal["auto"] = option("auto", "at a time; auto: one on a CPU, one for each free group of GPUs")
+    jobs: int | Literal["auto"] = option("auto", "at a time; auto: one on a CPU, as many as the GPUs have room for")
+    jobs_per_device: int = option(
+        1, "that share a GPU, each with an equal part of its memory; a job of several GPUs shares none", most=64
+    )
     timeout: float | None = option(
         None, "seconds without a step or a measurement after which a job counts as hung; null: wait for ever", least=1
     )

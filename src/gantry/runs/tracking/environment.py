@@ -30,7 +30,8 @@ PACKAGES = (
 def environment() -> dict[str, Any]:
     """Return Python, platform, CPUs, GPUs and package versions, without importing anything.
 
-    GPUs are included where torch is already imported and sees them.
+    GPUs are included where torch is already imported and sees them: their names, and which of the machine's they are
+    where CUDA_VISIBLE_DEVICES says so.
     """
     record: dict[str, Any] = {
         "python": platform.python_version(),
@@ -42,6 +43,8 @@ def environment() -> dict[str, Any]:
     if torch is not None and torch.cuda.is_available():
         record["cuda"] = torch.version.cuda
         record["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if "CUDA_VISIBLE_DEVICES" in os.environ:
+            record["cuda_visible_devices"] = os.environ["CUDA_VISIBLE_DEVICES"]
     return record
 
 
