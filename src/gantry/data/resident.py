@@ -6,13 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gantry.core.processes.devices import jobs_sharing
+
 SHARE = 0.25  # of the device's free memory, above which a data set stays in the host's
 PIECE = 2**26  # bytes copied to the device at a time
 
 
 def fits(images: np.ndarray, device: torch.device) -> bool:
-    """Return True where the images take at most `SHARE` of the free memory of a CUDA device; False on any other."""
-    return device.type == "cuda" and images.nbytes <= SHARE * torch.cuda.mem_get_info(device)[0]
+    """Return True where the images take at most `SHARE` of the free memory of a CUDA device; False on any other.
+
+    Jobs of a sweep that share the device count with their part of what is free.
+    """
+    return device.type == "cuda" and images.nbytes <= SHARE * torch.cuda.mem_get_info(device)[0] / jobs_sharing()
 
 
 class Resident:
