@@ -432,9 +432,9 @@ def replaced(plan, run, tmp_path, monkeypatch):
     shutil.copytree(run / "generator/best", tmp_path / "training/generator/best")
     original = evaluate.look_at
 
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, **options):
         shutil.copytree(run / "generator/last", tmp_path / "training/generator/best", dirs_exist_ok=True)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(evaluate, "look_at", meanwhile)
     files = GeneratorFiles(tmp_path / "training", "best", False, ("gantry.models.networks.",))
