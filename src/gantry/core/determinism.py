@@ -27,14 +27,25 @@ def float32_products(products: Products) -> Iterator[None]:
     if hasattr(backends.cudnn, "conv"):  # torch 2.9 and later; its switches must not be mixed with the older ones
         switches = [(kind, "fp32_precision", products) for kind in (backends.cuda.matmul, backends.cudnn.conv)]
         switches += [(kind, "fp32_precision", "ieee") for kind in (backends.mkldnn.matmul, backends.mkldnn.conv)]
+    older = _older_switch()
     before = [getattr(where, name) for where, name, _ in switches]
     try:
+        torch.set_float32_matmul_precision("high" if short else "highest")
         for where, name, value in switches:
             setattr(where, name, value)
         yield
     finally:
+        torch.set_float32_matmul_precision(older)
         for (where, name, _), value in zip(switches, before, strict=True):
             setattr(where, name, value)
+
+
+def _older_switch() -> str:
+    """Return what `torch.set_float32_matmul_precision` has set, which the newer switches must not contradict."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # the newer switches were used, which contradict its default
+        return "highest"
 
 
 @contextmanager
