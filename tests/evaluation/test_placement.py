@@ -89,7 +89,7 @@ def imagined(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_metrics_mix_no_devices() -> None:
     real, generated = torch.empty(60, 24, device="cuda"), torch.empty(50, 24, device="cuda")
     held = Moments(torch.empty(24, dtype=torch.float64), torch.empty(24, 24, dtype=torch.float64), 60)
-    with pytest.raises(RuntimeError, match="on the same device|two different devices"):
+    with pytest.raises(RuntimeError, match=r"on the same device|two different devices"):
         real + torch.empty(60, 24)  # else this test could not fail
     assert reference(held.to(CUDA)).root.device.type == "cuda"
     kept = Reference(held.to(CUDA), held.to(CUDA).covariance)

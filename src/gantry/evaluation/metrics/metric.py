@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from hydra.errors import InstantiationException
 from torch import Tensor
 
-from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor
-from gantry.evaluation.features import Source
 from gantry.evaluation.metrics import MEASURES
 from gantry.evaluation.moments import Moments, moments
 from gantry.evaluation.placement import placed
-from gantry.evaluation.real_statistics import Reals
+
+if TYPE_CHECKING:  # the metrics' functions of features need neither Hydra nor the files of features
+    from gantry.evaluation.features import Source
+    from gantry.evaluation.real_statistics import Reals
 
 Need = Literal["logits", "labels", "sets"]
 LOGITS: Need = "logits"  # of the extractor's network
@@ -181,6 +181,10 @@ def built(measures: Sequence[str | Mapping[str, Any]]) -> list[Metric]:
 
 
 def _own(node: Mapping[str, Any]) -> Metric:
+    from hydra.errors import InstantiationException
+
+    from gantry.core.config.instantiate import maker
+
     target = node["_target_"]
     try:
         made = maker(dict(node))()
