@@ -63,6 +63,50 @@ def test_a_warm_up_has_the_effects_of_its_calls_and_the_capture_has_none() -> No
     assert count_calls("cuda").item() == 4
 
 
+def assert_it_works_in_and_out_of_inference_mode(device: str) -> None:
+    with torch.inference_mode():
+        captured = Captured(products, *made(0, device))
+        captured(*made(1, device))
+    assert torch.equal(captured(*made(2, device))[0], products(*made(2, device))[0])
+    with torch.inference_mode():
+        inside = captured(*made(3, device))[0].clone()
+    assert torch.equal(inside, products(*made(3, device))[0])
+
+
+def test_the_stand_in_works_in_and_out_of_inference_mode() -> None:
+    assert_it_works_in_and_out_of_inference_mode("cpu")
+
+
+@pytest.mark.gpu
+def test_a_graph_works_in_and_out_of_inference_mode() -> None:
+    assert_it_works_in_and_out_of_inference_mode("cuda")
+
+
+def assert_it_differentiates(device: str) -> None:
+    """A function that differentiates: no history of one call reaches another one."""
+    weight = torch.ones(3, device=device, requires_grad=True)
+
+    def step(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = (weight * x).square().sum()
+        (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+        return loss, gradient
+
+    captured = Captured(step, torch.ones(3, device=device))
+    for scale in (2.0, 3.0):
+        loss, gradient = captured(torch.full((3,), scale, device=device))
+        assert loss.item() == 3 * scale**2
+        assert gradient.tolist() == [2 * scale**2] * 3
+
+
+def test_the_stand_in_differentiates() -> None:
+    assert_it_differentiates("cpu")
+
+
+@pytest.mark.gpu
+def test_a_graph_differentiates() -> None:
+    assert_it_differentiates("cuda")
+
+
 def test_another_number_of_arguments_is_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         Captured(products, *made(0))(torch.zeros(5, 5))

@@ -32,7 +32,8 @@ class Captured:
     """
 
     def __init__(self, function: Callable[..., Outputs], *examples: Tensor, warm_up: int = 3) -> None:
-        self.inputs = tuple(example.detach().clone() for example in examples)
+        with torch.inference_mode(False):  # whose tensors could not be refilled outside of it
+            self.inputs = tuple(example.detach().clone() for example in examples)
         self._function = function
         self._outputs: Outputs | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -64,7 +65,9 @@ class Captured:
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._keep(self._function(*self.inputs))
+            results = self._function(*self.inputs)
+            with torch.inference_mode(False), torch.no_grad():
+                self._keep(results)
         assert self._outputs is not None
         return self._outputs
 
