@@ -4,8 +4,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
-
 WITHIN = " / "  # between the name of a part and that of a part of it
 
 
@@ -23,6 +21,8 @@ class Stopwatch:
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Measure the block, as a part of the one that it is in, and wait for what a GPU does for it."""
+        import torch  # not for those who only read what was measured
+
         self.note(part, 0.0)
         self._within.append(part)
         began = time.perf_counter()
