@@ -41,6 +41,12 @@ def commands_on_the_cpu(request, monkeypatch):
         monkeypatch.setenv(GPUS, "")
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def no_store_of_another_test():
     """Forget the store that a command of a test has put into MLflow's variables."""

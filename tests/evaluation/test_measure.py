@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import time
 from functools import partial
@@ -360,7 +361,14 @@ def test_a_record_names_all_that_determines_its_values(plan, tmp_path):
     assert subject["sha256"] == plan.subject.digest()
     assert (subject["generator"], subject["averaged"], subject["seed"], subject["step"]) == ("best", True, 0, 20)
     assert record["environment"]["packages"]["torch"]
-    assert record["seconds"]["generated images"] >= 0
+    parts = {name: record["seconds"][name] for name in found.seconds}
+    for part in ("drawing", "network"):
+        assert parts[f"generated images / {part}"] >= 0
+    assert {"real images / reading", "fid / moments", "fid / distance", "fid / spread"} < parts.keys()
+    said = found.text().replace("\n  ", " ")
+    assert re.search(
+        r"seconds: loading \d+\.\d, real images .*generated images \d+\.\d \(drawing .*fid .*moments", said
+    )
 
 
 def test_anyones_images_share_the_ruler_of_a_run(plan, tmp_path):
@@ -432,9 +440,9 @@ def replaced(plan, run, tmp_path, monkeypatch):
     shutil.copytree(run / "generator/best", tmp_path / "training/generator/best")
     original = evaluate.look_at
 
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, **options):
         shutil.copytree(run / "generator/last", tmp_path / "training/generator/best", dirs_exist_ok=True)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(evaluate, "look_at", meanwhile)
     files = GeneratorFiles(tmp_path / "training", "best", False, ("gantry.models.networks.",))

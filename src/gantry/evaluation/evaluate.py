@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -25,7 +24,7 @@ from gantry.data.describe import data_record
 from gantry.data.images import ImageSet
 from gantry.data.sample_caveats import caveats as sample_caveats
 from gantry.evaluation.extractors.extractor import Extractor, Features
-from gantry.evaluation.features import PIECE, ArraySource, Source, look_at, look_at_share
+from gantry.evaluation.features import ArraySource, Source, at_a_time, look_at, look_at_share
 from gantry.evaluation.metrics import kid
 from gantry.evaluation.metrics.metric import LABELS, LOGITS, Inputs, Metric
 from gantry.evaluation.protocol import protocol, suffix
@@ -41,6 +40,7 @@ from gantry.evaluation.request import (
 )
 from gantry.evaluation.result import Result
 from gantry.evaluation.score import Scores, lacking, score
+from gantry.evaluation.stopwatch import Stopwatch
 from gantry.evaluation.work_folder import alone, forget
 from gantry.runs.generators import GeneratorFiles
 
@@ -82,21 +82,6 @@ def _threads_shared(size: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class Stopwatch:
-    """Measures the seconds spent on each named part of the work."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
 
 def measure(
@@ -175,7 +160,7 @@ class _Measuring:
                 source = plan.source(draw, 0)
                 crew = Crew(plan.devices, partial(share_draw, plan, draw))
                 with watch("generated images"), _threads_shared(plan.devices):
-                    drawn.append(look_at(source, self.extractors, work / str(draw), title, crew))
+                    drawn.append(look_at(source, self.extractors, work / str(draw), title, crew, note=watch.note))
                 if plan.devices > 1 and self._replaced():
                     shutil.rmtree(work)
                     raise UserError("its run has replaced the generator while it was measured: measure it again")
@@ -247,13 +232,14 @@ class _Measuring:
             kid_subsets=kid.SUBSETS,
             seed=self.plan.seed,
             sets=self,
+            watch=self.watch,
         )
 
     @cached_property
     def classified(self) -> Reals:
         """The classifier's features of the real images."""
         with self.watch("classes"):
-            return real_features(self.extractors[CLASSES], self.reference, self.plan.cache)
+            return real_features(self.extractors[CLASSES], self.reference, self.plan.cache, note=self.watch.note)
 
     def _directions(self) -> dict[str, bool]:
         """Return for each value, by name, True if higher is better."""
@@ -282,14 +268,15 @@ class _Measuring:
     def reals(self, which: str) -> Reals:
         crew = Crew(self.plan.devices, partial(share_reals, self.plan, which))
         with _threads_shared(self.plan.devices):
-            return real_features(self.main, self.plan.real(which), self.plan.cache, crew)
+            return real_features(self.main, self.plan.real(which), self.plan.cache, crew, self.watch.note)
 
     def generated(self, most: int) -> ImageSet:
         plan = self.plan
         if isinstance(plan.subject, SampleFiles):
             return plan.images
         source, count = self.source, min(plan.n, most)
-        parts = [source(start, min(PIECE, count - start)).cpu() for start in range(0, count, PIECE)]
+        step = at_a_time(self.main)
+        parts = [source(start, min(step, count - start)).cpu() for start in range(0, count, step)]
         name, run = f"the generator of {plan.subject.run.name}", str(plan.subject.run)
         images = torch.cat(parts).numpy()
         return ImageSet(name, images, None, None, "all", run, self.subject["sha256"], plan.trained_on.flip)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gantry.core.config.options import WHILE_TRAINING
+from gantry.core.determinism import whole_float32
 from gantry.core.errors import UserError
 from gantry.data.alpha import on_ground
 from gantry.data.images import ImageSet
@@ -178,18 +179,17 @@ class Evaluator:
         if not (features.isfinite().all() and logits.isfinite().all()):
             values = dict.fromkeys(self.names.values(), math.nan)
             return Evaluation(values, self.protocol, time.perf_counter() - began)
-        scores = score(
-            self.metrics,
-            Inputs(
-                self.extractor,
-                self.data,
-                self.real,
-                features,
-                logits,
-                lambda *part: self._seen(generate(*part)),
-                self.kid_subsets,
-            ),
+        inputs = Inputs(
+            self.extractor,
+            self.data,
+            self.real,
+            features,
+            logits,
+            lambda *part: self._seen(generate(*part)),
+            self.kid_subsets,
         )
+        with whole_float32():
+            scores = score(self.metrics, inputs)
         named = {name: scores.values[name] for name in self.names.values()}
         return Evaluation(named, self.protocol, time.perf_counter() - began, scores.details.get("classes"))
 

@@ -10,13 +10,12 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,12 +26,16 @@ from torch import Tensor
 from gantry.core.errors import UserError
 from gantry.core.processes.workers import ALONE, Crew
 from gantry.core.progress import progress
-from gantry.evaluation.extractors.extractor import Extractor, Features
+from gantry.evaluation.extractors.extractor import TF32, Extractor, Features
 
 CHUNK = 512  # images in a file of features
-PIECE = 128  # images made at a time, while the extractor works on earlier ones
+PIECE = 128  # images made at a time, while the extractor works on earlier ones; on a GPU of CUDA a whole chunk
 AHEAD = 2  # pieces made ahead of the extractor
 POLL = 0.2  # seconds between checks of the other processes
+NETWORK = "network"  # the part of the work that an extractor does, the resizing included
+P = ParamSpec("P")
+T = TypeVar("T")
+Note = Callable[[str, float], object]  # is told the name of a part of the work, and its seconds
 
 
 class Source(Protocol):
@@ -72,6 +75,7 @@ def look_at(
     title: str,
     crew: Crew = ALONE,
     between: Callable[[], None] = lambda: None,
+    note: Note = lambda part, seconds: None,
 ) -> dict[str, Features]:
     """Return the features of all images by each extractor, memory-mapped from files in `folder`.
 
@@ -82,6 +86,8 @@ def look_at(
         title: the title of the progress bar.
         crew: the processes that share the work.
         between: called between chunks; if it raises, the next call continues after the last chunk.
+        note: is told the seconds of this process's parts: "reading" or "drawing" images, which goes on while the
+            extractors work, and "network".
 
     Raises:
         JobFailed: another process of the crew has failed.
@@ -92,7 +98,7 @@ def look_at(
     with progress(title, len(source), "image", done=_count_done(folder, len(source))) as bar:
         with (crew if len(left) > 1 else ALONE).at_work(folder) as done:
             size = crew.size if len(left) > 1 else 1
-            for chunk in _extract_chunks(source, extractors, folder, 0, size):
+            for chunk in _extract_chunks(source, extractors, folder, 0, size, note):
                 between()
                 bar.advance(_size(chunk, len(source)))
                 done()
@@ -113,18 +119,27 @@ def look_at_share(source: Source, extractors: Mapping[str, Extractor], folder: P
 
 
 def _extract_chunks(
-    source: Source, extractors: Mapping[str, Extractor], folder: Path, rank: int, size: int
+    source: Source,
+    extractors: Mapping[str, Extractor],
+    folder: Path,
+    rank: int,
+    size: int,
+    note: Note = lambda part, seconds: None,
 ) -> Iterator[int]:
     """Compute this process's chunks and yield each after its file is written; a thread makes the images ahead."""
     mine = [chunk for chunk in _remaining(folder, len(source)) if chunk % size == rank]
-    begins = {chunk: range(chunk * CHUNK, chunk * CHUNK + _size(chunk, len(source)), PIECE) for chunk in mine}
-    with _made_ahead(source, list(chain(*begins.values()))) as pieces:
+    step = at_a_time(*extractors.values())
+    begins = {chunk: range(chunk * CHUNK, chunk * CHUNK + _size(chunk, len(source)), step) for chunk in mine}
+    making = _timed(
+        _in_a_stream(source, *extractors.values()), "reading" if isinstance(source, ArraySource) else "drawing", note
+    )
+    with _made_ahead(making, _pieces(begins.values(), step), _ahead(extractors.values())) as pieces:
         for chunk in mine:
             parts: dict[str, list[Tensor]] = {}
             for _ in begins[chunk]:
                 images = next(pieces)
                 for name, extractor in extractors.items():
-                    for kind, part in extractor(images)._asdict().items():
+                    for kind, part in _timed(extractor, NETWORK, note)(images)._asdict().items():
                         parts.setdefault(f"{name}.{kind}", []).append(part)
             path = _file(folder, chunk)
             partial_file = path.with_suffix(f".{os.getpid()}")
@@ -133,27 +148,73 @@ def _extract_chunks(
             yield chunk
 
 
+def at_a_time(*extractors: Extractor) -> int:
+    """Return how many images are made at a time for these extractors, on whose device they are."""
+    return CHUNK if any(extractor.device.type == "cuda" for extractor in extractors) else PIECE
+
+
+def _ahead(extractors: Iterable[Extractor]) -> int:
+    """Return how many pieces are made ahead; none beside TF32, whose switch would apply to the images too."""
+    return 0 if any(TF32 in extractor.arithmetic for extractor in extractors) else AHEAD
+
+
+def _pieces(begins: Iterable[range], step: int) -> list[tuple[int, int]]:
+    """Return the first image and the size of each piece; no piece crosses the end of a chunk."""
+    return [(begin, min(step, of_chunk.stop - begin)) for of_chunk in begins for begin in of_chunk]
+
+
+def _in_a_stream(source: Source, *extractors: Extractor) -> Callable[[int, int], Tensor]:
+    """Return the function that makes images; on a GPU in a stream of its own, beside the network's work."""
+    device = extractors[0].device
+    if device.type != "cuda":
+        return source
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))  # in which the generator was moved there
+
+    def make(begin: int, count: int) -> Tensor:
+        with torch.cuda.stream(stream):
+            images = source(begin, count)
+            stream.synchronize()
+        if images.is_cuda:
+            images.record_stream(torch.cuda.current_stream(device))
+        return images
+
+    return make
+
+
+def _timed(call: Callable[P, T], part: str, note: Note) -> Callable[P, T]:
+    """Return `call`, which then notes its seconds as those of a part."""
+
+    def timed(*arguments: P.args, **options: P.kwargs) -> T:
+        began = time.perf_counter()
+        result = call(*arguments, **options)
+        note(part, time.perf_counter() - began)
+        return result
+
+    return timed
+
+
 @contextmanager
-def _made_ahead(source: Source, begins: list[int]) -> Iterator[Iterator[Tensor]]:
-    """Yield the pieces of images that begin at `begins`, made by a thread while the caller uses earlier ones."""
-
-    def make(begin: int) -> Tensor:
-        end = min(begin + PIECE, begin // CHUNK * CHUNK + _size(begin // CHUNK, len(source)))
-        return source(begin, end - begin)
-
+def _made_ahead(
+    make: Callable[[int, int], Tensor], pieces: Sequence[tuple[int, int]], ahead: int
+) -> Iterator[Iterator[Tensor]]:
+    """Yield the pieces of images, of which a thread makes `ahead` while the caller uses earlier ones."""
+    if ahead == 0:
+        yield (make(begin, count) for begin, count in pieces)
+        return
     pool = ThreadPoolExecutor(1)
-    tasks = iter(begins)
+    tasks = iter(pieces)
     waiting: deque[Future[Tensor]] = deque()
 
-    def pieces() -> Iterator[Tensor]:
-        waiting.extend(pool.submit(make, begin) for _, begin in zip(range(AHEAD), tasks, strict=False))
+    def made() -> Iterator[Tensor]:
+        waiting.extend(pool.submit(make, *piece) for _, piece in zip(range(ahead), tasks, strict=False))
         while waiting:
-            piece = waiting.popleft().result()
-            waiting.extend(pool.submit(make, begin) for _, begin in zip(range(1), tasks, strict=False))
-            yield piece
+            images = waiting.popleft().result()
+            waiting.extend(pool.submit(make, *piece) for _, piece in zip(range(1), tasks, strict=False))
+            yield images
 
     try:
-        yield pieces()
+        yield made()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -4,6 +4,7 @@ Features may be a memory map of a file: they are read in chunks of rows, so that
 """
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,9 @@ class Moments(NamedTuple):
     covariance: Tensor
     n: int
 
+    def to(self, device: torch.device) -> "Moments":
+        return Moments(self.mean.to(device), self.covariance.to(device), self.n)
+
 
 class Reference(NamedTuple):
     """Moments to which many others are compared, with a root (d, r): root @ root.T is the covariance, r its rank."""
@@ -41,19 +45,29 @@ def chunks(features: Tensor, rows: Tensor | None = None, size: int = CHUNK) -> I
             yield features[part]
 
 
-def moments(features: Tensor, rows: Tensor | None = None) -> Moments:
-    """Return the moments of `features` (n, d), or of those of `rows`, int64 (m,); at least 2."""
+def moments(features: Tensor, rows: Tensor | None = None, copy: Tensor | None = None) -> Moments:
+    """Return the moments of `features` (n, d), or of those of `rows`, int64 (m,); at least 2.
+
+    Args:
+        features: on the CPU, where the rows are summed one after another.
+        rows: on the CPU.
+        copy: the same features on the device that computes the covariance, where the moments are returned.
+    """
     n, dimensions = len(features) if rows is None else len(rows), features.shape[1]
+    held = features if copy is None else copy
+    chosen = None if rows is None else rows.to(held.device)
     running = features.new_zeros(dimensions).numpy()
-    total = torch.zeros(dimensions, dtype=torch.float64)
-    for chunk in chunks(features, rows):
+    total = torch.zeros(dimensions, dtype=torch.float64, device=held.device)
+    apart = () if held is features else chunks(held, chosen)
+    for chunk, same in zip_longest(chunks(features, rows), apart):
         running = np.add.reduce(np.concatenate((running[None], chunk.numpy())), axis=0)  # row after row, as np.mean
-        total += chunk.sum(0, dtype=torch.float64)
-    covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64)
-    for chunk in chunks(features, rows):
+        total += (chunk if same is None else same).sum(0, dtype=torch.float64)
+    covariance = torch.zeros(dimensions, dimensions, dtype=torch.float64, device=held.device)
+    for chunk in chunks(held, chosen):
         centred = chunk.double() - total / n
         covariance.addmm_(centred.T, centred)
-    return Moments(torch.from_numpy(running / running.dtype.type(n)).double(), covariance.div_(n - 1), n)
+    mean = torch.from_numpy(running / running.dtype.type(n)).double()
+    return Moments(mean.to(held.device), covariance.div_(n - 1), n)
 
 
 def reference(real: Moments) -> Reference:

@@ -23,9 +23,10 @@ from gantry.core.files import write_json
 from gantry.core.processes.workers import ALONE, Crew
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor
-from gantry.evaluation.features import ArraySource, look_at, mapped
+from gantry.evaluation.features import ArraySource, Note, look_at, mapped
 from gantry.evaluation.moments import Moments, Reference, reference
 from gantry.evaluation.moments import moments as moments_of
+from gantry.evaluation.placement import computing, placed
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +45,19 @@ class Reals:
         predicted: the classes predicted by the extractor's logits, (n,) int64; None where it has no logits.
         moments: of the features, for FID.
         folder: where the files are stored.
+        device: the extractor's, where metrics compute.
     """
 
     features: Tensor
     predicted: Tensor | None
     moments: Moments
     folder: Path
+    device: torch.device
 
     @cached_property
     def reference(self) -> Reference:
         """The costly half of every FID against these images."""
-        return reference(self.moments)
+        return reference(self.moments.to(computing(self.device)))
 
     def caveats(self, extractor: Extractor, data: ImageSet) -> list[str]:
         """Return what these features of `data` speak against the extractor's scores, a sentence each."""
@@ -70,12 +73,14 @@ class Reals:
         path = self.folder / f"{name}.npy"
         with FileLock(f"{self.folder}.lock"):
             if not _is_sound(self.folder, path):
-                _write(path, compute(self.features).numpy())
+                _write(path, compute(self.features).cpu().numpy())
                 _enter(self.folder, path)
         return mapped(path)
 
 
-def real_features(extractor: Extractor, data: ImageSet, cache: Path, crew: Crew = ALONE) -> Reals:
+def real_features(
+    extractor: Extractor, data: ImageSet, cache: Path, crew: Crew = ALONE, note: Note = lambda part, seconds: None
+) -> Reals:
     """Return the features of all images of `data`, read from `cache`/features or computed and stored there.
 
     Concurrent processes compute them once; a damaged file is detected by its checksum and computed again.
@@ -85,6 +90,7 @@ def real_features(extractor: Extractor, data: ImageSet, cache: Path, crew: Crew 
         data: the images, measured as they are, never mirrored.
         cache: folder of everything that can be computed again.
         crew: the processes that share the work.
+        note: is told the seconds of the parts of the work (`gantry.evaluation.features.look_at`).
 
     Raises:
         UserError: the features are not finite.
@@ -104,21 +110,21 @@ def real_features(extractor: Extractor, data: ImageSet, cache: Path, crew: Crew 
     folder = cache / "features" / digest[:32]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        found = _load(folder)
+        found = _load(folder, extractor.device)
         if found is None:
             logger.info(
                 "Measuring the %d real images of %s (%s) with %s (once; the features are kept)",
                 *(len(data), data.name, data.split, extractor.name),
             )
-            _compute(extractor, data, folder, crew)
-            found = _load(folder)
+            _compute(extractor, data, folder, crew, note)
+            found = _load(folder, extractor.device)
     assert found is not None
     return found
 
 
-def _compute(extractor: Extractor, data: ImageSet, folder: Path, crew: Crew) -> None:
-    work = folder.with_suffix(".partial")
-    seen = look_at(ArraySource(data.images), {"real": extractor}, work, f"real images of {data.name}", crew)["real"]
+def _compute(extractor: Extractor, data: ImageSet, folder: Path, crew: Crew, note: Note) -> None:
+    work, title = folder.with_suffix(".partial"), f"real images of {data.name}"
+    seen = look_at(ArraySource(data.images), {"real": extractor}, work, title, crew, note=note)["real"]
     if not all(part.isfinite().all() for part in seen.features.split(4096)):
         shutil.rmtree(work)
         raise UserError(f"the {extractor.name} features of {data.name} are not finite: wrong weights?")
@@ -128,13 +134,14 @@ def _compute(extractor: Extractor, data: ImageSet, folder: Path, crew: Crew) -> 
     if extractor.has_logits:
         verdicts = [part.argmax(1) for part in seen.logits.split(4096)]
         _write(folder / PREDICTED, torch.cat(verdicts).numpy())
-    moments = moments_of(mapped(folder / FEATURES))
-    save_file({name: value for name, value in moments._asdict().items() if name != "n"}, folder / MOMENTS)
+    features = mapped(folder / FEATURES)
+    moments = moments_of(features, copy=placed(extractor.device, features)[0])
+    save_file({name: value.cpu() for name, value in moments._asdict().items() if name != "n"}, folder / MOMENTS)
     _enter(folder, *folder.iterdir())
     shutil.rmtree(work)
 
 
-def _load(folder: Path) -> Reals | None:
+def _load(folder: Path, device: torch.device) -> Reals | None:
     """Load the files of `_compute`; None if they are missing or damaged."""
     if not (folder / ABOUT).exists():
         return None
@@ -147,7 +154,7 @@ def _load(folder: Path) -> Reals | None:
     predicted = mapped(folder / PREDICTED) if classified else None
     held = {name: value.clone() for name, value in load_file(folder / MOMENTS).items()}
     moments = Moments(**held, n=len(features))
-    return Reals(features, predicted, moments, folder)
+    return Reals(features, predicted, moments, folder, device)
 
 
 def _write(path: Path, array: np.ndarray) -> None:

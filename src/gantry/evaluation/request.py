@@ -263,7 +263,7 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
     files, network = plan.subject, plan.network
     assert isinstance(files, GeneratorFiles)
     check_finite(network, files.folder)
-    image = network(torch.zeros(1, files.z_dim))
+    image = network(torch.zeros(1, files.z_dim, device=next(network.parameters()).device))
     if tuple(image.shape[1:]) != plan.reference.drawn_shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "

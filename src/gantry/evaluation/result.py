@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.core.files import read_json, write_json, write_png
+from gantry.evaluation.stopwatch import written
 from gantry.runs.folder import EVALUATIONS
 from gantry.runs.tracking.environment import environment
 
@@ -23,6 +25,7 @@ PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
 DESCRIPTION = "eval."  # prefix of the tag that describes a key in a line
 CAVEATS = "caveats"  # ending of the tag that has what speaks against the values, a sentence a line
 MERGED = ("values", "spread", "higher_is_better", "classes", "classifier", "memorisation", "augmentation")
+WIDTH = 110  # columns of the line of seconds
 LEAST = 3  # number of the least frequent classes to name
 
 
@@ -46,7 +49,7 @@ class Result:
         classes: of each class its share, 0 to 1, of the real and of the generated images.
         memorisation: distances of the generated images from the training images.
         augmentation: accuracies of classifiers trained on the generated images.
-        seconds: durations by task.
+        seconds: durations by task, and by part of a task as `fid / moments`; images are drawn while the network works.
         classifier: sha256 and accuracy of the classifier that predicted the classes.
         higher_is_better: by the name of each value that has a direction.
         pairs: the generated images nearest to a training image beside it, uint8 (H, W, 3).
@@ -151,7 +154,7 @@ class Result:
             "classifier": self.classifier,
             "memorisation": None if self.memorisation is None else _finite(self.memorisation),
             "augmentation": self.augmentation,
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "environment": environment(),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
@@ -175,6 +178,8 @@ class Result:
             lines += [*([""] if self.values else []), *_augmentation_text(self.augmentation)]
         if self.caveats:
             lines += ["", *(f"but {caveat}" for caveat in self.caveats)]
+        if self.seconds:
+            lines += ["", *textwrap.wrap(f"seconds: {written(self.seconds)}", WIDTH, subsequent_indent="  ")]
         return "\n".join(lines)
 
     def _classes_text(self) -> list[str]:

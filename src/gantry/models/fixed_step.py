@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gantry.models.cuda_graph import Capture
+from gantry.core.cuda_graph import Capture
 from gantry.models.graphed_step import GraphedStep
 from gantry.models.static_inputs import Kind, StaticInputs
 from gantry.models.step import Record

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gantry.models.cuda_graph import Capture
+from gantry.core.cuda_graph import Capture
 from gantry.models.step import Record
 
 WARM_UP = 3  # eager steps before a capture, which are compared with as many replays

@@ -7,8 +7,8 @@ import torch
 from pytorch_lightning import Callback
 from small import NOISE
 
+from gantry.core.cuda_graph import CudaGraphs
 from gantry.core.errors import UserError
-from gantry.models.cuda_graph import CudaGraphs
 from gantry.training.hardware import cuda_graph
 from gantry.training.hardware.cuda_graph import fixed_step, reasons
 

@@ -138,6 +138,7 @@ def classifier(*, data: ImageSet, cache: Path, device: torch.device | str = "cpu
         device=torch.device(device),
         labelled=True,
         batch_size=256,
+        graph=torch.device(device).type == "cuda",
         details={"classifier_accuracy": accuracy},
         caveats=tuple(said),
     )

@@ -19,14 +19,21 @@ def metric() -> Metric:
     return Metric(
         "fid",
         higher_is_better=False,
-        compute=lambda inputs: fid(inputs.real.reference, inputs.moments),
+        compute=_compute,
         spread=lambda inputs, values: {"fid": inputs.once(spread)},
     )
 
 
+def _compute(inputs: Inputs) -> float:
+    generated = inputs.moments
+    with inputs.watch("distance"):
+        return fid(inputs.real.reference, generated)
+
+
 def spread(inputs: Inputs) -> float:
     """Return the spread of the FID of the generated images."""
-    return fid_spread(inputs.real.reference, inputs.features, inputs.moments)
+    with inputs.watch("spread"):
+        return fid_spread(inputs.real.reference, inputs.placed, inputs.moments)
 
 
 def fid(real: Moments | Reference, generated: Tensor | Moments) -> float:
@@ -48,7 +55,8 @@ def fid(real: Moments | Reference, generated: Tensor | Moments) -> float:
         distance, noise = _frechet(real, generated)
         if real.root.shape[1] == len(given.mean) and noise < AGREEMENT * distance:
             return distance
-    first, second = ({"mu": side.mean.numpy(), "sigma": side.covariance.numpy()} for side in (generated, given))
+    sides = ({"mu": side.mean, "sigma": side.covariance} for side in (generated, given))
+    first, second = ({name: value.cpu().numpy() for name, value in side.items()} for side in sides)
     return fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID]
 
 
@@ -63,7 +71,7 @@ def frechet(real: Reference, generated: Moments) -> float:
 
 def _frechet(real: Reference, generated: Moments) -> tuple[float, float]:
     """Return the distance, and an estimate of the error by rounding in the library's eigenvalues of S1 S2."""
-    rank = min(real.root.shape[1], generated.n - 1)
+    rank, generated = min(real.root.shape[1], generated.n - 1), generated.to(real.root.device)
     values = torch.linalg.eigvalsh(real.root.T @ generated.covariance @ real.root)[-rank:].clamp(min=0)
     difference = real.moments.mean - generated.mean
     traces = real.moments.covariance.trace() + generated.covariance.trace()
@@ -89,14 +97,15 @@ def fid_spread(real: Reference, generated: Tensor, generated_moments: Moments | 
         generated: in any order.
         generated_moments: `moments(generated)`, if computed already.
     """
-    mean, covariance, n = moments(generated) if generated_moments is None else generated_moments
+    found = moments(generated) if generated_moments is None else generated_moments
+    mean, covariance, n = found.to(real.root.device)
     values, vectors = torch.linalg.eigh(real.root.T @ covariance @ real.root)
     kept = values > values[-1:] * RANK
     kept[: max(len(values) - (n - 1), 0)] = False
     half = real.root @ (vectors[:, kept] * values[kept] ** -0.25)  # T = half @ half.T
     influence = []
     for chunk in chunks(generated):
-        centred = chunk.double() - mean
+        centred = chunk.to(mean.device).double() - mean
         squares = centred.square().sum(1) - (centred @ half).square().sum(1)
         influence.append(2 * centred @ (mean - real.moments.mean) + squares)
     return torch.cat(influence).std().item() / math.sqrt(n)

@@ -21,7 +21,7 @@ def metric() -> Metric:
     return Metric(
         "fid_infinity",
         higher_is_better=False,
-        compute=lambda inputs: fid_infinity(inputs.real.reference, inputs.features, inputs.seed),
+        compute=lambda inputs: fid_infinity(inputs.real.reference, inputs.features, inputs.seed, inputs.placed),
         spread=_spread,
     )
 
@@ -30,7 +30,7 @@ def _spread(inputs: Inputs, values: Mapping[str, float]) -> dict[str, float]:
     return {"fid_infinity": fid_infinity_spread(inputs.once(fid.spread), len(inputs.features))}
 
 
-def fid_infinity(real: Reference, generated: Tensor, seed: int) -> float:
+def fid_infinity(real: Reference, generated: Tensor, seed: int, copy: Tensor | None = None) -> float:
     """Extrapolate the FID to infinitely many generated images, from `generated` features (n, d), n at least 30.
 
     Chong and Forsyth 2020, Effectively Unbiased FID and Inception Score and Where to Find Them, section 4: the bias
@@ -42,6 +42,7 @@ def fid_infinity(real: Reference, generated: Tensor, seed: int) -> float:
         real: the real images' moments with their root.
         generated: their order does not matter.
         seed: of the subsets.
+        copy: `generated` on the device that computes.
 
     Raises:
         UserError: n is below 30.
@@ -50,7 +51,7 @@ def fid_infinity(real: Reference, generated: Tensor, seed: int) -> float:
     fids = []
     for point, size in enumerate(sizes):
         rows = draws(seed, point, "fid infinity").permutation(len(generated))[:size]
-        fids.append(fid.frechet(real, moments(generated, torch.from_numpy(np.sort(rows)))))
+        fids.append(fid.frechet(real, moments(generated, torch.from_numpy(np.sort(rows)), copy)))
     return float(_intercept(sizes) @ np.array(fids))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gantry.evaluation.metrics.metric import LOGITS, Inputs, Metric
+from gantry.evaluation.placement import placed
 
 SPLITS = 10
 SEED = 2020  # torch-fidelity's
@@ -26,7 +27,7 @@ def metric() -> Metric:
 
 
 def _compute(inputs: Inputs) -> dict[str, float]:
-    mean, std = inception_score(inputs.logits)
+    mean, std = inception_score(placed(inputs.extractor.device, inputs.logits)[0])
     return {"inception_score": mean, "inception_score_std": std}
 
 
@@ -41,7 +42,9 @@ def inception_score(logits: Tensor) -> tuple[float, float]:
     order = np.random.RandomState(SEED).permutation(len(logits))
     bounds = [split * len(logits) // SPLITS for split in range(SPLITS + 1)]
     scores = [
-        isc_features_to_metric(logits[torch.from_numpy(order[begin:end])], splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
+        isc_features_to_metric(logits[torch.from_numpy(order[begin:end]).to(logits.device)], splits=1, shuffle=False)[
+            KEY_METRIC_ISC_MEAN
+        ]
         for begin, end in pairwise(bounds)
     ]
     return float(np.mean(scores)), float(np.std(scores))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from gantry.evaluation.metrics.metric import Inputs, Metric
 
 SUBSETS = 100
 SUBSET_SIZE = 1000  # or all images, if there are fewer
+SEED = 2020  # torch-fidelity's
 SAMPLE = 2000  # real and generated images used for the spread, each
 
 
@@ -20,12 +22,12 @@ def metric() -> Metric:
 
 
 def _compute(inputs: Inputs) -> dict[str, float]:
-    mean, std = kid(inputs.real.features, inputs.features, inputs.kid_subsets)
+    mean, std = kid(*inputs.both_placed, inputs.kid_subsets)
     return {"kid": mean, "kid_std": std}
 
 
 def _spread(inputs: Inputs, values: Mapping[str, float]) -> dict[str, float]:
-    return {"kid": kid_spread(inputs.real.features, inputs.features, values["kid_std"], inputs.kid_subsets)}
+    return {"kid": kid_spread(*inputs.both_placed, values["kid_std"], inputs.kid_subsets)}
 
 
 def subset_size(n_real: int, n_generated: int) -> int:
@@ -39,13 +41,32 @@ def kid(real: Tensor, generated: Tensor, subsets: int = SUBSETS) -> tuple[float,
     Binkowski et al. 2018, Demystifying MMD GANs, section 4: the unbiased squared maximum mean discrepancy
     under a cubic kernel, mean over `subsets` random subsets, and the standard deviation over them; near 0, of either
     sign, for equal distributions.
-    By torch-fidelity, which draws the subsets from a seed of its own, the generated side first.
+    By torch-fidelity, which draws the subsets from a seed of its own, the generated side first. Features on a GPU are
+    compared there, in the same subsets; the sums are then float64's, where torch-fidelity's are float32's.
     """
+    size = subset_size(len(real), len(generated))
+    if generated.is_cuda:
+        return kid_of_subsets(real, generated, subsets, size)
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 
-    size = subset_size(len(real), len(generated))
     result = kid_features_to_metric(generated, real, kid_subsets=subsets, kid_subset_size=size, verbose=False)
     return result[KEY_METRIC_KID_MEAN], result[KEY_METRIC_KID_STD]
+
+
+def kid_of_subsets(real: Tensor, generated: Tensor, subsets: int, size: int) -> tuple[float, float]:
+    """Return `kid` on the features' device, in torch-fidelity's `subsets` of `size` images."""
+    random = np.random.RandomState(SEED)
+    found = []
+    for _ in range(subsets):
+        mine, theirs = (
+            side[torch.from_numpy(random.choice(len(side), size, replace=False)).to(side.device)]
+            for side in (generated, real)
+        )
+        own = (_kernel(side, side).double() for side in (mine, theirs))
+        apart = sum((kernel.sum() - kernel.trace()) / (size * (size - 1)) for kernel in own)
+        found.append(apart - 2 * _kernel(mine, theirs).double().mean())
+    values = torch.stack(found)
+    return values.mean().item(), values.std(correction=0).item()
 
 
 def kid_spread(real: Tensor, generated: Tensor, std: float, subsets: int) -> float:
@@ -62,7 +83,7 @@ def kid_spread(real: Tensor, generated: Tensor, std: float, subsets: int) -> flo
     kernel.fill_diagonal_(0)
     means = []
     for half in range(2):
-        own = torch.arange(count) % 2 == half
+        own = torch.arange(count, device=kernel.device) % 2 == half
         means.append(kernel[:, own].sum(1) / (own.sum() - own.long()) - across[:, half::2].mean(1))
     first = torch.cov(torch.stack(means))[0, 1].clamp(min=0).item()
     rows = kernel.sum(1) / (count - 1)
@@ -79,4 +100,4 @@ def _kernel(left: Tensor, right: Tensor) -> Tensor:
 
 def _sample(features: Tensor, purpose: str) -> Tensor:
     rows = draws(0, 0, f"kid spread {purpose}").permutation(len(features))[:SAMPLE]
-    return features[torch.from_numpy(rows)]
+    return features[torch.from_numpy(rows).to(features.device)]

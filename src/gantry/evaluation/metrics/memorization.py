@@ -12,6 +12,7 @@ from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.evaluation.metrics.metric import SETS, Found, Inputs, Metric
 from gantry.evaluation.metrics.precision_recall import ROWS, distance_blocks
+from gantry.evaluation.placement import placed
 
 COPIED = 0.01  # share of held-out real images that are within a copy's distance of a training image
 LEFT_OUT = 10_000  # largest number of training images that replace held-out ones
@@ -32,8 +33,9 @@ def _compute(inputs: Inputs) -> Found:
     assert sets is not None
     train = sets.real_images("training")
     unseen = None if sets.held_out is None else sets.real_images("held-out")
-    training = sets.reals("training").features
-    memorised = memorisation(inputs.features, training, None if unseen is None else sets.reals("held-out").features)
+    known = [sets.reals(which).features for which in ("training", *(["held-out"] if unseen is not None else []))]
+    with inputs.watch("neighbours"):
+        memorised = memorisation(*placed(inputs.extractor.device, inputs.features, *known))
     about = {name: value for name, value in memorised._asdict().items() if name not in ("distances", "indices")}
     about |= {"training_images": len(train), "training_digest": train.digest}
     about |= {"held_out_images": 0 if unseen is None else len(unseen)}
@@ -78,15 +80,16 @@ def nearest(queries: Tensor, base: Tensor, exclude: Tensor | None = None) -> tup
     candidates; distances from differences decide, so that an exact copy is at 0.
 
     Args:
-        queries, base: read in blocks; n is at least 1, or 2 with `exclude`.
+        queries, base: on one device, read in blocks; n is at least 1, or 2 with `exclude`.
         exclude: for each query the index in `base` to ignore, int64 (m,): the query itself.
     """
     distances, indices = [], []
-    for rows in torch.arange(len(queries)).split(ROWS):
+    exclude = None if exclude is None else exclude.to(queries.device)
+    for rows in torch.arange(len(queries), device=queries.device).split(ROWS):
         chunk = queries[rows]
         rough, index = chunk.new_empty(len(rows), 0), rows.new_empty(len(rows), 0)
         for columns, block in distance_blocks(chunk, base):
-            numbers = torch.arange(columns.start, columns.stop)
+            numbers = torch.arange(columns.start, columns.stop, device=queries.device)
             if exclude is not None:
                 block = block.masked_fill(exclude[rows, None] == numbers, torch.inf)
             rough, index = torch.cat((rough, block), 1), torch.cat((index, numbers.expand(len(rows), -1)), 1)
@@ -120,10 +123,11 @@ def memorisation(generated: Tensor, train: Tensor, held_out: Tensor | None = Non
         )
     distances, indices = nearest(generated, train)
     if held_out is None:
-        rows = torch.from_numpy(np.sort(draws(0, 0, "left out").permutation(len(train))[:LEFT_OUT]))
+        rows = torch.from_numpy(np.sort(draws(0, 0, "left out").permutation(len(train))[:LEFT_OUT])).to(train.device)
         real = nearest(train[rows], train, exclude=rows)[0]
     else:
         real = nearest(held_out, train)[0]
+    distances, indices, real = (found.cpu() for found in (distances, indices, real))
     n, m = len(generated), len(real)
     rank = max(1, int(COPIED * (m + 1)))
     expected = rank / (m + 1)  # for one more distance of the same distribution, by symmetry

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
-from hydra.errors import InstantiationException
 from torch import Tensor
 
-from gantry.core.config.instantiate import maker
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor
-from gantry.evaluation.features import Source
 from gantry.evaluation.metrics import MEASURES
 from gantry.evaluation.moments import Moments, moments
-from gantry.evaluation.real_statistics import Reals
+from gantry.evaluation.placement import placed
+
+if TYPE_CHECKING:  # the metrics' functions of features need neither Hydra nor the files of features
+    from gantry.evaluation.features import Source
+    from gantry.evaluation.real_statistics import Reals
 
 Need = Literal["logits", "labels", "sets"]
 LOGITS: Need = "logits"  # of the extractor's network
@@ -60,10 +62,12 @@ class Inputs:
         real: their features (m, d), the predicted classes, and cached results derived from them.
         features: of the generated images, (n, d) float32.
         logits: of the generated images, (n, k), where k is 0 if the extractor has none.
+            Both are on the CPU, as the real ones are; `placed` and `both_placed` are where metrics compute.
         images: the generated images by number, uint8; generated again if they were not stored.
         kid_subsets: subsets in a Kernel Inception Distance.
         seed: of random subsets.
         sets: see `Sets`; None while training.
+        watch: entered with the name of a part of the work, whose seconds it measures.
     """
 
     extractor: Extractor
@@ -75,12 +79,25 @@ class Inputs:
     kid_subsets: int
     seed: int = 0
     sets: Sets | None = None
+    watch: Callable[[str], AbstractContextManager[object]] = nullcontext
     _computed: dict[Callable[[Inputs], Any], Any] = field(default_factory=dict)
 
     @cached_property
     def moments(self) -> Moments:
-        """The generated images' moments."""
-        return moments(self.features)
+        """The generated images' moments, where metrics compute."""
+        with self.watch("moments"):
+            return moments(self.features, copy=self.placed)
+
+    @cached_property
+    def placed(self) -> Tensor:
+        """The features of the generated images on the extractor's GPU, or on the CPU."""
+        return placed(self.extractor.device, self.features)[0]
+
+    @cached_property
+    def both_placed(self) -> tuple[Tensor, Tensor]:
+        """The features of the real and of the generated images on one device."""
+        real, generated = placed(self.extractor.device, self.real.features, self.placed)
+        return real, generated
 
     def once(self, compute: Callable[[Inputs], T]) -> T:
         """Return `compute(self)`, computed once for all metrics that use it."""
@@ -164,6 +181,10 @@ def built(measures: Sequence[str | Mapping[str, Any]]) -> list[Metric]:
 
 
 def _own(node: Mapping[str, Any]) -> Metric:
+    from hydra.errors import InstantiationException
+
+    from gantry.core.config.instantiate import maker
+
     target = node["_target_"]
     try:
         made = maker(dict(node))()

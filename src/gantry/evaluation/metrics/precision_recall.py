@@ -36,7 +36,11 @@ def metric() -> Metric:
 
 
 def _both(inputs: Inputs) -> tuple[Manifold, Manifold]:
-    return manifold(inputs.real.features, inputs.features, inputs.real.derived("radii", radii))
+    real, generated = inputs.both_placed
+    with inputs.watch("neighbours of real images"):
+        known = inputs.real.derived("radii", lambda features: radii(real))
+    with inputs.watch("neighbours"):
+        return manifold(real, generated, known)
 
 
 def distance_blocks(queries: Tensor, base: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -81,7 +85,7 @@ def manifold(real: Tensor, generated: Tensor, real_radii: Tensor | None = None) 
     any; equal to their package prdc's.
 
     Args:
-        real, generated: at least 6 on either side.
+        real, generated: at least 6 on either side, on one device, which computes.
         real_radii: `radii(real)`, where it is known.
 
     Returns:
@@ -93,12 +97,13 @@ def manifold(real: Tensor, generated: Tensor, real_radii: Tensor | None = None) 
     Raises:
         UserError: fewer than 6 images on either side.
     """
-    real_radii = radii(real) if real_radii is None else real_radii
+    device = generated.device
+    real_radii = radii(real) if real_radii is None else real_radii.to(device)
     generated_radii = radii(generated)
-    precise = torch.zeros(len(generated), dtype=torch.bool)
-    balls = torch.zeros(len(generated))
-    recalled, covered = _Found(len(real)), _Found(len(real))
-    for rows in torch.arange(len(generated)).split(ROWS):
+    precise = torch.zeros(len(generated), dtype=torch.bool, device=device)
+    balls = torch.zeros(len(generated), device=device)
+    recalled, covered = _Found(len(real), device), _Found(len(real), device)
+    for rows in torch.arange(len(generated), device=device).split(ROWS):
         for columns, block in distance_blocks(generated[rows], real):
             precise[rows] |= (block <= real_radii[columns, 0]).any(1)
             recalled.add(rows, columns, block <= generated_radii[rows, :1])
@@ -120,9 +125,9 @@ def manifold(real: Tensor, generated: Tensor, real_radii: Tensor | None = None) 
 class _Found:
     """Counts for m real images by how many generated ones each is covered, and by which one last."""
 
-    def __init__(self, count: int) -> None:
-        self.times = torch.zeros(count, dtype=torch.int64)
-        self.finder = torch.zeros(count, dtype=torch.int64)
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.times = torch.zeros(count, dtype=torch.int64, device=device)
+        self.finder = torch.zeros(count, dtype=torch.int64, device=device)
 
     def add(self, rows: Tensor, columns: slice, found: Tensor) -> None:
         """Add which real images `columns` the generated images `rows` (r,) cover: bool (r, columns)."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 
+from gantry.core.cuda_graph import CudaGraphs
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
 from gantry.data.resident import Resident, fits
-from gantry.models.cuda_graph import CudaGraphs
 from gantry.models.fixed_step import FixedStep
 from gantry.training.lightning_overrides import STEP_HOOKS
 

@@ -47,10 +47,11 @@ class CudaGraphs:
         Raises:
             RuntimeError: it synchronises with the host, or does what cannot be captured.
         """
-        graph, failed = torch.cuda.CUDAGraph(), []
+        graph = torch.cuda.CUDAGraph()
+        failed: list[Exception] = []
         current = torch.cuda.current_stream(self.device)
         try:
-            # Other threads, such as one that delivers to MLflow, may use CUDA meanwhile.
+            # Other threads may use CUDA meanwhile: those that draw images, or move a batch.
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
                 try:
                     function()
