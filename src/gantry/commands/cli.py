@@ -35,6 +35,7 @@ from gantry.core.config.overrides import quoted, sweep_flag_first
 from gantry.core.config.reference import SHARED, help_text
 from gantry.core.config.typed import as_typed
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
+from gantry.core.processes.parent_watch import LEASH
 from gantry.core.redaction import redact
 from gantry.core.text import did_you_mean
 from gantry.runs.tracking import variables
@@ -82,7 +83,9 @@ def _run(
     main = hydra.main(config_path=str(config_dir), config_name=config_name, version_base="1.3")
     try:
         if config_name in COMMANDS:
-            sys.argv[1:] = sweep_flag_first(as_typed(sys.argv[1:], COMMANDS[config_name]))
+            # A job's or a rank's were taken as typed by the process that started it, and may hold Hydra's escapes.
+            typed = sys.argv[1:] if LEASH in os.environ else as_typed(sys.argv[1:], COMMANDS[config_name])
+            sys.argv[1:] = sweep_flag_first(typed)
         with _exceptions_kept(), _shared_files_left_out(), redaction.kept_out(), around or nullcontext():
             main(jobs.watch(task))()
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from project import ROOT
 
@@ -58,15 +59,43 @@ def test_a_text_is_taken_as_typed_and_a_second_time_too(command: type, key: str,
         assert plain(argument.partition("=")[2]) == text
 
 
+FOR_JOBS = (
+    "http://127.0.0.1:5055",
+    "team:mine",
+    "my experiment",
+    "a:b c",
+    "tabs\tand spaces",
+    "$x",
+    "a=b",
+    "(c)",
+    "ü:ö",
+)
+
+
+@pytest.mark.parametrize("text", FOR_JOBS)
+@pytest.mark.parametrize("key", ["tracking.uri", "tracking.experiment", "data.folder", "paths.root"])
+def test_each_job_of_a_sweep_gets_the_text_as_typed(key: str, text: str) -> None:
+    """Hydra's sweeper writes each value anew for a job, whose process reads it once more."""
+    typed = as_typed(["-m", f"{key}={text}", f"hydra.sweep.dir={text},second:{text}"], Train)[1:]
+    parsed = OverridesParser.create().parse_overrides(typed)
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    assert [[read(argument) for argument in as_typed(job, Train)] for job in jobs] == [
+        [text, text],
+        [text, f"second:{text}"],
+    ]
+
+
 def test_the_config_holds_the_folder_as_typed() -> None:
     typed = ["data=image_folder", "data.folder=/pictures/l'été, 日本 (1)", "hydra.run.dir=/runs/a=b"]
+    typed += ["paths.root=/q", "tracking.uri=${paths.root}/x:y"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", as_typed(typed, Train), return_hydra_config=True)
     assert config.data.folder == "/pictures/l'été, 日本 (1)"
     assert config.hydra.run.dir == "/runs/a=b"
+    assert config.tracking.uri == "/q/x:y"
 
 
-@pytest.mark.parametrize("text", ["/data/pictures", "${paths.root}/x", "null", "", "'in quotes'", '"a b"', "???"])
+@pytest.mark.parametrize("text", ["/data/pictures", "null", "", "'in quotes'", '"a b"', "???"])
 def test_what_hydra_reads_well_already_is_left_as_it_was(text: str) -> None:
     assert as_typed([f"data.folder={text}"], Train) == [f"data.folder={text}"]
 

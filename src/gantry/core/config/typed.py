@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.errors import HydraException
 
 from gantry.core.config.declaration import declared
@@ -58,10 +58,18 @@ def plain(text: str) -> str:
 
 
 def _exact(text: str) -> str:
-    """Return a value as Hydra has to be given it."""
+    """Return a value as Hydra has to be given it.
+
+    In a sweep Hydra writes a value anew for each job, with a backslash before a colon or a blank, but not in quotes.
+    """
     read = None if text in LEFT else _read(text)
-    same = text in LEFT or (read is not None and not _is_quoted(read) and read.value() == text)
+    same = text in LEFT or (read is not None and not _is_quoted(read) and read.value() == text == _written(read))
     return text if same else quoted(text)
+
+
+def _written(read: Override) -> str:
+    """Return a value as Hydra writes it for a job."""
+    return "" if read.is_sweep_override() else str(read.get_value_element_as_str())
 
 
 def _path(text: str) -> str:
@@ -82,9 +90,16 @@ def _path(text: str) -> str:
 def _swept(text: str) -> str:
     """Return the value of an option in a sweep, which may be several values with commas between them."""
     read = None if _exists(text) else _read(text)
-    if read is not None and (read.is_sweep_override() or "," in text):
-        return text
+    if read is not None and read.is_sweep_override() and not _is_list(read):
+        return text  # a function, such as choice(a,b) or glob(*)
+    if read is not None and not read.is_sweep_override() and "," in text:
+        return text  # quoted, or in brackets
     return _path(text) if _exists(text) else ",".join(map(_path, _members(text)))
+
+
+def _is_list(read: Override) -> bool:
+    """Return True for values with commas between them."""
+    return isinstance(read._value, ChoiceSweep) and read._value.simple_form
 
 
 def _read(text: str) -> Override | None:
