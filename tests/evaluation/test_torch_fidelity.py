@@ -1,6 +1,5 @@
 """The same images and the same weights give torch-fidelity's own numbers, on the plain path and the fast one."""
 
-import functools
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,8 +12,7 @@ from metrics_helpers import random_images, random_state
 from threadpoolctl import threadpool_limits
 
 from gantry.data.sources import cifar10
-from gantry.evaluation.extractors import networks
-from gantry.evaluation.extractors.networks import NetworkExtractor
+from gantry.evaluation.extractors.networks import NetworkExtractor, inception
 from gantry.evaluation.extractors.tf1_resize import resize_like_tensorflow1
 from gantry.evaluation.metrics.fid import fid
 from gantry.evaluation.metrics.inception_score import inception_score
@@ -44,9 +42,6 @@ class AsDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.images[index]
-
-
-inception = functools.cache(networks.inception)  # reading the weights takes longer than some tests do
 
 
 def theirs(generated: np.ndarray, real: np.ndarray, weights: Path, layer: int = 2048) -> dict[str, float]:
