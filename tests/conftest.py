@@ -3,20 +3,17 @@
 import copy
 import functools
 import os
+import sqlite3
 import sys
+from contextlib import closing
 
 # Tests run side by side, on as many processes as there are cores; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from project import ROOT
 
-from gantry.core.processes.devices import GPUS
-from gantry.training import memory
+# torch, Hydra and Gantry are imported where they are used: the process that starts the workers needs none of them.
 
 ESTIMATES = {}
 USUAL = ["tracking=none", "trainer.accelerator=cpu", "paths.root=.", "paths.cache=."]  # overrides win over them
@@ -27,6 +24,8 @@ for name in (*MLFLOWS, "TRACKING_PASSWORD", "TRACKING_TOKEN"):
 
 def pytest_configure(config):
     """Hide the GPUs from a run without the tests marked `gpu`, so that it is the same on every machine."""
+    from gantry.core.processes.devices import GPUS
+
     if "not gpu" in config.option.markexpr:
         os.environ[GPUS] = ""
 
@@ -37,14 +36,30 @@ def commands_on_the_cpu(request, monkeypatch):
 
     Many of these tests start several jobs or ranks, for which one GPU is too few, or compare two runs bit by bit.
     """
+    from gantry.core.processes.devices import GPUS
+
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setenv(GPUS, "")
 
 
 def pytest_runtest_setup(item):
     """Skip what is marked `gpu` where there is none."""
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker a contiguous share of the tests, of which idle workers take some in the end.
+
+    xdist's own default deals neighbouring tests to all workers, and each then makes a module's fixtures anew.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +73,10 @@ def no_store_of_another_test():
 @pytest.fixture(autouse=True)
 def one_estimate(monkeypatch):
     """Compute the memory of a step once for all runs of the same config."""
+    from omegaconf import OmegaConf
+
+    from gantry.training import memory
+
     need = memory.need
 
     def of_the_same(cfg, data, world_size=1):
@@ -74,18 +93,55 @@ def one_estimate(monkeypatch):
 @pytest.fixture(autouse=True)
 def seeded():
     """The same initial weights in every test run."""
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """The path of an MLflow database without a run, once a test has made one."""
+    return tmp_path_factory.mktemp("empty") / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def tables_made_once(monkeypatch, empty_store):
+    """Copy the tables of a new SQLite store: MLflow's fifty migrations take a second. Processes make their own."""
+    if (stores := sys.modules.get("mlflow.store.db.utils")) is None:
+        return
+    from sqlalchemy import inspect
+
+    make = stores._initialize_tables
+
+    def copied(engine):
+        if engine.dialect.name != "sqlite" or not (path := engine.url.database) or inspect(engine).get_table_names():
+            make(engine)
+        elif empty_store.exists():
+            with closing(sqlite3.connect(empty_store)) as ready, closing(sqlite3.connect(path, timeout=60)) as new:
+                ready.backup(new)
+        else:
+            make(engine)
+            with closing(sqlite3.connect(path)) as made, closing(sqlite3.connect(empty_store)) as ready:
+                made.backup(ready)
+
+    monkeypatch.setattr(stores, "_initialize_tables", copied)
+
+
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """One cache of classifiers and statistics for all tests."""
-    return tmp_path_factory.mktemp("cache")
+    """One cache of classifiers and statistics for all tests, those of other workers too."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.getbasetemp().parent / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @functools.cache
 def composed(*overrides):
     """conf/train.yaml with overrides, on the CPU, composed once for all tests that ask for the same."""
+    from hydra import compose, initialize_config_dir
+
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", [*USUAL, *overrides])
 
@@ -93,6 +149,7 @@ def composed(*overrides):
 @pytest.fixture
 def config(tmp_path, cache):
     """Compose conf/train.yaml with overrides, untracked and on the CPU."""
+    from omegaconf import OmegaConf
 
     def of_this_test(*overrides):
         cfg = copy.deepcopy(composed(*overrides))
@@ -110,6 +167,7 @@ def typed(capsys, monkeypatch):
 
     Seconds quicker than a process of its own, which has to import everything.
     """
+    from hydra.core.global_hydra import GlobalHydra
 
     def called(main, *arguments):
         GlobalHydra.instance().clear()

@@ -59,6 +59,7 @@ def compiler():
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_compiled_runs_and_eager_ones_take_up_each_others_checkpoints(tmp_path):
     whole = dense(compile=False)

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from gantry.core.replaced import replaced
 
 # Passwords may contain / and @ unescaped: after a colon, everything up to the last @ is hidden.
 _USERINFO = re.compile(r"://(?:[^\s/:@]*:\S*|[^\s/?#]*)@")
@@ -103,9 +104,9 @@ def kept_out() -> Iterator[None]:
         return redact(plain(self, record))
 
     with (
-        patch.object(hydra_utils, "_save_config", save),
-        patch.object(OmegaConf, "save", staticmethod(save_sweep)),
-        patch.object(hydra_utils.JobReturn, "return_value", property(return_value, answer.fset)),  # type: ignore[attr-defined]
-        patch.object(logging.Formatter, "format", format),
+        replaced(hydra_utils, "_save_config", save),
+        replaced(OmegaConf, "save", staticmethod(save_sweep)),
+        replaced(hydra_utils.JobReturn, "return_value", property(return_value, answer.fset)),  # type: ignore[attr-defined]
+        replaced(logging.Formatter, "format", format),
     ):
         yield

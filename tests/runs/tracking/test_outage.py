@@ -237,7 +237,8 @@ def test_a_full_disk_keeps_nothing_from_the_store(
     assert [m.value for m in client.get_metric_history(str(tracker.run_id), "fid")] == list(range(6))
     assert len(client.list_artifacts(str(tracker.run_id), "images")) == 2  # the image and its thumbnail
     assert client.get_run(str(tracker.run_id)).info.status == "FINISHED"
-    assert caplog.text == ""
+    # The first store that a process opens has its tables made, of which MLflow tells.
+    assert [record.message for record in caplog.records if record.name != "mlflow.store.db.utils"] == []
 
 
 def test_a_full_disk_and_a_server_away_do_not_fill_the_memory(
