@@ -18,6 +18,7 @@ from gantry.data.batches import Batches
 from gantry.data.resident import Resident
 from gantry.models.fixed_step import FixedStep
 from gantry.models.graphed_step import MOST, WARM_UP, GraphedStep
+from gantry.models.optimizers import keep_capturable
 from gantry.models.penalties import R1
 from gantry.training.build import build_model
 from gantry.training.callbacks.diagnostics import Health
@@ -29,6 +30,7 @@ SETTINGS = {
     "accumulate=2 and clipped": ["accumulate=2", "model.max_grad_norm=0.1"],
     "bfloat16": ["trainer.precision=bf16-mixed"],
 }
+RMSPROP = ["model.optimizer._target_=torch.optim.RMSprop", "~model.optimizer.betas"]
 FLIPPED = replace(NOISE, flip=True, labels=draws(0, 1, "labels").integers(0, 3, len(NOISE)), classes=("a", "b", "c"))
 
 
@@ -114,7 +116,7 @@ class Changing(Callback):
     [
         ([], "lr", lambda step: 1e-3 / (1 + step), 2),  # fused: a tensor on the device
         (["+model.optimizer.fused=false"], "weight_decay", lambda step: 0.1 * step, 0),  # Adam reads its counter
-        (["model.optimizer._target_=torch.optim.RMSprop", "~model.optimizer.betas"], "lr", lambda step: 1e-3 * step, 5),
+        (RMSPROP, "lr", lambda step: 1e-3 * step, 5),
         ([], "betas", lambda step: (0.5 + (step > 2) * 0.1, 0.9), 4),
     ],
     ids=["a rate on the device", "an optimizer that cannot be captured", "a rate on the host", "betas"],
@@ -136,6 +138,30 @@ def test_a_resumed_run_replays_to_the_bit_what_one_never_stopped_does(config, tm
     rest = train(cfg, recording()[0], steps=8, start=5, checkpoint=tmp_path / "half.ckpt")
     rest.records = half.records + rest.records
     assert_equal(rest, whole)
+
+
+@pytest.mark.parametrize("optimizer", [[], RMSPROP], ids=["Adam", "RMSprop"])
+def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_a_cpu(optimizer, config, tmp_path):
+    """There the optimizers' option `capturable` was set, which raises on a CPU."""
+    cfg = config("model=lsgan", *SMALL, *optimizer)
+    whole, half = train(cfg, steps=6), train(cfg, steps=3)
+    half.trainer.save_checkpoint(tmp_path / "half.ckpt")
+    checkpoint = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    for state in checkpoint["optimizer_states"]:
+        state["param_groups"][0]["capturable"] = True
+    torch.save(checkpoint, tmp_path / "gpu.ckpt")
+    rest = train(cfg, steps=6, start=3, checkpoint=tmp_path / "gpu.ckpt")
+    rest.records = half.records + rest.records
+    assert_equal(rest, whole)
+
+
+def test_counters_go_to_the_device_of_the_weights_with_a_checkpoint_of_a_cpu():
+    weight = nn.Parameter(torch.zeros(3, device="meta"))
+    optimizer = torch.optim.RMSprop([weight])
+    optimizer.state[weight] = {"step": torch.tensor(7.0)}
+    keep_capturable([optimizer], capturable=True)
+    assert optimizer.param_groups[0]["capturable"]
+    assert optimizer.state[weight]["step"].is_meta
 
 
 class Odd(nn.Module):

@@ -21,7 +21,7 @@ from gantry.models.fixed_step import FixedStep
 from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
 from gantry.models.objective import objective
-from gantry.models.optimizers import OptimizerFactory, capturable, check_clipping, fused
+from gantry.models.optimizers import OptimizerFactory, capturable, check_clipping, fused, keep_capturable
 from gantry.models.penalties import INPUT_GRADIENT, Constraint, Penalty
 from gantry.models.static_inputs import Kind
 from gantry.models.step import (
@@ -162,19 +162,19 @@ class GAN(LightningModule):
             UserError: `max_grad_norm` is set, and only the optimizer itself unscales the gradients.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        graphed = self.fixed is not None and self.fixed.capture is not None
         optimizers = []
         for factory, network in ((self.optimizer, self.generator), (self.discriminator_optimizer, self.discriminator)):
             made = factory if scaled else fused(factory)
-            if graphed and self.trainer.strategy.root_device.type == "cuda":
+            if self._captures():
                 made = capturable(made)
             optimizers.append(made(network.parameters()))
         check_clipping(optimizers, self.max_grad_norm, scaled)
         return optimizers
 
     def on_train_start(self) -> None:
-        """Give the optimizers' state the weights' memory format, and build the terms of the loss and the penalties."""
+        """Adapt the optimizers' loaded state to the weights and the device, and build the terms of the objective."""
         lay_out(self.trainer.optimizers)
+        keep_capturable(self.trainer.optimizers, self._captures())
         self.objective = objective(self.loss, self.penalties)
         if self.fixed is not None:
             networks = {name: getattr(self, name) for name in (*PLAYERS, "averaged")}
@@ -241,6 +241,11 @@ class GAN(LightningModule):
             noise, *uniform = turn.names(number, [term for term in self.objective if term.player == turn.player])
             kinds |= dict.fromkeys(uniform, Kind((len(values[noise]),), torch.float32))
         return kinds
+
+    def _captures(self) -> bool:
+        """Return True where optimizers step inside CUDA graphs."""
+        graphed = self.fixed is not None and self.fixed.capture is not None
+        return graphed and self.trainer.strategy.root_device.type == "cuda"
 
     def _watched(self, step: int, player: str) -> bool:
         return any(asks(self, player, step) for asks in self.asking_for_norms)

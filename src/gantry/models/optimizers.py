@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from inspect import signature
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gantry.core.errors import UserError
@@ -32,6 +33,22 @@ def capturable(factory: OptimizerFactory) -> OptimizerFactory:
     keywords = factory.keywords if isinstance(factory, partial) else {}
     asks = "capturable" in options and not {"differentiable", "capturable"} & keywords.keys()
     return partial(factory, **{"capturable": True}) if asks else factory
+
+
+def keep_capturable(optimizers: Iterable[Optimizer], capturable: bool) -> None:
+    """Set the option after a checkpoint was loaded, which holds that of the device on which it was written.
+
+    A capturable optimizer counts its steps on the device of the weights, and raises on a CPU.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if "capturable" not in group:
+                continue
+            group["capturable"] = capturable
+            for weight in group["params"]:
+                count = optimizer.state.get(weight, {}).get("step")
+                if capturable and isinstance(count, Tensor):
+                    optimizer.state[weight]["step"] = count.to(weight.device, torch.float32)
 
 
 def check_clipping(optimizers: Sequence[Optimizer], max_grad_norm: float | None, scaled: bool) -> None:

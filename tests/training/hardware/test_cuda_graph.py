@@ -43,7 +43,8 @@ def a_gpu(monkeypatch):
     ("overrides", "of_trainer", "callbacks", "why"),
     [
         (["cuda_graph=false"], {}, [], "cuda_graph=false"),
-        ([], {"world_size": 2}, [], "2 ranks exchange gradients in the middle of a step"),
+        ([], {"world_size": 2}, [], "trainer.strategy exchanges gradients between ranks in the middle of a step"),
+        (["trainer=ddp"], {}, [], "trainer.strategy exchanges gradients between ranks in the middle of a step"),
         (
             ["trainer.precision=16-mixed"],
             {"scaler": object()},

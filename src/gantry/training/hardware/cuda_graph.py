@@ -55,8 +55,8 @@ def reasons(cfg: DictConfig, trainer: Trainer, callbacks: Sequence[Callback]) ->
     """Yield the reasons for which steps cannot be CUDA graphs, as the ends of a sentence after "since"."""
     if cfg.get("cuda_graph", AUTO) is False:
         yield "cuda_graph=false"
-    if trainer.world_size > 1:
-        yield f"{trainer.world_size} ranks exchange gradients in the middle of a step"
+    if trainer.world_size > 1 or cfg.trainer.get("strategy") is not None:
+        yield "trainer.strategy exchanges gradients between ranks in the middle of a step"
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         yield f"under trainer.precision={cfg.trainer.precision} the host decides whether a step counts"
     if cfg.trainer.get("detect_anomaly"):
