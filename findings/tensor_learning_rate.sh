@@ -4,8 +4,8 @@
 # Expected: a step under a CUDA graph needs its learning rate as a tensor on the device, or each replay has the value
 #   from the capture. capturable=True says that an optimizer can be captured, in each of its implementations.
 # What happens: with foreach=False, RMSprop and Adadelta read the tensor on the host all the same, which is an error
-#   during capture. Adam, AdamW, NAdam, RAdam, Adamax and ASGD compute with it on the device, and so does every
-#   optimizer that has capturable with foreach=True. Of those without that option, SGD reads the tensor with foreach
+#   during capture. Adam, AdamW, NAdam, RAdam, Adamax and ASGD compute with it on the device, and so do
+#   RMSprop and Adadelta with foreach=True. Of those without that option, SGD reads the tensor with foreach
 #   and without, and only fused=True keeps it on the device; Adagrad does so with foreach=True too; Muon reads it.
 #   Rprop uses its learning rate in the first step only, so that a new value in the tensor is without effect.
 #   Adafactor reads other tensors too, whatever the learning rate is.
@@ -41,12 +41,13 @@
 #   Rprop      loop     True        no read      not used
 #   Rprop      foreach  True        no read      not used
 #   SGD        loop     no option   no read      read on the host: param.add_(grad, alpha=-lr)
-#   SGD        foreach  no option   no read      read on the host: torch._foreach_add_(device_params, device_grads, alpha=-lr)
+#   SGD        foreach  no option   no read      read on the host: torch._foreach_add_(device_params, device_grads,
+#     alpha=-lr)
 #   SGD        fused    no option   no read      on the device
 # Why it matters: capture of whole steps is worth most for small networks, as GANs on small images have, and they are
 #   trained by RMSprop (WGAN), Adam and SGD with schedules. Fake tensors find every read without a GPU, in milliseconds.
 # Not asserted: where in torch's sources the read is.
-# Known: pytorch/pytorch issue 118018, open, lists which optimizers have capturable.
+# Known: pytorch/pytorch issue 118018, open, asks for capturable in all optimizers.
 #
 # Usage: [PYTHON=an interpreter that has torch 2.14.1] ./tensor_learning_rate.sh
 # Exit status: 0 as described, 1 the behaviour has changed.
@@ -125,8 +126,8 @@ def step(make, options, rate, fused):
             with watch:
                 optimizer.step()
         except DataDependentOutputException as error:
-            frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "optim" in Path(frame.filename).parts]
-            line = frames[-1].line.partition("  #")[0]
+            frames = traceback.extract_tb(error.__traceback__)
+            line = [frame.line for frame in frames if "optim" in Path(frame.filename).parts][-1].partition("  #")[0]
     return watch, line
 
 
