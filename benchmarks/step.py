@@ -39,9 +39,9 @@ from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrize
 
 from gantry.core.config.instantiate import maker
-from gantry.training.build import build_model
 from gantry.training.hardware.allocator import keep_freed_memory
 from gantry.training.hardware.precision import settled
+from gantry.training.model import build_model
 from gantry.training.run import train
 
 ROOT = Path(__file__).parents[1]

@@ -19,9 +19,9 @@ from gantry.data.resident import Resident
 from gantry.models.fixed_step import FixedStep
 from gantry.models.graphed_step import MOST, WARM_UP, GraphedStep
 from gantry.models.penalties import R1
-from gantry.training.build import build_model
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Guard
+from gantry.training.model import build_model
 
 SMALL = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]
 SETTINGS = {
