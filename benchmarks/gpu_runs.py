@@ -18,12 +18,12 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from gantry.core.cuda_graph import Capture, CudaGraphs
 from gantry.core.determinism import repeatable
 from gantry.core.randomness import draws
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
 from gantry.data.resident import Resident
-from gantry.models.cuda_graph import Capture, CudaGraphs
 from gantry.models.fixed_step import FixedStep
 from gantry.models.graphed_step import GraphedStep
 from gantry.models.module import GAN
