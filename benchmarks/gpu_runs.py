@@ -32,6 +32,7 @@ from gantry.training.callbacks.divergence import Guard
 from gantry.training.callbacks.logging import TrainingLog
 from gantry.training.lightning_overrides import (
     NoProfiler,
+    know_the_arguments_of_a_step,
     leave_out_empty_hooks,
     leave_signals,
     note_hooks_quickly,
@@ -193,6 +194,7 @@ def trainer(steps: int, precision: str, callbacks: Sequence[Callback]) -> Traine
         callbacks=list(callbacks),
     )
     leave_signals(made)
+    know_the_arguments_of_a_step(made)
     return made
 
 

@@ -17,7 +17,7 @@ from gantry.core.randomness import draws
 from gantry.data.batches import Batches
 from gantry.data.resident import Resident
 from gantry.models.fixed_step import FixedStep
-from gantry.models.graphed_step import MOST, WARM_UP, GraphedStep
+from gantry.models.graphed_step import MOST, WARM_UP, GraphedStep, Rates
 from gantry.models.penalties import R1
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Guard
@@ -126,6 +126,23 @@ def test_what_changes_in_an_optimizer_takes_effect(settings, name, value, graphs
     assert_equal(replayed, train(cfg, steps=6, change=Changing(name, value)))
     assert replayed.trainer.optimizers[0].param_groups[0][name] == value(5)
     assert len(made[0].tapes) == graphs
+
+
+def test_hyperparameters_that_change_in_place_are_another_kind_of_step():
+    optimizer = torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=0.1, fused=True)
+    (group,) = optimizer.param_groups
+    group["betas"] = [0.5, 0.9]
+    rates = Rates([optimizer])
+    first = rates.others()
+    group["lr"] = 0.2  # on the device
+    assert rates.others() == first
+    group["betas"][0] = 0.6
+    second = rates.others()
+    assert second != first
+    group["more"] = torch.tensor(1.0)
+    third = rates.others()
+    group["more"].fill_(2.0)
+    assert len({first, second, third, rates.others()}) == 4
 
 
 def test_a_resumed_run_replays_to_the_bit_what_one_never_stopped_does(config, tmp_path):

@@ -37,6 +37,7 @@ from gantry.training.extension_rules import OPTIONS
 from gantry.training.hardware.precision import count_skipped_steps
 from gantry.training.lightning_overrides import (
     NoProfiler,
+    know_the_arguments_of_a_step,
     leave_out_empty_hooks,
     leave_signals,
     note_hooks_quickly,
@@ -86,6 +87,7 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
     write_profile(trainer, folder)
     count_skipped_steps(trainer)
     leave_signals(trainer)
+    know_the_arguments_of_a_step(trainer)
     note_hooks_quickly()
     if cfg.compile:
         check_compiler(trainer.strategy.root_device)
