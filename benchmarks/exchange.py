@@ -45,8 +45,8 @@ from gantry.core.processes.ranks import Place
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
 from gantry.models.module import GAN
-from gantry.training.build import build_model
 from gantry.training.distributed.strategy import NetworkwiseDDP, plugins
+from gantry.training.model import build_model
 
 CONF = Path(__file__).parents[1] / "conf"
 WARM_UP, TIMED = 2, 6  # steps of a run

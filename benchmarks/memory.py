@@ -19,9 +19,9 @@ from pytorch_lightning import Trainer
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
 from gantry.data.sizes import sides
-from gantry.training.build import build_model
 from gantry.training.hardware.precision import settled
 from gantry.training.memory import need
+from gantry.training.model import build_model
 
 ROOT = Path(__file__).parents[1]
 STEPS = 3

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
     plain = [text for text in arguments if "=" not in text]
     variant, size, rounds = plain + ["dcgan", "16", "7"][len(plain) :]
     clocked(GAN, "training_step", "training_step")
-    clocked(GAN, "_draw", "draw")
+    clocked(GAN, "drawn", "draw")
     clocked(GAN, "manual_backward", "manual_backward")
     clocked(torch.Tensor, "backward", "backward")
     clocked(Strategy, "optimizer_step", "lightning step")

@@ -25,8 +25,8 @@ from pytorch_lightning import Callback, Trainer
 from gantry.core.config.instantiate import maker
 from gantry.data.batches import Batches
 from gantry.models.module import GAN
-from gantry.training.build import build_model
 from gantry.training.hardware.precision import LossScaling, count_skipped_steps
+from gantry.training.model import build_model
 
 CONF = Path(__file__).parents[1] / "conf"
 WARM_UP, TIMED = 3, 10  # steps of a timed run

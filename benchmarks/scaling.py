@@ -32,10 +32,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
-from gantry.training.build import build_model
 from gantry.training.hardware.allocator import keep_freed_memory
 from gantry.training.hardware.precision import settled
 from gantry.training.lightning_overrides import NoProfiler
+from gantry.training.model import build_model
 from gantry.training.run import train
 
 MANY, TENTHS = 3000, 10

@@ -39,9 +39,9 @@ from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrize
 
 from gantry.core.config.instantiate import maker
-from gantry.training.build import build_model
 from gantry.training.hardware.allocator import keep_freed_memory
 from gantry.training.hardware.precision import settled
+from gantry.training.model import build_model
 from gantry.training.run import train
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +123,8 @@ class Loop:
         half = torch.autocast(self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False)
         once = parametrize.cached if self.fast else contextlib.nullcontext
         for _ in range(self.n_critic):
-            chosen = self.images[torch.randint(len(self.images), (self.batch,))].to(self.device)
+            indices = torch.randint(len(self.images), (self.batch,), device=self.images.device)
+            chosen = self.images[indices].to(self.device)
             real = chosen.contiguous(memory_format=self.format).float() / 127.5 - 1
             with half, once():
                 with torch.no_grad():

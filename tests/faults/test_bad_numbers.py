@@ -17,10 +17,10 @@ from gantry.data.sources import digits
 from gantry.models.losses import non_saturating
 from gantry.models.module import GAN
 from gantry.models.networks import dcgan
-from gantry.training.build import build_model
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Diverged, Guard
 from gantry.training.distributed.peers import Peers
+from gantry.training.model import build_model
 
 pytestmark = pytest.mark.slow
 

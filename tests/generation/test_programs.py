@@ -13,7 +13,7 @@ from torch import nn
 from gantry.core.errors import UserError
 from gantry.generation.export import programs
 from gantry.generation.export.programs import require_onnx, write_onnx, write_torch_export, write_torchscript
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 
 
 class Branching(nn.Module):

@@ -32,7 +32,7 @@ from small import bare_trainer
 
 from gantry.core.config.instantiate import maker
 from gantry.data.batches import Batches
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 
 WIDTHS = ["model.generator.width=8", "model.discriminator.width=8"]
 COMMON = ["data=digits", "tracking=none", "paths.root=/none", "paths.cache=/none", "batch_size=16", "steps=4"]

@@ -11,7 +11,7 @@ from gantry.core.errors import UserError
 from gantry.data.batches import Batches
 from gantry.models.step import frozen
 from gantry.training import run
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 
 NO_BATCH_NORM = ["model.generator.norm=layer", "model.discriminator.norm=none"]
 SGD = ["model.optimizer._target_=torch.optim.SGD", "~model.optimizer.betas", "model.optimizer.lr=1.0"]

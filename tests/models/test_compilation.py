@@ -13,7 +13,7 @@ from gantry.models.losses import least_squares
 from gantry.models.module import GAN
 from gantry.models.penalties import GradientPenalty
 from gantry.training import run
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 
 SMALL = ["batch_size=6", "data.image_size=8"]
 WIDTHS = ["model.generator.width=4", "model.discriminator.width=4"]

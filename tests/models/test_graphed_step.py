@@ -2,8 +2,6 @@
 
 import logging
 import re
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,60 +10,22 @@ from pytorch_lightning import Callback
 from recorded import Recorded
 from small import NOISE, bare_trainer
 from torch import nn
+from trained import FLIPPED, SMALL, Changing, Odd, assert_equal, train
 
-from gantry.core.randomness import draws
 from gantry.data.batches import Batches
 from gantry.data.resident import Resident
 from gantry.models.fixed_step import FixedStep
-from gantry.models.graphed_step import MOST, WARM_UP, GraphedStep
+from gantry.models.graphed_step import MOST, WARM_UP, GraphedStep, Rates
 from gantry.models.optimizers import keep_capturable
 from gantry.models.penalties import R1
-from gantry.training.build import build_model
-from gantry.training.callbacks.diagnostics import Health
-from gantry.training.callbacks.divergence import Guard
+from gantry.training.model import build_model
 
-SMALL = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]
 SETTINGS = {
     "whole": [],
     "accumulate=2 and clipped": ["accumulate=2", "model.max_grad_norm=0.1"],
     "bfloat16": ["trainer.precision=bf16-mixed"],
 }
 RMSPROP = ["model.optimizer._target_=torch.optim.RMSprop", "~model.optimizer.betas"]
-FLIPPED = replace(NOISE, flip=True, labels=draws(0, 1, "labels").integers(0, 3, len(NOISE)), classes=("a", "b", "c"))
-
-
-def train(cfg, fixed=None, steps=5, data=NOISE, start=0, checkpoint=None, change=None, penalties=None):
-    """Train through Lightning, with the checks that ask for norms of gradients; what came of it."""
-    gan, _ = build_model(cfg, data)
-    gan.fixed = fixed
-    if penalties is not None:
-        gan.penalties = penalties
-    records, one = [], gan.training_step
-    gan.training_step = lambda *batch: (records.append(dict(one(*batch)) | gan.gradient_norms), records[-1])[1]
-    trainer = bare_trainer(steps, precision=cfg.trainer.precision if cfg.trainer.precision != "auto" else "32-true")
-    health = Health(SimpleNamespace(set_tags=lambda tags: None), 10, torch.from_numpy(data.images[:4]))
-    trainer.callbacks += [Guard(10), health]
-    if change is not None:
-        trainer.callbacks.append(change)
-    resident = fixed is not None and fixed.images is not None
-    batches = Batches(data, gan.batch_size, gan.n_critic, gan.seed, start=start, indices=resident)
-    trainer.fit(gan, batches, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
-    states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
-    return SimpleNamespace(records=records, weights=gan.state_dict(), states=states, trainer=trainer, gan=gan)
-
-
-def assert_equal(one, other):
-    """To the bit: weights, buffers, averages, optimizers and recorded values."""
-    assert one.trainer.global_step == other.trainer.global_step
-    assert [{name: float(v) for name, v in record.items()} for record in one.records] == [
-        {name: float(v) for name, v in record.items()} for record in other.records
-    ]
-    assert one.weights.keys() == other.weights.keys()
-    for name, value in one.weights.items():
-        assert torch.equal(value, other.weights[name]), name
-    for mine, theirs in zip(one.states, other.states, strict=True):
-        for weight, state in mine.items():
-            assert all(torch.equal(value, theirs[weight][name]) for name, value in state.items())
 
 
 def recording(**options):
@@ -101,16 +61,6 @@ def test_indices_of_images_on_the_device_give_the_steps_of_the_images(data, conf
     assert_equal(train(cfg, fixed, data=data), train(cfg, data=data))
 
 
-class Changing(Callback):
-    """Sets an option of the first optimizer before each step."""
-
-    def __init__(self, name, value):
-        self.name, self.value = name, value
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        trainer.optimizers[0].param_groups[0][self.name] = self.value(batch_idx)
-
-
 @pytest.mark.parametrize(
     ("settings", "name", "value", "graphs"),
     [
@@ -128,6 +78,23 @@ def test_what_changes_in_an_optimizer_takes_effect(settings, name, value, graphs
     assert_equal(replayed, train(cfg, steps=6, change=Changing(name, value)))
     assert replayed.trainer.optimizers[0].param_groups[0][name] == value(5)
     assert len(made[0].tapes) == graphs
+
+
+def test_hyperparameters_that_change_in_place_are_another_kind_of_step():
+    optimizer = torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=0.1, fused=True)
+    (group,) = optimizer.param_groups
+    group["betas"] = [0.5, 0.9]
+    rates = Rates([optimizer])
+    first = rates.others()
+    group["lr"] = 0.2  # on the device
+    assert rates.others() == first
+    group["betas"][0] = 0.6
+    second = rates.others()
+    assert second != first
+    group["more"] = torch.tensor(1.0)
+    third = rates.others()
+    group["more"].fill_(2.0)
+    assert len({first, second, third, rates.others()}) == 4
 
 
 def test_a_resumed_run_replays_to_the_bit_what_one_never_stopped_does(config, tmp_path):
@@ -162,23 +129,6 @@ def test_counters_go_to_the_device_of_the_weights_with_a_checkpoint_of_a_cpu():
     keep_capturable([optimizer], capturable=True)
     assert optimizer.param_groups[0]["capturable"]
     assert optimizer.state[weight]["step"].is_meta
-
-
-class Odd(nn.Module):
-    """A penalty that does what a graph cannot."""
-
-    every = 1
-
-    def __init__(self, kind):
-        super().__init__()
-        self.kind, self.calls = kind, 0
-
-    def forward(self, discriminator, real, fake, uniform):
-        self.calls += 1
-        loss = discriminator(real).mean()
-        if self.kind == "reads a value":
-            return loss * loss.item()
-        return loss * 100 * self.calls
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from small import NOISE, bare_trainer
 from gantry.data.batches import Batches
 from gantry.models.networks import dcgan, mlp, resnet
 from gantry.models.networks.blocks import UnsupportedError, doublings, start_of
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 from gantry.training.rules import SIDES
 
 PAIRS = {"dcgan": (dcgan, {"width": 4}), "mlp": (mlp, {}), "resnet": (resnet, {"width": 4})}

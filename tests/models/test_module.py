@@ -17,7 +17,7 @@ from gantry.data.images import ImageSet
 from gantry.models.module import GAN
 from gantry.models.networks import dcgan
 from gantry.models.penalties import GradientPenalty
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 
 SMALL = ["batch_size=6", "data.image_size=8"]
 WIDTHS = ["model.generator.width=4", "model.discriminator.width=4"]

@@ -17,7 +17,7 @@ from gantry.models.losses import non_saturating, relativistic_pairing
 from gantry.models.objective import objective
 from gantry.models.penalties import R1
 from gantry.models.step import Plain, Players, Turn, due, step
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 
 STEPS = 3
 SMALL = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]

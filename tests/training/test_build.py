@@ -7,7 +7,7 @@ import pytest
 from small import NOISE
 
 from gantry.core.errors import UserError
-from gantry.training.build import build_model
+from gantry.training.model import build_model
 
 
 def test_a_misspelt_name_in_a_module_of_ones_own_is_the_users_to_change(config):

@@ -14,8 +14,8 @@ from gantry.core.randomness import draws
 from gantry.data.alpha import premultiply
 from gantry.data.batches import Batches
 from gantry.training import run as training
-from gantry.training.build import build_model
 from gantry.training.callbacks.film import frame
+from gantry.training.model import build_model
 
 VARIANTS = ("vanilla", "dcgan", "lsgan", "wgan", "wgan_gp", "sngan", "r3gan")
 PIXELS = draws(0, 0, "test images with alpha").integers(0, 256, (60, 4, 8, 8), dtype="uint8")

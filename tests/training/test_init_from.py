@@ -21,6 +21,7 @@ from gantry.training import build
 from gantry.training import run as training
 from gantry.training.init_from.origin import check_classes, find_origin
 from gantry.training.init_from.weights import lines, load_initial, read_initial
+from gantry.training.model import build_model
 from gantry.training.resume import check_unchanged, take_up
 from gantry.training.rules import check_run
 
@@ -163,7 +164,7 @@ def gan(config):
     def gan(*overrides, channels=1):
         cfg = config("experiment=smoke", *overrides)
         images = np.zeros((50, channels, cfg.data.image_size, cfg.data.image_size), np.uint8)
-        return cfg, build.build_model(cfg, replace(NOISE, images=images))[0]
+        return cfg, build_model(cfg, replace(NOISE, images=images))[0]
 
     return gan
 

@@ -25,9 +25,9 @@ from gantry.runs.folder import RUN_FILE, SUMMARY_FILE, write_status
 from gantry.runs.generator_files import save_generator
 from gantry.runs.generators import ExportedFiles
 from gantry.runs.sweep_record import JobRecord, SweepRecord
-from gantry.training.build import build_model
 from gantry.training.init_from.origin import check_classes, find_origin, origin_of
 from gantry.training.init_from.weights import read_initial
+from gantry.training.model import build_model
 from gantry.training.resume import Start
 from gantry.training.rules import check_run
 

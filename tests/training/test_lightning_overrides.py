@@ -7,6 +7,7 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.loops import training_epoch_loop
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import strategy
 from small import NOISE, bare_trainer
@@ -22,6 +23,7 @@ from gantry.training.lightning_overrides import (
     STEP_HOOKS,
     NoProfiler,
     gpus_not_looked_for,
+    know_the_arguments_of_a_step,
     leave_out_empty_hooks,
     leave_signals,
     note_hooks_quickly,
@@ -86,6 +88,26 @@ def test_the_profiler_that_does_nothing_is_asked_at_every_step():
     fit(profiler=Counting())
     assert len(asked) > 10 * STEPS
     assert NoProfiler().profile("one") is NoProfiler().profile("two")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_arguments_of_a_step_are_known_without_its_signature(known, monkeypatch):
+    read, indices = [], []
+    usual = training_epoch_loop.is_param_in_hook_signature
+
+    def counting(hook, *given, **options):
+        read.append(hook)
+        return usual(hook, *given, **options)
+
+    monkeypatch.setattr(training_epoch_loop, "is_param_in_hook_signature", counting)
+    trained, trainer = gan(), bare_trainer(STEPS)
+    step = trained.training_step
+    trained.training_step = lambda batch, batch_idx: (indices.append(batch_idx), step(batch, batch_idx))[1]
+    if known:
+        know_the_arguments_of_a_step(trainer)
+    trainer.fit(trained, Batches(NOISE, 6, 1, 0))
+    assert indices == list(range(STEPS))
+    assert len(read) == (0 if known else STEPS)  # Lightning still reads it at each
 
 
 def test_hooks_left_as_they_are_are_skipped_and_others_are_called():

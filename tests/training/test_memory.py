@@ -12,8 +12,8 @@ from gantry.core.processes import host_memory as host
 from gantry.data import sources
 from gantry.data.batches import Batches
 from gantry.training import memory
-from gantry.training.build import build_model
 from gantry.training.memory import Counted, Need, There, need, report
+from gantry.training.model import build_model
 
 SMALL = ["model.generator.width=8", "model.discriminator.width=8", "trainer.precision=32-true", "batch_size=8"]
 GIB = 2**30

@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -76,7 +77,7 @@ class GraphedStep:
         self.rates.fill()
         if self.eager is None:
             key = kind, self.rates.others()
-            addresses = [tensor.data_ptr() for tensor in self._fixed]
+            addresses = list(map(Tensor.data_ptr, self._fixed))
             if (graph := self.graphs.get(key)) is not None and graph.addresses != addresses:
                 self.graphs.clear()  # a callback has replaced weights
                 graph = None
@@ -233,6 +234,7 @@ class Rates:
             on_device = "lr" in group and (group.get("fused") or group.get("capturable"))
             self.tensors.append(torch.tensor(float(group["lr"]), dtype=dtype, device=device) if on_device else None)
         self.filled = [float(group["lr"]) if tensor is not None else None for group, tensor in self._pairs()]
+        self._told: tuple[list[dict[str, Any]], str] | None = None  # the others when last told, and as text
 
     def fill(self) -> None:
         """Give the tensors the current rates, where these have changed."""
@@ -243,9 +245,15 @@ class Rates:
 
     def others(self) -> str:
         """Return all hyperparameters that are no tensors, as text."""
-        left_out = [{"params"} if tensor is None else {"params", "lr"} for tensor in self.tensors]
-        pairs = zip(self.groups, left_out, strict=True)
-        return repr([[item for item in group.items() if item[0] not in names] for group, names in pairs])
+        now = [dict(group) for group in self.groups]
+        for others, tensor in zip(now, self.tensors, strict=True):
+            del others["params"]
+            if tensor is not None:
+                del others["lr"]
+        if self._told is None or self._told[0] != now:
+            # A copy, since lists and tensors may change in place.
+            self._told = deepcopy(now), repr([list(others.items()) for others in now])
+        return self._told[1]
 
     @contextmanager
     def as_tensors(self) -> Iterator[None]:

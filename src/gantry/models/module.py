@@ -209,7 +209,7 @@ class GAN(LightningModule):
             graphed = self.fixed.graphed is not None
             engine = Plain(self.max_grad_norm) if graphed else LightningEngine(self)
             kind = tuple(turn.kind for turn in planned)
-            values |= {SHARE: torch.tensor(share)}
+            values |= {SHARE: torch.scalar_tensor(share)}
             kinds = partial(self._kinds, planned, values)
             record = self.fixed(kind, kinds, values, partial(self._step, planned, engine), self.device)
             if graphed:
@@ -269,7 +269,9 @@ class GAN(LightningModule):
         return f"{purpose}, stream {self.noise_stream}" if self.noise_stream else purpose
 
     def _mine(self, values: Tensor) -> Tensor:
-        local = self.batch_size // self.trainer.world_size
+        if (ranks := self.trainer.world_size) == 1:
+            return values
+        local = self.batch_size // ranks
         return values[self.trainer.global_rank * local :][:local]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gantry.core.randomness import draws
-from gantry.models.step import Term, Turn, due
+from gantry.models.step import PLAYERS, Term, Turn, due
 
 IMAGES, NOISE, SHARE = "images", "noise", "share"
 AHEAD = 2**17  # largest number of values drawn ahead of time: half a MiB
@@ -52,7 +52,8 @@ def plan(
         watched: whether the norm of a player's gradient is recorded in this step.
     """
     order = [("discriminator", index * n_critic + number) for number in range(n_critic)] + [("generator", index)]
-    return [Planned(player, turn, due(terms, player, turn), watched(player)) for player, turn in order]
+    asked = {player: watched(player) for player in PLAYERS}
+    return [Planned(player, turn, due(terms, player, turn), asked[player]) for player, turn in order]
 
 
 def turns(

@@ -1,4 +1,4 @@
-"""Builds the parts of a run from its config: trainer, networks, evaluator, callbacks."""
+"""Builds the parts of a run from its config: trainer, evaluator, callbacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 
-from gantry.core.config.instantiate import called_often, maker
+from gantry.core.config.instantiate import maker
 from gantry.core.config.options import WHILE_TRAINING
 from gantry.core.errors import UserError
 from gantry.core.processes.ranks import Place
@@ -22,8 +22,6 @@ from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics.metric import built
 from gantry.models.compilation import check_compiler
-from gantry.models.module import GAN
-from gantry.models.networks.blocks import UnsupportedError
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
 from gantry.training.callbacks.diagnostics import Health
@@ -39,6 +37,7 @@ from gantry.training.extension_rules import OPTIONS
 from gantry.training.hardware.precision import count_skipped_steps
 from gantry.training.lightning_overrides import (
     NoProfiler,
+    know_the_arguments_of_a_step,
     leave_out_empty_hooks,
     leave_signals,
     note_hooks_quickly,
@@ -88,42 +87,11 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
     write_profile(trainer, folder)
     count_skipped_steps(trainer)
     leave_signals(trainer)
+    know_the_arguments_of_a_step(trainer)
     note_hooks_quickly()
     if cfg.compile:
         check_compiler(trainer.strategy.root_device)
     return trainer
-
-
-def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
-    """Build the GAN of `cfg.model` for the images of `data`; `cfg.seed` determines its initial weights.
-
-    Returns:
-        The GAN, and the config from which `gantry.runs.generator_files` rebuilds its generator.
-
-    Raises:
-        UserError: the networks do not support the size of the images, or a normalisation.
-    """
-    torch.manual_seed(cfg.seed)
-    model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
-    for name in ("optimizer", "discriminator_optimizer"):
-        if "betas" in model.get(name, {}):
-            model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
-    network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
-    try:
-        generator = maker(network)()
-        discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
-    except UnsupportedError as error:
-        raise UserError(str(error)) from error
-    gan = maker(model)(
-        generator=generator,
-        discriminator=discriminator,
-        seed=cfg.seed,
-        batch_size=cfg.batch_size * cfg.accumulate,
-        accumulate=cfg.accumulate,
-        compile=cfg.compile,
-    )
-    gan.loss = called_often(gan.loss)
-    return gan, network
 
 
 def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers) -> Evaluator:

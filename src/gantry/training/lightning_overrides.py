@@ -82,6 +82,16 @@ def _nothing() -> None:
     """Replace a method of Lightning by one that does nothing."""
 
 
+def know_the_arguments_of_a_step(trainer: Trainer) -> None:
+    """Keep Lightning from reading the signature of `training_step` at every step, to see if it takes `batch_idx`."""
+    trainer.fit_loop.epoch_loop._build_kwargs = _arguments_of_a_step  # type: ignore[method-assign, assignment]
+
+
+def _arguments_of_a_step(kwargs: dict[str, Any], batch: Any, batch_idx: int) -> dict[str, Any]:
+    kwargs |= {"batch": batch, "batch_idx": batch_idx}
+    return kwargs
+
+
 def return_to_device(trainer: Trainer, module: LightningModule) -> None:
     """Move the module and the optimizers' state back to the trainer's device; Lightning's `fit` leaves them on the CPU.
 

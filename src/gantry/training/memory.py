@@ -28,8 +28,8 @@ from gantry.models.module import GAN
 from gantry.models.objective import objective
 from gantry.models.step import Plain, Players, Turn, due, step
 from gantry.models.uninitialised import Uninitialised
-from gantry.training.build import build_model
 from gantry.training.hardware.memory_share import memory_share
+from gantry.training.model import build_model
 
 TIGHT = 0.6  # share of the free memory above which a run is warned; libraries' own buffers come on top
 WHOLE = 4  # bytes of a weight, of its gradient, and of each value of an optimizer's state

@@ -77,7 +77,7 @@ def train(
     tags = _announce(cfg, folder, tags, data) if place.rank == 0 else tags
     with lean_imports():
         from gantry.data.batches import Batches
-        from gantry.training.build import build_callbacks, build_evaluator, build_model, build_trainer
+        from gantry.training.build import build_callbacks, build_evaluator, build_trainer
         from gantry.training.callbacks.checkpointing import DurableIO
         from gantry.training.distributed.meeting import joined
         from gantry.training.extensions import build_extensions
@@ -87,6 +87,7 @@ def train(
         from gantry.training.hardware.memory_share import keep_to_share
         from gantry.training.hardware.precision import settled
         from gantry.training.memory import say_need
+        from gantry.training.model import build_model
         from gantry.training.rollback import Rollback
     _quiet()
     keep_freed_memory()

@@ -12,9 +12,9 @@ from gantry.core.errors import UserError
 from gantry.data.batches import Batches
 from gantry.models.penalties import R1, GradientPenalty
 from gantry.training import run as entry
-from gantry.training.build import build_model
 from gantry.training.callbacks.logging import TrainingLog
 from gantry.training.hardware.precision import LossScaling, choose, count_skipped_steps
+from gantry.training.model import build_model
 from gantry.training.resume import as_begun, check_unchanged
 from gantry.training.rules import check_run
 from gantry.training.stopwatch import Clock
