@@ -69,6 +69,7 @@ OTHERS = [
     Case("images from the host", "dcgan", resident=False),
     Case("sngan, resnet", "sngan", RESNET),
 ]
+RESUMED = ("dcgan", "wgan_gp", "lazy penalties")
 
 
 def graphs(run: Run) -> str:
@@ -108,7 +109,7 @@ def equality(report: Report) -> None:
 def resume(report: Report) -> None:
     """Two runs of one seed, one that is stopped and resumed, and what it costs."""
     report.head("case", "precision", "two runs of one seed", "resumed in the middle")
-    cases = [PLAIN[VARIANTS.index("dcgan")], PLAIN[VARIANTS.index("wgan_gp")], OTHERS[0]]
+    cases = [case for case in PLAIN + OTHERS if case.name in RESUMED]
     half = 10 if ON_GPU else 3
     for case, precision in [(case, precision) for case in cases for precision in PRECISIONS]:
         name = f"{case.name}, {precision}"
@@ -142,7 +143,7 @@ def deterministic(report: Report) -> None:
     """What cuDNN's deterministic algorithms cost a replayed step in float32."""
     report.say("")
     report.head("replayed in 32-true", "ms a step, deterministic", "cuDNN's choice", "ratio")
-    for variant in ("dcgan", "wgan_gp"):
+    for variant in (name for name in RESUMED if name in VARIANTS):
         cfg = composed(variant, size=SIZE, batch=64 if ON_GPU else BATCH)
         data = random_images(SIZE, 512)
         contenders = {

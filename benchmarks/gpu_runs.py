@@ -4,10 +4,9 @@ On a machine without a GPU all of it runs on the CPU with tiny networks, and in 
 the operations that a step ran (`tests/models/recorded.py`), to see that everything runs.
 """
 
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,8 @@ def capture_on(device: torch.device) -> Capture:
     """Return what captures steps: as CUDA graphs, on a CPU as lists of operations."""
     if device.type == "cuda":
         return CudaGraphs(device)
-    sys.path.append(str(ROOT / "tests" / "models"))
+    if (folder := str(ROOT / "tests" / "models")) not in sys.path:
+        sys.path.append(folder)
     from recorded import Recorded
 
     return Recorded(device)
@@ -216,7 +216,12 @@ def finite(run: Run) -> bool:
 
 
 class Report:
-    """Prints as it goes, keeps the verdicts, and knows when the time of a part is over."""
+    """Prints as it goes, keeps the verdicts, and knows when the time of a part is over.
+
+    Attributes:
+        verdicts: what, what was asked, what was measured, and met or missed.
+        end: when the part's time is over, on `time.monotonic`'s clock.
+    """
 
     def __init__(self) -> None:
         self.verdicts: list[tuple[str, str, str, str]] = []
@@ -238,12 +243,6 @@ class Report:
     def verdict(self, what: str, asked: str, measured: str, met: bool | None) -> None:
         """Keep a verdict for the last table; None: on this device it cannot be given."""
         self.verdicts.append((what, asked, measured, {True: "met", False: "missed", None: "no verdict here"}[met]))
-
-    @contextlib.contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """Within this context, `late` is true once so many seconds are over."""
-        self.end = time.monotonic() + seconds
-        yield
 
     def late(self, what: str) -> bool:
         """Whether the part's time is over, in which case a line says what is left out."""

@@ -49,7 +49,7 @@ class Baton(Callback):
 
 
 class Training:
-    """A training through Lightning that takes turns.
+    """A training through Lightning that takes turns, and begins with the first: no other thread may disturb a capture.
 
     Args:
         run: not begun.
@@ -60,7 +60,6 @@ class Training:
         self.run, self.deterministic, self.baton = run, deterministic, Baton()
         run.trainer.callbacks.insert(0, self.baton)
         self.thread = threading.Thread(target=self._train, daemon=True)
-        self.thread.start()
 
     def _train(self) -> None:
         try:
@@ -76,6 +75,8 @@ class Training:
             Exception: that of the training.
         """
         with cudnn_deterministic(self.deterministic):
+            if self.thread.ident is None:
+                self.thread.start()
             began = now()
             self.baton.go.put(steps)
             self._wait()
