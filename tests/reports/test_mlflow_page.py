@@ -62,7 +62,8 @@ def store(sweep):
     return open_store(str(sweep[2] / "mlruns"), "gantry")
 
 
-def test_the_text_ends_with_a_command_and_the_pages_address(compared, sweep):
+def test_the_text_ends_with_a_command_and_the_pages_address(compared, sweep, monkeypatch):
+    monkeypatch.setattr(ui, "free_port", lambda: 5000)
     *_, command, address = compared.text().splitlines()
     database = f"sqlite:///{sweep[2]}/mlruns/mlflow.db"
     assert re.fullmatch(rf"MLflow     \S*mlflow ui --backend-store-uri {re.escape(database)}", command)
@@ -83,7 +84,7 @@ def test_the_experiments_description_keeps_what_the_user_wrote(compared, sweep, 
     for _ in range(2):
         compare_sweep(sweep[0])
     note = store.client.get_experiment(store.experiment_id).tags[NOTE]
-    assert note.startswith("Mine.\n\n<!-- comparison -->")
+    assert note.startswith("Mine.\n\nLatest comparison: 3 variants on digits, 300 steps <!-- comparison -->\n")
     assert note.count("<!-- comparison -->") == 1
     assert f"get-artifact?path=comparison%2Fsamples.png&run_uuid={sweep[1]}" in note
 
@@ -93,7 +94,7 @@ def test_what_was_typed_and_differs_is_an_axis(compared):
 
 
 def test_a_view_too_long_for_a_tag_is_left_to_the_address(store):
-    view = ui.View("tags.a = 'b'", ["fid"] * 40, ["best/fid"], False, (), 3, 4)
+    view = ui.View("tags.a = 'b'", {f"fid{k}": ["fid"] for k in range(40)}, "best/fid", False)
     assert not ui.store_view(store.client, store.experiment_id, "x", view)
     assert ui.view_address("http://h", "1", view) == (
         "http://h/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
@@ -103,7 +104,7 @@ def test_a_view_too_long_for_a_tag_is_left_to_the_address(store):
 
 def test_a_server_is_named_without_its_password():
     assert ui.address_of("http://user:secret@host:5000/mlflow/") == "http://host:5000/mlflow"
-    assert ui.starting("http://user:secret@host:5000") is None
+    assert ui.starting("http://user:secret@host:5000") == (None, "http://host:5000")
 
 
 def test_without_a_store_there_is_no_page(tmp_path, typed, monkeypatch, sweep):
@@ -123,6 +124,7 @@ def test_a_server_that_ends_by_itself_is_no_quiet_end(monkeypatch, sweep, capsys
 
     popen = subprocess.Popen
     monkeypatch.setattr(ui_server.subprocess, "Popen", ending)
+    monkeypatch.setattr(ui_server, "served", lambda _: False)
     with pytest.raises(UserError, match="server has ended:\nno more room"):
         ui_server.serve(sweep[2] / "mlruns", str)
     monkeypatch.setattr(ui_server, "_await", lambda *_: None)  # it has answered before
