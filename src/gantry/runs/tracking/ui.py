@@ -47,7 +47,7 @@ LIMIT = 5000  # characters of an experiment's tag
 MODE = {"workflowType": "machine_learning"}
 COLOUR = "mlflow.runColor"  # tag of a run: #rrggbb
 FIRST, PICTURES, REST = "Comparison", "Samples", "More"  # sections of the page, with the charts chosen here
-HEIGHT = 300  # pixels of a chart
+HEIGHT, TALLER = 300, 420  # pixels of a chart, and of that with pictures
 IMAGES = "samples"  # the grids' name
 
 LINE: dict[str, Any] = {
@@ -200,8 +200,9 @@ def state(view: View) -> dict[str, Any]:
     placed = {FIRST: beside, PICTURES: [_chart("IMAGE", IMAGES, view.count, **grids)], REST: others}
     charts = [chart | {"metricSectionId": section} for section, charts in placed.items() for chart in charts]
     shown = [section for section, charts in placed.items() if charts]
-    titles = dict.fromkeys(shown) | {FIRST: view.title}
-    own = [_section(key, titles[key] or key, columns=1 if key == PICTURES else 2, cardHeight=HEIGHT) for key in shown]
+    looks = {key: {"columns": 2, "cardHeight": HEIGHT} for key in shown}
+    looks[PICTURES] = {"columns": 1, "cardHeight": TALLER}
+    own = [_section(key, view.title if key == FIRST else key, **looks[key]) for key in shown]
     return _facets(view) | {
         "runsHiddenMode": "SHOW_ALL",
         "useGroupedValuesInCharts": False,
