@@ -18,6 +18,7 @@ from project import ROOT
 from report_helpers import PARAMS, PROTOCOL, VARIANTS, grid, log_run, make_job, make_sweep
 
 from gantry.core.errors import UserError
+from gantry.core.files import read_json
 from gantry.reports.build import compare_sweep
 from gantry.reports.mlflow_page import swept
 from gantry.runs.tracking import ui, ui_server
@@ -29,6 +30,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 DRIVER = shutil.which("chromedriver")
 NO_BROWSER = pytest.mark.skipif(BROWSER is None or DRIVER is None, reason="no Chromium, or no chromedriver")
 FINALS = {"dcgan": 2.0, "wgan": 1.0, "vanilla": 5.0}
+SMALL = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
 LONG = 240  # seconds that a page may take on a busy machine
 
 
@@ -53,6 +55,18 @@ def sweep(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def alone(sweep):
+    """The key of the view of a run that is in no sweep."""
+    place = sweep[2] / "outputs" / "2026-01-01" / "11-00-00_dcgan_digits"
+    place.mkdir()
+    tags = {"variant": "dcgan", "dataset": "digits", "metrics.primary": "fid_classifier"} | PROTOCOL
+    tracker = MLflowTracker(str(sweep[2] / "mlruns"), "gantry", place, run_name="dcgan-digits-0", tags=tags)
+    log_run(tracker, final=2.0)
+    tracker.close("FINISHED")
+    return read_json(place / "mlflow_run.json")["view"]
+
+
+@pytest.fixture(scope="module")
 def compared(sweep):
     return compare_sweep(sweep[0])
 
@@ -62,7 +76,8 @@ def store(sweep):
     return open_store(str(sweep[2] / "mlruns"), "gantry")
 
 
-def test_the_text_ends_with_a_command_and_the_pages_address(compared, sweep):
+def test_the_text_ends_with_a_command_and_the_pages_address(compared, sweep, monkeypatch):
+    monkeypatch.setattr(ui, "free_port", lambda: 5000)
     *_, command, address = compared.text().splitlines()
     database = f"sqlite:///{sweep[2]}/mlruns/mlflow.db"
     assert re.fullmatch(rf"MLflow     \S*mlflow ui --backend-store-uri {re.escape(database)}", command)
@@ -83,7 +98,7 @@ def test_the_experiments_description_keeps_what_the_user_wrote(compared, sweep, 
     for _ in range(2):
         compare_sweep(sweep[0])
     note = store.client.get_experiment(store.experiment_id).tags[NOTE]
-    assert note.startswith("Mine.\n\n<!-- comparison -->")
+    assert note.startswith("Mine.\n\nLatest comparison: 3 variants on digits, 300 steps <!-- comparison -->\n")
     assert note.count("<!-- comparison -->") == 1
     assert f"get-artifact?path=comparison%2Fsamples.png&run_uuid={sweep[1]}" in note
 
@@ -93,7 +108,7 @@ def test_what_was_typed_and_differs_is_an_axis(compared):
 
 
 def test_a_view_too_long_for_a_tag_is_left_to_the_address(store):
-    view = ui.View("tags.a = 'b'", ["fid"] * 40, ["best/fid"], False, (), 3, 4)
+    view = ui.View("tags.a = 'b'", {f"fid{k}": ["fid"] for k in range(40)}, "best/fid", False)
     assert not ui.store_view(store.client, store.experiment_id, "x", view)
     assert ui.view_address("http://h", "1", view) == (
         "http://h/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
@@ -103,7 +118,7 @@ def test_a_view_too_long_for_a_tag_is_left_to_the_address(store):
 
 def test_a_server_is_named_without_its_password():
     assert ui.address_of("http://user:secret@host:5000/mlflow/") == "http://host:5000/mlflow"
-    assert ui.starting("http://user:secret@host:5000") is None
+    assert ui.starting("http://user:secret@host:5000") == (None, "http://host:5000")
 
 
 def test_without_a_store_there_is_no_page(tmp_path, typed, monkeypatch, sweep):
@@ -123,6 +138,7 @@ def test_a_server_that_ends_by_itself_is_no_quiet_end(monkeypatch, sweep, capsys
 
     popen = subprocess.Popen
     monkeypatch.setattr(ui_server.subprocess, "Popen", ending)
+    monkeypatch.setattr(ui_server, "served", lambda _: False)
     with pytest.raises(UserError, match="server has ended:\nno more room"):
         ui_server.serve(sweep[2] / "mlruns", str)
     monkeypatch.setattr(ui_server, "_await", lambda *_: None)  # it has answered before
@@ -161,7 +177,8 @@ def opened(sweep, tmp_path_factory):
             assert started.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        *_, address, _ = log.read_text().splitlines()
+        *_, ranking, waiting, address, _ = log.read_text().splitlines()
+        assert (ranking.split()[0], waiting) == ("report", "starting MLflow, which takes up to half a minute")
         yield address
         started.send_signal(signal.SIGINT)
         assert started.wait(60) == 0, log.read_text()
@@ -193,13 +210,36 @@ def keep(browser, name):
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
+TITLES = """return [...document.querySelectorAll('h4')]
+.filter(e => e.offsetParent).map(e => [e.textContent, e.clientWidth / e.scrollWidth]);"""
+STROKES = "return [...document.querySelectorAll('.scatterlayer .trace path.js-line')].map(e => e.style.stroke)"
+WIDTHS = "return [...document.querySelectorAll('.js-plotly-plot')].map(e => e.getBoundingClientRect().width)"
+HEIGHTS = """return [...document.querySelectorAll('img')]
+.filter(e => e.src.includes('samples') && !e.src.includes('comparison'))
+.map(e => e.getBoundingClientRect().y);"""
 BARS = "return [...document.querySelectorAll('.barlayer .point text')].map(e => e.textContent)"
 LINES = "return document.querySelectorAll('.scatterlayer .trace').length"
 GRIDS = "return [...document.querySelectorAll('img')].filter(e => e.src.includes('samples')).map(e => e.naturalWidth)"
 
 
 @NO_BROWSER
+def test_beside_mlflows_assistant_the_first_charts_can_be_read(browser, opened):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", SMALL)
+    browser.get(opened)
+    until(browser, lambda: len(browser.execute_script(BARS)) == 3)
+    until(browser, lambda: "MLflow Assistant" in browser.find_element("tag name", "body").text)
+    until(browser, lambda: browser.execute_script(WIDTHS)[:2] and min(browser.execute_script(WIDTHS)[:2]) > 190)
+    keep(browser, "mlflow-small")
+    titles = dict(browser.execute_script(TITLES))
+    assert titles["fid_classifier"] == 1.0
+    assert titles["best/fid_classifier"] > 0.75
+    assert {"rgb(0, 114, 178)", "rgb(213, 94, 0)", "rgb(0, 158, 115)"} <= set(browser.execute_script(STROKES))
+
+
+@NO_BROWSER
 def test_a_new_browser_finds_the_comparison_at_the_address(browser, opened):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get("about:blank")
     browser.get(opened)
     until(browser, lambda: len(browser.execute_script(BARS)) == 3)
     assert sorted(browser.execute_script(BARS)) == ["1.00", "2.00", "5.00"]  # best/fid_classifier
@@ -210,7 +250,8 @@ def test_a_new_browser_finds_the_comparison_at_the_address(browser, opened):
     assert "Comparison\n" in text
     assert "No charts in this section" not in text
     until(browser, lambda: sum(width > 0 for width in browser.execute_script(GRIDS)) >= 3)
-    assert re.search(r"fid_cl", text)
+    assert len(set(browser.execute_script(HEIGHTS))) == 1  # side by side
+    browser.execute_script("""document.querySelector('[aria-label="Close"]')?.click();""")
     keep(browser, "mlflow")
 
 
@@ -222,3 +263,17 @@ def test_the_sweeps_own_page_shows_the_ranking_and_the_samples(browser, opened, 
     until(browser, lambda: "final/fid_classifier/wgan" in browser.find_element("tag name", "body").text)
     until(browser, lambda: any(browser.execute_script(GRIDS)))
     keep(browser, "mlflow-sweep")
+
+
+@NO_BROWSER
+def test_a_runs_address_shows_its_curves_and_samples(browser, opened, alone):
+    base = opened.partition("/#/")[0]
+    browser.get("about:blank")
+    browser.get(ui.view_address(base, "1", alone))
+    until(browser, lambda: {"fid_classifier", "loss/discriminator vs loss/generator"} <= titles_of(browser))
+    until(browser, lambda: any(browser.execute_script(GRIDS)))
+    keep(browser, "mlflow-run")
+
+
+def titles_of(browser):
+    return {title for title, _ in browser.execute_script(TITLES)}

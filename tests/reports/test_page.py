@@ -19,7 +19,7 @@ from gantry.reports.run import Run, from_folder
 from gantry.runs.tracking.ui import run_address
 
 FID = "fid_classifier"
-METRICS = "model-metrics?workflowType=machine_learning"
+METRICS = "?workflowType=machine_learning"
 BASE = "http://127.0.0.1:5000"
 
 
@@ -138,9 +138,9 @@ def test_a_grid_that_is_too_large_at_the_least_quality_is_reduced() -> None:
 
 
 def test_the_address_of_a_run() -> None:
-    there = f"http://host/mlflow/#/experiments/3/runs/abc/{METRICS}"
+    there = f"http://host/mlflow/#/experiments/3/runs/abc{METRICS}"
     assert run_address("http://host/mlflow", "3", "abc") == run_address("http://host/mlflow/", "3", "abc") == there
-    assert run_address(BASE, '3"><b>', "a b/c") == f"{BASE}/#/experiments/3%22%3E%3Cb%3E/runs/a%20b%2Fc/{METRICS}"
+    assert run_address(BASE, '3"><b>', "a b/c") == f"{BASE}/#/experiments/3%22%3E%3Cb%3E/runs/a%20b%2Fc{METRICS}"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_address_of_a_run() -> None:
     ],
 )
 def test_a_page_is_at_its_server_without_a_password_or_where_mlflow_will_serve_it(store: str, base: str) -> None:
-    assert links.page(store, "3", "abc") == f"{base}/#/experiments/3/runs/abc/{METRICS}"
+    assert links.page(store, "3", "abc") == f"{base}/#/experiments/3/runs/abc{METRICS}"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def stored(folder: Path, run_id: str) -> str:
 
 def test_the_experiment_of_a_run_in_a_folder_store_is_looked_up(tmp_path: Path) -> None:
     address = stored(tmp_path / "mlruns", "abc")
-    assert links.page(address, None, "abc") == f"{BASE}/#/experiments/7/runs/abc/{METRICS}"
+    assert links.page(address, None, "abc") == f"{BASE}/#/experiments/7/runs/abc{METRICS}"
     assert links.page(address, None, "other") is None
     assert links.page(str(tmp_path / "nothing"), None, "abc") is None
     assert not (tmp_path / "nothing").exists()
@@ -193,7 +193,7 @@ def test_the_report_links_to_the_runs_of_a_folder_store_and_says_the_command(tmp
         record |= {"tags": {}, "start_time": 0, "gantry.id": "k"}
         (folder / name / "mlflow_run.json").write_text(json.dumps(record))
     text = compare_sweep(make_sweep(folder, jobs)).report.read_text()
-    link = f'<a href="{BASE}/#/experiments/7/runs/abc/{METRICS}" target="_blank" rel="noopener">'
+    link = f'<a href="{BASE}/#/experiments/7/runs/abc{METRICS}" target="_blank" rel="noopener">'
     assert f"MLflow, seed {link}0</a></div>" in text
     assert f"{link}0_job</a>" in text
     assert text.count("/runs/") == 2  # of the other run the id is not known

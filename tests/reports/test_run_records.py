@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from report_helpers import PARAMS, PROTOCOL, evaluated, grid, log_run, make_job
 
+from gantry.core.config.overrides import split_overrides
 from gantry.core.errors import UserError
 from gantry.reports.mlflow_store import read_runs
-from gantry.reports.run import Run, from_folder, split_overrides
+from gantry.reports.run import Run, from_folder
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.query import Store, open_store

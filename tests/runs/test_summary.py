@@ -53,6 +53,6 @@ def test_a_tracked_run_names_its_page(summary, tmp_path):
     (tmp_path / "run" / "mlflow_run.json").write_text(json.dumps({"run_id": None}))
     assert "#/experiments" not in done.text()
     (tmp_path / "run" / "mlflow_run.json").write_text(json.dumps({"run_id": "abc", "experiment_id": "7"}))
-    address = "http://host:5000/#/experiments/7/runs/abc/model-metrics?workflowType=machine_learning"
-    assert f"\n           {address}\n" in done.text()
+    address = "http://host:5000/#/experiments/7/runs/abc?workflowType=machine_learning"
+    assert f"\nruns       {address}\n" in done.text()
     assert "secret" not in done.text()

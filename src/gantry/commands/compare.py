@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
 from gantry.core import errors
+from gantry.core.config.overrides import split_overrides
 from gantry.core.errors import UserError
 from gantry.core.files import config_dir, new_output_folder
 from gantry.reports.build import REPORT, compare_sweep, publish, with_page
@@ -21,7 +23,7 @@ from gantry.reports.find import find_compared_runs, find_compared_sweep
 from gantry.reports.html import write
 from gantry.reports.links import page
 from gantry.reports.mlflow_store import read_runs
-from gantry.reports.run import Run, split_overrides
+from gantry.reports.run import Run
 from gantry.runs.tracking.query import Store, configured_store
 from gantry.runs.tracking.tracker import log
 
@@ -65,10 +67,10 @@ def job(cfg: DictConfig) -> None:
         else:
             assert found.tracked is not None  # a sweep without a folder here was found in MLflow
             comparison = _compare_parent(found.tracked, cfg, metric, steps, out)
-    print(comparison.text(), flush=True)
+    print((replace(comparison, page=None) if cfg.ui else comparison).text(), flush=True)
     if cfg.ui:
         if comparison.page is None:
-            raise UserError("ui=true: no run of this comparison is in the MLflow store; tracking.uri=... names another")
+            raise UserError(f"ui=true: {comparison.no_page}")
         from gantry.runs.tracking.ui_server import serve
 
         serve(comparison.page.store, comparison.page.address)

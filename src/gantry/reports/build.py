@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gantry.core.errors import UserError
 from gantry.core.redaction import HIDDEN, redact
 from gantry.reports import mlflow_page
 from gantry.reports.comparison import MARK, Comparison, compare
+from gantry.reports.config_differences import summary
 from gantry.reports.html import write
 from gantry.reports.links import page
 from gantry.reports.mlflow_store import read_runs
@@ -106,25 +108,39 @@ def _jobs(sweep: SweepRecord, store: Store | None) -> list[Run]:
 
 
 def with_page(comparison: Comparison, store: Store, parent: str | None = None) -> Comparison:
-    """Return the comparison with MLflow's page of it; without one, and with a warning, where the store fails.
+    """Return the comparison with MLflow's page of it, or with the reason why there is none.
+
+    A warning is logged where the store fails; where its experiment was deleted, the store has been opened with one.
 
     Args:
         parent: the sweep's run; None for runs of any origin.
     """
     try:
-        return replace(comparison, page=mlflow_page.prepare(store, comparison, parent))
+        page = mlflow_page.prepare(store, comparison, parent)
+    except UserError as error:
+        return replace(comparison, no_page=str(error))
     except Exception as error:  # whatever MLflow, the network or a server's answer raises
-        log.warning("MLflow has no page of the comparison: %s", redact(str(error)))
-        return comparison
+        reason = f"MLflow has no page of the comparison: {redact(str(error))}"
+        log.warning("%s", reason)
+        return replace(comparison, no_page=reason)
+    shown = comparison.sweep_page if page is None or parent is None else page.address()
+    return replace(comparison, page=page, sweep_page=shown)
 
 
 def publish(store: Store, parent: str, comparison: Comparison, files: Sequence[Path]) -> None:
-    """Log the report and the values to the sweep's run, and put the table and the samples into the descriptions."""
+    """Log the report and the values to the sweep's run, and put the table and the samples into the descriptions.
+
+    The experiment's description holds the latest comparison that ranks runs.
+    """
     names = [file.stem for file in files if file.stem.startswith("samples")][:1]
     pictures = "\n\n".join(mlflow_page.picture(parent, name) for name in names)
+    compared = summary(comparison.runs) or comparison.title
     try:
-        store.publish(parent, MARK, comparison.markdown(pictures), files, FOLDER)
+        store.publish(parent, MARK, comparison.markdown(pictures, heading=compared), files, FOLDER)
         mlflow_page.log_values(store, parent, comparison)
-        mlflow_page.describe_experiment(store, MARK, comparison.markdown(pictures, mlflow_page.NOTE_LIMIT))
+        mlflow_page.name_runs(store, parent, comparison)
+        if any(one.standings for one in comparison.sets):
+            limit, heading = mlflow_page.NOTE_LIMIT, f"Latest comparison: {compared}"
+            store.describe(MARK, comparison.markdown(pictures, limit, heading), limit)
     except Exception as error:  # whatever MLflow, the network or a server's answer raises
         log.warning("The comparison is not shown in MLflow: %s", redact(str(error)))

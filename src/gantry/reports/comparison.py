@@ -18,7 +18,7 @@ from gantry.reports.ranking import ComparableSet, comparable_sets, spaced
 from gantry.reports.run import Run
 from gantry.runs.tracking.ui import Page
 
-MARK = "<!-- comparison -->"  # begins Gantry's part of a run's description; not displayed
+MARK = "<!-- comparison -->"  # in the first line of Gantry's part of a description; not displayed
 NOTE_LIMIT = 8000  # characters that MLflow accepts in a description
 FAILURES = 10  # lines of failed runs in the terminal and the description
 CELL, SHORT = 44, 12  # characters of a label in the terminal, at most and at least
@@ -38,9 +38,10 @@ class Comparison:
         steps: steps to show besides the last; None for a few evenly spread ones.
         store: address of the MLflow store of the runs; None where read from folders.
         typed: the sweep's command line.
-        sweep_page: address of the sweep's own run in MLflow.
+        sweep_page: address of the sweep in MLflow.
         report: the HTML file.
         page: MLflow's page that shows it; None where the store does not.
+        no_page: why not.
         made: time of the comparison.
     """
 
@@ -56,6 +57,7 @@ class Comparison:
     typed: Sequence[str] = ()
     sweep_page: str | None = None
     page: Page | None = None
+    no_page: str = "no run of this comparison is in the MLflow store; tracking.uri=... names another"
     made: datetime = field(default_factory=datetime.now)
 
     def steps_of(self, one: ComparableSet) -> list[int]:
@@ -117,14 +119,19 @@ class Comparison:
             lines += [line for note in notes for line in _wrapped(note, width, "  ")]
         return lines
 
-    def markdown(self, pictures: str = "", limit: int = NOTE_LIMIT) -> str:
+    def markdown(self, pictures: str = "", limit: int = NOTE_LIMIT, heading: str = "") -> str:
         """Format the comparison for MLflow's descriptions: escaped tables, and the Markdown of pictures.
 
         Args:
             limit: largest number of characters.
+            heading: begins it, without formatting, since MLflow's lists show a description's beginning as it is.
         """
         parts = [self._ranked_markdown(), self._evaluated_markdown()]
-        lines = [MARK, "", *itertools.chain(*(reversed(parts) if self.evaluated_first else parts))]
+        lines = [
+            f"{heading or tables.statuses(self.runs)} {MARK}",
+            "",
+            *itertools.chain(*(reversed(parts) if self.evaluated_first else parts)),
+        ]
         lines += [_escaped(f"{tables.statuses(self.runs)}. Made {self.made:%Y-%m-%d %H:%M}."), ""]
         lines += [*(f"- {_escaped(line)}" for line in self._failures(200)), ""]
         end = "Curves, samples and cost: `comparison/report.html` among the artifacts."

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from gantry.core.config.declaration import within
 from gantry.core.config.options import NOT_COMPARED
+from gantry.core.config.overrides import short_keys
 from gantry.reports.run import Run
 
 IGNORED = [*NOT_COMPARED, "hydra", "variant", "dataset"]  # of the options and tags of a run
 LABEL_KEYS = 3
+NAME = 120  # characters of the name of a sweep
 
 
 def config(run: Run) -> dict[str, str]:
@@ -47,6 +49,31 @@ def labels(runs: Sequence[Run]) -> list[str]:
     return unique
 
 
+def summary(runs: Sequence[Run]) -> str:
+    """Return what a sweep compares, such as `3 variants x 2 seeds on digits, 200 steps`; empty where no job began."""
+    begun = [run for run in runs if "variant" in run.tags]
+    own = [
+        {"variant": run.variant, "data": run.tags.get("dataset"), "steps": run.params.get("steps")}
+        | typed(run)
+        | {"seed": run.seed}
+        for run in begun
+    ]
+    found = {key: {one.get(key) for one in own} - {None} for key in dict.fromkeys(key for one in own for key in one)}
+    values = {key: sorted(map(str, several), key=lambda text: (len(text), text)) for key, several in found.items()}
+    if not begun:
+        return ""
+    swept = [key for key, several in values.items() if len(several) > 1 and key not in ("variant", "data", "steps")]
+    variants = values["variant"]
+    what = variants[0] if len(variants) == 1 else f"{len(variants)} variants"
+    names = ["seeds" if key == "seed" else name for key, name in zip(swept, short_keys(swept), strict=True)]
+    if math.prod(len(values[key]) for key in ("variant", "data", "steps", *swept) if values[key]) == len(begun):
+        text = " x ".join([what, *(f"{len(values[key])} {name}" for key, name in zip(swept, names, strict=True))])
+    else:
+        text = f"{len(begun)} runs of {what}" + (f" over {', '.join(names)}" if names else "")
+    data, steps = "/".join(values["data"]), "/".join(values["steps"])
+    return f"{text}{f' on {data}' if data else ''}{f', {steps} steps' if steps else ''}"[:NAME]
+
+
 def _distinguishing(alike: Sequence[Run]) -> list[list[str]]:
     """Return for each run the overrides that differ between the runs; where those are the same, its options."""
     given = [typed(run) for run in alike]
@@ -54,25 +81,10 @@ def _distinguishing(alike: Sequence[Run]) -> list[list[str]]:
     table: dict[str, list[str | None]] = {key: [own.get(key) for own in given] for key in keys}
     if len(set(zip(*table.values(), strict=True))) < len(alike):
         table = dict(list(differences(alike).items())[:LABEL_KEYS])
-    names = _short(list(table))
+    names = short_keys(list(table))
     return [
         [f"{name}={column[i]}" for name, column in zip(names, table.values(), strict=True) if column[i] is not None]
         for i in range(len(alike))
-    ]
-
-
-def _short(keys: Sequence[str]) -> list[str]:
-    """Return the shortest ending of each option's name, in whole words, that is unique among the others."""
-
-    def ending(key: str, words: int) -> str:
-        return ".".join(re.split(r"[./]", key)[-words:])
-
-    longest = max((len(re.split(r"[./]", key)) for key in keys), default=0)
-    return [
-        next(
-            (ending(key, n) for n in range(1, longest) if [ending(k, n) for k in keys].count(ending(key, n)) == 1), key
-        )
-        for key in keys
     ]
 
 

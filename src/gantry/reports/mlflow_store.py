@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gantry.core.config.overrides import split_overrides
 from gantry.core.moved import renamed
 from gantry.core.redaction import redact
 from gantry.evaluation import records
-from gantry.reports.run import Curve, Picture, Run, split_overrides
+from gantry.reports.run import Curve, Picture, Run
 from gantry.runs.folder import EVALUATIONS, REAL, SAMPLES, SUMMARY_FILE
 from gantry.runs.tracking.params import CHANGED
 from gantry.runs.tracking.query import Store

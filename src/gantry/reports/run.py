@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gantry.core.config.overrides import split_overrides
 from gantry.core.files import read_json
 from gantry.core.processes.locks import is_dead
 from gantry.evaluation import records
@@ -204,8 +204,3 @@ def _curves(path: Path) -> tuple[dict[str, Curve], float]:
         for name, value in record.items():
             curves.setdefault(name, {})[step] = math.nan if value is None else value
     return {name: dict(sorted(curve.items())) for name, curve in curves.items()}, started
-
-
-def split_overrides(text: str) -> list[str]:
-    """Split a command line that was joined by blanks into its overrides, each of which begins with a `key=`."""
-    return re.split(r"\s+(?=(?:\+\+?|~)?[A-Za-z_][\w./@-]*=)", text) if text else []

@@ -24,8 +24,7 @@ from gantry.runs.folder import (
     UNDELIVERED,
     picture,
 )
-from gantry.runs.tracking.store import ui_command
-from gantry.runs.tracking.ui import address_of, run_address, starting
+from gantry.runs.tracking.ui import run_address, starting, view_address
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,17 @@ class Summary:
         )
         write_json(values, self.folder / SUMMARY_FILE)
 
-    def _page(self, uri: str) -> str | None:
-        """Return the address of the run's page in MLflow; None where the store has not created the run yet."""
+    def _pages(self, uri: str) -> list[str]:
+        """Return the lines that say how to see the run in MLflow, whose store may not have created it yet."""
+        command, base = starting(uri)
         record = read_json(self.folder / RUN_FILE) or {}
-        ids = record.get("experiment_id"), record.get("run_id")
-        return None if None in ids else run_address(address_of(uri), *map(str, ids))
+        ids = [record.get(name) for name in ("experiment_id", "run_id")]
+        said = [] if command is None else [command]
+        if None in ids:
+            return said or [base]
+        if (view := record.get("view")) is not None:
+            return [*said, view_address(base, str(ids[0]), view)]
+        return [*said, run_address(base, *map(str, ids))]
 
     def text(self, in_sweep: bool = False, data: Sequence[str] = ()) -> str:
         """Return the text shown at the end: metrics, the folder and, outside a sweep, the next commands.
@@ -125,8 +130,8 @@ class Summary:
         ]
         lines += [f"profile    {show(table)}" for table in sorted(self.folder.glob(f"fit-{PROFILE}*.txt"))]
         if self.tracking_uri is not None:
-            lines.append(f"runs       {starting(self.tracking_uri) or ui_command(self.tracking_uri)}")
-            lines += [f"           {address}"] if (address := self._page(self.tracking_uri)) else []
+            first, *more = self._pages(self.tracking_uri)
+            lines += [f"runs       {first}", *(f"           {line}" for line in more)]
         if (self.folder / UNDELIVERED).exists():
             command = f"{here('python')} -m gantry.tracking.deliver {shlex.quote(show(self.folder))}"
             lines.append(f"           not all of this run yet; once the store takes it: {command}")

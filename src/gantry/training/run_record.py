@@ -7,21 +7,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from gantry.core.config.overrides import short_keys, split_overrides, swept
 from gantry.core.errors import PeerFailed, reason
-from gantry.core.files import PACKAGED, ROOT
+from gantry.core.files import PACKAGED, ROOT, read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stoppable, stopped_by, undisturbed
 from gantry.core.redaction import as_yaml, brief, redact
 from gantry.runs.find_checkpoint import BEGAN
 from gantry.runs.folder import CONFIG_FILE, ENVIRONMENT, GENERATOR, STARTED_IN, TAGS_FILE, read_values
-from gantry.runs.sweep_record import PARENT_RUN
+from gantry.runs.sweep_record import PARENT_RUN, SWEEP_FILE
 from gantry.runs.tracking import variables
 from gantry.runs.tracking.deliver import deliver, has_left
 from gantry.runs.tracking.environment import environment, git_state
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+NAMED = ("model", "data", "seed")  # options that a run's name holds anyway
+NAME_LIMIT = 240  # characters; MLflow's databases take 250
+SUBFOLDERS = 3  # levels of folders, at most, in which a job's folder lies under its sweep's
 RESUMED = "gantry.resumed"  # tag: the steps at which a run was resumed, and the changed options
 
 
@@ -67,7 +71,7 @@ def open_tracker(
                 cfg.tracking.uri,
                 cfg.tracking.experiment,
                 folder,
-                run_name=redact(str(cfg.tracking.run_name)),
+                run_name=redact(_name(cfg, folder, tags)),
                 tags=tags,
                 # MLflow's parallel coordinates and scatter plots show params and metrics only.
                 params={name: tags[name] for name in ("variant", "dataset")}
@@ -95,6 +99,19 @@ def open_tracker(
     tracker.log_artifact(folder / CONFIG_FILE)
     tracker.log_artifact(folder / ENVIRONMENT)
     return tracker
+
+
+def _name(cfg: DictConfig, folder: Path, tags: Mapping[str, str]) -> str:
+    """Return the run's name in MLflow: the chosen one; the default one with what else its sweep varies."""
+    name = str(cfg.tracking.run_name)
+    record = next((found for up in folder.parents[:SUBFOLDERS] if (found := read_json(up / SWEEP_FILE))), None)
+    if record is None or name != f"{tags.get('variant')}-{tags.get('dataset')}-{cfg.seed}":
+        return name
+    options = swept(split_overrides(tags.get("overrides", "")), record["overrides"])
+    options = {key: value for key, value in options.items() if key not in NAMED and not key.startswith("tracking")}
+    words = [f"{key}={value}" for key, value in zip(short_keys(list(options)), options.values(), strict=True)]
+    text = " ".join([name, *words])
+    return text if len(text) <= NAME_LIMIT else f"{text[: NAME_LIMIT // 2]}… {folder.name[-NAME_LIMIT // 3 :]}"
 
 
 def _resumed_tags(folder: Path, params: dict[str, str], start: Start) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gantry.core.errors import UserError
 from gantry.core.redaction import HIDDEN, redact
@@ -72,3 +73,39 @@ def labels(jobs: Sequence[Sequence[str]]) -> list[str]:
     mine = [of_the_run(overrides) for overrides in jobs]
     shared = set(mine[0]).intersection(*mine[1:]) if len(mine) > 1 else set()
     return [redact(" ".join(text for text in overrides if text not in shared)) or "defaults" for overrides in mine]
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """Return the shortest ending of each option's name, in whole words, that is unique among the others."""
+
+    def ending(key: str, words: int) -> str:
+        return ".".join(re.split(r"[./]", key)[-words:])
+
+    longest = max((len(re.split(r"[./]", key)) for key in keys), default=0)
+    return [
+        next(
+            (ending(key, n) for n in range(1, longest) if [ending(k, n) for k in keys].count(ending(key, n)) == 1), key
+        )
+        for key in keys
+    ]
+
+
+def swept(overrides: Sequence[str], typed: Sequence[str]) -> dict[str, str]:
+    """Return the options of a job that may differ in other jobs of its sweep, with their values.
+
+    Args:
+        overrides: the job's.
+        typed: the sweep's, as on its command line; a search takes further options from its config.
+    """
+    fixed = {
+        override.get_key_element()
+        for override in OverridesParser.create().parse_overrides(list(typed))
+        if not override.is_sweep_override()
+    }
+    pairs = [text.partition("=")[::2] for text in of_the_run(overrides)]
+    return {key.lstrip("+~"): value for key, value in pairs if key not in fixed}
+
+
+def split_overrides(text: str) -> list[str]:
+    """Split a command line that was joined by blanks into its overrides, each of which begins with a `key=`."""
+    return re.split(r"\s+(?=(?:\+\+?|~)?[A-Za-z_][\w./@-]*=)", text) if text else []

@@ -41,7 +41,8 @@ class Tracking(Store):
     """The MLflow store of the runs, and how a new one is tracked."""
 
     run_name: str = path(
-        "${hydra:runtime.choices.model}-${hydra:runtime.choices.data}-${seed}", "the new run's name in MLflow"
+        "${hydra:runtime.choices.model}-${hydra:runtime.choices.data}-${seed}",
+        "the new run's name in MLflow; the default one goes on with what its sweep varies",
     )
     close_timeout: float = option(
         30, "seconds a run waits at its end for a store that is away; what is left stays in its folder"

@@ -32,6 +32,7 @@ class RunPlan:
         uncertain: whether the store may have created it although there is no run id.
         experiment_id: of the experiment; None until the store is known to have it.
         by_id: whether `experiment` is an id, as one of MLflow's variables gives it, and its name is not known yet.
+        view: the key of the stored view of its curves; None where none is stored.
         adopted: whether something else, such as `mlflow run`, has created the run of this id for this process.
     """
 
@@ -46,6 +47,7 @@ class RunPlan:
     adopted: bool = False
     experiment_id: str | None = None
     by_id: bool = False
+    view: str | None = None
 
     @property
     def password_hidden(self) -> bool:
@@ -71,7 +73,7 @@ def write_plan(plan: RunPlan, folder: Path) -> None:
         "tags": plan.tags,
         "start_time": plan.start_time,
     }
-    record |= {} if plan.experiment_id is None else {"experiment_id": plan.experiment_id}
+    record |= {name: value for name in ("experiment_id", "view") if (value := getattr(plan, name)) is not None}
     record |= {name: True for name in ("adopted", "by_id") if getattr(plan, name)}
     write_json(record, folder / RUN_FILE)
 
@@ -95,6 +97,7 @@ def read_plan(folder: Path) -> RunPlan | None:
             adopted=record.get("adopted", False),
             experiment_id=record.get("experiment_id"),
             by_id=record.get("by_id", False),
+            view=record.get("view"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

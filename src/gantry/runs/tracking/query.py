@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from gantry.core.errors import UserError
 from gantry.core.redaction import HIDDEN, redact
 from gantry.runs.tracking import variables
-from gantry.runs.tracking.status import SUPERSEDED, close_left, refuse_deleted, restoring
+from gantry.runs.tracking.description import NOTE, NOTE_LIMIT, described
+from gantry.runs.tracking.status import ORIGINAL, SUPERSEDED, close_left, refuse_deleted, restoring
 from gantry.runs.tracking.store import check_store, each_run, find_experiment, locate, prepare_store, tagged
 from gantry.runs.tracking.tracker import log
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-NOTE = "mlflow.note.content"  # tag that MLflow shows as the run's description
-NOTE_LIMIT = 8000  # characters that MLflow accepts
 SWEEP = "tags.`gantry.kind` = 'sweep'"
 
 
@@ -59,7 +58,8 @@ class Store:
         """
         for run in self.sweeps():
             folder = run.data.tags.get("gantry.folder", "")
-            if wanted in (None, run.info.run_id, run.info.run_name, folder, folder.rpartition("/")[2]):
+            names = run.info.run_name, run.data.tags.get(ORIGINAL)
+            if wanted in (None, run.info.run_id, *names, folder, folder.rpartition("/")[2]):
                 return run
         return None
 
@@ -111,13 +111,18 @@ class Store:
         """Log files to `folder` of a run's artifacts, and put `text` at the end of its description.
 
         Args:
-            mark: begins `text`; the description from the mark on is replaced, the user's text above it is kept.
+            mark: see `gantry.runs.tracking.description.described`.
         """
         for file in files:
             self.client.log_artifact(run_id, str(file), folder)
-        written = self.client.get_run(run_id).data.tags.get(NOTE, "").partition(mark)[0].rstrip()
-        note = f"{written}\n\n{text}" if written else text
+        note = described(self.client.get_run(run_id).data.tags.get(NOTE, ""), mark, text)
         self.client.set_tag(run_id, NOTE, note[:NOTE_LIMIT], synchronous=True)
+
+    def describe(self, mark: str, text: str, limit: int) -> None:
+        """Put `text` at the end of the experiment's description, unless the whole has more than `limit` characters."""
+        written = self.client.get_experiment(self.experiment_id).tags.get(NOTE, "")
+        if len(note := described(written, mark, text)) <= limit:
+            self.client.set_experiment_tag(self.experiment_id, NOTE, note)
 
 
 def open_store(uri: str, experiment: str) -> Store | None:

@@ -27,6 +27,7 @@ from gantry.runs.tracking.already_logged import (
     replenish,
     rolled_back_at,
 )
+from gantry.runs.tracking.description import describe_run
 from gantry.runs.tracking.events import Artifact, Dataset, Ended, Event, Image, Metrics, Params, Resumed, Tags
 from gantry.runs.tracking.identity import RunPlan, write_plan
 from gantry.runs.tracking.media import send_dataset, send_image
@@ -195,6 +196,7 @@ class RunSession:
             case Ended(time, status, reason):
                 self._remove_twins()
                 end_run(client, run_id, status, reason, time)
+                self._describe()
 
     def _adopt(self, plan: RunPlan) -> RunPlan:
         """Return the plan to continue the run that was created for this one, or to create another, with a warning."""
@@ -238,6 +240,13 @@ class RunSession:
             for run_id in self._twins():
                 if run_id != self.run_id:
                     self.client.delete_run(run_id)
+
+    @never_raises
+    def _describe(self) -> None:
+        assert self.run_id is not None
+        if self.files_away is None and (view := describe_run(self.client, self.run_id)) is not None:
+            self.plan = replace(self.plan, view=view)
+            self._note()
 
     @never_raises
     def _note(self) -> None:

@@ -25,6 +25,7 @@ WORDLESS = "its process ended without a word: killed, or out of memory"
 PARENT = "mlflow.parentRunId"
 SUPERSEDED = "gantry.superseded"  # tag of an attempt that a later one replaced
 KIND = "gantry.kind"  # tag; "sweep" on a sweep's own run
+ORIGINAL = "gantry.name"  # tag of a sweep's own run: the name under which it began
 FOLDER = "gantry.folder"  # tag: the run's folder
 HEARTBEAT = "gantry.heartbeat"  # tag: when the run's process last showed that it lives, in seconds since 1970
 HOST = "gantry.host"  # tag: the machine it runs on

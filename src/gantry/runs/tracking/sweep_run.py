@@ -26,6 +26,7 @@ from gantry.runs.tracking.environment import origin
 from gantry.runs.tracking.status import (
     FOLDER,
     KIND,
+    ORIGINAL,
     PARENT,
     REASON_LIMIT,
     Deleted,
@@ -73,7 +74,7 @@ def open_parent(
     """Create a sweep's run, or reopen it, or take the one that `mlflow run` has begun for this process.
 
     Args:
-        name: the sweep's name in the run table.
+        name: the sweep's name in the run table until its jobs are compared.
         overrides: the sweep's command line, stored in the tag `overrides`.
         folder: the sweep's folder.
         run_id: of the sweep that is resumed.
@@ -98,7 +99,7 @@ def open_parent(
                 client.set_tag(assigned, key, tags[key], synchronous=True)
             reopen(client, assigned)
             return assigned
-        return client.create_run(experiment_id, tags=tags, run_name=name).info.run_id
+        return client.create_run(experiment_id, tags=tags | {ORIGINAL: name}, run_name=name).info.run_id
     return None
 
 

@@ -7,21 +7,32 @@ MLflow promises none of this. What is used here was read from its pages and is t
 - `compareRunsMode=CHART` shows charts. `searchFilter`, `orderByKey` and `orderByAsc` choose and sort the runs.
 - An experiment's tag `mlflow.sharedViewState.<key>` holds a view as JSON, which `viewStateShareKey=<key>` opens. MLflow
   leaves out of it which rows are unfolded. But it nests jobs under their sweep only in the order of their start: sorted
-  by a metric, each is a row of its own.
+  by anything else, each is a row of its own. An address with a filter or an order of its own opens no view.
+- A run's tag `mlflow.runColor` is the colour of its row, lines and bars.
+- A browser that sees the pages of 127.0.0.1 or localhost for the first time opens MLflow's Assistant, which leaves the
+  charts a third of a window of 1400 pixels. No address and no setting of the server prevents it: a section of two
+  columns can be read beside it.
+- A card of one image key shows the images below each other in a narrow window. With a second key, which may be empty,
+  it is a table with a column for each run, the last of the list first; no setting turns that order round.
 
 Where MLflow takes no view, or ignores it, the address still names the runs and the order.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
-from collections.abc import Sequence
+import socket
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from gantry.core.text import here
+from gantry.runs.tracking.addresses import local_path
 from gantry.runs.tracking.store import locate, ui_command
 
 if TYPE_CHECKING:
@@ -29,11 +40,14 @@ if TYPE_CHECKING:
 
 HOST, PORT = "127.0.0.1", 5000  # of `mlflow ui`
 LOCAL = f"http://{HOST}:{PORT}"
+PORTS = 50  # that are tried where that one is busy
+ANSWER = 2.0  # seconds that whatever is there has to answer
 VIEW = "mlflow.sharedViewState."  # begins the tag of a view
 LIMIT = 5000  # characters of an experiment's tag
 MODE = {"workflowType": "machine_learning"}
-SECTION = "Comparison"  # of the page, with the charts chosen here
-FOLDED = ("best", "final", "loss", "score", "eval", "Model metrics")  # sections of the page that are closed at first
+COLOUR = "mlflow.runColor"  # tag of a run: #rrggbb
+FIRST, PICTURES, REST = "Comparison", "Samples", "More"  # sections of the page, with the charts chosen here
+HEIGHT, TALLER = 300, 420  # pixels of a chart, and of that with pictures
 IMAGES = "samples"  # the grids' name
 
 LINE: dict[str, Any] = {
@@ -51,25 +65,37 @@ LINE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class View:
-    """What a page that compares runs shows.
+    """What a page of runs shows.
 
     Attributes:
         runs: MLflow's filter of the runs.
-        metrics: names of metrics drawn as curves over generator steps, the most important one first.
-        bars: names of metrics drawn as bars, one value a run; the runs are sorted by the first one.
-        ascending: whether a lower value of that one is better.
+        curves: charts of curves over generator steps, the most important one first: of each the metrics in it by its
+            title.
+        bars: the metric drawn as bars, one a run, by which the runs are sorted; None where they cannot be ranked.
+        ascending: whether a lower value of it is better.
         swept: params that differ between the runs, the axes of the parallel coordinates.
         step: at which the sample grids stand at first.
         count: number of the runs.
+        title: of the first section.
+        columns: params and metrics that the list of the runs shows, as `params.seed`.
+        folded: sections of MLflow's own charts, which are closed at first.
     """
 
     runs: str
-    metrics: Sequence[str]
-    bars: Sequence[str]
-    ascending: bool
-    swept: Sequence[str]
-    step: int
-    count: int
+    curves: Mapping[str, Sequence[str]]
+    bars: str | None = None
+    ascending: bool = True
+    swept: Sequence[str] = ()
+    step: int = 0
+    count: int = 1
+    title: str = FIRST
+    columns: Sequence[str] = ()
+    folded: Sequence[str] = ()
+
+
+def sections_of(metrics: Iterable[str]) -> list[str]:
+    """Return the sections in which MLflow puts its own charts of metrics: the names' beginnings."""
+    return list(dict.fromkeys(name.rpartition("/")[0] or "Model metrics" for name in metrics))
 
 
 def is_server(uri: str | Path) -> bool:
@@ -85,27 +111,61 @@ def address_of(uri: str | Path) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
-def starting(uri: str | Path) -> str | None:
-    """Return the command that serves the pages of a store on this machine alone; None where a server does already."""
+def free_port() -> int | None:
+    """Return the first port from MLflow's own on that nothing on this machine listens at; None where there is none."""
+    for port in range(PORT, PORT + PORTS):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind((HOST, port))
+            return port
+    return None
+
+
+def served(uri: str | Path) -> bool:
+    """Return True where `LOCAL` serves this store's pages already, such as those of an earlier `mlflow ui`."""
+    folder = locate(uri).folder
+    asked = f"{LOCAL}/ajax-api/2.0/mlflow/experiments/get?experiment_id=0"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(asked, timeout=ANSWER) as answer:
+            place = json.load(answer)["experiment"]["artifact_location"]
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return False
+    path = local_path(str(place))
+    return folder is not None and path is not None and path.is_relative_to(folder)
+
+
+def starting(uri: str | Path) -> tuple[str | None, str]:
+    """Return the command that serves a store's pages on this machine alone, and the address at which they are then.
+
+    The command is None where a server has them already. Another port than MLflow's own is named where that is busy.
+    """
     if is_server(uri):
-        return None
-    return here("mlflow") + ui_command(uri).removeprefix("mlflow")
+        return None, address_of(uri)
+    port = free_port()
+    if port != PORT and served(uri):
+        return None, LOCAL
+    command = here("mlflow") + ui_command(uri).removeprefix("mlflow")
+    if port in (PORT, None):
+        return command, LOCAL
+    return f"{command} --port {port}", f"http://{HOST}:{port}"
 
 
 def run_address(base: str, experiment_id: str, run_id: str) -> str:
-    """Return the address of a run's page of metrics."""
+    """Return the address of a run's page, which shows its description, params and metrics."""
     ids = [quote(part, safe="") for part in (experiment_id, run_id)]
-    return f"{base.rstrip('/')}/#/experiments/{ids[0]}/runs/{ids[1]}/model-metrics?{urlencode(MODE)}"
+    return f"{base.rstrip('/')}/#/experiments/{ids[0]}/runs/{ids[1]}?{urlencode(MODE)}"
 
 
-def view_address(base: str, experiment_id: str, view: View, key: str | None = None) -> str:
-    """Return the address of the page that compares runs.
+def view_address(base: str, experiment_id: str, view: View | str) -> str:
+    """Return the address of a page of runs.
 
     Args:
-        key: of the stored view; None: the page shows the same runs in the same order, and MLflow's choice of charts.
+        view: the key of a stored one; or one that is not stored: the page shows its runs in its order, and MLflow's
+            choice of charts.
     """
-    chosen = {"viewStateShareKey": key}
-    if key is None:
+    if isinstance(view, str):
+        chosen = {"viewStateShareKey": view}
+    else:
         chosen = {
             name: json.dumps(value) if isinstance(value, bool) else value for name, value in _facets(view).items()
         }
@@ -124,27 +184,32 @@ def store_view(client: MlflowClient, experiment_id: str, key: str, view: View) -
 
 def state(view: View) -> dict[str, Any]:
     """Return a view in the form in which MLflow's page keeps its own."""
-    charts = [
-        *(_chart("LINE", name, metricKey=name, selectedMetricKeys=[name], **LINE) for name in view.metrics),
-        *(_chart("BAR", name, view.count, metricKey=name) for name in view.bars),
-        _chart("IMAGE", IMAGES, view.count, imageKeys=[IMAGES], step=view.step, showRunParams=False),
+    lines = [
+        _chart("LINE", title, metricKey=names[0], selectedMetricKeys=list(names), **LINE)
+        for title, names in view.curves.items()
     ]
-    if view.swept and view.bars:
-        axes, values = list(view.swept), [view.bars[0]]
-        parallel = _chart(
-            "PARALLEL", "swept", view.count, selectedParams=axes, selectedMetrics=values, showAllRuns=False
-        )
-        charts.append(parallel)
-    sections = [(SECTION, True), *((name, False) for name in FOLDED)]
-    kept = {"deleted": False, "isReordered": False}
+    grids = {"imageKeys": [IMAGES, ""] if view.count > 1 else [IMAGES], "step": view.step, "showRunParams": False}
+    beside, others = lines[:1], lines[1:]
+    if view.bars is None:
+        beside, others = lines[:2], lines[2:]
+    else:
+        beside.append(_chart("BAR", view.bars, view.count, metricKey=view.bars))
+        if view.swept:
+            axes = {"selectedParams": list(view.swept), "selectedMetrics": [view.bars], "showAllRuns": False}
+            others.insert(0, _chart("PARALLEL", "swept", view.count, **axes))
+    placed = {FIRST: beside, PICTURES: [_chart("IMAGE", IMAGES, view.count, **grids)], REST: others}
+    charts = [chart | {"metricSectionId": section} for section, charts in placed.items() for chart in charts]
+    shown = [section for section, charts in placed.items() if charts]
+    looks = {key: {"columns": 2, "cardHeight": HEIGHT} for key in shown}
+    looks[PICTURES] = {"columns": 1, "cardHeight": TALLER}
+    own = [_section(key, view.title if key == FIRST else key, **looks[key]) for key in shown]
     return _facets(view) | {
         "runsHiddenMode": "SHOW_ALL",
         "useGroupedValuesInCharts": False,
         "isAccordionReordered": True,  # else MLflow sorts the sections by name
+        "selectedColumns": [f"{kind}.`{name}`" for kind, _, name in (one.partition(".") for one in view.columns)],
         "compareRunCharts": charts,
-        "compareRunSections": [
-            kept | {"uuid": name, "name": name, "display": shown, "isGenerated": not shown} for name, shown in sections
-        ],
+        "compareRunSections": [*own, *(_section(name, name, display=False, isGenerated=True) for name in view.folded)],
     }
 
 
@@ -165,22 +230,28 @@ class Page:
 
     def address(self, base: str | None = None) -> str:
         """Return its address; `base` is the server's, where another one than `address_of` says serves it."""
-        return view_address(base or address_of(self.store), self.experiment_id, self.view, self.key)
+        return view_address(base or address_of(self.store), self.experiment_id, self.key or self.view)
 
     def lines(self) -> list[str]:
         """Return the lines that say how to see it."""
-        command = starting(self.store)
+        command, base = starting(self.store)
         before = [] if command is None else [f"MLflow     {command}"]
-        return [*before, f"{'MLflow' if command is None else '':10} {self.address()}"]
+        return [*before, f"{'MLflow' if command is None else '':10} {self.address(base)}"]
 
 
 def _chart(kind: str, name: str, count: int | None = None, **of_its_kind: Any) -> dict[str, Any]:
     at_most = {} if count is None else {"runsCountToCompare": count}
-    common = {"type": kind, "uuid": f"{kind} {name}", "displayName": name, "metricSectionId": SECTION}
+    common = {"type": kind, "uuid": f"{kind} {name}", "displayName": name}
     return common | {"deleted": False, "isGenerated": False} | at_most | of_its_kind
 
 
+def _section(key: str, name: str, **more: Any) -> dict[str, Any]:
+    common = {"uuid": key, "name": name, "display": True, "isGenerated": False}
+    return common | {"deleted": False, "isReordered": False} | more
+
+
 def _facets(view: View) -> dict[str, Any]:
-    if not view.bars:
-        return {"searchFilter": view.runs}
-    return {"searchFilter": view.runs, "orderByKey": f"metrics.`{view.bars[0]}`", "orderByAsc": view.ascending}
+    """Return the filter and the order of the runs, which is never that of their start (see above)."""
+    if view.bars is None:
+        return {"searchFilter": view.runs, "orderByKey": "params.`variant`", "orderByAsc": True}
+    return {"searchFilter": view.runs, "orderByKey": f"metrics.`{view.bars}`", "orderByAsc": view.ascending}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from gantry.core.errors import UserError
 from gantry.core.processes.signals import stoppable
 from gantry.core.redaction import redact
 from gantry.runs.tracking.store import locate
-from gantry.runs.tracking.ui import HOST, PORT, address_of, is_server
+from gantry.runs.tracking.ui import HOST, LOCAL, PORT, address_of, free_port, is_server, served
 
 STARTING = 300.0  # seconds that MLflow's server has to answer
 LEAVING = 10.0  # seconds that it has to end
@@ -33,7 +32,7 @@ def serve(uri: str | Path, page: Callable[[str], str]) -> None:
     """Print the address of a page of a store and open it where there is a browser; serve it until Ctrl-C.
 
     Args:
-        uri: the store. Where it is a server, nothing is started and this returns at once.
+        uri: the store. Where it is a server, or served already, nothing is started and this returns at once.
         page: returns the address of the page, given that of the server.
 
     Raises:
@@ -42,8 +41,14 @@ def serve(uri: str | Path, page: Callable[[str], str]) -> None:
     if is_server(uri):
         _open(page(address_of(uri)))
         return
-    port = _free_port()
+    port = free_port()
+    if port != PORT and served(uri):
+        _open(page(LOCAL))
+        return
+    if port is None:
+        raise UserError(f"ui=true: {HOST} has no free port from {PORT} on")
     base = f"http://{HOST}:{port}"
+    print("starting MLflow, which takes up to half a minute", flush=True)
     with _server(locate(uri).tracking_uri, port) as ended:
         _await(base, ended)
         _open(page(base))
@@ -52,15 +57,6 @@ def serve(uri: str | Path, page: Callable[[str], str]) -> None:
             while (said := ended()) is None:
                 time.sleep(0.5)
             raise UserError(f"{ENDED}:\n{said}")
-
-
-def _free_port() -> int:
-    """Return MLflow's own port where it is free, else any that is."""
-    for port in (PORT, 0):
-        with socket.socket() as tried, suppress(OSError):
-            tried.bind((HOST, port))
-            return int(tried.getsockname()[1])
-    raise UserError(f"ui=true: {HOST} has no free port")
 
 
 @contextmanager
