@@ -331,6 +331,11 @@ def test_what_is_not_there_is_refused(overrides: list[str], said: str, tracked: 
         (["-m", "metric=a,b"], "leave out -m"),
         (["sweep=none (of it)"], "sweep=none (of it): no such sweep (a folder, an id or a name in MLflow"),
         (["tracking=none"], "no sweep yet"),
+        (["ui=no"], "ui: must be true or false, not 'no'"),
+        (["ui=yess", "metric="], "ui: must be true or false, not 'yess'"),
+        (["~ui"], "ui: missing"),
+        (["tracking.uri=foo://x"], "'foo' is not a store Gantry can use"),
+        (["out=/dev/null/x"], "out=/dev/null/x cannot be written: Not a directory; choose another out=..."),
     ],
 )
 def test_a_wrong_command_is_refused_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
