@@ -397,3 +397,4 @@ def test_a_registered_model_is_found_by_its_name(call, run, tmp_path):
     code, said = call("run=known", "export=handed_on", "formats=[safetensors]")
     assert code == 0, said
     assert "`gantry.data.sources.digits`" in (tmp_path / "handed_on" / "README.md").read_text()
+    assert not (tmp_path / "mlflow.db").exists()  # the store of an MLflow that was given none

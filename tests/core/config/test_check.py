@@ -130,7 +130,6 @@ def test_without_tracking():
         # values
         ("steps=1.5", "steps", ["whole number", "1.5"]),
         ("steps=many", "steps", ["whole number", "'many'"]),
-        ("cuda_graph=no", "cuda_graph", ["must be one of auto, true, false, not 'no'"]),
         ("steps=true", "steps", ["whole number", "true"]),
         ("model.n_critic=true", "model.n_critic", ["whole number"]),
         ("model.generator.width='64'", "model.generator.width", ["whole number"]),
