@@ -48,7 +48,8 @@ def compare_sweep(
         store: the store's address, where the sweep's record hides a password in it.
 
     Raises:
-        UserError: `folder` holds no sweep, the report cannot be written, or no run has such a metric or was measured at such a step.
+        UserError: `folder` holds no sweep, the report cannot be written, or no run has such a metric or was measured at
+            such a step.
     """
     sweep = load_sweep(folder)
     report = (out or sweep.folder / FOLDER) / REPORT

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gantry.core.config.overrides import of_the_run
+from gantry.core.text import typed_command
 from gantry.reports.config_differences import differences
 from gantry.reports.ranking import ComparableSet, Group, Spread, apart, spread
 from gantry.reports.run import Run, direction
@@ -207,12 +208,12 @@ def reason(run: Run) -> str:
 
 def sweep_command(typed: Sequence[str]) -> str:
     """Return the command that started the sweep."""
-    return shlex.join(["python", "train.py", "-m", *typed])
+    return f"{typed_command('train')} -m {shlex.join(typed)}"
 
 
 def command(run: Run) -> str:
     """Return the command that repeats a single run."""
-    return shlex.join(["python", "train.py", *of_the_run(run.overrides)])
+    return f"{typed_command('train')} {shlex.join(of_the_run(run.overrides))}".rstrip()
 
 
 def state(run: Run) -> str:

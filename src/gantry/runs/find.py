@@ -16,7 +16,7 @@ from gantry.core.config.typed import plain
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.processes.locks import is_held
-from gantry.core.text import show
+from gantry.core.text import show, typed_command
 from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import (
     CONFIG_FILE,
@@ -127,7 +127,9 @@ def find(word: str, option: str, wanted: Callable[[Path], bool], store: Opener, 
     what = "sweep" if wanted is is_sweep else "run"
     if word in (LATEST, BEST):
         if not (known := here(wanted)):
-            raise UserError(f"{option}={word}: no {what} in {Path('outputs').absolute()}; python train.py makes one")
+            raise UserError(
+                f"{option}={word}: no {what} in {Path('outputs').absolute()}; {typed_command('train')} makes one"
+            )
         return Found(_best(known, option) if word == BEST else known[0])
     for folder in here(lambda one: is_sweep(one) or (one / RUN_FILE).exists()):
         if word in _called(folder, by_name):

@@ -179,7 +179,7 @@ class Sweep:
         except UserError as error:  # the report cannot be written
             log.warning("no comparison: %s", error)
         except Exception:  # a failing report must not change the sweep's result
-            log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
+            log.warning("the comparison failed; %s tries again", typed_command("compare"), exc_info=True)
 
 
 def lead(config: DictConfig, job: DictConfig, resumed: SweepRecord | None = None, own: bool = True) -> Sweep:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gantry.core.errors import UserError
+from gantry.runs.tracking.status import restoring
 from gantry.runs.tracking.store import check_store, locate, prepare_store, ui_command
 
 
@@ -75,6 +76,11 @@ def test_servers_are_taken_at_their_word(uri: str, tmp_path: Path, monkeypatch: 
         ("sqlite:///:memory:", "names no file"),
         ("", "is empty"),
         (" ", "is empty"),
+        ("foo:bar", r"'foo' is not a store.*Valid: a folder.*typed \./foo:bar"),
+        ("sqlite:mlflow.db", "'sqlite' is not a store.*Valid: a folder, sqlite:///path"),
+        ("databricks", "the service 'databricks' is not a store.*Valid: a folder"),
+        ("databricks-uc", "the service 'databricks-uc' is not a store"),
+        ("databricks://profile", "the service 'databricks' is not a store"),
         ("localhost:5000", "write http://host:5000"),
         ("127.0.0.1:5000/", "write http://host:5000"),
         ('"http://user:secret@host:5000"', "without quotes or spaces"),
@@ -105,6 +111,15 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("run,fid\n1,2.0\n")
     with pytest.raises(UserError, match="is not an SQLite database"):
         check_store(tmp_path)
+
+
+def test_a_hidden_password_is_followed_by_what_to_put_there():
+    said = "postgresql://***@host/db'  # *** stands for user:password"
+    assert ui_command("postgresql://me:secret@host/db").endswith(said)
+    assert restoring("mysql://me:secret@host/db", "runs restore").endswith(
+        "runs restore  # *** stands for user:password"
+    )
+    assert "#" not in ui_command("postgresql://host/db")
 
 
 def test_the_ui_command_opens_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
