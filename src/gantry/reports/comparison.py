@@ -83,8 +83,15 @@ class Comparison:
         for part in reversed(parts) if self.evaluated_first else parts:
             lines += part
         lines += ["", *self._failures(width)] if failures and self.unfinished else []
-        lines += ["", f"report     {show(self.report)}", *(self.page.lines() if self.page else [])]
-        return "\n".join(lines)
+        lines += ["", f"report     {show(self.report)}"]
+        lines += [f"look at    {show(picture)}"] if (picture := self._picture()) is not None else []
+        return "\n".join([*lines, *(self.page.lines() if self.page else [])])
+
+    def _picture(self) -> Path | None:
+        """Return the samples of the first set that has any, as they were written beside the report."""
+        names = [f"samples_{number}.png" for number in range(1, len(self.sets) + 1)]
+        files = [self.report.with_name(name) for name in (names if len(names) > 1 else ["samples.png"])]
+        return next((file for file in files if file.exists()), None)
 
     def _ranked(self, width: int) -> list[str]:
         """Format the rankings for the terminal."""
