@@ -17,7 +17,7 @@ from processes import alive, wait_for
 from rich.console import Console
 from rich.live import Live
 
-from gantry.commands import arguments
+from gantry.commands import arguments, train
 from gantry.core.config.overrides import identity, labels, of_the_run, quoted
 from gantry.core.errors import UserError
 from gantry.runs import checkpoint_files
@@ -280,6 +280,9 @@ def test_the_terminal_shows_names_as_they_are_in_any_width(tmp_path, width):
     console.print(view._table())
     whole = ("a=[red] b=:bug:", "fid[bold]:bug:", "running", "1/2", "1:01 left", "1.5", "GPU", "MIG[bold]77a")
     assert [text for text in whole if text not in shown.getvalue()] == [] or width == 20
+    lines = [line.rstrip() for line in shown.getvalue().splitlines() if line.strip()]
+    assert max(map(len, lines)) <= width
+    assert width > 20 or lines[1] == "0    1/2"  # what has no room is left out, not cut
 
 
 def planned(*values, **state):
@@ -359,3 +362,10 @@ def test_the_table_of_a_sweep_keeps_to_the_terminal(tmp_path, width):
     assert {"job", "run", "best"} <= set(head.split())
     assert ("not shown: images/s" in said) == (width < 100)
     assert ("seed=1" in (rows[0] if rows else said)) or width == 20
+
+
+def test_the_command_to_go_on_is_said_with_and_without_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.checkpoint_files, "newest", lambda folder: None)
+    assert train._how_to_go_on(tmp_path) == "stopped before it had a checkpoint; the same command begins it anew"
+    monkeypatch.setattr(train.checkpoint_files, "newest", lambda folder: folder)
+    assert train._how_to_go_on(tmp_path).endswith(f"resume={tmp_path}")

@@ -23,6 +23,8 @@ from gantry.training.callbacks.forecast import words
 
 EVERY = 30.0  # seconds between reports where the output is no terminal
 SETTLED = 8  # ended jobs shown on a terminal, the most recent ones
+# Columns of the table by the width below which a terminal has no room for more: job, run, status, step, time.
+NARROW = {24: (0, 3), 40: (0, 3, 4), 64: (0, 1, 3, 4)}
 STYLES = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "running": "cyan"}
 
 
@@ -159,12 +161,16 @@ class TerminalView:
         cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip(), row[7]) for row in rows]
         columns = 7 if any(cell[-1] for cell in cells) else 6
         head = ("job", "run", "status", "step", "time", metric, "GPU")[:columns]
+        room = self._live.console.width
+        chosen = next((each for least, each in NARROW.items() if room < least), tuple(range(columns)))
+        head = tuple(head[at] for at in chosen)
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in head:  # as Text: in a str rich would parse brackets and colons as markup
             table.add_column(Text(name), no_wrap=name != "run")  # only the run's name may be shortened
         for row in cells:
             label = Text(row[1], no_wrap=True, overflow="ellipsis")
-            table.add_row(row[0], label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:columns]))
+            parts = [Text(row[0]), label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:])]
+            table.add_row(*(parts[at] for at in chosen))
         finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
         rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
         if (seconds := seconds_left(self._jobs)) is not None:

@@ -144,3 +144,11 @@ def test_git_sees_nothing_of_a_store_in_the_mlruns_folder(tmp_path: Path) -> Non
         check=True,
     )
     assert listed.stdout.split() == ["??", "mlruns/.gitignore"]
+
+
+def test_mlflow_prints_no_lines_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    prepare_store(tmp_path, "gantry")
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+
+    assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get() is True

@@ -285,6 +285,7 @@ def _configure_mlflow() -> None:
     By default each call waits four minutes for an absent server; Gantry has its own queue and retries instead.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # its "View run" among Gantry's own lines
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # hides its log of creating tables
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
