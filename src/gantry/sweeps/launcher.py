@@ -71,10 +71,10 @@ class ProcessLauncher(Launcher):
             raise UserError("hydra.sweeper.max_batch_size: sweep.jobs says how many jobs run at a time")
         sweep = leader.lead(self.config, jobs[0].config, resumed)
         sweep.add(jobs)
-        limit = at_once if at_once is not None or shares.total else 1
-        print(beginning(jobs, limit, sweep.record.folder), flush=True)
         if resumed is not None:
             print(resumed_states(jobs), flush=True)
+        limit = at_once if at_once is not None or shares.total else 1
+        print(beginning(jobs, limit, sweep.record.folder), flush=True)
         with view(jobs) as shown:
             Running(
                 deque(job for job in jobs if job.state != "finished"),
