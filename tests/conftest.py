@@ -71,6 +71,16 @@ def no_store_of_another_test():
 
 
 @pytest.fixture(autouse=True)
+def no_store_in_the_checkout():
+    """Fail a test after which MLflow, which was given no store, has made its own in the checkout."""
+    yield
+    stray = ROOT / "mlflow.db"
+    if stray.exists():
+        stray.unlink()
+        pytest.fail(f"this test made {stray.name} in the checkout: MLflow was asked without naming a store")
+
+
+@pytest.fixture(autouse=True)
 def one_estimate(monkeypatch):
     """Compute the memory of a step once for all runs of the same config."""
     from omegaconf import OmegaConf

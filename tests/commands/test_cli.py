@@ -19,6 +19,11 @@ def task(cfg):
         raise RuntimeError("something broke")
     if cfg.action == "interrupt":
         raise KeyboardInterrupt
+    if cfg.action == "wrapped":
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise SystemError("returned a result with an exception set") from error
     if cfg.action == "leak":
         import logging
         logging.getLogger("x").warning("%s %s %s", cfg.a0, cfg.a1, cfg.store)
@@ -165,6 +170,11 @@ def test_interrupt_and_exit_keep_their_codes(app):
     assert interrupted.returncode == 130
     assert "Traceback" not in interrupted.stderr
     assert app("action=exit").returncode == 143
+
+
+def test_an_interrupt_that_a_library_replaces_is_one(app):
+    done = app("action=wrapped")
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_full_errors_on_request(app):

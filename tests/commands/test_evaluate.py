@@ -187,6 +187,8 @@ def test_anyones_images_are_measured_without_mlflow(evaluate, tmp_path):
         (["run=latest", "n=3"], "n: must be at least 30"),
         (["run=latest", "protocol=test10k", "extractor=classifier"], "digits has no splits"),
         (["run=latest", "accelerator=gpu", "extractor=classifier"], "accelerator=gpu: no GPU"),
+        (["run=latest", "raw=no"], "raw: must be true or false, not 'no'"),
+        (["run=latest", "out=/dev/null/x"], "out=/dev/null/x cannot be written: Not a directory; choose another out="),
         (["images=x", "data=digits", "repeats=2"], "images are one draw"),
         (["-m", "run=latest"], "leave out -m"),
     ],

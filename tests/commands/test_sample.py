@@ -167,6 +167,29 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_computed(call, tmp_p
     assert said in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["out=notes/grid.png"], "out={}/notes cannot be written: Not a directory; choose another out=..."),
+        (["out=notes/deep/samples.npz", "n=50000"], "/notes/deep cannot be written: Not a directory"),
+        (["out=notes/walk.gif", "interpolate=2"], "/notes cannot be written: Not a directory"),
+        (["out=folder", "interpolate=2"], "out: "),
+        (["out=folder.gif", "interpolate=2"], "is a folder; name a file"),
+        (["out=folder.png", "latent_grid=2"], "is a folder; name a file"),
+        (["export=notes/sent"], "export={}/notes/sent cannot be written: Not a directory; choose another export=..."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_looked_for(call, tmp_path, monkeypatch, arguments, said):
+    (tmp_path / "notes").write_text("all of it")
+    for name in ("folder", "folder.gif", "folder.png"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(sample, "find_generator", None)
+    code, text = call("run=latest", *arguments)
+    assert (code, text.count("\n")) == (2, 1), text
+    assert said.format(tmp_path) in text
+
+
 def test_a_port_that_is_taken_is_refused_before_anything_is_looked_for(call, monkeypatch):
     monkeypatch.setattr(sample, "find_generator", None)
     with socket.socket() as other:
@@ -374,3 +397,4 @@ def test_a_registered_model_is_found_by_its_name(call, run, tmp_path):
     code, said = call("run=known", "export=handed_on", "formats=[safetensors]")
     assert code == 0, said
     assert "`gantry.data.sources.digits`" in (tmp_path / "handed_on" / "README.md").read_text()
+    assert not (tmp_path / "mlflow.db").exists()  # the store of an MLflow that was given none

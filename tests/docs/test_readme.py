@@ -90,7 +90,7 @@ def test_commands_compose():
                     continue
                 if words[0].startswith((*OTHERS, "PYTHONPATH=")) or words[:3] == ["-d"]:
                     continue  # own code is run below
-                if "-m" in words and "gantry.tracking.deliver" in words:
+                if "-m" in words and "gantry.runs.tracking.deliver" in words:
                     continue
                 if words[0].endswith("python") and words[1:3] == ["-m", "pytest"]:
                     continue

@@ -266,7 +266,7 @@ def test_a_server_away_for_a_whole_run(tracking: tuple, tmp_path: Path, record_p
     subprocess.run(train, check=True, capture_output=True, timeout=300)
     assert json.loads((folder / "mlflow_run.json").read_text())["run_id"] is None
     wire.set("whole")
-    command = [sys.executable, "-m", "gantry.tracking.deliver", str(folder)]
+    command = [sys.executable, "-m", "gantry.runs.tracking.deliver", str(folder)]
     first = subprocess.Popen(command)
     while json.loads((folder / "mlflow_run.json").read_text())["run_id"] is None:
         time.sleep(0.01)

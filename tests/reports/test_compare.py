@@ -113,7 +113,9 @@ def test_the_report_holds_all_that_was_asked(found: Comparison) -> None:
         ["4", "single", "1", "50"],
     ]
     assert ["dcgan", "30.0 s", "8.0 s", "38,400", "1,280", "1,200"] in page.rows
-    assert next(row for row in page.rows if row[:1] == ["model.n_critic"])[:3] == ["model.n_critic", "1", "5"]
+    critics = page.rows[(at := [row[0] for row in page.rows].index("model.n_critic")) : at + 2]
+    assert [row[:2] for row in critics] == [["model.n_critic", "1"], ["", "5"]]
+    assert critics[1][2].startswith("wgan")
     assert "failed: ValueError: <b>bad</b>" in page.text
     assert "one two & three" in page.text
     assert "python train.py model=job10 'data.folder=/my data'" in page.text
@@ -132,10 +134,18 @@ def test_a_name_is_shown_not_run(found: Comparison) -> None:
 def test_the_table_fits_the_terminal(found: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = found.text()
-    assert [line for line in text.splitlines()[:-1] if len(line) > 80] == []
+    assert [line for line in text.splitlines()[:-2] if len(line) > 80] == []
     assert re.search(r"1  dcgan +2 +2\.50 ± 0\.71", text)
     assert re.search(r"7_job: FAILED, ValueError: <b>bad</b>", text)
-    assert text.splitlines()[-1].endswith("comparison/report.html")
+    assert text.splitlines()[-2].endswith("comparison/report.html")
+    assert re.fullmatch(r"look at    \S+comparison/samples\.png", text.splitlines()[-1])
+
+
+def test_a_narrow_terminal_is_told_which_columns_it_lacks(found: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "56")
+    rows = [line for line in found.text().splitlines() if re.match(r"  +(\d|runs)", line)]
+    assert [row for row in rows if len(row) > 56] == []
+    assert "In the report also: best, images/s." in found.text()
 
 
 def test_another_metric_and_other_steps(twelve: Path, tmp_path: Path) -> None:
@@ -331,6 +341,11 @@ def test_what_is_not_there_is_refused(overrides: list[str], said: str, tracked: 
         (["-m", "metric=a,b"], "leave out -m"),
         (["sweep=none (of it)"], "sweep=none (of it): no such sweep (a folder, an id or a name in MLflow"),
         (["tracking=none"], "no sweep yet"),
+        (["ui=no"], "ui: must be true or false, not 'no'"),
+        (["ui=yess", "metric="], "ui: must be true or false, not 'yess'"),
+        (["~ui"], "ui: missing"),
+        (["tracking.uri=foo://x"], "'foo' is not a store Gantry can use"),
+        (["out=/dev/null/x"], "out=/dev/null/x cannot be written: Not a directory; choose another out=..."),
     ],
 )
 def test_a_wrong_command_is_refused_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:

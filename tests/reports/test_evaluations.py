@@ -122,9 +122,9 @@ def test_a_table_shows_what_ranks_what_it_cannot_tell_apart_and_the_rest() -> No
     found = table(ruler)
     assert found.head == ("", "runs", "seeds", "fid", "≈", "kid", "recall", "step")
     assert found.rows == [
-        ("1", "dcgan", "1", "10.00 ± 0.20", "", "0.02", "0.6", "300"),
-        ("2", "wgan", "1", "12.00 ± 0.20", "3", "0.01", "0.500 ± 0.010", "300"),
-        ("3", "sngan", "1", "12.30 ± 0.20", "2", "—", "0.4", "300"),
+        ("1", "dcgan", "1", "10.00 ± 0.20", "", "0.02000", "0.6000", "300"),
+        ("2", "wgan", "1", "12.00 ± 0.20", "3", "0.01000", "0.500 ± 0.010", "300"),
+        ("3", "sngan", "1", "12.30 ± 0.20", "2", "—", "0.4000", "300"),
         ("4", "r3gan", "1", "diverged", "", "—", "—", "300"),
     ]
     notes = " ".join(cautions(ruler))
@@ -303,10 +303,10 @@ def test_the_terminal_and_the_description_show_them_too(sweep: Path, monkeypatch
     for width in (60, 80, 200):
         monkeypatch.setenv("COLUMNS", str(width))
         lines = found.text().splitlines()
-        assert [line for line in lines[:-1] if len(line) > width] == []
+        assert [line for line in lines[:-2] if len(line) > width] == []
         assert any(re.search(r"1  dcgan +1 +24\.70 ± 0\.15", line) for line in lines)
     note = re.sub(" +", " ", found.markdown().replace("&nbsp;", " "))
-    assert r"| 1 | dcgan | 1 | 24.70 ± 0.15 | | 0.4 | 0.9 | 300 |" in note
+    assert r"| 1 | dcgan | 1 | 24.70 ± 0.15 | | 0.4000 | 0.9000 | 300 |" in note
     assert r"papers\_1a2b3c4d" in note
 
 

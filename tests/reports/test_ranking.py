@@ -212,6 +212,26 @@ def test_only_options_that_differ_are_listed() -> None:
     assert found == {"lr": ["1", "2"], "own": [None, "y"]}
 
 
+def test_columns_that_say_the_same_in_every_row_are_a_line_above() -> None:
+    whole = tables.Table(
+        ("", "runs", "seeds", "fid", "recall", "step"),
+        [("1", "a", "1", "2", "0.4", "300"), ("2", "b", "1", "3", "0.5", "300")],
+    )
+    table, said = tables.condensed(whole)
+    assert table.head == ("", "runs", "seeds", "fid", "recall")
+    assert table.rows[1] == ("2", "b", "1", "3", "0.5")
+    assert said == "In every row: step 300."
+    assert tables.condensed(tables.Table(whole.head, whole.rows[:1])) == (tables.Table(whole.head, whole.rows[:1]), "")
+
+
+def test_what_differs_between_many_runs_is_three_columns_wide() -> None:
+    (one,) = comparable_sets([run(f"v{i}", params={"batch_size": str(32 * (1 + i % 2))}) for i in range(14)])
+    table = tables.differing(one)
+    assert table.head == ("", "value", "runs")
+    assert ("batch_size", "32", ", ".join(f"v{i}" for i in range(0, 14, 2))) in table.rows
+    assert ("", "64", ", ".join(f"v{i}" for i in range(1, 14, 2))) in table.rows
+
+
 def test_an_unknown_metric_or_step_is_refused_with_those_there_are() -> None:
     with pytest.raises(UserError, match=f"{FID}, {SCORE}"):
         compare([run()], "one", None, metric="fid")  # type: ignore[arg-type]
@@ -232,7 +252,9 @@ def test_steps_are_spread_evenly_up_to_the_last() -> None:
         ([0.0012, 0.0013], "0.001250 ± 0.000071"),
         ([1234.0, 5678.0], "3,456 ± 3142"),
         ([12345.6], "12,346"),
-        ([0.5], "0.5"),
+        ([0.5], "0.5000"),
+        ([86.998], "87.00"),
+        ([10.0], "10"),
         ([2.0, 2.0], "2 ± 0"),
         ([math.nan], "diverged"),
         ([], "—"),

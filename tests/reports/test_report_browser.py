@@ -126,8 +126,13 @@ def test_nothing_is_wider_than_the_window_and_tables_scroll_in_their_frames(page
     )
     assert len(frames) >= 3
     assert all(inside and reachable for inside, reachable in frames)
-    page.set_window_size(700, HIGH)
+    page.set_window_size(700, HIGH)  # as in MLflow's view of an artifact
     try:
+        wider = """return [...document.querySelectorAll(".wide")].filter((one) => one.scrollWidth > one.clientWidth + 1)
+        .map((one) => [one.firstElementChild.tagName, one.previousElementSibling.matches(".more:not([hidden])")])"""
+        until(lambda: page.execute_script(wider) in ([], [["IMG", True]]))
+        page.set_window_size(500, HIGH)
+        until(lambda: page.execute_script(wider) and all(said for _, said in page.execute_script(wider)))
         left = """const frame = document.querySelector(".wide"); frame.scrollLeft = 1e4;
         const [rank, name] = frame.querySelectorAll("tbody td"), last = frame.querySelector("tbody td:last-child");
         const box = frame.getBoundingClientRect(), right = last.getBoundingClientRect().right;
@@ -225,6 +230,30 @@ def test_the_slider_changes_the_step_of_the_images(page: Any) -> None:
     assert all(alt.endswith("at step 200") for alt, _, _ in before)
     assert all(one[1] != other[1] for one, other in zip(last, before, strict=True))
     assert page.find_element(By.CSS_SELECTOR, ".slider output").text == "200"
+
+
+def test_the_slider_begins_at_the_first_grid_and_says_whose_are_missing(browser: Any, report: Path) -> None:
+    page = opened(browser, report)
+    assert page.find_element(By.CSS_SELECTOR, ".grids").get_attribute("data-steps").split()[0] == "0"
+    assert "none of" not in page.find_element(By.CSS_SELECTOR, ".samples .soft").text
+    for folder in report.parents[1].glob("[01]_job"):
+        (folder / "samples").rename(folder / "elsewhere")
+    try:
+        page = opened(browser, compare_sweep(report.parents[1], out=report.parent / "other").report)
+        said = page.find_element(By.CSS_SELECTOR, ".samples .soft").text
+        assert said.endswith("none of dcgan, whose folders hold no picture of these steps.")
+    finally:
+        for folder in report.parents[1].glob("[01]_job"):
+            (folder / "elsewhere").rename(folder / "samples")
+
+
+def test_no_name_is_broken_inside_a_word_and_a_map_keeps_its_colours_in_the_dark(browser: Any, report: Path) -> None:
+    page = opened(browser, report, "dark")
+    looks = """return [getComputedStyle(document.querySelector(".options td")).overflowWrap,
+    getComputedStyle(document.querySelector(".map img")).filter, document.querySelector(".options td").innerHTML];"""
+    wrap, colours, name = page.execute_script(looks)
+    assert (wrap, colours) == ("normal", "none")
+    assert "model.<wbr>" in name
 
 
 def test_a_dark_page_where_the_system_is_dark(browser: Any, report: Path) -> None:

@@ -11,6 +11,7 @@ from gantry.commands.arguments import run_arguments, sweep_arguments
 from gantry.core.config.overrides import quoted
 from gantry.core.errors import UserError
 from gantry.reports.find import find_compared_runs, find_compared_sweep
+from gantry.runs import find as find_module
 from gantry.runs.find import NoSuchRun, find_run, find_sweep
 from gantry.runs.find_generators import find_generators
 from gantry.runs.sweep_record import JobRecord, SweepRecord
@@ -131,3 +132,21 @@ def test_what_only_mlflow_has_is_found_by_id_and_name_the_latest_of_several(tmp_
         find_run(runs[0], [], store)
     with pytest.raises(UserError, match="none of the sweep's 2 runs has exported a generator"):
         find_generators(["theirs"], store, tmp_path / "cache")
+
+
+def test_the_best_names_what_was_measured_otherwise_and_how_to_choose_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for hour, (images, value) in enumerate([(2000, 4.66), (500, 23.18), (500, 30.0)]):
+        folder = tmp_path / "outputs" / "2026-01-01" / f"0{hour}-00-00"
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "overrides.yaml").write_text("[]")
+        (folder / "mlflow_run.json").write_text("{}")
+        summary = {"primary": "fid", "best": {"fid": value}, "protocol": {"n_generated": images}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        os.utime(folder, (hour, hour))
+    find_module.find("best", "run", lambda folder: (folder / "summary.json").exists(), nowhere)
+    assert capsys.readouterr().out == (
+        "run=outputs/2026-01-01/01-00-00: the lowest best/fid, 23.18, of 2 runs measured alike; 1 measured otherwise "
+        "are left out, the newest with best/fid 4.66 on 2000 images: run=outputs/2026-01-01/00-00-00 takes it, "
+        "run=<a sweep's folder>/<job> one of a sweep\n"
+    )

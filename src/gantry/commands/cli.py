@@ -100,6 +100,8 @@ def _run(
     except JobFailed:
         sys.exit(FAILED)
     except Exception as error:
+        if _interrupted(error):
+            _stop("interrupted", INTERRUPTED)
         if any(error is failure for failure in jobs.failures):
             if jobs.started > 1:
                 print(f"{len(jobs.failures)} of {jobs.started} jobs failed", file=sys.stderr)
@@ -109,6 +111,14 @@ def _run(
             print(redaction.traceback_of(error), end="", file=sys.stderr)
             sys.exit(FAILED)
         _stop(message, REFUSED)
+
+
+def _interrupted(error: BaseException) -> bool:
+    """Return True for an error that Ctrl-C has caused in a library which replaces exceptions, as ones that draw do."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def explain(error: Exception) -> str | None:
@@ -169,6 +179,8 @@ class _Jobs:
             try:
                 return task(cfg)
             except Exception as error:
+                if _interrupted(error):
+                    raise KeyboardInterrupt from error
                 if isinstance(error, UserError | RunFailed | PeerFailed) and HydraConfig.get().mode != RunMode.MULTIRUN:
                     # Exiting here keeps Hydra from printing "Error executing job" beside the message.
                     _stop(str(error), REFUSED if isinstance(error, UserError) else FAILED)

@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
 from gantry.core import errors
+from gantry.core.config.check import check, refuse_absent
+from gantry.core.config.options import Compare
 from gantry.core.config.overrides import split_overrides
 from gantry.core.errors import UserError
-from gantry.core.files import config_dir, new_output_folder
+from gantry.core.files import check_writable, config_dir, new_output_folder
 from gantry.reports.build import REPORT, compare_sweep, publish, with_page
 from gantry.reports.comparison import Comparison, compare
 from gantry.reports.find import find_compared_runs, find_compared_sweep
@@ -25,6 +27,7 @@ from gantry.reports.links import page
 from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import Run
 from gantry.runs.tracking.query import Store, configured_store
+from gantry.runs.tracking.rules import wrong_store
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
@@ -44,7 +47,13 @@ def main() -> None:
 
 
 def job(cfg: DictConfig) -> None:
-    """Compare the runs that `cfg` names and print the table."""
+    """Compare the runs that `cfg` names and print the table.
+
+    Raises:
+        UserError: an option has no valid value, or something that `cfg` names is not available.
+    """
+    refuse_absent(cfg, Compare)
+    check(cfg, Compare, (wrong_store,))
     given = [name for name in ("sweep", "runs", "filter") if cfg[name] is not None]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude one another: give one of them")
@@ -52,6 +61,8 @@ def job(cfg: DictConfig) -> None:
         raise UserError("ui=true shows a comparison in MLflow, which tracking=none leaves out")
     metric, steps = cfg.metric, _steps(cfg.steps)
     out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
+    if out is not None:
+        check_writable(out)  # before runs are looked for
     if cfg.filter is not None:
         comparison = _compare_runs(cfg, _filtered(cfg), f"Runs with {cfg.filter}", metric, steps, out)
     elif cfg.runs is not None:
@@ -87,7 +98,7 @@ def _compare_parent(
     comparison = compare(
         runs,
         str(parent.info.run_name),
-        (out or new_output_folder("comparison")) / REPORT,
+        _report(out),
         metric=metric,
         steps=steps,
         store=store.uri,
@@ -102,11 +113,18 @@ def _compare_parent(
 def _compare_runs(
     cfg: DictConfig, runs: Sequence[Run], title: str, metric: str | None, steps: Sequence[int] | None, out: Path | None
 ) -> Comparison:
-    comparison = compare(runs, title, (out or new_output_folder("comparison")) / REPORT, metric=metric, steps=steps)
+    comparison = compare(runs, title, _report(out), metric=metric, steps=steps)
     if any(run.run_id is not None for run in runs) and (store := _opened(cfg)) is not None:
         comparison = with_page(comparison, store)
     write(comparison)
     return comparison
+
+
+def _report(out: Path | None) -> Path:
+    """Return the report's path, whose folder can be written."""
+    folder = out or new_output_folder("comparison")
+    check_writable(folder)
+    return folder / REPORT
 
 
 def _opened(cfg: DictConfig) -> Store | None:

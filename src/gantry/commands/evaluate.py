@@ -20,7 +20,7 @@ from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.options import Evaluate
 from gantry.core.config.overrides import quoted
 from gantry.core.errors import JobFailed, UserError
-from gantry.core.files import config_dir, new_output_folder
+from gantry.core.files import check_writable, config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.redaction import redact
@@ -59,7 +59,11 @@ def job(cfg: DictConfig) -> None:
         JobFailed: one of several subjects could not be measured.
     """
     _check(cfg)
+    if cfg.out is not None:
+        check_writable(Path(str(cfg.out)).expanduser().absolute())  # before runs are looked for
     subjects = list(_subjects(cfg))
+    for folder in {subject.folder for subject in subjects}:
+        check_writable(folder)
     if len(subjects) == 1:
         _evaluate(cfg, subjects[0])
         return

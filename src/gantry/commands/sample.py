@@ -18,7 +18,7 @@ from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.declaration import declared
 from gantry.core.config.options import Sample
 from gantry.core.errors import RunFailed, UserError
-from gantry.core.files import config_dir, new_output_folder
+from gantry.core.files import check_writable, config_dir, new_output_folder
 from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import show
@@ -56,6 +56,7 @@ def job(cfg: DictConfig) -> None:
     mode = _mode(cfg)
     if mode == "ui":
         check_port(cfg.port)
+    _check_places(cfg)
     trusted = ("gantry.models.networks.", *cfg.trusted)
     cache = Path(cfg.paths.cache).expanduser()
     found = find_generator(str(cfg.run), cfg.generator, cfg.raw, trusted, lambda: configured_store(cfg.tracking), cache)
@@ -142,13 +143,25 @@ def _mode(cfg: DictConfig) -> str:
     return next((name for name in MODES if cfg[name] not in (None, False)), "")
 
 
+def _check_places(cfg: DictConfig) -> None:
+    """Check that what the command writes can be written, before a generator is looked for."""
+    if (out := _absolute(cfg.out)) is not None:
+        check_writable(out if out.is_dir() else out.parent)
+        if out.is_dir() and _mode(cfg) != "":
+            raise UserError(f"out={out} is a folder; name a file")
+    if (export := _absolute(cfg.export)) is not None:
+        check_writable(export, "export")
+
+
+def _absolute(path: str | None) -> Path | None:
+    return None if path is None else Path(str(path)).expanduser().absolute()
+
+
 def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
     """Write images and print their path."""
-    out = None if cfg.out is None else Path(str(cfg.out)).expanduser().absolute()
-    if out is not None:
-        _check_writable(out)
-        if mode == "":
-            check_free(out)
+    out = _absolute(cfg.out)
+    if out is not None and mode == "":
+        check_free(out)
     accelerator, devices = chosen(cfg.accelerator, cfg.devices)
     from gantry.generation.write_images import Order, draw_archive, draw_folder
 
@@ -262,19 +275,8 @@ def _place(found: FoundGenerator, name: str) -> Path:
         folder = found.run.folder / GENERATED
     else:
         folder = new_output_folder("samples")
-    _check_writable(folder / name)
+    check_writable(folder)
     return folder / name
-
-
-def _check_writable(path: Path) -> None:
-    """Make the folder of `path`, and check that it is writable."""
-    import tempfile
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent).close()
-    except OSError as error:
-        raise UserError(f"out={path} cannot be written: {error.strerror or error}; choose another out=...") from error
 
 
 def _check_apart(path: Path, *read: Path | None) -> None:

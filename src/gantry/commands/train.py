@@ -21,7 +21,7 @@ from gantry.core.files import config_dir
 from gantry.core.processes import parent_watch
 from gantry.core.processes.locks import held, is_held
 from gantry.core.processes.ranks import find_place, fixed_devices, ranks
-from gantry.core.processes.signals import stopped_by
+from gantry.core.processes.signals import stopped_by, undisturbed
 from gantry.core.text import show, typed_command
 from gantry.runs import checkpoint_files
 from gantry.runs.find_checkpoint import Origin, find_checkpoint
@@ -114,14 +114,19 @@ def _train(cfg: DictConfig, folder: Path, taken_up: bool, in_sweep: bool, origin
             try:
                 summary = train(cfg, folder, _tags(), start, place)
             except BaseException as error:
-                if stopped_by(error) is not None and not in_sweep and checkpoint_files.newest(folder) is not None:
-                    print(
-                        f"stopped; to go on: {typed_command('train')} {shlex.quote(f'resume={show(folder)}')}",
-                        flush=True,
-                    )
+                if stopped_by(error) is not None and not in_sweep:
+                    with undisturbed():  # by a second Ctrl-C
+                        print(_how_to_go_on(folder), flush=True)
                 raise
     print(summary.text(in_sweep, _data_overrides()), flush=True)
     return summary.best.get(summary.primary, math.nan)
+
+
+def _how_to_go_on(folder: Path) -> str:
+    """Return the line that says how a stopped run goes on."""
+    if checkpoint_files.newest(folder) is None:
+        return "stopped before it had a checkpoint; the same command begins it anew"
+    return f"stopped; to go on: {typed_command('train')} {shlex.quote(f'resume={show(folder)}')}"
 
 
 def _data_overrides() -> list[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gantry.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +29,25 @@ def new_output_folder(kind: str) -> Path:
     """A folder in `outputs`, named by the present time, for what no run owns; not made yet."""
     now = datetime.now()
     return Path.cwd() / "outputs" / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_{kind}"
+
+
+def check_writable(folder: Path, option: str = "out") -> None:
+    """Refuse a folder, existing or still to be made, in which no file can be made; nothing is left there.
+
+    Args:
+        folder: absolute.
+        option: the option that names the folder.
+
+    Raises:
+        UserError: with the reason.
+    """
+    try:
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise UserError(
+            f"{option}={folder} cannot be written: {error.strerror or error}; choose another {option}=..."
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

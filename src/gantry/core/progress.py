@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EVERY = 10.0  # seconds between lines where stderr is no terminal
 REDRAWN = 0.5  # seconds between drawings of a bar
 MARKS = 60  # measurements, a second or more apart, from which the rate is computed
+NARROW = 50  # columns of a terminal below which a bar is its name and its count
 GONE = (OSError, ValueError)  # errors of writing to a closed terminal or pipe
 
 
@@ -131,19 +132,19 @@ class Bar:
         class Panel(rich.Progress):
             def get_renderables(self) -> Iterator[RenderableType]:
                 yield from super().get_renderables()
-                if bar.below is not None:
+                if bar.below is not None and console.width >= NARROW:
                     yield from bar.below(console.width, console.encoding)
 
         cut = Column(no_wrap=True, overflow="crop")  # an ellipsis is wider where the encoding lacks it
         fields = (f"{{task.{field}}}" for field in ("description", "fields[rate]", "fields[note]"))
         name, *texts = (rich.TextColumn(field, markup=False, table_column=cut) for field in fields)
+        columns: list[rich.ProgressColumn] = [rich.MofNCompleteColumn(table_column=cut)]
+        if console.width >= NARROW:
+            left = rich.TimeRemainingColumn(elapsed_when_finished=True, table_column=cut)
+            columns = [rich.BarColumn(None), rich.TaskProgressColumn(table_column=cut), *columns, left, *texts]
         drawn = Panel(
             name,
-            rich.BarColumn(None),
-            rich.TaskProgressColumn(table_column=cut),
-            rich.MofNCompleteColumn(table_column=cut),
-            rich.TimeRemainingColumn(elapsed_when_finished=True, table_column=cut),
-            *texts,
+            *columns,
             console=console,
             auto_refresh=False,
             redirect_stdout=sys.stdout.isatty(),  # else output to a file or pipe would go to the terminal

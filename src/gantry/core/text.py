@@ -32,10 +32,13 @@ def here(command: str) -> str:
 def typed_command(name: str | None = None) -> str:
     """Say how to type a command of Gantry the way that this process was started: as a script, or an installed command.
 
+    Another program, such as the server of a page, says the script of the working directory.
+
     Args:
         name: `train`, `evaluate`, `sample` or `compare`; None: the one that runs.
     """
     started = Path(sys.argv[0]).absolute()
     if started.name.startswith("gantry-"):
         return here(f"gantry-{name}" if name else started.name)
-    return f"{here('python')} {show(started.with_name(f'{name}.py') if name else started)}"
+    script = started.with_name(f"{name}.py") if name else started
+    return f"{here('python')} {show(script) if script.exists() else f'{name}.py'}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.errors import UserError
+from gantry.core.files import check_writable
 from gantry.core.redaction import HIDDEN, redact
 from gantry.reports import mlflow_page
 from gantry.reports.comparison import MARK, Comparison, compare
@@ -49,13 +50,15 @@ def compare_sweep(
         store: the store's address, where the sweep's record hides a password in it.
 
     Raises:
-        UserError: `folder` holds no sweep, or no run has such a metric or was measured at such a step.
+        UserError: `folder` holds no sweep, the report cannot be written, or no run has such a metric or was measured at
+            such a step.
     """
     sweep = load_sweep(folder)
+    report = (out or sweep.folder / FOLDER) / REPORT
+    check_writable(report.parent)
     if sweep.tracking_uri is not None and HIDDEN in sweep.tracking_uri:
         sweep.tracking_uri = store
     opened = _store_of(sweep) if track else None
-    report = (out or sweep.folder / FOLDER) / REPORT
     address = redact(sweep.tracking_uri) if sweep.tracking_uri and sweep.parent_run else None
     experiment = None if opened is None else opened.experiment_id
     comparison = compare(

@@ -85,8 +85,15 @@ class Comparison:
         for part in reversed(parts) if self.evaluated_first else parts:
             lines += part
         lines += ["", *self._failures(width)] if failures and self.unfinished else []
-        lines += ["", f"report     {show(self.report)}", *(self.page.lines() if self.page else [])]
-        return "\n".join(lines)
+        lines += ["", f"report     {show(self.report)}"]
+        lines += [f"look at    {show(picture)}"] if (picture := self._picture()) is not None else []
+        return "\n".join([*lines, *(self.page.lines() if self.page else [])])
+
+    def _picture(self) -> Path | None:
+        """Return the samples of the first set that has any, as they were written beside the report."""
+        names = [f"samples_{number}.png" for number in range(1, len(self.sets) + 1)]
+        files = [self.report.with_name(name) for name in (names if len(names) > 1 else ["samples.png"])]
+        return next((file for file in files if file.exists()), None)
 
     def _ranked(self, width: int) -> list[str]:
         """Format the rankings for the terminal."""
@@ -95,9 +102,12 @@ class Comparison:
             lines += ["", *_wrapped(sentence, width)]
         for one in self.sets:
             lines += ["", *_wrapped(f"{one.title}; {one.measured}", width)]
+            notes = tables.cautions(one, self.metric)
             if one.standings:
-                lines += _aligned(self._brief(one), width)
-            lines += [line for note in tables.cautions(one, self.metric) for line in _wrapped(note, width, "  ")]
+                table, left_out = _fitting(self._brief(one), width)
+                lines += _aligned(table, width)
+                notes = [*notes, *([f"In the report also: {', '.join(left_out)}."] if left_out else [])]
+            lines += [line for note in notes for line in _wrapped(note, width, "  ")]
         return lines
 
     def evaluations_text(self) -> str:
@@ -224,10 +234,10 @@ def compare(
 
 
 def _fitting(table: tables.Table, width: int) -> tuple[tables.Table, Sequence[str]]:
-    """Return the columns that fit the terminal beside a short label, at least five, and the heads of the others."""
+    """Return the columns that fit the terminal beside a short label, at least four, and the heads of the others."""
     widths = [max(len(row[column]) for row in [table.head, *table.rows]) + 2 for column in range(len(table.head))]
     widths[1] = min(widths[1], SHORT + 2)
-    shown = max(5, sum(total <= width for total in itertools.accumulate(widths)))
+    shown = max(4, sum(total <= width for total in itertools.accumulate(widths)))
     return tables.Table(table.head[:shown], [row[:shown] for row in table.rows]), table.head[shown:]
 
 

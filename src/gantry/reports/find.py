@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
-from gantry.core.text import show
+from gantry.core.text import show, typed_command
 from gantry.reports.mlflow_store import read_runs
 from gantry.reports.run import Run, from_folder
 from gantry.runs.find import LATEST, Found, Opener, begun, find, find_sweep, here, is_recorded, is_sweep, runs_of
@@ -32,7 +32,9 @@ def find_compared_sweep(word: str | None, store: Opener) -> Found:
         if parent is None or own == parent.info.run_id or begun(folders[0]) > parent.info.start_time / 1000:
             return Found(folders[0])
     if parent is None:
-        raise UserError("no sweep yet: python train.py -m model=wgan,dcgan makes one, runs=[...] compares single runs")
+        raise UserError(
+            f"no sweep yet: {typed_command('train')} -m model=wgan,dcgan makes one, runs=[...] compares single runs"
+        )
     return find_sweep(parent.info.run_id, "sweep", store)
 
 

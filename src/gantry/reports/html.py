@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gantry.core.redaction import redact
 from gantry.reports import charts, curves, evaluations, links, pictures, tables
@@ -12,6 +14,9 @@ from gantry.reports.comparison import Comparison
 from gantry.reports.ranking import ComparableSet
 from gantry.reports.run import Run
 from gantry.runs.tracking.ui import LOCAL
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 TEMPLATE = "report.html.j2"
 # The browser itself refuses every request, also one of the library's.
@@ -26,7 +31,8 @@ class Section:
     number: int
     one: ComparableSet
     linked: dict[str, list[tuple[str, str]]]  # by group: the seed of a run, and its page in MLflow
-    steps: list[int]
+    steps: list[int]  # of the grids
+    left_out: str  # why grids of some groups are not shown
     ranking: tables.Table
     notes: list[str]
     cost: tables.Table
@@ -41,7 +47,7 @@ class Section:
 def write(comparison: Comparison) -> list[Path]:
     """Write the report and its PNGs in the folder of `comparison.report`; returns the files, the report first."""
     import jinja2
-    from markupsafe import Markup
+    from markupsafe import Markup as Safe
 
     folder = comparison.report.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +63,7 @@ def write(comparison: Comparison) -> list[Path]:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["data_uri"] = _data_uri
+    environment.filters["breakable"] = _breakable
     html = environment.get_template(TEMPLATE).render(
         comparison=comparison,
         sections=sections,
@@ -70,8 +77,8 @@ def write(comparison: Comparison) -> list[Path]:
         commands=links.commands(pages),
         local=LOCAL,
         policy=POLICY,
-        style=Markup((here / "report.css").read_text(encoding="utf-8")),
-        script=Markup((here / "report.js").read_text(encoding="utf-8")),
+        style=Safe((here / "report.css").read_text(encoding="utf-8")),
+        script=Safe((here / "report.js").read_text(encoding="utf-8")),
         packed=charts.packed(charts.charts([(section.one, styles) for section in sections[:MOST_SETS]])),
     )
     comparison.report.write_text(html, encoding="utf-8")
@@ -88,6 +95,8 @@ def _section(
     comparison: Comparison, one: ComparableSet, styles: dict[str, curves.Style], number: int, pages: dict[Run, str]
 ) -> Section:
     steps, shown = comparison.steps_of(one), min(len(comparison.sets), MOST_SETS)
+    first = [0] if comparison.steps is None and 0 not in steps and pictures.has(one, 0) else []
+    grids = [*first, *steps]
     drawn = curves.draw(one, styles) if number < shown else {}
     return Section(
         number=number,
@@ -96,7 +105,8 @@ def _section(
             group.label: [(run.seed, pages[run]) for run in (*group.finished, *group.others) if run in pages]
             for group in one.groups
         },
-        steps=steps,
+        steps=grids,
+        left_out=pictures.left_out(one, grids),
         ranking=tables.ranking(one, steps),
         notes=[*([tables.basis(one)] if one.standings else []), *tables.cautions(one, comparison.metric)],
         cost=tables.cost(one),
@@ -104,7 +114,7 @@ def _section(
         styles=styles,
         still=next(iter(drawn.values())).panels if drawn and number == 0 else {},
         curves=drawn,
-        samples=pictures.samples(one, steps, pictures.ROOM // shown) if number < shown else None,
+        samples=pictures.samples(one, grids, pictures.ROOM // shown) if number < shown else None,
         coverage=pictures.coverage(one) if number < shown else None,
     )
 
@@ -116,6 +126,13 @@ def _pngs(section: Section) -> dict[str, bytes]:
     if section.coverage is not None:
         files["coverage"] = section.coverage
     return files
+
+
+def _breakable(text: str) -> Markup:
+    """Let a line break after the dots, commas, slashes and underscores of a name, but not inside a word."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([.,/_=]+)(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def _data_uri(content: bytes, kind: str = "png") -> str:

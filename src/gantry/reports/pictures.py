@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 GRID = 8  # images in a row of a logged grid
 MOST_GROUPS = 12  # largest number of groups whose samples are shown
+MOST_WITHOUT = 4  # groups without pictures that are named
 LARGEST = 384  # pixels a side that a grid is cropped to, before enlargement
 CELL = 240  # pixels a side, about, of a grid in samples.png
 PHOTOGRAPH = 60_000  # bytes of PNG from which a grid is stored as JPEG
@@ -91,7 +92,7 @@ def samples(one: ComparableSet, steps: Sequence[int], room: int = ROOM) -> Sampl
     Args:
         room: bytes for the files of all grids; the more there are, the more they are compressed.
     """
-    groups = [group for group in one.groups if any(step in _grids(group) for step in steps)][:MOST_GROUPS]
+    groups = _with_grids(one, steps)[:MOST_GROUPS]
     if not groups:
         return None
     across = images_across(len(groups))
@@ -109,6 +110,26 @@ def samples(one: ComparableSet, steps: Sequence[int], room: int = ROOM) -> Sampl
     most = room // (1 + sum(map(len, grids.values())))
     tiles = {label: {step: tile(image, most) for step, image in row.items()} for label, row in grids.items()}
     return Samples(tile(real, most) if real is not None else None, tiles, whole)
+
+
+def has(one: ComparableSet, step: int) -> bool:
+    """Return True where a group of the set has a grid of that step."""
+    return bool(_with_grids(one, [step]))
+
+
+def left_out(one: ComparableSet, steps: Sequence[int]) -> str:
+    """Return a sentence that says how many groups have no grid in the report, and why; empty where all have one."""
+    there = _with_grids(one, steps)
+    without, more = [group.label for group in one.groups if group not in there], len(there) - MOST_GROUPS
+    parts = [f"the {MOST_GROUPS} best are shown, {more} are not"] if more > 0 else []
+    if without:
+        named = ", ".join([*without[:MOST_WITHOUT], *(["others"] if len(without) > MOST_WITHOUT else [])])
+        parts.append(f"none of {named}, whose folders hold no picture of these steps")
+    return "; ".join(parts)
+
+
+def _with_grids(one: ComparableSet, steps: Sequence[int]) -> list[Group]:
+    return [group for group in one.groups if any(step in _grids(group) for step in steps)]
 
 
 def _grids(group: Group) -> dict[int, Picture]:

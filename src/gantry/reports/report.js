@@ -12,6 +12,15 @@ for (const part of document.querySelectorAll(".samples")) {
   });
 }
 
+// Says of each table that is wider than its frame that there is more.
+const fits = new ResizeObserver((entries) => {
+  for (const {target} of entries) {
+    const hint = target.previousElementSibling;
+    if (hint?.matches(".more")) hint.hidden = target.scrollWidth <= target.clientWidth + 1;
+  }
+});
+for (const frame of document.querySelectorAll(".wide")) fits.observe(frame);
+
 const HEIGHT = 230, FAINT = 0.1, BAND = 0.16;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = [];
@@ -27,7 +36,8 @@ const known = (value) => value !== null && value !== undefined;
 
 function number(value) {
   if (!known(value)) return "diverged";
-  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
+  if (Math.abs(value) >= 1000) return Math.round(value).toLocaleString("en");
+  return Number.isInteger(value) ? String(value) : value.toPrecision(4);
 }
 
 function time(seconds) {

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gantry.core.config.overrides import of_the_run
+from gantry.core.text import typed_command
 from gantry.reports.config_differences import differences
 from gantry.reports.ranking import ComparableSet, Group, Spread, apart, spread
 from gantry.reports.run import Run, direction
 from gantry.runs.folder import CAVEATS
 
 ABSENT = "—"
+COLUMNS = 4  # groups that "What differed" shows side by side
 Row = tuple[str, ...]
 
 
@@ -28,10 +30,13 @@ class Table:
 
 
 def number(value: float) -> str:
-    """Format a number with four significant digits and thousands separators, without an exponent above one."""
+    """Format a number with four significant digits and thousands separators, without an exponent above one.
+
+    Whole numbers, such as counts, have no decimals; any other keeps its last zeros, so that a column has equal digits.
+    """
     if not math.isfinite(value):
         return "diverged"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:#.4g}"
 
 
 def shown(over_seeds: Spread | None) -> str:
@@ -156,6 +161,20 @@ def cost(one: ComparableSet) -> Table:
     return Table(("", *cells), rows, tuple(group.label for group in groups))
 
 
+def condensed(table: Table, kept: int = 4) -> tuple[Table, str]:
+    """Take out the columns that say the same in every row, and return the rest with what those say, as a sentence.
+
+    Args:
+        kept: the first columns, which stay whatever they say.
+    """
+    columns = range(len(table.head))
+    alike = [i for i in columns if i >= kept and len(table.rows) > 1 and len({row[i] for row in table.rows}) == 1]
+    said = ", ".join(f"{table.head[i]} {table.rows[0][i]}" for i in alike if table.rows[0][i])
+    rest = [i for i in columns if i not in alike]
+    rows = [tuple(row[i] for i in rest) for row in table.rows]
+    return Table(tuple(table.head[i] for i in rest), rows, table.labels), f"In every row: {said}." if said else ""
+
+
 def duration(seconds: float) -> str:
     """Format a duration as `8.3 s`, `4 min 12 s` or `2 h 05 min`."""
     if seconds < 60:
@@ -177,16 +196,25 @@ def _speed(run: Run) -> float | None:
 
 
 def differing(one: ComparableSet) -> Table:
-    """List the options that differ between the groups of a set; one row for each option if there are few groups."""
+    """List the options that differ between the groups of a set.
+
+    Of few groups each is a column; of more, each value of an option is a row that names the groups which have it, so
+    that the table has three columns for any number of them.
+    """
     groups = [group for group in one.groups if group.shown]
     table = {
         key: [ABSENT if value is None else value for value in values]
         for key, values in differences([group.shown[0] for group in groups]).items()
     }
     labels = tuple(group.label for group in groups)
-    if len(labels) <= max(6, len(table)):
+    if len(labels) <= COLUMNS:
         return Table(("", *labels), [(key, *values) for key, values in table.items()])
-    return Table(("", *table), [(label, *row) for label, *row in zip(labels, *table.values(), strict=True)], labels)
+    rows: list[Row] = []
+    for key, values in table.items():
+        for value in dict.fromkeys(values):
+            having = ", ".join(label for label, own in zip(labels, values, strict=True) if own == value)
+            rows.append((key if value == values[0] else "", value, having))
+    return Table(("", "value", "runs"), rows)
 
 
 def statuses(runs: Sequence[Run]) -> str:
@@ -207,12 +235,12 @@ def reason(run: Run) -> str:
 
 def sweep_command(typed: Sequence[str]) -> str:
     """Return the command that started the sweep."""
-    return shlex.join(["python", "train.py", "-m", *typed])
+    return f"{typed_command('train')} -m {shlex.join(typed)}"
 
 
 def command(run: Run) -> str:
     """Return the command that repeats a single run."""
-    return shlex.join(["python", "train.py", *of_the_run(run.overrides)])
+    return f"{typed_command('train')} {shlex.join(of_the_run(run.overrides))}".rstrip()
 
 
 def state(run: Run) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -16,7 +16,7 @@ from gantry.core.config.typed import plain
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.processes.locks import is_held
-from gantry.core.text import show
+from gantry.core.text import show, typed_command
 from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import (
     CONFIG_FILE,
@@ -127,7 +127,9 @@ def find(word: str, option: str, wanted: Callable[[Path], bool], store: Opener, 
     what = "sweep" if wanted is is_sweep else "run"
     if word in (LATEST, BEST):
         if not (known := here(wanted)):
-            raise UserError(f"{option}={word}: no {what} in {Path('outputs').absolute()}; python train.py makes one")
+            raise UserError(
+                f"{option}={word}: no {what} in {Path('outputs').absolute()}; {typed_command('train')} makes one"
+            )
         return Found(_best(known, option) if word == BEST else known[0])
     for folder in here(lambda one: is_sweep(one) or (one / RUN_FILE).exists()):
         if word in _called(folder, by_name):
@@ -261,8 +263,25 @@ def _best(known: Sequence[Path], option: str) -> Path:
     best = (max if higher else min)(values, key=lambda folder: values[folder])
     which = "highest" if higher else "lowest"
     explanation = f"the {which} best/{newest['primary']}, {values[best]:.4g}, of {len(values)} runs measured alike"
-    print(f"{option}={show(best)}: {explanation}", flush=True)
+    others = [folder for folder in finished if folder not in alike]
+    left_out = f"; {_measured_otherwise(others, finished, option)}" if others else ""
+    print(f"{option}={show(best)}: {explanation}{left_out}", flush=True)
     return best
+
+
+def _measured_otherwise(others: Sequence[Path], summaries: Mapping[Path, dict[str, Any]], option: str) -> str:
+    """Say that runs are left out since they were measured otherwise than the newest, the newest of them as an example.
+
+    Their values are not comparable, so that there is no best of all.
+    """
+    example = summaries[others[0]]
+    value, protocol = example["best"].get(example["primary"]), example["protocol"]
+    said = "not finite" if value is None else f"{value:.4g}"
+    images = f" on {protocol['n_generated']} images" if "n_generated" in protocol else ""
+    return (
+        f"{len(others)} measured otherwise are left out, the newest with best/{example['primary']} {said}{images}: "
+        f"{option}={show(others[0])} takes it, {option}=<a sweep's folder>/<job> one of a sweep"
+    )
 
 
 def runs_of(found: Found) -> list[Found]:

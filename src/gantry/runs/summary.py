@@ -11,7 +11,7 @@ from typing import Any
 
 from gantry.core.files import read_json, write_json
 from gantry.core.redaction import redact
-from gantry.core.text import here, show, typed_command
+from gantry.core.text import show, typed_command
 from gantry.runs.folder import (
     BEST,
     FILM_FILE,
@@ -24,6 +24,7 @@ from gantry.runs.folder import (
     UNDELIVERED,
     picture,
 )
+from gantry.runs.tracking.status import delivering
 from gantry.runs.tracking.ui import run_address, starting, view_address
 
 
@@ -133,8 +134,7 @@ class Summary:
             first, *more = self._pages(self.tracking_uri)
             lines += [f"runs       {first}", *(f"           {line}" for line in more)]
         if (self.folder / UNDELIVERED).exists():
-            command = f"{here('python')} -m gantry.tracking.deliver {shlex.quote(show(self.folder))}"
-            lines.append(f"           not all of this run yet; once the store takes it: {command}")
+            lines.append(f"           not all of this run yet; once the store takes it: {delivering(self.folder)}")
         if (self.folder / REFUSED).exists():
             lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
         if not in_sweep:

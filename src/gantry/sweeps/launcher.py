@@ -29,6 +29,7 @@ from gantry.runs.sweep_record import JobRecord, SweepRecord
 from gantry.sweeps import sweep as leader
 from gantry.sweeps.job import GRACE_OF_HUNG, Job
 from gantry.sweeps.progress import View, view
+from gantry.sweeps.summary_table import beginning
 from gantry.training.resume import check_unchanged
 from gantry.training.rules import check_run
 
@@ -72,6 +73,8 @@ class ProcessLauncher(Launcher):
         sweep.add(jobs)
         if resumed is not None:
             print(resumed_states(jobs), flush=True)
+        limit = at_once if at_once is not None or shares.total else 1
+        print(beginning(jobs, limit, sweep.record.folder), flush=True)
         with view(jobs) as shown:
             Running(
                 deque(job for job in jobs if job.state != "finished"),

@@ -19,9 +19,12 @@ from gantry.core.text import show
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import LOG_FILE, PROGRESS_FILE, log_tail
 from gantry.sweeps.job import Job
+from gantry.training.callbacks.forecast import words
 
 EVERY = 30.0  # seconds between reports where the output is no terminal
 SETTLED = 8  # ended jobs shown on a terminal, the most recent ones
+# Columns of the table by the width below which a terminal has no room for more: job, run, status, step, time.
+NARROW = {24: (0, 3), 40: (0, 3, 4), 64: (0, 1, 3, 4)}
 STYLES = {"FINISHED": "green", "FAILED": "bold red", "KILLED": "yellow", "running": "cyan"}
 
 
@@ -76,7 +79,7 @@ class LineView:
     """Prints a line when a job starts or ends, and every `EVERY` seconds one for each running job."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs, self._reported = jobs, time.monotonic()
+        self._jobs, self._reported, self._foreseen = jobs, time.monotonic(), False
         for job in jobs:
             if job.state == "finished":
                 self._say(job, "FINISHED before, kept")
@@ -89,15 +92,18 @@ class LineView:
         self._say(job, f"{what}{where}, log in {show(job.folder / LOG_FILE)}")
 
     def ended(self, job: Job) -> None:
-        reason = f": {job.reason}" if job.reason else ""
-        self._say(job, f"{job.status} after {duration(job.ended - job.started)}{reason}")
-        if job.status == "FAILED":
-            print(indented(log_tail(job.folder)), flush=True)
+        said, log = ending(job)
+        self._say(job, f"{job.status} after {duration(job.ended - job.started)}{said and f': {said}'}")
+        if log:
+            print(indented(log), flush=True)
 
     def given_up(self, failures: int, waiting: int) -> None:
         print(f"{failures} jobs have failed (sweep.max_failures): {waiting} are not started", flush=True)
 
     def tick(self) -> None:
+        if not self._foreseen and (left := seconds_left(self._jobs)) is not None:
+            self._foreseen = True
+            print(f"time left: about {words(left)}", flush=True)
         if time.monotonic() - self._reported > EVERY:
             self._reported = time.monotonic()
             for job in self._jobs:
@@ -120,10 +126,11 @@ class TerminalView:
 
     def ended(self, job: Job) -> None:
         if job.status != "FINISHED":
+            said, log = ending(job)
             style = STYLES[str(job.status)]
-            self._live.console.print(Text(f"{job.name}: {job.status}, {job.reason}", style))
-            if job.status == "FAILED":
-                self._live.console.print(Text(indented(log_tail(job.folder)), "dim"))
+            self._live.console.print(Text(f"{job.name}: {job.status}{said and f', {said}'}", style))
+            if log:
+                self._live.console.print(Text(indented(log), "dim"))
         self.refresh()
 
     def given_up(self, failures: int, waiting: int) -> None:
@@ -154,15 +161,47 @@ class TerminalView:
         cells = [(*row[:5], row[6] if metric != "metric" else f"{row[5]} {row[6]}".strip(), row[7]) for row in rows]
         columns = 7 if any(cell[-1] for cell in cells) else 6
         head = ("job", "run", "status", "step", "time", metric, "GPU")[:columns]
+        room = self._live.console.width
+        chosen = next((each for least, each in NARROW.items() if room < least), tuple(range(columns)))
+        head = tuple(head[at] for at in chosen)
         table = Table(box=None, pad_edge=False, header_style="dim")
         for name in head:  # as Text: in a str rich would parse brackets and colons as markup
             table.add_column(Text(name), no_wrap=name != "run")  # only the run's name may be shortened
         for row in cells:
             label = Text(row[1], no_wrap=True, overflow="ellipsis")
-            table.add_row(row[0], label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:columns]))
+            parts = [Text(row[0]), label, Text(row[2], STYLES[row[2]]), *map(Text, row[3:])]
+            table.add_row(*(parts[at] for at in chosen))
         finished = sum(job.status == "FINISHED" or job.state == "finished" for job in ended)
         rest = f"{finished} finished, {len(ended) - finished} failed, {waiting} waiting"
+        if (seconds := seconds_left(self._jobs)) is not None:
+            rest += f", about {words(seconds)} left"
         return Group(table, Text(rest, "dim"))
+
+
+def ending(job: Job) -> tuple[str, str]:
+    """Return why a job has ended, and the end of a failed one's log; the log alone where it says why."""
+    log, reason = log_tail(job.folder) if job.status == "FAILED" else "", job.reason or ""
+    return ("" if reason and " ".join(reason.split()) in " ".join(log.split()) else reason), log
+
+
+def seconds_left(jobs: Sequence[Job]) -> float | None:
+    """Estimate how long a sweep still takes, with as many jobs at a time as run now; None before it is known.
+
+    A waiting job is taken to last as long as those on average that have finished or can say how long they take.
+    """
+    now = time.time()
+    active, rest, lasting = [job for job in jobs if running(job)], [], []
+    for job in active:
+        left = (read_json(job.folder / PROGRESS_FILE) or {}).get("seconds_left")
+        rest.append(left)
+        lasting += [] if left is None else [now - job.started + left]
+    lasting += [job.ended - job.started for job in jobs if job.status == "FINISHED" and job.process is not None]
+    if not active or not lasting:
+        return None
+    each = sum(lasting) / len(lasting)
+    known = [each if left is None else left for left in rest]
+    waiting = sum(job.process is None and job.status is None and job.state != "finished" for job in jobs)
+    return max(*known, (sum(known) + waiting * each) / len(active))
 
 
 def running(job: Job) -> bool:

@@ -176,8 +176,10 @@ class Sweep:
             from gantry.reports.build import compare_sweep
 
             print(compare_sweep(self.record.folder, store=self.record.tracking_uri).text(failures=False), flush=True)
+        except UserError as error:  # the report cannot be written
+            log.warning("no comparison: %s", error)
         except Exception:  # a failing report must not change the sweep's result
-            log.warning("the comparison failed; `python compare.py` tries again", exc_info=True)
+            log.warning("the comparison failed; %s tries again", typed_command("compare"), exc_info=True)
 
 
 def lead(config: DictConfig, job: DictConfig, resumed: SweepRecord | None = None, own: bool = True) -> Sweep:

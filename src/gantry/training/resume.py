@@ -18,6 +18,7 @@ from gantry.core.errors import JobFailed, UserError, reason
 from gantry.core.files import read_json
 from gantry.core.processes import parent_watch
 from gantry.core.processes.signals import stopped_by
+from gantry.core.text import typed_command
 from gantry.runs import checkpoint_files
 from gantry.runs.find_checkpoint import Origin, refuse_taken
 from gantry.runs.folder import (
@@ -120,8 +121,8 @@ def take_up(folder: Path, cfg: DictConfig) -> Start:
         if cfg.resume is not None:
             which = f"none of its {len(known)} checkpoints is whole" if known else "it has no checkpoint to go on from"
             raise UserError(
-                f"resume={folder}: {which}, and its record goes to step {trained}; python train.py without resume= "
-                "begins the run anew in another folder"
+                f"resume={folder}: {which}, and its record goes to step {trained}; {typed_command('train')} without "
+                "resume= begins the run anew in another folder"
             )
         set_aside(folder)
     elif state_of(folder) == "again":

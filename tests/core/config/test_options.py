@@ -100,3 +100,8 @@ def test_what_may_differ_on_resuming_between_machines_and_in_a_comparison():
     assert within("guard.every", FREE)
     assert not within("guards.every", FREE)
     assert declared(Train)["seed"].most == 2**63 - 1
+
+
+def test_a_choice_that_may_be_a_bool_is_named_in_one_list():
+    assert str(declared(Train)["cuda_graph"].kind) == "one of auto, true, false"
+    assert str(declared(Train)["metrics.raw"].kind) == "true or false"

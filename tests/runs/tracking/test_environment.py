@@ -29,7 +29,16 @@ def test_git_state_of_a_checkout(tmp_path: Path) -> None:
     git(tmp_path, "commit", "-qm", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert git_state(tmp_path) == {"git.commit": commit, "git.dirty": "false"}
-    (tmp_path / "my_gan.yaml").touch()
+    for output in ("samples.npz", "sent/generator.py", "docs/notes.md", "comparison/report.html"):
+        (tmp_path / output).parent.mkdir(exist_ok=True)
+        (tmp_path / output).touch()
+    assert git_state(tmp_path) == {"git.commit": commit, "git.dirty": "false"}
+    for read in ("my_losses.py", "my_gan.yaml", "conf/model/my_gan.yaml", "src/gantry/new.py", "examples/mine.yaml"):
+        (tmp_path / read).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / read).touch()
+        assert git_state(tmp_path / "docs")["git.dirty"] == "true"
+        (tmp_path / read).unlink()
+    (tmp_path / "loss.py").write_text("2")
     assert git_state(tmp_path) == {"git.commit": commit, "git.dirty": "true"}
 
 

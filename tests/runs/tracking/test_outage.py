@@ -74,7 +74,7 @@ def test_nothing_is_lost_when_the_server_hangs(hanging: str, tmp_path: Path, cap
     assert artifact["folder"] == "generator"
     assert (ended["status"], ended["reason"]) == ("FAILED", "lost http://***@host")
     assert str(tmp_path / "undelivered.jsonl") in caplog.text
-    assert f"python -m gantry.tracking.deliver {tmp_path}" in caplog.text
+    assert f"python -m gantry.runs.tracking.deliver {tmp_path}" in caplog.text
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert not [text for text in [caplog.text.encode(), *written] if b"secret" in text]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gantry.core.errors import UserError
+from gantry.runs.tracking.status import restoring
 from gantry.runs.tracking.store import check_store, locate, prepare_store, ui_command
 
 
@@ -75,6 +76,11 @@ def test_servers_are_taken_at_their_word(uri: str, tmp_path: Path, monkeypatch: 
         ("sqlite:///:memory:", "names no file"),
         ("", "is empty"),
         (" ", "is empty"),
+        ("foo:bar", r"'foo' is not a store.*Valid: a folder.*typed \./foo:bar"),
+        ("sqlite:mlflow.db", "'sqlite' is not a store.*Valid: a folder, sqlite:///path"),
+        ("databricks", "the service 'databricks' is not a store.*Valid: a folder"),
+        ("databricks-uc", "the service 'databricks-uc' is not a store"),
+        ("databricks://profile", "the service 'databricks' is not a store"),
         ("localhost:5000", "write http://host:5000"),
         ("127.0.0.1:5000/", "write http://host:5000"),
         ('"http://user:secret@host:5000"', "without quotes or spaces"),
@@ -107,6 +113,16 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         check_store(tmp_path)
 
 
+def test_a_hidden_password_is_followed_by_what_to_put_there():
+    said = "postgresql://***@host/db'  # *** stands for user:password"
+    assert ui_command("postgresql://me:secret@host/db").endswith(said)
+    assert " --port 5001  # ***" in ui_command("postgresql://me:secret@host/db", 5001)
+    assert restoring("mysql://me:secret@host/db", "runs restore").endswith(
+        "runs restore  # *** stands for user:password"
+    )
+    assert "#" not in ui_command("postgresql://host/db")
+
+
 def test_the_ui_command_opens_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ui_command("mlruns") == f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlruns/mlflow.db"
@@ -129,3 +145,11 @@ def test_git_sees_nothing_of_a_store_in_the_mlruns_folder(tmp_path: Path) -> Non
         check=True,
     )
     assert listed.stdout.split() == ["??", "mlruns/.gitignore"]
+
+
+def test_mlflow_prints_no_lines_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    prepare_store(tmp_path, "gantry")
+    from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
+
+    assert MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.get() is True

@@ -169,10 +169,18 @@ def test_no_colour_is_asked_for_in_vain(on_a_terminal):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_a_narrow_terminal_is_never_written_beyond_its_width(on_a_terminal, encoding):
-    shown = CODES.sub("", on_a_terminal(columns=20, encoding=encoding))
+    shown = CODES.sub("", on_a_terminal(columns=60, encoding=encoding))
     panel = shown[shown.index("loss: D") :]
-    assert max(len(line) for line in re.split(r"[\r\n]+", panel)) <= 20
+    assert max(len(line) for line in re.split(r"[\r\n]+", panel)) <= 60
     assert not re.search("[▁-█]", shown) or encoding == "utf-8"
+
+
+def test_a_very_narrow_terminal_shows_the_name_and_the_count(on_a_terminal):
+    lines = re.split(r"[\r\n]+", CODES.sub("", on_a_terminal(columns=20)))
+    bars = [line.rstrip() for line in lines if re.search(r"\d+/12", line)]
+    assert bars
+    assert all(re.fullmatch(r"\S+ +\d+/12", line) and len(line) <= 20 for line in bars)
+    assert not any("loss: D" in line for line in lines)
 
 
 def test_a_terminal_that_closes_ends_no_run(on_a_terminal):

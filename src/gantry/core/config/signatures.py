@@ -36,8 +36,11 @@ class Kind:
         return Kind(self.types | other.types, self.choices + other.choices, self.optional or other.optional)
 
     def __str__(self) -> str:
-        words = ["one of " + ", ".join(dict.fromkeys(map(str, self.choices)))] if self.choices else []
-        words += [word for simple, word in WORDS.items() if simple in self.types]
+        named, types = [str(choice) for choice in self.choices], self.types
+        if named and bool in types:
+            named, types = [*named, "true", "false"], types - {bool}
+        words = ["one of " + ", ".join(dict.fromkeys(named))] if named else []
+        words += [word for simple, word in WORDS.items() if simple in types]
         return " or ".join(words + ["null"] * self.optional)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gantry.core.text import typed_command
 from gantry.generation.registry import champion
 from gantry.generation.registry.champion import Measured
 from gantry.generation.registry.versions import CHAMPION, RUN, champion_of, versions
@@ -68,5 +69,6 @@ def _remedy(name: str, mine: Measured | None, holder: ModelVersion | None) -> st
     run = holder.tags.get(RUN) or "<its run>"
     return (
         f". To compare them, measure both alike and register both again by that, version {holder.version} first: "
-        f"python evaluate.py run=[{run},...] and python sample.py run={run} register={name} metric=papers/fid"
+        f"{typed_command('evaluate')} run=[{run},...] and {typed_command('sample')} run={run} register={name} "
+        "metric=papers/fid"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
-from gantry.core.text import did_you_mean
+from gantry.core.text import did_you_mean, typed_command
 from gantry.generation.export.facts import is_number, mapping
 from gantry.runs.directions import HIGHER, higher_is_better, parse
 from gantry.runs.folder import EVALUATIONS, SUMMARY_FILE
@@ -94,7 +94,9 @@ def verdict(mine: Measured | None, champion: Measured | None, holder: str | None
         holder: the current champion's version; None if there is no champion.
     """
     if mine is None:
-        return Verdict(False, "it was not measured: python evaluate.py run=... measures it, metric=... then names it")
+        return Verdict(
+            False, f"it was not measured: {typed_command('evaluate')} run=... measures it, metric=... then names it"
+        )
     if math.isnan(mine.value):
         return Verdict(False, f"its {mine.metric} is not a number")
     if holder is None:
@@ -129,13 +131,13 @@ def measured(folder: Path, step: int | None, digest: str, raw: bool = False, met
     summary = mapping(read_json(folder / SUMMARY_FILE))
     if not summary:
         choices = _choices(_records(folder, digest))
-        others = f" metric=... of {', '.join(choices)}" if choices else " python evaluate.py measures it"
+        others = f" metric=... of {', '.join(choices)}" if choices else f" {typed_command('evaluate')} measures it"
         raise UserError(f"metric: {folder} has no whole {SUMMARY_FILE}, so training has not ended;{others}")
     at = {summary.get("steps"): "final", summary.get("best_step"): "best"}.get(step)
     if at is None:
         raise UserError(
             f"metric: training measured the generators of steps {summary.get('best_step')} and {summary.get('steps')}, "
-            f"and this one is of step {step}; metric=<protocol>/<name> takes what python evaluate.py found"
+            f"and this one is of step {step}; metric=<protocol>/<name> takes what {typed_command('evaluate')} found"
         )
     prefix = "raw/" if raw else ""
     values = {
@@ -165,7 +167,7 @@ def _evaluated(folder: Path, digest: str, wanted: str) -> Measured:
             settings = {**matching[0]["settings"], **drawn}
             higher = parse(matching[0].get(HIGHER)).get(name)
             return Measured(name, _number(matching[0]["values"][name]), settings, higher)
-    choices = ", ".join(_choices(records)) or "none yet: python evaluate.py makes one"
+    choices = ", ".join(_choices(records)) or f"none yet: {typed_command('evaluate')} makes one"
     raise UserError(f"metric={wanted}: no such evaluation of this generator (valid: {choices})")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image
 
-from gantry.core.text import show
+from gantry.core.text import show, typed_command
 from gantry.data.grid import GRID
 from gantry.generation.ui.server import loaded, picture
 
@@ -34,7 +34,9 @@ with st.sidebar:
         st.slider("second direction", -4.0, 4.0, 0.0, 0.1, help="in standard deviations of the noise"),
     )
     cut = None if limit == UNCUT else limit
-    command = f"python sample.py run={show(folder)} n={count} seed={seed}" + (f" truncation={cut}" if cut else "")
+    command = f"{typed_command('sample')} run={show(folder)} n={count} seed={seed}" + (
+        f" truncation={cut}" if cut else ""
+    )
     st.caption(f"Without directions: `{command}`")
 
 

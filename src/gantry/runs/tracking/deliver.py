@@ -1,6 +1,6 @@
 """Delivers to MLflow the events that runs logged while it was away:
 
-    python -m gantry.tracking.deliver [folder ...] [tracking.uri=http://user:password@host:5000]
+    python -m gantry.runs.tracking.deliver [folder ...] [tracking.uri=http://user:password@host:5000]
 
 The folders are runs, or contain runs; by default `outputs` of the current folder. Delivered events are removed from
 `undelivered.jsonl`; a run that the store never created is created. It can be stopped and repeated at any time.
@@ -34,7 +34,7 @@ from gantry.runs.tracking.status import HOST, end_run, last_word, lives_elsewher
 from gantry.runs.tracking.store import check_store, locate
 
 OPTION = "tracking.uri="
-USAGE = f"usage: python -m gantry.tracking.deliver [folder ...] [{OPTION}address]"
+USAGE = f"usage: python -m gantry.runs.tracking.deliver [folder ...] [{OPTION}address]"
 TRIES, PAUSE = 3, 1.0  # attempts at a batch; seconds between them
 DONE, LEFT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import threading
 import time
@@ -16,7 +15,7 @@ from gantry.runs.tracking.events import Ended, Event, Metrics
 from gantry.runs.tracking.journal import Journal
 from gantry.runs.tracking.reachable import FilesAway
 from gantry.runs.tracking.session import RunSession
-from gantry.runs.tracking.status import BEAT
+from gantry.runs.tracking.status import BEAT, delivering
 from gantry.runs.tracking.tracker import log
 
 GATHER = 1.0  # seconds metrics wait to share a request, each of which costs training some 5 to 10 ms of Python
@@ -98,13 +97,13 @@ class DeliveryThread:
             return
         self._journal.save()
         log.warning(
-            "MLflow at %s did not take %d events%s; they are kept in %s. %s: python -m gantry.tracking.deliver %s",
+            "MLflow at %s did not take %d events%s; they are kept in %s. %s: %s",
             self._uri,
             self._journal.waiting,
             " in time" if self._refused is None else f": {self._refused}",
             self._journal.path,
             "When it is back" if self._refused is None else "Afterwards",
-            shlex.quote(str(self._journal.path.parent)),
+            delivering(self._journal.path.parent),
         )
 
     def _work(self) -> None:

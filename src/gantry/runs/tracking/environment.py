@@ -25,6 +25,8 @@ PACKAGES = (
     "pillow",
     "safetensors",
 )
+# New files that a run may read, as git names them from the top of a checkout.
+READ = (":(top)src", ":(top)conf", ":(top)examples", ":(top,glob)*.py", ":(top,glob)*.yaml")
 
 
 def environment() -> dict[str, Any]:
@@ -56,13 +58,18 @@ def _version(package: str) -> str | None:
 
 
 def git_state(folder: Path) -> dict[str, str]:
-    """Return `git.commit` and `git.dirty` ("true" where a file is changed or new) of the checkout around `folder`.
+    """Return `git.commit` and `git.dirty` of the checkout around `folder`.
+
+    `git.dirty` is "true" where a tracked file is changed, or a new one lies below src, conf or examples, or is a .py
+    or a .yaml at the top. What commands write, such as `out=samples.npz` and `export=sent`, changes no later run.
 
     Empty outside a checkout, before the first commit, and where git is missing or does not answer.
     """
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        changes = _git(folder, "status", "--porcelain")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no") or _git(
+            folder, "ls-files", "--others", "--exclude-standard", "--", *READ
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"git.commit": commit, "git.dirty": "true" if changes else "false"}

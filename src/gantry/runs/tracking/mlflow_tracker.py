@@ -29,7 +29,7 @@ class MLflowTracker:
 
     Values are written in the call, images and files copied to `<run folder>/undelivered/` and removed once
     delivered (see `gantry.runs.tracking.journal`), so that whatever ends the process,
-    `python -m gantry.tracking.deliver` or the next attempt at the run delivers the rest. Metrics keep the time of
+    `python -m gantry.runs.tracking.deliver` or the next attempt at the run delivers the rest. Metrics keep the time of
     the call. An infinite metric becomes NaN, a gap in the chart (it would stretch the axis to 1e308), and the tag
     `gantry.infinite` names the step at which it first was infinite. Where MLflow fails, one warning is logged and the
     delivery is retried with growing pauses.

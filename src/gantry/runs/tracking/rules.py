@@ -14,8 +14,6 @@ def wrong_store(config: Config) -> Iterator[str]:
         uri = config.value("tracking.uri")
         by_variable = uri is not None and uri == variables.store_uri()
         try:
-            if by_variable:
-                variables.check_known(uri)
             locate(uri if isinstance(uri, str) else "")
         except UserError as error:
             where = f" (from {variables.URI})" if by_variable else ""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from gantry.core.errors import UserError
 from gantry.core.processes.locks import is_dead, is_held
 from gantry.core.redaction import redact
-from gantry.core.text import here
+from gantry.core.text import here, show
 from gantry.runs.folder import Status, read_status
-from gantry.runs.tracking.store import each_run, locate, prepare_store, tagged
+from gantry.runs.tracking.store import each_run, locate, prepare_store, tagged, with_secrets
 from gantry.runs.tracking.tracker import log
 
 if TYPE_CHECKING:
@@ -58,7 +58,13 @@ def refuse_deleted(run: Run, uri: str | Path) -> None:
 
 def restoring(uri: str | Path, command: str) -> str:
     """Return what to type for a command of `mlflow` on the store at `uri`."""
-    return f"MLFLOW_TRACKING_URI={shlex.quote(redact(locate(uri).tracking_uri))} {here('mlflow')} {command}"
+    address = shlex.quote(redact(locate(uri).tracking_uri))
+    return with_secrets(f"MLFLOW_TRACKING_URI={address} {here('mlflow')} {command}")
+
+
+def delivering(folder: Path) -> str:
+    """Return what to type to tell MLflow what it lacks of the run in `folder`."""
+    return f"{here('python')} -m gantry.runs.tracking.deliver {shlex.quote(show(folder))}"
 
 
 def end_run(

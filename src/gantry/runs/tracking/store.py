@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from gantry.core.errors import UserError
-from gantry.core.redaction import redact
+from gantry.core.redaction import HIDDEN, redact
 from gantry.core.text import show
 from gantry.runs.tracking import variables
 from gantry.runs.tracking.addresses import keep_inside, local_path, location_of, needs_correction, place_default
@@ -32,6 +32,9 @@ PAGE = 1000  # runs per request
 DATABASE = "mlflow.db"  # in a store's folder
 # An address as .env files and shells spoil it, in quotes or after a space, or without its http://.
 ADDRESS = re.compile(r"^[^/]*[A-Za-z][\w+.-]*://|^[\w.-]+:\d+(/|$)")
+SCHEME = re.compile(r"([A-Za-z][\w+.-]*):")
+SERVICES = ("databricks", "databricks-uc", "uc")  # which MLflow takes without a colon too
+VALID = "a folder, sqlite:///path/mlflow.db, http://host:5000, https://..., postgresql://..., mysql://..."
 LOCK_TIMEOUT = 60.0  # seconds; creating the tables takes about two
 
 
@@ -68,11 +71,8 @@ def locate(uri: str | Path) -> Location:
         if not text.startswith("sqlite:///") or path in ("", ":memory:"):
             raise UserError(f"tracking.uri={text} names no file; write sqlite:////absolute/path/mlflow.db.")
         return _sqlite(Path(path).absolute())
-    if scheme:
-        raise UserError(
-            f"tracking.uri={redact(text)}: '{scheme}' is not a store Gantry can use. Valid: a folder, "
-            "sqlite:///path/mlflow.db, http://host:5000, https://..., postgresql://..., mysql://..."
-        )
+    if scheme or text in SERVICES:
+        raise UserError(_no_store(text, scheme or text))
     if not text.strip():
         raise UserError("tracking.uri is empty; name a folder or a server, or use tracking=none.")
     folder = Path(text).expanduser().absolute()
@@ -81,7 +81,15 @@ def locate(uri: str | Path) -> Location:
             f"tracking.uri={redact(text)} looks like an address, and would be taken for a folder: write "
             f"http://host:5000, without quotes or spaces around it; or the absolute path of a folder"
         )
+    if (named := SCHEME.match(text)) and not folder.exists():
+        raise UserError(f"{_no_store(text, named[1])}; as a folder it is typed ./{text}")
     return _sqlite(folder / DATABASE)
+
+
+def _no_store(text: str, scheme: str) -> str:
+    """Return the message for an address of a kind that Gantry does not use."""
+    what = f"the service '{scheme}'" if scheme in SERVICES else f"'{scheme}'"
+    return f"tracking.uri={redact(text)}: {what} is not a store Gantry can use. Valid: {VALID}"
 
 
 def _sqlite(database: Path) -> Location:
@@ -139,12 +147,18 @@ def _check_database(database: Path) -> None:
         raise UserError(f"{database} is not an SQLite database; move it away, or name another with tracking.uri=/path.")
 
 
-def ui_command(uri: str | Path) -> str:
-    """Return the command that opens MLflow's UI; for a server, its address."""
+def ui_command(uri: str | Path, port: int | None = None) -> str:
+    """Return the command that opens MLflow's UI, at its own port or another; for a server, its address."""
     location = locate(uri)
     if location.folder is None:
         return redact(location.tracking_uri)
-    return f"mlflow ui --backend-store-uri {shlex.quote(redact(location.tracking_uri))}"
+    chosen = f" --port {port}" if port else ""
+    return with_secrets(f"mlflow ui --backend-store-uri {shlex.quote(redact(location.tracking_uri))}{chosen}")
+
+
+def with_secrets(command: str) -> str:
+    """Return a command, with a comment that says what to put in place of what is hidden in its addresses."""
+    return f"{command}  # {HIDDEN} stands for user:password" if HIDDEN in command else command
 
 
 def where_tracked(uri: str | Path, experiment: str) -> str:
@@ -272,6 +286,7 @@ def _configure_mlflow() -> None:
     By default each call waits four minutes for an absent server; Gantry has its own queue and retries instead.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # its "View run" among Gantry's own lines
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # hides its log of creating tables
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -144,10 +144,13 @@ def starting(uri: str | Path) -> tuple[str | None, str]:
     port = free_port()
     if port != PORT and served(uri):
         return None, LOCAL
-    command = here("mlflow") + ui_command(uri).removeprefix("mlflow")
-    if port in (PORT, None):
-        return command, LOCAL
-    return f"{command} --port {port}", f"http://{HOST}:{port}"
+    other = None if port in (PORT, None) else port
+    return typed_command(uri, other), LOCAL if other is None else f"http://{HOST}:{other}"
+
+
+def typed_command(uri: str | Path, port: int | None = None) -> str:
+    """Return the command that serves a local store's pages, with the `mlflow` of this environment."""
+    return here("mlflow") + ui_command(uri, port).removeprefix("mlflow")
 
 
 def run_address(base: str, experiment_id: str, run_id: str) -> str:

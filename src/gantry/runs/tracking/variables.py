@@ -14,7 +14,6 @@ from gantry.core.redaction import HIDDEN, redact
 URI, NAME, ID, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"
 EXPERIMENT = "gantry"  # where nothing names another
 KEPT = "GANTRY_STORE_KEPT"  # set where a run that goes on has set the others, for the processes it starts
-OF_SERVICES = ("databricks", "databricks-uc", "uc")  # which MLflow takes without a path
 
 
 def drop_empty() -> None:
@@ -27,19 +26,6 @@ def drop_empty() -> None:
 def store_uri() -> str | None:
     """Return the address of the store; None where no variable names one."""
     return os.environ.get(URI) or None
-
-
-def check_known(uri: str) -> None:
-    """Refuse the name of a service, which would be taken for a folder.
-
-    Raises:
-        UserError: it is one.
-    """
-    if uri in OF_SERVICES:
-        raise UserError(
-            f"tracking.uri={uri}: this service is not a store that Gantry can use; tracking.uri=... names another, "
-            "tracking=none none"
-        )
 
 
 def experiment() -> str | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
 from gantry.core.safe_load import load_plain, reason
+from gantry.core.text import typed_command
 from gantry.models.matching import Match, match
 from gantry.models.module import GAN
 from gantry.runs.folder import EXPORTED, INIT_FILE
@@ -90,7 +91,8 @@ def check_same_weights(folder: Path, start: Start, initial: Initial) -> None:
     if before not in (None, initial.record["sha256"]):
         raise UserError(
             f"{folder} holds a run that began with other weights than {OPTION} names now (their sha256 was {before}, "
-            f"is {initial.record['sha256']}); python train.py without resume= begins the run anew in another folder"
+            f"is {initial.record['sha256']}); {typed_command('train')} without resume= begins the run "
+            "anew in another folder"
         )
 
 
