@@ -320,7 +320,7 @@ def test_runs_by_id_and_folder(
     [
         (
             ["sweep=unheard of"],
-            r"sweep=unheard of: no such sweep \(a folder, .*\); the newest:\n  \w{32}  2 variants",
+            r"sweep=unheard of: no such sweep \(a folder, .*\); the newest:\n  \w{32}  (2 variants|sweep outputs/)",
         ),
         (["runs=[nowhere]"], r"runs=nowhere: no such run \(a folder, an id or a name in MLflow"),
         (["runs=[]"], "name at least one"),

@@ -108,8 +108,6 @@ class GAN(LightningModule):
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
             saved in checkpoints; loading one never lowers it.
         fixed: carries out steps on inputs at fixed addresses, on a GPU; None: a batch is passed as it is.
-        asking_for_norms: callables of the GAN, a player and a step counted from 1 that return whether the norm of that
-            player's gradient is recorded in that step.
         gradient_norms: by player, those of the last step, before clipping.
 
     Raises:
@@ -149,7 +147,7 @@ class GAN(LightningModule):
         self.accumulate, self.max_grad_norm = accumulate, max_grad_norm
         self.noise_stream = 0
         self.fixed: FixedStep | None = None
-        self.asking_for_norms: set[Callable[[GAN, str, int], bool]] = set()
+        self._asking_for_norms: list[Callable[[GAN, str, int], bool]] = []
         self.gradient_norms: Record = {}
         self.draws = Draws(seed, batch_size)
         forward = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
@@ -226,7 +224,7 @@ class GAN(LightningModule):
             values[noise] = self.noise(turn.index, f"{turn.player} noise")
             purposes = [purpose for term in turn.terms for purpose in term.draws]
             for name, purpose in zip(uniform, purposes, strict=True):
-                values[name] = self._mine(self.draws.uniform(turn.index, self._stream(purpose)))
+                values[name] = self.uniform(turn.index, purpose)
         return values
 
     def _step(self, planned: Sequence[Planned], engine: Engine, inputs: Mapping[str, Any]) -> Record:
@@ -242,13 +240,25 @@ class GAN(LightningModule):
             kinds |= dict.fromkeys(uniform, Kind((len(values[noise]),), torch.float32))
         return kinds
 
+    def ask_for_norms(self, asks: Callable[["GAN", str, int], bool]) -> None:
+        """Record the norm of a player's gradient, in `gradient_norms`, in each step in which a callable returns True.
+
+        Args:
+            asks: called once a step for each player with the GAN, the player and the step, counted from 1.
+        """
+        if asks not in self._asking_for_norms:
+            self._asking_for_norms.append(asks)
+
     def _captures(self) -> bool:
         """Return True where optimizers step inside CUDA graphs."""
         graphed = self.fixed is not None and self.fixed.capture is not None
         return graphed and self.trainer.strategy.root_device.type == "cuda"
 
     def _watched(self, step: int, player: str) -> bool:
-        return any(asks(self, player, step) for asks in self.asking_for_norms)
+        answers = [
+            asks(self, player, step) for asks in self._asking_for_norms
+        ]  # each is asked, and may note its answer
+        return any(answers)
 
     def _count(self) -> None:
         """Have Lightning count a step of the generator, which its wrapper of the optimizer has not seen."""
@@ -264,6 +274,10 @@ class GAN(LightningModule):
     def noise(self, index: int, purpose: str) -> Tensor:
         """Return this rank's latents (B, z_dim) of draw number `index` for `purpose`, on the CPU."""
         return self._mine(self.draws.latents(index, self._stream(purpose), self.z_dim))
+
+    def uniform(self, index: int, purpose: str) -> Tensor:
+        """Return this rank's uniform numbers (B,) of draw number `index` for `purpose`, on the CPU."""
+        return self._mine(self.draws.uniform(index, self._stream(purpose)))
 
     def _stream(self, purpose: str) -> str:
         return f"{purpose}, stream {self.noise_stream}" if self.noise_stream else purpose

@@ -204,3 +204,13 @@ class OtherRank(Peers):
 def test_a_bad_value_of_another_rank_ends_this_one_too():
     with pytest.raises(Diverged, match=r": score/real$"):
         fit(gan_of(), Guard(EVERY, OtherRank(3)))
+
+
+def test_a_norm_that_another_callback_asks_for_too_is_kept_all_the_same():
+    """Ranks exchange what the guard has kept, and only the first has the callback that also asks."""
+    gan, guard = gan_of(SGD), Guard(EVERY)
+    gan.ask_for_norms(lambda gan, player, step: True)
+    kept, keep = [], guard._keep
+    guard._keep = lambda values: (kept.extend(values), keep(values))
+    fit(gan, guard, steps=EVERY)
+    assert kept.count("generator's gradient") == kept.count("discriminator's gradient") == EVERY

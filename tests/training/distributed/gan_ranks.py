@@ -52,9 +52,11 @@ class Case:
 class SameDrawsEverywhere(GAN):
     """Draws from the global generator, which Lightning seeds alike on every rank."""
 
-    def _draw(self, index, purpose, shape, distribution):
-        count = self.batch_size // self.trainer.world_size
-        return torch.randn(count, *shape) if distribution == "standard_normal" else torch.rand(count, *shape)
+    def noise(self, index, purpose):
+        return torch.randn(self.batch_size // self.trainer.world_size, self.z_dim)
+
+    def uniform(self, index, purpose):
+        return torch.rand(self.batch_size // self.trainer.world_size)
 
 
 CASES = {

@@ -92,7 +92,7 @@ class Health(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Move the tensors to the device, and ask for norms of gradients."""
-        pl_module.asking_for_norms.add(self.wants_norm)
+        pl_module.ask_for_norms(self.wants_norm)
         device = pl_module.device
         self.real, self.gradient, self.peak = self.real.to(device), self.gradient.to(device), self.peak.to(device)
         self.weights = None if self.weights is None else self.weights.to(device)

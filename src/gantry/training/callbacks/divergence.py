@@ -81,7 +81,7 @@ class Guard(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: GAN) -> None:  # type: ignore[override]
         """Move the values of a checkpoint to the device, and ask for norms of gradients."""
-        pl_module.asking_for_norms.add(self.wants_norm)
+        pl_module.ask_for_norms(self.wants_norm)
         self.values = {name: [value.to(pl_module.device) for value in kept] for name, kept in self.values.items()}
 
     def wants_norm(self, gan: GAN, player: str, step: int) -> bool:
