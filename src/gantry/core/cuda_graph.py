@@ -37,9 +37,11 @@ class CudaGraphs:
         """Within this context, queue work on the stream of the captures, after what the current stream holds."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            yield
-        current.wait_stream(self.stream)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:  # after an error too, since what was queued is still running
+            current.wait_stream(self.stream)
 
     def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
         """Capture a function that does nothing but queue work on the device.
@@ -62,5 +64,5 @@ class CudaGraphs:
         finally:
             torch.cuda.set_stream(current)  # torch leaves its own stream current where a capture fails
         if failed:
-            raise failed[0]
+            raise failed.pop(0)  # a list that kept it would keep the tensors of its traceback too, in a cycle
         return graph.replay
