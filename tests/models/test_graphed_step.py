@@ -2,6 +2,7 @@
 
 import logging
 import re
+from copy import deepcopy
 
 import pytest
 import torch
@@ -164,20 +165,28 @@ class Counting(torch.optim.Optimizer):
             weight -= self.param_groups[0]["lr"] / state["step"] * weight.grad
 
 
-def test_an_optimizer_that_counts_in_python_is_not_captured(config, caplog):
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (lambda: Counting, "Counting keeps its state 'step' outside the device"),
+        (lambda: CountsInGroups, "an optimizer changes its settings in each step"),
+    ],
+    ids=["in its state", "in its groups"],
+)
+def test_an_optimizer_that_counts_in_python_is_not_captured(kind, why, config, caplog):
     cfg = config("model=wgan", *SMALL)
     fixed, made = recording()
 
     def counting(fixed):
         gan, _ = build_model(cfg, NOISE)
-        gan.fixed, gan.optimizer, gan.discriminator_optimizer = fixed, Counting, Counting
+        gan.fixed, gan.optimizer, gan.discriminator_optimizer = fixed, kind(), kind()
         trainer = bare_trainer(4)
         trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))
         return gan.state_dict()
 
     with caplog.at_level(logging.WARNING):
         replayed = counting(fixed)
-    assert "Counting keeps its state 'step' outside the device" in caplog.text
+    assert why in caplog.text
     assert all(map(torch.equal, replayed.values(), counting(None).values()))
     assert not made[0].tapes
 
@@ -217,6 +226,62 @@ def test_settings_that_change_at_every_step_end_in_eager_steps(caplog):
     for number in range(MOST + 2):
         optimizer.param_groups[0]["lr"] = 0.1 / (number + 1)
         graphed("only", step)
-    assert f"the optimizers' settings have changed {MOST} times" in caplog.text
+    assert f"there are {MOST} kinds of steps" in caplog.text
     assert len(graphed.capture.tapes) == MOST
     assert WARM_UP > 1  # one replay alone does not tell a counter on the host from one on the device
+
+
+class Remembers(nn.Module):
+    """A penalty on the distance from a moving average of scores, which it keeps in a buffer."""
+
+    every = 1
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.in_place = in_place
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, discriminator, real, fake, uniform):
+        score = discriminator(real).mean()
+        average = self.seen * 0.9 + score.detach() * 0.1
+        if self.in_place:
+            self.seen.copy_(average)
+        else:
+            self.seen = average
+        return (score - self.seen).square()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_penaltys_own_state_is_as_in_plain_steps(in_place, config, caplog):
+    cfg = config("model=wgan_gp", "model.n_critic=2", *SMALL)
+    penalties = [Remembers(in_place), Remembers(in_place)]
+    fixed, made = recording()
+    assert_equal(train(cfg, fixed, penalties=penalties[:1]), train(cfg, penalties=penalties[1:]))
+    assert torch.equal(penalties[0].seen, penalties[1].seen)
+    assert bool(made[0].tapes) == in_place
+    assert ("new tensors in the place of its buffers" in caplog.text) != in_place
+
+
+class CountsInGroups(Counting):
+    """As schedule-free optimizers do."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        (group,) = self.param_groups
+        group["k"] = group.get("k", 0) + 1
+        for weight in group["params"]:
+            self.state[weight].setdefault("mean", torch.zeros_like(weight)).add_(weight.grad)
+            weight -= group["lr"] / group["k"] * weight.grad
+
+
+class Loads(Callback):
+    """Has an optimizer load what it holds, into new tensors, in the midst of training."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 3:
+            trainer.optimizers[0].load_state_dict(deepcopy(trainer.optimizers[0].state_dict()))
+
+
+def test_state_that_is_loaded_in_the_midst_of_training_is_captured_anew(config):
+    cfg = config("model=dcgan", *SMALL)
+    assert_equal(train(cfg, recording()[0], steps=8, change=Loads()), train(cfg, steps=8, change=Loads()))

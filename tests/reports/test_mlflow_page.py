@@ -178,7 +178,7 @@ def opened(sweep, tmp_path_factory):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         *_, ranking, waiting, address, _ = log.read_text().splitlines()
-        assert (ranking.split()[0], waiting) == ("report", "starting MLflow, which takes up to half a minute")
+        assert (ranking.split()[0], waiting) == ("look", "starting MLflow, which takes up to half a minute")
         yield address
         started.send_signal(signal.SIGINT)
         assert started.wait(60) == 0, log.read_text()

@@ -44,8 +44,8 @@ class Captured:
                 function(*self.inputs)
             return
         graphs = CudaGraphs(self.inputs[0].device)
-        with graphs.aside():
-            for _ in range(warm_up):
+        for number in range(warm_up):
+            with graphs.aside(strictly=number == warm_up - 1):
                 function(*self.inputs)
         self._replay = graphs(self._capture)
 

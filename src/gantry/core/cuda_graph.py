@@ -1,7 +1,7 @@
 """Captures functions as CUDA graphs: the device repeats their kernels at one call of the host."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -10,8 +10,12 @@ import torch
 class Capture(Protocol):
     """Records what a function does on the device, to be repeated without the host."""
 
-    def aside(self) -> AbstractContextManager[None]:
-        """Return the context in which a function is called before it is captured."""
+    def aside(self, strictly: bool = False) -> AbstractContextManager[None]:
+        """Return the context in which a function is called before it is captured.
+
+        Args:
+            strictly: whether what no capture allows raises a RuntimeError here already.
+        """
 
     def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
         """Record a function without carrying it out, and return what carries it out again."""
@@ -33,12 +37,15 @@ class CudaGraphs:
         self.pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
-        """Within this context, queue work on the stream of the captures, after what the current stream holds."""
+    def aside(self, strictly: bool = False) -> Iterator[None]:
+        """Within this context, queue work on the stream of the captures, after what the current stream holds.
+
+        Strictly, waiting for the device raises: before torch 2.12 a capture that fails leaves the allocator unusable.
+        """
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         try:
-            with torch.cuda.stream(self.stream):
+            with torch.cuda.stream(self.stream), _no_waiting() if strictly else nullcontext():
                 yield
         finally:  # after an error too, since what was queued is still running
             current.wait_stream(self.stream)
@@ -52,6 +59,8 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         failed: list[Exception] = []
         current = torch.cuda.current_stream(self.device)
+        # cuBLAS's workspaces of the warm-up are freed at the end of a fit, while a graph would go on writing to them.
+        torch._C._cuda_clearCublasWorkspaces()
         try:
             # Other threads may use CUDA meanwhile: those that draw images, or move a batch.
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
@@ -62,7 +71,19 @@ class CudaGraphs:
         except RuntimeError as error:  # the end of a capture that has failed
             failed.append(error)
         finally:
+            torch._C._cuda_clearCublasWorkspaces()
             torch.cuda.set_stream(current)  # torch leaves its own stream current where a capture fails
         if failed:
             raise failed.pop(0)  # a list that kept it would keep the tensors of its traceback too, in a cycle
         return graph.replay
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Within this context, raise a RuntimeError where the host would wait for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

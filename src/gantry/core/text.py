@@ -41,4 +41,4 @@ def typed_command(name: str | None = None) -> str:
     if started.name.startswith("gantry-"):
         return here(f"gantry-{name}" if name else started.name)
     script = started.with_name(f"{name}.py") if name else started
-    return f"{here('python')} {show(script) if script.exists() else f'{name}.py'}"
+    return f"{here('python')} {show(script) if script.exists() else f'{name or started.stem}.py'}"

@@ -4,8 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from gantry.core.cuda_graph import Capture
 from gantry.models.step import Record
+from gantry.models.step_state import Generators, Rates, State, held, states
 
 WARM_UP = 3  # eager steps before a capture, which are compared with as many replays
 FAR = 0.05  # difference of the weights after them, relative to their change, that rounding does not explain
@@ -28,13 +28,11 @@ class Graph(NamedTuple):
         replay: carries it out.
         names: of its values.
         values: (number of names,), overwritten at every replay of any graph.
-        addresses: of the weights and buffers it was captured with.
     """
 
     replay: Callable[[], None]
     names: list[str]
     values: Tensor
-    addresses: list[int]
 
 
 class GraphedStep:
@@ -65,7 +63,10 @@ class GraphedStep:
         self.rates = Rates(optimizers)
         self.graphs: dict[tuple[object, str], Graph] = {}
         self.eager: str | None = None
-        self._fixed = [tensor for network in networks.values() for tensor in _held(network)]
+        self._captured_at: list[int] = []
+        modules = [module for network in networks.values() for module in network.modules()]
+        self._holders = [holder for m in modules for holder in (m._parameters, m._buffers) if holder]
+        self._device = next(tensor for network in networks.values() for tensor in held(network)).device
 
     def __call__(self, kind: object, step: Callable[[], Record]) -> Record:
         """Carry out a step, and return its values.
@@ -74,14 +75,14 @@ class GraphedStep:
             kind: hashable; steps of one kind differ in the inputs' values alone.
             step: carries it out eagerly.
         """
+        addresses = self._addresses()
+        if addresses != self._captured_at:  # state was made, loaded or replaced since
+            self.graphs.clear()
+            self.rates, self._captured_at = Rates(self.optimizers), addresses
         self.rates.fill()
         if self.eager is None:
             key = kind, self.rates.others()
-            addresses = list(map(Tensor.data_ptr, self._fixed))
-            if (graph := self.graphs.get(key)) is not None and graph.addresses != addresses:
-                self.graphs.clear()  # a callback has replaced weights
-                graph = None
-            graph = graph or self._captured(step, addresses)
+            graph = self.graphs.get(key) or self._captured(step)
             if graph is not None:
                 self.graphs[key] = graph
                 graph.replay()
@@ -89,27 +90,35 @@ class GraphedStep:
         with self.rates.as_tensors():
             return step()
 
-    def _captured(self, step: Callable[[], Record], addresses: list[int]) -> Graph | None:
+    def _addresses(self) -> list[int]:
+        """Return where everything lies that a step changes: read at every step, and so without `nn.Module`'s walks."""
+        tensors = [tensor for holder in self._holders for tensor in holder.values() if tensor is not None]
+        groups = [id(group) for optimizer in self.optimizers for group in optimizer.param_groups]
+        tensors += [value for optimizer in self.optimizers for value in states(optimizer)]
+        return [*groups, *map(Tensor.data_ptr, tensors)]
+
+    def _captured(self, step: Callable[[], Record]) -> Graph | None:
         """Return a graph of the step, checked; None where this step is to be carried out eagerly."""
         if len(self.graphs) >= MOST:
-            self._go_on_eagerly(f"the optimizers' settings have changed {MOST} times")
+            self._go_on_eagerly(f"there are {MOST} kinds of steps, by the terms due and the optimizers' settings")
             return None
-        before, generators = State(self), Generators(self._fixed[0].device)
+        before, generators = State(self.networks, self.optimizers), Generators(self._device)
         known = {id(optimizer): set(optimizer.state) for optimizer in self.optimizers}
         try:
-            with self.rates.as_tensors(), self.capture.aside(), uncaptured():
-                for _ in range(WARM_UP):
-                    step()
+            with self.rates.as_tensors(), uncaptured():
+                for number in range(WARM_UP):
+                    with self.capture.aside(strictly=number == WARM_UP - 1):
+                        step()
             if any(set(optimizer.state) != known[id(optimizer)] for optimizer in self.optimizers):
                 return None  # the states are new: `finally` removes them
-            if (problem := self._state_of_the_host()) is not None:
+            if (problem := self._state_of_the_host(before)) is not None:
                 self._go_on_eagerly(problem)
                 return None
-            expected = State(self)
+            expected = State(self.networks, self.optimizers)
             before.restore()
             generators.restore()
             self._forget_gradients()
-            graph = self._capture(step, addresses)
+            graph = self._capture(step)
             for _ in range(WARM_UP):
                 graph.replay()
             difference = self._difference(before, expected)
@@ -128,7 +137,7 @@ class GraphedStep:
             return None
         return graph
 
-    def _capture(self, step: Callable[[], Record], addresses: list[int]) -> Graph:
+    def _capture(self, step: Callable[[], Record]) -> Graph:
         names: list[str] = []
         outputs: list[Tensor] = []
 
@@ -139,32 +148,36 @@ class GraphedStep:
 
         with self.rates.as_tensors():
             replay = self.capture(captured)
-        return Graph(replay, names, outputs[0], addresses)
+        return Graph(replay, names, outputs[0])
 
-    def _state_of_the_host(self) -> str | None:
-        """Name an optimizer's state that a graph would not update; None without any."""
-        device = self._fixed[0].device
+    def _state_of_the_host(self, before: State) -> str | None:
+        """Name what the step changed on the host, which a graph would not; None without any."""
+        if before.settings_changed():
+            return "an optimizer changes its settings in each step"
+        if before.buffers_replaced():
+            return "a network puts new tensors in the place of its buffers, which must be changed in place"
         for optimizer in self.optimizers:
             for state in optimizer.state.values():
                 for name, value in state.items():
-                    if isinstance(value, int | float) or (isinstance(value, Tensor) and value.device != device):
+                    if isinstance(value, int | float) or (isinstance(value, Tensor) and value.device != self._device):
                         return f"{type(optimizer).__name__} keeps its state {name!r} outside the device"
         return None
 
-    def _difference(self, before: "State", expected: "State") -> str | None:
-        """Compare the weights with the expected ones; return a sentence where they differ by more than rounding."""
+    def _difference(self, before: State, expected: State) -> str | None:
+        """Compare weights and buffers with the expected ones; return a sentence where more than rounding differs."""
         worst = 0.0
         for name, network in self.networks.items():
-            now, then, start = map(_flat, (network.parameters(), expected.of(network), before.of(network)))
-            if not then.isfinite().all() or torch.equal(now, then):
-                continue
-            apart = float((now - then).norm() / (then - start).norm())
-            if not apart < FAR:
-                return (
-                    f"{WARM_UP} replays change the {name}'s weights otherwise than {WARM_UP} eager steps "
-                    f"(by {apart:.2g} of the change)"
-                )
-            worst = max(worst, apart)
+            for what, tensors in (("weights", list(network.parameters())), ("buffers", list(network.buffers()))):
+                now, then, start = map(_flat, (tensors, expected.of(tensors), before.of(tensors)))
+                if not then.isfinite().all() or torch.equal(now, then):
+                    continue
+                apart = float((now - then).norm() / (then - start).norm())
+                if not apart < FAR:
+                    return (
+                        f"{WARM_UP} replays change the {name}'s {what} otherwise than {WARM_UP} eager steps "
+                        f"(by {apart:.2g} of the change)"
+                    )
+                worst = max(worst, apart)
         equal = f"up to {worst:.1g} of its change" if worst else "exactly"
         log.info("%d replays of a captured step are equal to as many eager ones %s", WARM_UP, equal)
         return None
@@ -180,99 +193,6 @@ class GraphedStep:
             optimizer.zero_grad()
 
 
-class State:
-    """A copy, in the host's memory, of all that a step changes: weights, buffers, and the optimizers' state."""
-
-    def __init__(self, step: GraphedStep) -> None:
-        tensors = [tensor for network in step.networks.values() for tensor in _held(network)]
-        tensors += [value for optimizer in step.optimizers for value in _states(optimizer)]
-        self.copies = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in tensors]
-        states = [state for optimizer in step.optimizers for state in optimizer.state.values()]
-        self.numbers = [(s, {name: v for name, v in s.items() if not isinstance(v, Tensor)}) for s in states]
-        self._by_id = {id(tensor): copy for tensor, copy in self.copies}
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Copy the values back to where they were."""
-        for tensor, copy in self.copies:
-            tensor.copy_(copy)
-        for state, numbers in self.numbers:
-            state.update(numbers)
-
-    def of(self, network: nn.Module) -> list[Tensor]:
-        """Return the copies of a network's weights."""
-        return [self._by_id[id(weight)] for weight in network.parameters()]
-
-
-class Generators:
-    """The state of torch's global random generator of the device, which a network of a user may draw from."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device if device.type == "cuda" else None
-        self.state = torch.get_rng_state() if self.device is None else torch.cuda.get_rng_state(self.device)
-
-    def restore(self) -> None:
-        """Put the state back."""
-        if self.device is None:
-            torch.set_rng_state(self.state)
-        else:
-            torch.cuda.set_rng_state(self.state, self.device)
-
-
-class Rates:
-    """Learning rates of optimizers, as tensors on the device where the optimizer can read them there.
-
-    Outside a step an optimizer's rate is a number, which schedules and callbacks read and set.
-    """
-
-    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
-        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self.tensors: list[Tensor | None] = []
-        for group in self.groups:
-            device = group["params"][0].device
-            dtype = torch.float32 if device.type == "cuda" else torch.float64  # what the fused kernels read
-            on_device = "lr" in group and (group.get("fused") or group.get("capturable"))
-            self.tensors.append(torch.tensor(float(group["lr"]), dtype=dtype, device=device) if on_device else None)
-        self.filled = [float(group["lr"]) if tensor is not None else None for group, tensor in self._pairs()]
-        self._told: tuple[list[dict[str, Any]], str] | None = None  # the others when last told, and as text
-
-    def fill(self) -> None:
-        """Give the tensors the current rates, where these have changed."""
-        for number, (group, tensor) in enumerate(self._pairs()):
-            if tensor is not None and self.filled[number] != group["lr"]:
-                tensor.fill_(group["lr"])
-                self.filled[number] = group["lr"]
-
-    def others(self) -> str:
-        """Return all hyperparameters that are no tensors, as text."""
-        now = [dict(group) for group in self.groups]
-        for others, tensor in zip(now, self.tensors, strict=True):
-            del others["params"]
-            if tensor is not None:
-                del others["lr"]
-        if self._told is None or self._told[0] != now:
-            # A copy, since lists and tensors may change in place.
-            self._told = deepcopy(now), repr([list(others.items()) for others in now])
-        return self._told[1]
-
-    @contextmanager
-    def as_tensors(self) -> Iterator[None]:
-        """Within this context the optimizers' rates are the tensors."""
-        numbers = [group.get("lr") for group in self.groups]
-        for group, tensor in self._pairs():
-            if tensor is not None:
-                group["lr"] = tensor
-        try:
-            yield
-        finally:
-            for (group, tensor), number in zip(self._pairs(), numbers, strict=True):
-                if tensor is not None:
-                    group["lr"] = number
-
-    def _pairs(self) -> "zip[tuple[dict[str, Any], Tensor | None]]":
-        return zip(self.groups, self.tensors, strict=True)
-
-
 @contextmanager
 def uncaptured() -> Iterator[None]:
     """Within this context, leave out torch's warning that a capturable optimizer steps outside a capture."""
@@ -281,17 +201,10 @@ def uncaptured() -> Iterator[None]:
         yield
 
 
-def _held(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
-
-
 def _flat(weights: Iterable[Tensor]) -> Tensor:
-    return torch.cat([weight.detach().cpu().flatten().double() for weight in weights])
-
-
-def _states(optimizer: Optimizer) -> Iterator[Tensor]:
-    for state in optimizer.state.values():
-        yield from (value for value in state.values() if isinstance(value, Tensor))
+    return torch.cat(
+        [torch.zeros(0, dtype=torch.float64), *(weight.detach().cpu().flatten().double() for weight in weights)]
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -176,6 +176,10 @@ class GAN(LightningModule):
         self.objective = objective(self.loss, self.penalties)
         if self.fixed is not None:
             networks = {name: getattr(self, name) for name in (*PLAYERS, "averaged")}
+            # A user's may have state of its own.
+            parts = {"loss": self.loss, **{f"penalty {n}": part for n, part in enumerate(self.penalties)}}
+            parts |= {f"constraint {n}": part for n, part in enumerate(self.constraints)}
+            networks |= {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
             self.fixed.begin(networks, self.trainer.optimizers, self.device)
 
     def on_train_end(self) -> None:

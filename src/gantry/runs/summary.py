@@ -139,7 +139,7 @@ class Summary:
             lines.append(f"           not what MLflow refused: see {show(self.folder / REFUSED)}")
         if not in_sweep:
             given = "".join(f" {shlex.quote(text)}" for text in data)
-            lines.append(f"sweep      {typed_command()} -m model=vanilla,dcgan,wgan{given}")
+            lines.append(f"sweep      {typed_command('train')} -m model=vanilla,dcgan,wgan{given}")
         if (best := self.picture()) is not None:
             lines.append(f"look at    {show(best)}")
         return "\n".join(lines)

@@ -83,7 +83,7 @@ def train(
         from gantry.training.extensions import build_extensions
         from gantry.training.fit import fit
         from gantry.training.hardware.allocator import keep_freed_memory
-        from gantry.training.hardware.cuda_graph import fixed_step
+        from gantry.training.hardware.cuda_graph import check_cuda_graph, fixed_step
         from gantry.training.hardware.memory_share import keep_to_share
         from gantry.training.hardware.precision import settled
         from gantry.training.memory import say_need
@@ -95,6 +95,7 @@ def train(
     trainer = build_trainer(cfg, folder, place, io := DurableIO(folder))
     keep_to_share(trainer.strategy.root_device)
     own = build_extensions(cfg.trainer, folder, first=place.rank == 0)
+    check_cuda_graph(cfg, trainer, own.callbacks)
     say_need(cfg, data, trainer.strategy.root_device, place, ranks(cfg.trainer, place))
     gan, network = build_model(cfg, data)
     initial = _initial(cfg, folder, start, origin, gan)

@@ -10,7 +10,7 @@ from small import NOISE
 from gantry.core.cuda_graph import CudaGraphs
 from gantry.core.errors import UserError
 from gantry.training.hardware import cuda_graph
-from gantry.training.hardware.cuda_graph import fixed_step, reasons
+from gantry.training.hardware.cuda_graph import check_cuda_graph, fixed_step, reasons
 
 
 class Clips(Callback):
@@ -62,11 +62,12 @@ def test_steps_are_eager_for_a_reason_that_is_said(overrides, of_trainer, callba
     assert capsys.readouterr().out == f"steps are run eagerly, since {why}; images are on the GPU\n"
     if "cuda_graph=false" not in overrides:
         with pytest.raises(UserError, match=r"cuda_graph=true: steps cannot be CUDA graphs, since .*cuda_graph=auto"):
-            fixed_step(config("cuda_graph=true", *overrides), trainer(**of_trainer), NOISE, callbacks)
+            check_cuda_graph(config("cuda_graph=true", *overrides), trainer(**of_trainer), callbacks)
 
 
 @pytest.mark.parametrize("asked", ["auto", "true"])
 def test_steps_are_graphs_where_nothing_speaks_against_it(asked, config, a_gpu, capsys):
+    check_cuda_graph(config(f"cuda_graph={asked}"), trainer(), [Ends()])
     made = fixed_step(config(f"cuda_graph={asked}"), trainer(), NOISE, [Ends()])
     assert made.capture is CudaGraphs
     said = "steps are replayed as CUDA graphs (cuda_graph=false: eagerly); images are on the GPU\n"
@@ -83,7 +84,7 @@ def test_on_a_cpu_nothing_is_said_and_asking_for_graphs_is_an_error(config, caps
     assert fixed_step(config(), trainer("cpu"), NOISE, []) is None
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="cuda_graph=true needs a CUDA device, and this run is on cpu; cuda_graph=auto"):
-        fixed_step(config("cuda_graph=true"), trainer("cpu"), NOISE, [])
+        check_cuda_graph(config("cuda_graph=true"), trainer("cpu"), [])
 
 
 def test_no_callback_of_gantrys_acts_in_the_middle_of_a_step(config):

@@ -18,6 +18,22 @@ AUTO = "auto"
 INSIDE = [hook for hook in STEP_HOOKS if not hook.startswith("on_train_batch")]  # called in the middle of a step
 
 
+def check_cuda_graph(cfg: DictConfig, trainer: Trainer, callbacks: Sequence[Callback]) -> None:
+    """Refuse `cuda_graph=true` where steps cannot be CUDA graphs, before anything is measured or recorded.
+
+    Raises:
+        UserError: names the reason.
+    """
+    if cfg.get("cuda_graph", AUTO) is not True:
+        return
+    if (device := trainer.strategy.root_device).type != "cuda":
+        raise UserError(
+            f"cuda_graph=true needs a CUDA device, and this run is on {device.type}; cuda_graph=auto takes what there is"
+        )
+    if (why := next(reasons(cfg, trainer, callbacks), None)) is not None:
+        raise UserError(f"cuda_graph=true: steps cannot be CUDA graphs, since {why}; cuda_graph=auto runs them eagerly")
+
+
 def fixed_step(cfg: DictConfig, trainer: Trainer, data: ImageSet, callbacks: Sequence[Callback]) -> FixedStep | None:
     """Return what carries out the steps of a run on a CUDA device; None on any other device.
 
@@ -28,21 +44,11 @@ def fixed_step(cfg: DictConfig, trainer: Trainer, data: ImageSet, callbacks: Seq
         trainer: the run's.
         data: the images to train on.
         callbacks: the user's.
-
-    Raises:
-        UserError: `cuda_graph=true`, and steps cannot be CUDA graphs.
     """
-    device, asked = trainer.strategy.root_device, cfg.get("cuda_graph", AUTO) is True
+    device = trainer.strategy.root_device
     if device.type != "cuda":
-        if asked:
-            raise UserError(
-                f"cuda_graph=true needs a CUDA device, and this run is on {device.type}; cuda_graph=auto takes what "
-                "there is"
-            )
         return None
     why = next(reasons(cfg, trainer, callbacks), None)
-    if why is not None and asked:
-        raise UserError(f"cuda_graph=true: steps cannot be CUDA graphs, since {why}; cuda_graph=auto runs them eagerly")
     here = fits(data.images, device)
     if trainer.is_global_zero:
         how = "replayed as CUDA graphs (cuda_graph=false: eagerly)" if why is None else f"run eagerly, since {why}"
