@@ -28,7 +28,8 @@ def check_cuda_graph(cfg: DictConfig, trainer: Trainer, callbacks: Sequence[Call
         return
     if (device := trainer.strategy.root_device).type != "cuda":
         raise UserError(
-            f"cuda_graph=true needs a CUDA device, and this run is on {device.type}; cuda_graph=auto takes what there is"
+            f"cuda_graph=true needs a CUDA device, and this run is on {device.type}; cuda_graph=auto takes what there "
+            "is"
         )
     if (why := next(reasons(cfg, trainer, callbacks), None)) is not None:
         raise UserError(f"cuda_graph=true: steps cannot be CUDA graphs, since {why}; cuda_graph=auto runs them eagerly")
