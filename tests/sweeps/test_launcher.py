@@ -184,6 +184,7 @@ def test_several_jobs_share_a_gpu_and_what_becomes_of_one_frees_its_place(tiny):
             assert tiny.environment(number)[1:] == [at, "2"]
 
 
+@pytest.mark.slow  # what it joins, sharing a GPU and a sweep killed by kill -9, is tested by itself
 def test_a_killed_sweep_on_a_shared_gpu_is_taken_up_with_fewer_jobs_on_it(tiny):
     at = {"CUDA_VISIBLE_DEVICES": "3", "TINY_PAUSE": "0.05"}
     started = tiny.start("-m", "tracking=none", "seed=0,1,2", "steps=60", "sweep.jobs_per_device=2", **at)
