@@ -10,7 +10,7 @@ from pathlib import Path
 from gantry.core.errors import UserError
 from gantry.reports.run import Run
 from gantry.runs.tracking.store import locate
-from gantry.runs.tracking.ui import address_of, run_address, typed_command
+from gantry.runs.tracking.ui import address_of, run_address, serving_command
 
 
 def page(store: str | None, experiment_id: str | None, run_id: str | None) -> str | None:
@@ -43,7 +43,7 @@ def pages(runs: Iterable[Run]) -> dict[Run, str]:
 def commands(runs: Iterable[Run]) -> list[str]:
     """Return the commands that serve the pages of `runs`, one for each store that is no server."""
     stores = dict.fromkeys(run.store for run in runs if run.store is not None)
-    return [typed_command(store) for store in stores if locate(store).folder is not None]
+    return [serving_command(store) for store in stores if locate(store).folder is not None]
 
 
 def _looked_up(database: Path, run_id: str) -> str | None:

@@ -145,10 +145,10 @@ def starting(uri: str | Path) -> tuple[str | None, str]:
     if port != PORT and served(uri):
         return None, LOCAL
     other = None if port in (PORT, None) else port
-    return typed_command(uri, other), LOCAL if other is None else f"http://{HOST}:{other}"
+    return serving_command(uri, other), LOCAL if other is None else f"http://{HOST}:{other}"
 
 
-def typed_command(uri: str | Path, port: int | None = None) -> str:
+def serving_command(uri: str | Path, port: int | None = None) -> str:
     """Return the command that serves a local store's pages, with the `mlflow` of this environment."""
     return here("mlflow") + ui_command(uri, port).removeprefix("mlflow")
 
