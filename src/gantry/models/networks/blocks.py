@@ -3,7 +3,9 @@
 The networks import torch and this module, relatively, and nothing else, since an export contains copies of the files.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -12,6 +14,20 @@ from torch.nn.utils.parametrizations import spectral_norm
 Shape = tuple[int, int, int]
 GeneratorNorm = Literal["batch", "layer", "instance", "none"]
 DiscriminatorNorm = Literal["batch", "layer", "instance", "spectral", "none"]
+
+
+class Output(NamedTuple):
+    """What a discriminator returns that has more to say of an image than a logit.
+
+    Attributes:
+        logits: (B,).
+        features: (B, F), of its last hidden layer.
+        heads: further outputs by name, such as "class", logits of classes (B, n_classes).
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+    heads: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class UnsupportedError(ValueError):
