@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from gantry.models.ema import AveragedGenerator
+from gantry.models.schedules import Progress
 
 
 def test_weights_follow_the_recursion_and_buffers_are_copied():
@@ -16,7 +17,7 @@ def test_weights_follow_the_recursion_and_buffers_are_copied():
         network.weight.data.fill_(value)
         network.running_mean.fill_(value)
         network.num_batches_tracked.fill_(step + 1)
-        average.update(network, average.share(images, batch=50))
+        average.update(network, average.share(Progress(0, images), batch=50))
         half_life = min(100, 0.5 * images)
         decay = 0.5 ** (50 / half_life) if half_life else 0.0
         expected = decay * expected + (1 - decay) * value
@@ -32,7 +33,7 @@ def test_a_weights_share_halves_after_the_half_life():
     still = nn.Linear(1, 1, bias=False)
     still.weight.data.fill_(0.0)
     for step in range(10):
-        average.update(still, average.share(10**6 + 100 * step, batch=100))
+        average.update(still, average.share(Progress(0, 10**6 + 100 * step), batch=100))
     assert average.module.weight.item() == pytest.approx(0.5, rel=1e-6)
 
 
@@ -51,7 +52,7 @@ def test_a_share_in_a_tensor_gives_the_same_numbers(share):
 def test_no_half_life_is_a_copy():
     network = nn.Linear(2, 2)
     average = AveragedGenerator(nn.Linear(2, 2), half_life=0)
-    average.update(network, average.share(10**6, 64))
+    average.update(network, average.share(Progress(0, 10**6), 64))
     assert torch.equal(average.module.weight, network.weight)
 
 

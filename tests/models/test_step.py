@@ -16,7 +16,9 @@ from gantry.models.ema import AveragedGenerator
 from gantry.models.losses import non_saturating, relativistic_pairing
 from gantry.models.objective import objective
 from gantry.models.penalties import R1
-from gantry.models.step import Plain, Players, Turn, due, step
+from gantry.models.play import Players
+from gantry.models.schedules import Progress
+from gantry.models.step import Plain, Turn, due, step
 from gantry.training.model import build_model
 
 STEPS = 3
@@ -36,9 +38,9 @@ def plain(gan, batches):
     optimizers = dict(zip(("generator", "discriminator"), alone(gan).configure_optimizers(), strict=True))
     records = []
     for number, batch in zip(range(STEPS), batches, strict=False):
-        share = gan.averaged.share(number * gan.batch_size, gan.batch_size)
-        planned = step_inputs.plan(gan.objective, number, gan.n_critic)
-        made = step_inputs.turns(planned, batch | gan.drawn(planned), gan.constraints, gan.images_format)
+        share = gan.averaged.share(Progress(number, number * gan.batch_size), gan.batch_size)
+        planned = step_inputs.plan(gan.objective, number, gan.order)
+        made = step_inputs.turns(planned, gan.inputs, batch | gan.drawn(planned), gan.constraints, gan.images_format)
         engine = Plain(gan.max_grad_norm)
         records.append(step(gan.players, made, optimizers, share, engine, gan.accumulate))
     return records, list(optimizers.values())
@@ -60,7 +62,7 @@ def test_a_plain_loop_of_the_step_is_lightnings_training_to_the_bit(variant, set
     gans, ends = [], []
     for train in (lightning, plain):
         gan, _ = build_model(config(f"model={variant}", *widths, *settings), NOISE)
-        ends.append(train(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed)))
+        ends.append(train(gan, Batches(NOISE, gan.batch_size, gan.real_batches, gan.seed)))
         gans.append(gan)
     (records, optimizers), (plain_records, plain_optimizers) = ends
     assert plain_records == records

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from gantry.models.schedules import Progress, Schedule, value_at
+
 
 class AveragedGenerator(nn.Module):
     """A float32 copy of a generator that follows it with a half-life counted in images.
@@ -14,22 +16,26 @@ class AveragedGenerator(nn.Module):
 
     Args:
         generator: the network to follow; copied.
-        half_life: images after which a weight's share has halved; 0 keeps a plain copy.
+        half_life: images after which a weight's share has halved, or a schedule of it; 0 keeps a plain copy.
         ramp_up: the half-life is at most this share of the images seen so far, so that the untrained start
-            is forgotten early (0.05 in StyleGAN2-ADA).
+            is forgotten early (0.05 in StyleGAN2-ADA). None: no such bound.
     """
 
-    def __init__(self, generator: nn.Module, half_life: float = 10_000, ramp_up: float = 0.05) -> None:
+    def __init__(
+        self, generator: nn.Module, half_life: float | Schedule = 10_000, ramp_up: float | None = 0.05
+    ) -> None:
         super().__init__()
         self.module = copy.deepcopy(generator).requires_grad_(False).eval()
         self.half_life, self.ramp_up = half_life, ramp_up
 
-    def share(self, images: int, batch: int) -> float:
-        """Return the new weights' share after a step of `batch` images, with `images` seen before that step.
+    def share(self, progress: Progress, batch: int) -> float:
+        """Return the new weights' share after a step of `batch` images, from the progress before that step.
 
         1 - 0.5 ** (batch / half-life), in [0, 1].
         """
-        half_life = min(self.half_life, self.ramp_up * images)
+        half_life: float = value_at(self.half_life, progress)
+        if self.ramp_up is not None:
+            half_life = min(half_life, self.ramp_up * progress.images)
         return 1 - 0.5 ** (batch / half_life) if half_life > 0 else 1.0
 
     @torch.no_grad()
@@ -48,6 +54,6 @@ class AveragedGenerator(nn.Module):
         """Stay in eval mode, since the average is never trained."""
         return super().train(False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim)."""
-        return self.module(z)
+    def forward(self, z: Tensor, *further: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] from latents (B, z_dim) and what else the generator takes."""
+        return self.module(z, *further)

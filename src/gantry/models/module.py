@@ -1,85 +1,42 @@
 """The GAN as a LightningModule: prepares the tensors of a step and hands them to `gantry.models.step`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from gantry.core.errors import UserError
+from gantry.models.check_parts import check_discriminator, check_labels, check_order
 from gantry.models.compilation import compiled
 from gantry.models.ema import AveragedGenerator
 from gantry.models.fixed_step import FixedStep
+from gantry.models.labels import Classes, LabelDraw, taken_by
+from gantry.models.lightning_engine import LightningEngine, count_step
 from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
 from gantry.models.objective import objective
 from gantry.models.optimizers import OptimizerFactory, capturable, check_clipping, fused, keep_capturable
-from gantry.models.penalties import INPUT_GRADIENT, Constraint, Penalty
+from gantry.models.penalties import Constraint, Penalty
+from gantry.models.play import Players, Term, View
+from gantry.models.scheduled import OptimizerSchedules, Scheduled, own_step_interval, without_schedules
+from gantry.models.schedules import Progress
 from gantry.models.static_inputs import Kind
-from gantry.models.step import (
-    GRADIENT,
-    PLAYERS,
-    Engine,
-    Plain,
-    Players,
-    Record,
-    Term,
-    gradient_norm,
-    step,
-    weights_of,
-)
-from gantry.models.step_inputs import SHARE, Draws, Planned, plan, turns
-
-
-@dataclass(frozen=True)
-class LightningEngine:
-    """Lightning's backward passes and optimizer steps: its precision, loss scaling, ranks and hooks.
-
-    Args:
-        module: attached to its trainer; the first of its optimizers counts.
-    """
-
-    module: LightningModule
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss to the weights' gradients, scaled by the loss scaler if there is one."""
-        self.module.manual_backward(loss)
-
-    def no_sync(self) -> AbstractContextManager[None]:
-        """Return Lightning's context without gradient synchronisation; strategies of one device have none."""
-        return getattr(self.module.trainer.strategy, "block_backward_sync", nullcontext)()
-
-    def gradient_norm(self, optimizer: Optimizer) -> Tensor:
-        """Return the norm of the gradient of an optimizer's weights, averaged over ranks and unscaled."""
-        scaler = getattr(self.module.trainer.precision_plugin, "scaler", None)
-        norm = gradient_norm(optimizer)
-        return norm if scaler is None else norm / scaler.scale(torch.ones_like(norm))
-
-    def update(self, optimizer: Optimizer) -> None:
-        """Step an optimizer; `global_step` counts the generator's steps alone, whose optimizer is the first.
-
-        Lightning's wrapper of an optimizer counts, then calls the strategy; for the others only the strategy is called.
-        """
-        counted = cast(list[LightningOptimizer], self.module.optimizers())[0]
-        if optimizer is counted.optimizer:
-            counted.step()
-        else:
-            self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
+from gantry.models.step import GRADIENT, PLAYERS, Engine, Plain, Record, step, weights_of
+from gantry.models.step_inputs import SHARE, VALUE, Drawn, Draws, Inputs, Order, Planned, Player, plan, turns
+from gantry.models.terms import PlayersTerm
 
 
 class GAN(LightningModule):
     """A generator and a discriminator trained in turns, composed of independent parts.
 
     One step is one generator step: `n_critic` discriminator steps, each on a new batch of real images, then
-    one step of the generator. `global_step` counts generator steps.
+    one step of the generator, or before them with `first`. `global_step` counts generator steps.
+
+    A network that takes labels has `labels` among the arguments of its forward pass: int64 (B,), indices of classes.
 
     With `accumulate` each of these steps splits its batch into as many equal parts, runs them in turn and adds up their
     gradients: up to rounding the step of the whole batch, in the memory of one part. Two things differ: BatchNorm
@@ -103,6 +60,18 @@ class GAN(LightningModule):
         max_grad_norm: largest norm of a network's gradient over all its weights; a larger gradient is scaled down to
             it before the step (Pascanu et al. 2013, algorithm 1). None: no clipping.
         compile: run the networks through torch.compile, except for penalties (`gantry.models.compilation`).
+        terms: further terms of both players' losses (`gantry.models.terms`).
+        augment: what the discriminator sees of real and generated images (`gantry.models.augment`); None: all of them.
+        classes: of the data; None where it has no labels.
+        labels: the classes of generated images: "uniform", each class as often; "data", with the data's shares;
+            "paired", each that of a real image of the batch. None: uniform.
+        discriminator_labels: those in the discriminator's turn, where they differ.
+        first: the player whose turn comes first.
+        generator_batches: images of the generator's step, in batches.
+        generator_reals: the real images of the generator's step: those of the "last" step of the discriminator, or
+            the "next" batch, which no other step takes.
+        spectral_updates: a power iteration of spectral normalisation at each "turn" of a player, or at each forward
+            "pass", as the code of Miyato et al. 2018.
 
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
@@ -134,10 +103,30 @@ class GAN(LightningModule):
         accumulate: int = 1,
         max_grad_norm: float | None = None,
         compile: bool = False,
+        terms: Sequence[PlayersTerm] = (),
+        augment: View | None = None,
+        classes: Classes | None = None,
+        labels: LabelDraw | None = None,
+        discriminator_labels: LabelDraw | None = None,
+        first: Player = "discriminator",
+        generator_batches: int = 1,
+        generator_reals: Literal["last", "next"] = "last",
+        spectral_updates: Literal["turn", "pass"] = "turn",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_parts(discriminator, penalties)
+        check_discriminator(discriminator, penalties)
+        networks = {"generator": generator, "discriminator": discriminator}
+        given = {"generator": labels, "discriminator": discriminator_labels}
+        check_labels(networks, given, classes is not None)
+        self.order = Order(n_critic, first, generator_batches, generator_reals)
+        takes = {player: taken_by(network) for player, network in networks.items()}
+        self.classes = classes if any("labels" in names for names in takes.values()) else None
+        label_draws: dict[str, LabelDraw] = {}
+        if self.classes is not None:
+            label_draws = {"generator": labels or "uniform"}
+            label_draws["discriminator"] = discriminator_labels or label_draws["generator"]
+        check_order(self.order, loss, label_draws)
         self.generator, self.discriminator = channels_last(generator), channels_last(discriminator)
         self.images_format = torch.channels_last if lies_channels_last(discriminator) else torch.contiguous_format
         self.averaged = AveragedGenerator(generator, **(ema or {}))
@@ -149,9 +138,32 @@ class GAN(LightningModule):
         self.fixed: FixedStep | None = None
         self._asking_for_norms: list[Callable[[GAN, str, int], bool]] = []
         self.gradient_norms: Record = {}
-        self.draws = Draws(seed, batch_size)
-        forward = (compiled(generator), compiled(discriminator)) if compile else (generator, discriminator)
-        self.players = Players(self.generator, self.discriminator, self.averaged, *forward)
+        shares = {player: classes.shares_of(draw) for player, draw in label_draws.items()} if classes else {}
+        self.draws = Draws(seed, batch_size, shares)
+        self.terms, self.augment = terms, augment
+        self._terms = nn.ModuleList([term for term in terms if isinstance(term, nn.Module)])  # their state is saved
+        self.at_every_pass = spectral_updates == "pass"
+        self.inputs = Inputs(
+            z_dim, getattr(generator, "draws", None) or {}, 0 if augment is None else augment.width, label_draws
+        )
+        self.players = Players(
+            *(self.generator, self.discriminator, self.averaged),
+            generate=compiled(generator) if compile else generator,
+            discriminate=compiled(discriminator) if compile else discriminator,
+            takes=takes,
+            view=augment,
+        )
+        self.scheduled = Scheduled.of(self.penalties, terms, {"augment": augment, "ema": self.averaged})
+
+    @property
+    def conditional(self) -> bool:
+        """True where the generator takes labels."""
+        return "labels" in self.players.takes["generator"]
+
+    @property
+    def real_batches(self) -> int:
+        """Batches of real images that a step takes."""
+        return self.order.real_batches
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the generator's and the discriminator's optimizers, in this order.
@@ -161,11 +173,17 @@ class GAN(LightningModule):
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         optimizers = []
-        for factory, network in ((self.optimizer, self.generator), (self.discriminator_optimizer, self.discriminator)):
-            made = factory if scaled else fused(factory)
+        self.scheduled.optimizers.clear()
+        for player, factory in zip(PLAYERS, (self.optimizer, self.discriminator_optimizer), strict=True):
+            plain, schedules = without_schedules(factory)
+            made = plain if scaled else fused(plain)
             if self._captures():
                 made = capturable(made)
-            optimizers.append(made(network.parameters()))
+            optimizers.append(made(getattr(self, player).parameters()))
+            place = "optimizer" if factory is self.optimizer and player == "generator" else f"{player}_optimizer"
+            interval = own_step_interval(self.penalties) if player == "discriminator" else None
+            self.scheduled.optimizers.append(OptimizerSchedules(place, schedules, optimizers[-1], interval))
+            self.scheduled.optimizers[-1].begin()
         check_clipping(optimizers, self.max_grad_norm, scaled)
         return optimizers
 
@@ -173,12 +191,13 @@ class GAN(LightningModule):
         """Adapt the optimizers' loaded state to the weights and the device, and build the terms of the objective."""
         lay_out(self.trainer.optimizers)
         keep_capturable(self.trainer.optimizers, self._captures())
-        self.objective = objective(self.loss, self.penalties)
+        self.objective = objective(self.loss, self.penalties, self.terms)
         if self.fixed is not None:
             networks = {name: getattr(self, name) for name in (*PLAYERS, "averaged")}
             # A user's may have state of its own.
             parts = {"loss": self.loss, **{f"penalty {n}": part for n, part in enumerate(self.penalties)}}
             parts |= {f"constraint {n}": part for n, part in enumerate(self.constraints)}
+            parts |= {f"term {n}": part for n, part in enumerate(self.terms)} | {"augment": self.augment}
             networks |= {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
             self.fixed.begin(networks, self.trainer.optimizers, self.device)
 
@@ -201,9 +220,12 @@ class GAN(LightningModule):
         the mean over the parts of a batch. The gradients' norms are in `gradient_norms`.
         """
         index = self.global_step
-        planned = plan(self.objective, index, self.n_critic, partial(self._watched, index + 1))
-        values = {**batch, **self.drawn(planned)}
-        share = self.averaged.share(index * self.batch_size, self.batch_size)
+        progress = Progress(index, index * self.batch_size)
+        planned = plan(self.objective, index, self.order, partial(self._watched, index + 1))
+        self.scheduled.set_optimizers(progress)
+        now = {VALUE + place: torch.scalar_tensor(value) for place, value in self.scheduled.values(progress).items()}
+        values = {**batch, **self.drawn(planned), **now}
+        share = self.averaged.share(progress, self.batch_size)
         if self.fixed is None:
             inputs = {name: value.to(self.device) for name, value in values.items()}
             record = self._step(planned, LightningEngine(self), inputs | {SHARE: share})
@@ -212,36 +234,46 @@ class GAN(LightningModule):
             engine = Plain(self.max_grad_norm) if graphed else LightningEngine(self)
             kind = tuple(turn.kind for turn in planned)
             values |= {SHARE: torch.scalar_tensor(share)}
-            kinds = partial(self._kinds, planned, values)
+            kinds = partial(self._kinds, values)
             record = self.fixed(kind, kinds, values, partial(self._step, planned, engine), self.device)
             if graphed:
-                self._count()
+                count_step(self)
         norms = [name for name in record if name.startswith(GRADIENT)]
         self.gradient_norms = {name.removeprefix(GRADIENT): record.pop(name) for name in norms}
         return record
 
     def drawn(self, planned: Sequence[Planned]) -> dict[str, Tensor]:
-        """Draw what a step needs, on the CPU: latents (B, z_dim) and uniform numbers (B,) of each turn."""
-        values = {}
-        for number, turn in enumerate(planned):
-            noise, *uniform = turn.names(number, turn.terms)
-            values[noise] = self.noise(turn.index, f"{turn.player} noise")
-            purposes = [purpose for term in turn.terms for purpose in term.draws]
-            for name, purpose in zip(uniform, purposes, strict=True):
-                values[name] = self.uniform(turn.index, purpose)
-        return values
+        """Draw what a step needs, on the CPU: latents (B, z_dim), labels (B,) and uniform numbers of each turn."""
+        return {
+            turn.key(purpose): self._drawn(turn, draw)
+            for turn in planned
+            for purpose, draw in turn.drawn(self.inputs).items()
+        }
+
+    def _drawn(self, turn: Planned, draw: Drawn) -> Tensor:
+        stream, index = self._stream(draw.stream), turn.index
+        match draw.kind:
+            case "normal":
+                return self._mine(self.draws.latents(index, stream, draw.width, draw.batches))
+            case "labels":
+                return self._mine(self.draws.labels(index, stream, turn.player, draw.batches))
+            case "uniform":
+                return self._mine(self.draws.uniform(index, stream, draw.width, draw.batches))
 
     def _step(self, planned: Sequence[Planned], engine: Engine, inputs: Mapping[str, Any]) -> Record:
-        made = turns(planned, inputs, self.constraints, self.images_format)
+        made = turns(planned, self.inputs, inputs, self.constraints, self.images_format)
         optimizers = dict(zip(PLAYERS, self.trainer.optimizers, strict=True))
-        return step(self.players, made, optimizers, inputs[SHARE], engine, self.accumulate)
+        return step(
+            self.players, made, optimizers, inputs[SHARE], engine, self.accumulate, at_every_pass=self.at_every_pass
+        )
 
-    def _kinds(self, planned: Sequence[Planned], values: Mapping[str, Tensor]) -> dict[str, Kind]:
-        """Return the inputs that any step has: those of this one, and what terms draw that are not due in it."""
+    def _kinds(self, values: Mapping[str, Tensor]) -> dict[str, Kind]:
+        """Return the inputs that any step has: those of this one, and what turns and terms draw that are not due."""
         kinds = {name: Kind(tuple(value.shape), value.dtype) for name, value in values.items()}
-        for number, turn in enumerate(planned):
-            noise, *uniform = turn.names(number, [term for term in self.objective if term.player == turn.player])
-            kinds |= dict.fromkeys(uniform, Kind((len(values[noise]),), torch.float32))
+        local = self.batch_size // self.trainer.world_size
+        for turn in plan(self.objective, 0, self.order, everything=True):
+            for purpose, draw in turn.drawn(self.inputs).items():
+                kinds.setdefault(turn.key(purpose), Kind(draw.shape(local), draw.dtype))
         return kinds
 
     def ask_for_norms(self, asks: Callable[["GAN", str, int], bool]) -> None:
@@ -264,24 +296,10 @@ class GAN(LightningModule):
         ]  # each is asked, and may note its answer
         return any(answers)
 
-    def _count(self) -> None:
-        """Have Lightning count a step of the generator, which its wrapper of the optimizer has not seen."""
-        counted = cast(list[LightningOptimizer], self.optimizers())[0]
-        counted._on_before_step()
-        counted._on_after_step()
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient, which at this point is that of the whole batch, averaged over ranks and unscaled."""
         if self.max_grad_norm is not None:
             clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
-
-    def noise(self, index: int, purpose: str) -> Tensor:
-        """Return this rank's latents (B, z_dim) of draw number `index` for `purpose`, on the CPU."""
-        return self._mine(self.draws.latents(index, self._stream(purpose), self.z_dim))
-
-    def uniform(self, index: int, purpose: str) -> Tensor:
-        """Return this rank's uniform numbers (B,) of draw number `index` for `purpose`, on the CPU."""
-        return self._mine(self.draws.uniform(index, self._stream(purpose)))
 
     def _stream(self, purpose: str) -> str:
         return f"{purpose}, stream {self.noise_stream}" if self.noise_stream else purpose
@@ -289,7 +307,7 @@ class GAN(LightningModule):
     def _mine(self, values: Tensor) -> Tensor:
         if (ranks := self.trainer.world_size) == 1:
             return values
-        local = self.batch_size // ranks
+        local = len(values) // ranks
         return values[self.trainer.global_rank * local :][:local]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -299,27 +317,3 @@ class GAN(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore `noise_stream`."""
         self.noise_stream = max(self.noise_stream, checkpoint.get("noise_stream", 0))
-
-
-def _nothing() -> None:
-    """Do nothing: the closure of a step whose gradients are computed already."""
-
-
-def check_parts(discriminator: nn.Module, penalties: Sequence[Penalty]) -> None:
-    """Refuse a discriminator that ends in a sigmoid, or one with BatchNorm where a penalty needs per-image gradients.
-
-    Raises:
-        UserError: names the part and the alternatives.
-    """
-    modules = list(discriminator.modules())
-    if isinstance(modules[-1], nn.Sigmoid):
-        raise UserError(
-            "model.discriminator ends in a sigmoid, but the losses work on its raw output "
-            "(a Wasserstein critic is unbounded; the others apply their own log-sigmoid): remove it"
-        )
-    names = ", ".join(type(penalty).__name__ for penalty in penalties if isinstance(penalty, INPUT_GRADIENT))
-    if names and any(isinstance(module, _BatchNorm) for module in modules):
-        raise UserError(
-            f"model.discriminator uses BatchNorm, under which an image has no gradient of its own for {names}: "
-            "choose model.discriminator.norm=none (or layer, instance, spectral)"
-        )

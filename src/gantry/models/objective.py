@@ -1,14 +1,17 @@
 """Builds the objective: wraps losses and penalties, which users write as plain functions, as terms on a play."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import ClassVar
 
 from torch import Tensor
 
 from gantry.models.losses import Loss, seen_by_generator
 from gantry.models.penalties import Penalty
-from gantry.models.step import Play, Term
+from gantry.models.play import Play, Term
+from gantry.models.schedules import settled
+from gantry.models.terms import PlayersTerm
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Adversarial:
     player: str
     needs: frozenset[str]
     every: ClassVar[int] = 1
-    draws: ClassVar[tuple[str, ...]] = ()
+    apart: ClassVar[bool] = False
+    draws: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     @property
     def name(self) -> str:
@@ -54,18 +58,77 @@ class Penalising:
         return self.penalty.every
 
     @property
-    def draws(self) -> tuple[str, ...]:
-        """One purpose, named after the penalty's number."""
-        return (f"penalty {self.index}",)
+    def apart(self) -> bool:
+        """Whether the penalty has a step of its own."""
+        return getattr(self.penalty, "own_step", False)
+
+    @property
+    def draws(self) -> Mapping[str, int]:
+        """One purpose, named after the penalty's number, for one number an image."""
+        return {self._purpose: 0}
+
+    @property
+    def _purpose(self) -> str:
+        return f"penalty {self.index}"
 
     def __call__(self, play: Play) -> Tensor:
-        return self.penalty(play.discriminator, play.real.images, play.fake.images, play.draws[self.draws[0]])
+        penalty = settled(self.penalty, f"penalties.{self.index}", play.values)
+        at = getattr(penalty, "at", "real")  # the images whose labels and view go with those it makes
+        real = play.differentiated("real")
+        # One at real images needs no fakes, which then are not generated in a turn of its own.
+        fake = real if getattr(penalty, "reals_alone", False) else play.differentiated("fake")
+        return penalty(play.critic(at), real, fake, play.draws[self._purpose])
 
 
-def objective(loss: Loss, penalties: Sequence[Penalty]) -> tuple[Term, ...]:
+@dataclass(frozen=True)
+class Further:
+    """Term number `index` of a GAN's `terms` in one player's turn (`gantry.models.terms`)."""
+
+    term: PlayersTerm
+    index: int
+    player: str
+
+    @property
+    def name(self) -> str:
+        """As in `term/0_AuxiliaryClassifier/generator`."""
+        return f"term/{self.index}_{type(self.term).__name__}/{self.player}"
+
+    @property
+    def every(self) -> int:
+        """The term's interval."""
+        return self.term.every
+
+    @property
+    def apart(self) -> bool:
+        """False: it is minimised with the loss."""
+        return False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The outputs of the discriminator that the term reads in a turn of this player."""
+        return self.term.needs_of(self.player)
+
+    @property
+    def draws(self) -> Mapping[str, int]:
+        """The term's own purposes, named after its number."""
+        return {f"term {self.index} {purpose}": width for purpose, width in self.term.draws.items()}
+
+    def __call__(self, play: Play) -> Tensor:
+        term = settled(self.term, f"terms.{self.index}", play.values)
+        own = {purpose: play.draws[f"term {self.index} {purpose}"] for purpose in self.term.draws}
+        return term(replace(play, draws={**play.draws, **own}))
+
+
+def objective(loss: Loss, penalties: Sequence[Penalty], terms: Sequence[PlayersTerm] = ()) -> tuple[Term, ...]:
     """Return the terms of both players."""
+    further = {
+        player: [Further(term, index, player) for index, term in enumerate(terms) if player in term.players]
+        for player in ("discriminator", "generator")
+    }
     return (
         Adversarial(loss, "discriminator", frozenset({"real", "fake"})),
         *(Penalising(penalty, index) for index, penalty in enumerate(penalties)),
+        *further["discriminator"],
         Adversarial(loss, "generator", seen_by_generator(loss)),
+        *further["generator"],
     )

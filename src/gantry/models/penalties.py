@@ -1,18 +1,27 @@
 """Penalties, which are added to the discriminator's loss, and constraints, which project its weights.
 
 A penalty is an object with `every` (it is due at each `every`-th discriminator step, with `every` times the weight:
-lazy regularisation, Karras et al. 2020, StyleGAN2, section 3.2) that is called with the discriminator, a batch of
-real and one of generated images, each (B, C, H, W) in [-1, 1], and B uniform numbers in [0, 1); it returns a scalar.
+lazy regularisation, Karras et al. 2020, StyleGAN2, section 3.2) that is called with the discriminator as a function of
+images, a batch of real and one of generated images, each (B, C, H, W) in [-1, 1], and B uniform numbers in [0, 1); it
+returns a scalar. It may declare `at`, "real" (without it) or "fake": the images whose labels, and whose augmentation,
+go with the images that it gives to the discriminator; and `own_step`: whether it is minimised in a step of its own
+after that of the loss, as the code of StyleGAN2 does it.
 Under float16 the gradients of the discriminator's output with respect to its input are computed in float32, since
 they overflow; bfloat16 has float32's range, and the norms of the gradients are computed in float32 in any case.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from gantry.models.networks.blocks import Output
+from gantry.models.play import logits_of
+
+Critic = Callable[[Tensor], Tensor | Output]  # the discriminator as a function of images alone
 
 
 class Penalty(Protocol):
@@ -21,7 +30,7 @@ class Penalty(Protocol):
     @property
     def every(self) -> int: ...
 
-    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor: ...
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor: ...
 
 
 class Constraint(Protocol):
@@ -30,7 +39,7 @@ class Constraint(Protocol):
     def __call__(self, discriminator: nn.Module) -> None: ...
 
 
-def squared_gradient_norm(discriminator: nn.Module, images: Tensor) -> Tensor:
+def squared_gradient_norm(discriminator: Critic, images: Tensor) -> Tensor:
     """Return the squared norm of the gradient of each image's logit with respect to that image.
 
     Args:
@@ -46,7 +55,7 @@ def squared_gradient_norm(discriminator: nn.Module, images: Tensor) -> Tensor:
     overflows = available and torch.get_autocast_dtype(kind) is torch.float16
     with torch.autocast(kind, enabled=False) if overflows else nullcontext():
         images = images.detach().float().requires_grad_()
-        (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
+        (gradient,) = torch.autograd.grad(logits_of(discriminator(images)).sum(), images, create_graph=True)
         return gradient.flatten(1).square().sum(1)
 
 
@@ -60,7 +69,7 @@ class GradientPenalty:
     weight: float = 10.0
     every: int = 1
 
-    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
         mixed = torch.lerp(fake.float(), real.float(), uniform.view(-1, 1, 1, 1))
         # The square root has no gradient at zero; 1e-12 moves a norm of 1 by 5e-13.
         norm = (squared_gradient_norm(discriminator, mixed) + 1e-12).sqrt()
@@ -72,12 +81,21 @@ class R1:
     """Mescheder et al. 2018, Which Training Methods for GANs do actually Converge?, equation 9.
 
     gamma / 2 * E |grad D(x)|^2 at real images.
+
+    Args:
+        gamma: its weight.
+        every: discriminator steps from one to the next.
+        own_step: a step of its own after that of the loss, for which the discriminator's rate and betas are rescaled
+            (Karras et al. 2020, StyleGAN2, appendix B); False: a term of the loss.
     """
 
     gamma: float = 10.0
     every: int = 1
+    own_step: bool = False
+    at: ClassVar[str] = "real"
+    reals_alone: ClassVar[bool] = True
 
-    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
         return 0.5 * self.gamma * squared_gradient_norm(discriminator, real).mean()
 
 
@@ -87,8 +105,10 @@ class R2:
 
     gamma: float = 10.0
     every: int = 1
+    own_step: bool = False
+    at: ClassVar[str] = "fake"
 
-    def __call__(self, discriminator: nn.Module, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
         return 0.5 * self.gamma * squared_gradient_norm(discriminator, fake).mean()
 
 

@@ -8,9 +8,9 @@ captured CUDA graph can call the same function.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import reduce
 from operator import add
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,90 +18,12 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
-from gantry.data.images import to_float
-from gantry.models.ema import AveragedGenerator
+from gantry.models.play import Alone, Play, Players, Ranks, Term
 
 Record = dict[str, Tensor]
 PLAYERS = ("generator", "discriminator")
 GRADIENT = "gradient/"  # begins the name of a gradient's norm in a record
-
-
-class Batch(NamedTuple):
-    """Images (B, C, H, W) in [-1, 1], real or generated."""
-
-    images: Tensor
-
-
-class Outputs(NamedTuple):
-    """The discriminator's outputs for a batch: logits (B,), float32."""
-
-    logits: Tensor
-
-
-@dataclass(frozen=True)
-class Play:
-    """The inputs of a term: the images of a turn and the discriminator's outputs for them.
-
-    Attributes:
-        shown: real images, uint8 (B, C, H, W).
-        fake: generated images; detached in the discriminator's turn.
-        outputs: the discriminator's outputs for "real" and "fake", those that a term of this turn needs.
-        discriminator: the network itself, for terms that call it again.
-        draws: this turn's uniform numbers in [0, 1), (B,) for each purpose.
-    """
-
-    shown: Tensor
-    fake: Batch
-    discriminator: nn.Module
-    draws: Mapping[str, Tensor]
-    outputs: dict[str, Outputs] = field(default_factory=dict)
-
-    @cached_property
-    def real(self) -> Batch:
-        """The real images in [-1, 1], converted at first use."""
-        return Batch(to_float(self.shown))
-
-
-class Term(Protocol):
-    """A scalar that a player minimises, as a function of a play.
-
-    Attributes:
-        name: under which it is recorded.
-        player: the player that minimises it, "generator" or "discriminator".
-        every: it is due at each `every`-th turn of its player, with `every` times the weight.
-        needs: the outputs of the discriminator that it reads, of "real" and "fake".
-        draws: purposes for which it needs uniform numbers, one an image.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def player(self) -> str: ...
-    @property
-    def every(self) -> int: ...
-    @property
-    def needs(self) -> frozenset[str]: ...
-    @property
-    def draws(self) -> tuple[str, ...]: ...
-
-    def __call__(self, play: Play) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Players:
-    """The networks of a GAN.
-
-    Attributes:
-        generator, discriminator: the networks themselves.
-        averaged: the moving average of the generator.
-        generate, discriminate: their forward passes, compiled or as they are.
-    """
-
-    generator: nn.Module
-    discriminator: nn.Module
-    averaged: AveragedGenerator
-    generate: Callable[[Tensor], Tensor]
-    discriminate: Callable[[Tensor], Tensor]
+SIGNS = "score/real_sign"  # the mean sign of the discriminator's output for real images, which a view may observe
 
 
 @dataclass(frozen=True)
@@ -112,10 +34,15 @@ class Turn:
         player: "generator" or "discriminator".
         terms: the terms that are due, at least one.
         images: real images, uint8 (B, C, H, W), in the discriminator's memory format.
-        z: latents (B, z_dim).
-        draws: uniform numbers (B,), by purpose.
+        z: latents of the generated images, (B, z_dim), or of a multiple of B images.
+        draws: uniform numbers by purpose, (B,) or (B, width).
         after: called with the player's network after its update.
         watched: whether the norm of the player's gradient is recorded.
+        labels: of the real images, int64 (B,); None where no network takes labels.
+        fake_labels: of the generated images, int64, as many as `z`.
+        values: scheduled numbers, tensors (), by their place in the config.
+        apart: whether the turn follows another of the same player, on the same real images, for terms that are
+            minimised in a step of their own.
     """
 
     player: str
@@ -125,6 +52,10 @@ class Turn:
     draws: Mapping[str, Tensor]
     after: Sequence[Callable[[nn.Module], None]] = ()
     watched: bool = False
+    labels: Tensor | None = None
+    fake_labels: Tensor | None = None
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    apart: bool = False
 
     def parts(self, count: int) -> Iterator["Turn"]:
         """Split the turn into `count` equal parts.
@@ -135,10 +66,12 @@ class Turn:
         if count == 1:
             yield self
             return
-        images, z, *drawn = (v.unflatten(0, (count, -1)) for v in (self.images, self.z, *self.draws.values()))
-        for part in zip(images, z, *drawn, strict=True):
-            draws = dict(zip(self.draws, part[2:], strict=True))
-            yield replace(self, images=part[0], z=part[1], draws=draws)
+        tensors = {"images": self.images, "z": self.z, "labels": self.labels, "fake_labels": self.fake_labels}
+        split = {name: value.unflatten(0, (count, -1)) for name, value in tensors.items() if value is not None}
+        drawn = {purpose: value.unflatten(0, (count, -1)) for purpose, value in self.draws.items()}
+        for part in range(count):
+            draws = {purpose: value[part] for purpose, value in drawn.items()}
+            yield replace(self, draws=draws, **{name: value[part] for name, value in split.items()})
 
 
 class Engine(Protocol):
@@ -155,6 +88,10 @@ class Engine(Protocol):
 
     def update(self, optimizer: Optimizer) -> None:
         """Update the weights."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The ranks that share a batch."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +122,11 @@ class Plain:
             clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
         optimizer.step()
 
+    @property
+    def ranks(self) -> Ranks:
+        """This one."""
+        return Alone()
+
 
 def step(
     players: Players,
@@ -193,6 +135,7 @@ def step(
     share: float | Tensor,
     engine: Engine | None = None,
     accumulate: int = 1,
+    at_every_pass: bool = False,
 ) -> Record:
     """Run one generator step: the turns one after the other, then the update of the average.
 
@@ -200,15 +143,17 @@ def step(
     mean gradient; the weights of the other player take no gradient.
 
     Args:
-        turns: `n_critic` of the discriminator, then one of the generator.
+        turns: in the order in which they are taken, those of the discriminator and one of the generator.
         optimizers: by player.
         share: of the new weights in the average (`AveragedGenerator.share`).
         engine: computes gradients and updates; None: `Plain`.
+        at_every_pass: compute parametrizations such as spectral normalisation, which does a power iteration each time,
+            at every forward pass; False: once in an objective.
 
     Returns:
         Detached scalars, each the mean over the parts of the last turn that has it: the terms by their names, the
-        discriminator's mean outputs `score/real` and `score/fake`, and for a watched player `GRADIENT` and its name,
-        the norm of its gradient before clipping.
+        discriminator's mean outputs `score/real` and `score/fake`, for a watched player `GRADIENT` and its name,
+        the norm of its gradient before clipping, and what the view logs.
     """
     engine = engine or Plain()
     record: Record = {}
@@ -219,8 +164,9 @@ def step(
         records: list[Record] = []
         with frozen(others):
             for part in turn.parts(accumulate):
-                with cached():  # the weights do not change here, so parametrizations are computed once
-                    loss, values = minimised(part, players)
+                # The weights do not change here, so parametrizations need to be computed only once.
+                with nullcontext() if at_every_pass else cached():
+                    loss, values = minimised(part, players, engine.ranks)
                 records.append({name: value.detach() for name, value in values.items()})
                 # Exchange the sum over the parts between ranks, once.
                 with nullcontext() if len(records) == accumulate else engine.no_sync():
@@ -229,42 +175,50 @@ def step(
         engine.update(optimizer)
         for constraint in turn.after:
             constraint(getattr(players, turn.player))
-        record |= (records[0] if accumulate == 1 else _mean(records)) | norm
+        values = records[0] if accumulate == 1 else _mean(records)
+        if SIGNS in values:
+            signs, batch = engine.ranks.mean(values[SIGNS]), len(turn.images) * engine.ranks.count
+            players.view.observe(signs, batch)  # type: ignore[union-attr]
+        record |= values | norm
     players.averaged.update(players.generator, share)
-    return record
+    logged = getattr(players.view, "logged", None)
+    return record if logged is None else record | logged()
 
 
-def minimised(turn: Turn, players: Players) -> tuple[Tensor, Record]:
+def minimised(turn: Turn, players: Players, ranks: Ranks) -> tuple[Tensor, Record]:
     """Return the scalar that the player of a turn minimises, and the values to record."""
-    play = played(turn, players)
+    play = played(turn, players, ranks)
     values = {term.name: term(play) for term in turn.terms}
     pairs = zip(turn.terms, values.values(), strict=True)
     loss = reduce(add, (value if term.every == 1 else term.every * value for term, value in pairs))
     if turn.player == "discriminator":
         values |= {f"score/{name}": outputs.logits.detach().mean() for name, outputs in play.outputs.items()}
+        if hasattr(players.view, "observe") and "real" in play.outputs:
+            values[SIGNS] = play.outputs["real"].logits.detach().sign().mean()
     return loss, values
 
 
-def played(turn: Turn, players: Players) -> Play:
+def played(turn: Turn, players: Players, ranks: Ranks) -> Play:
     """Generate images, and run the discriminator on those batches whose outputs the terms of the turn need.
 
     The order of the batches is fixed, since BatchNorm's running statistics and rounding depend on it.
     """
-    generating = turn.player == "generator"
-    with nullcontext() if generating else torch.no_grad():
-        fake = Batch(players.generate(turn.z))
-    play = Play(turn.images, fake, players.discriminator, turn.draws)
+    play = Play(
+        *(turn.player, turn.images, turn.labels, turn.z, turn.fake_labels, players, turn.draws, turn.values, ranks)
+    )
+    if not turn.apart:
+        _ = play.fake  # generated first; the terms of a turn of its own may need no fakes
     needs = frozenset[str]().union(*(term.needs for term in turn.terms))
-    for name in ("fake", "real") if generating else ("real", "fake"):
+    for name in ("fake", "real") if turn.player == "generator" else ("real", "fake"):
         if name in needs:
-            batch = fake if name == "fake" else play.real
-            play.outputs[name] = Outputs(players.discriminate(batch.images).float())
+            labels = turn.fake_labels if name == "fake" else turn.labels
+            play.outputs[name] = play.discriminate(play.viewed(name), labels)
     return play
 
 
-def due(terms: Iterable[Term], player: str, turn: int) -> list[Term]:
-    """Return the terms that a player minimises in turn number `turn`, counted from 0."""
-    return [term for term in terms if term.player == player and turn % term.every == 0]
+def due(terms: Iterable[Term], player: str, turn: int, apart: bool = False) -> list[Term]:
+    """Return the terms that a player minimises in turn number `turn`, counted from 0, or apart from that turn."""
+    return [term for term in terms if term.player == player and term.apart == apart and turn % term.every == 0]
 
 
 @contextmanager

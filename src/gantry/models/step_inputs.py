@@ -1,17 +1,95 @@
 """Plans the turns of a generator step, draws its random inputs, and makes turns of inputs on the device."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gantry.core.randomness import draws
-from gantry.models.step import PLAYERS, Term, Turn, due
+from gantry.models.labels import LabelDraw, from_uniform
+from gantry.models.play import MIXING, Term, view_draw
+from gantry.models.step import PLAYERS, Turn, due
 
-IMAGES, NOISE, SHARE = "images", "noise", "share"
+IMAGES, NOISE, SHARE, LABELS = "images", "noise", "share", "labels"
+FAKE_LABELS = "fake labels"
+VALUE = "value "  # begins the name of a scheduled number among a step's inputs
 AHEAD = 2**17  # largest number of values drawn ahead of time: half a MiB
+Player = Literal["discriminator", "generator"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a step's turns, and the batches that they take.
+
+    Attributes:
+        n_critic: turns of the discriminator.
+        first: the player whose turn comes first.
+        generator_batches: images of the generator's turn, in batches.
+        generator_reals: the real images of the generator's turn: those of the "last" turn of the discriminator (where
+            the generator moves first, of its first one), or the "next", which no other turn takes.
+    """
+
+    n_critic: int = 1
+    first: Player = "discriminator"
+    generator_batches: int = 1
+    generator_reals: Literal["last", "next"] = "last"
+
+    @property
+    def real_batches(self) -> int:
+        """Batches of real images that a step takes."""
+        return self.n_critic + (self.generator_reals == "next")
+
+    @property
+    def generators_batch(self) -> int:
+        """The number of the generator's batch among those of a step."""
+        if self.generator_reals == "next":
+            return self.n_critic
+        return self.n_critic - 1 if self.first == "discriminator" else 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A random input of a turn.
+
+    Attributes:
+        stream: the purpose of the draw in the run.
+        kind: "normal"; "uniform", in [0, 1); or "labels".
+        width: values an image; 0: one, in a tensor (B,).
+        batches: how many batches the images make.
+    """
+
+    stream: str
+    kind: Literal["normal", "uniform", "labels"]
+    width: int
+    batches: int = 1
+
+    def shape(self, images: int) -> tuple[int, ...]:
+        """Return the shape of the values for a batch of so many images."""
+        return (self.batches * images, *([self.width] if self.width else []))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return torch.int64 if self.kind == "labels" else torch.float32
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What turns take beside images and what their terms draw.
+
+    Attributes:
+        z_dim: length of a latent.
+        mixing: purposes for which the generator takes uniform numbers, and how many an image.
+        view: uniform numbers that the discriminator's view takes an image; 0: none.
+        labels: by player, how the labels of its generated images are drawn; empty: no network takes labels.
+    """
+
+    z_dim: int
+    mixing: Mapping[str, int] = field(default_factory=dict)
+    view: int = 0
+    labels: Mapping[str, LabelDraw] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -23,41 +101,83 @@ class Planned:
         index: number of this turn of the player in the run, counted from 0.
         terms: those that are due.
         watched: whether the norm of the player's gradient is recorded.
+        batch: number of its real batch among those of the step.
+        samples: images of the turn, in batches.
+        apart: whether it follows another turn of the player with terms that are minimised in a step of their own.
     """
 
     player: str
     index: int
     terms: Sequence[Term]
     watched: bool
+    batch: int = 0
+    samples: int = 1
+    apart: bool = False
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What decides which computations the turn consists of."""
-        return self.player, tuple(term.name for term in self.terms), self.watched
+        return self.player, self.apart, tuple(term.name for term in self.terms), self.watched
 
-    def names(self, number: int, terms: Iterable[Term]) -> list[str]:
-        """Return the names of the inputs of turn `number` of a step, the noise first, then what `terms` draw."""
-        return [f"{number} {purpose}" for purpose in (NOISE, *(purpose for term in terms for purpose in term.draws))]
+    def key(self, purpose: str) -> str:
+        """Return the name of an input of this turn among those of its step."""
+        place = self.batch if self.player == "discriminator" else "G"
+        return f"{place}{' apart' if self.apart else ''} {purpose}"
+
+    def drawn(self, inputs: Inputs) -> dict[str, Drawn]:
+        """Return the random inputs of the turn by their purpose in it, the noise first."""
+        more = " apart" if self.apart else ""
+        own = f"{self.player}{more}"
+        result = {NOISE: Drawn(f"{own} noise", "normal", inputs.z_dim, self.samples)}
+        if inputs.labels and inputs.labels[self.player] != "paired":
+            result[FAKE_LABELS] = Drawn(f"{own} labels", "labels", 0, self.samples)
+        for purpose, width in inputs.mixing.items():
+            result[MIXING + purpose] = Drawn(f"{own} {purpose}", "uniform", width, self.samples)
+        if inputs.view:
+            for name in ("real", "fake"):
+                samples = self.samples if name == "fake" else 1
+                # Apart from a turn, the same images are seen in the same way.
+                result[view_draw(name)] = Drawn(f"{self.player} view of {name}", "uniform", inputs.view, samples)
+        for term in self.terms:
+            for purpose, width in term.draws.items():
+                of = "" if purpose.startswith("penalty") else f"{self.player} "
+                result[purpose] = Drawn(f"{of}{purpose}", "uniform", width, self.samples)
+        return result
 
 
 def plan(
-    terms: Sequence[Term], index: int, n_critic: int, watched: Callable[[str], bool] = lambda player: False
+    terms: Sequence[Term],
+    index: int,
+    order: Order,
+    watched: Callable[[str], bool] = lambda player: False,
+    everything: bool = False,
 ) -> list[Planned]:
-    """Return the turns of generator step number `index`: `n_critic` of the discriminator, then one of the generator.
+    """Return the turns of generator step number `index`, in the order in which they are taken.
 
     Args:
         terms: of both players.
         index: counted from 0.
-        n_critic: discriminator steps in one generator step.
+        order: of the turns.
         watched: whether the norm of a player's gradient is recorded in this step.
+        everything: as if every term were due.
     """
-    order = [("discriminator", index * n_critic + number) for number in range(n_critic)] + [("generator", index)]
     asked = {player: watched(player) for player in PLAYERS}
-    return [Planned(player, turn, due(terms, player, turn), asked[player]) for player, turn in order]
+    critic: list[Planned] = []
+    for number in range(order.n_critic):
+        turn = index * order.n_critic + number
+        for apart in (False, True):
+            if wanted := due(terms, "discriminator", 0 if everything else turn, apart):
+                critic.append(Planned("discriminator", turn, wanted, asked["discriminator"], number, apart=apart))
+    wanted = due(terms, "generator", 0 if everything else index)
+    of_generator = Planned(
+        "generator", index, wanted, asked["generator"], order.generators_batch, order.generator_batches
+    )
+    return [*critic, of_generator] if order.first == "discriminator" else [of_generator, *critic]
 
 
 def turns(
     planned: Sequence[Planned],
+    needed: Inputs,
     inputs: Mapping[str, Tensor],
     constraints: Sequence[Callable[[nn.Module], None]],
     memory_format: torch.memory_format,
@@ -66,20 +186,30 @@ def turns(
 
     Args:
         planned: the step's.
-        inputs: on the device: `images`, uint8 (n_critic, B, C, H, W), of which the generator's turn is shown the last
-            batch, and what `Draws` draws, under `Planned.names`.
+        needed: what they take.
+        inputs: on the device: `images`, uint8 (batches, B, C, H, W), `labels`, int64 (batches, B), what is drawn, under
+            `Planned.key`, and scheduled numbers under `VALUE` and their place.
         constraints: of the discriminator.
         memory_format: of the images of a batch.
     """
     shown = [batch.contiguous(memory_format=memory_format) for batch in inputs[IMAGES]]
+    values = {name.removeprefix(VALUE): value for name, value in inputs.items() if name.startswith(VALUE)}
     made = []
-    for number, turn in enumerate(planned):
-        z, *uniform = (inputs[name] for name in turn.names(number, turn.terms))
-        purposes = [purpose for term in turn.terms for purpose in term.draws]
-        after = constraints if turn.player == "discriminator" else ()
-        images = shown[min(number, len(shown) - 1)]
+    for turn in planned:
+        drawn = {purpose: inputs[turn.key(purpose)] for purpose in turn.drawn(needed)}
+        z = drawn.pop(NOISE)
+        labels = inputs[LABELS][turn.batch] if needed.labels else None
         made.append(
-            Turn(turn.player, turn.terms, images, z, dict(zip(purposes, uniform, strict=True)), after, turn.watched)
+            Turn(
+                *(turn.player, turn.terms, shown[turn.batch], z),
+                fake_labels=drawn.pop(FAKE_LABELS, labels),
+                labels=labels,
+                draws=drawn,
+                after=constraints if turn.player == "discriminator" else (),
+                watched=turn.watched,
+                values=values,
+                apart=turn.apart,
+            )
         )
     return made
 
@@ -91,25 +221,34 @@ class Draws:
     Args:
         seed: of the run.
         batch_size: images of a step over all ranks.
+        shares: by player, the probability of each class among its generated images.
     """
 
     seed: int
     batch_size: int
+    shares: Mapping[str, Sequence[float]] = field(default_factory=dict)
     _ahead: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # latents of all ranks, by purpose and index
 
-    def latents(self, index: int, purpose: str, z_dim: int) -> Tensor:
-        """Return standard normal values (batch_size, z_dim) of draw number `index`.
+    def latents(self, index: int, purpose: str, z_dim: int, batches: int = 1) -> Tensor:
+        """Return standard normal values (batches * batch_size, z_dim) of draw number `index`.
 
         Those of the next indices are drawn in the same call, in a third of the time: between two steps the code and the
         tables of a draw are evicted from the processor's cache.
         """
         if (purpose, index) not in self._ahead:
+            count = batches * self.batch_size
             self._ahead = {key: latents for key, latents in self._ahead.items() if key[0] != purpose}
-            for later in range(index, index + max(1, AHEAD // (self.batch_size * z_dim))):
-                values = draws(self.seed, later, purpose).standard_normal((self.batch_size, z_dim), dtype="float32")
+            for later in range(index, index + max(1, AHEAD // (count * z_dim))):
+                values = draws(self.seed, later, purpose).standard_normal((count, z_dim), dtype="float32")
                 self._ahead[purpose, later] = torch.from_numpy(values)
         return self._ahead.pop((purpose, index))
 
-    def uniform(self, index: int, purpose: str) -> Tensor:
-        """Return uniform numbers in [0, 1), (batch_size,), of draw number `index`."""
-        return torch.from_numpy(draws(self.seed, index, purpose).random(self.batch_size, dtype="float32"))
+    def uniform(self, index: int, purpose: str, width: int = 0, batches: int = 1) -> Tensor:
+        """Return uniform numbers in [0, 1), (batches * batch_size, width) of draw number `index`; width 0: one axis."""
+        shape = (batches * self.batch_size, *([width] if width else []))
+        return torch.from_numpy(draws(self.seed, index, purpose).random(shape, dtype="float32"))
+
+    def labels(self, index: int, purpose: str, player: str, batches: int = 1) -> Tensor:
+        """Return labels of a player's generated images, int64 (batches * batch_size,), of draw number `index`."""
+        uniform = draws(self.seed, index, purpose).random(batches * self.batch_size)
+        return torch.from_numpy(from_uniform(uniform, self.shares[player]))

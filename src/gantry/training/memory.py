@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from gantry.core.processes.ranks import Place
 from gantry.data.images import ImageSet
 from gantry.models.module import GAN
 from gantry.models.objective import objective
-from gantry.models.step import Plain, Players, Turn, due, step
+from gantry.models.step import Plain, Turn, step
+from gantry.models.step_inputs import IMAGES, LABELS, VALUE, plan, turns
 from gantry.models.uninitialised import Uninitialised
 from gantry.training.hardware.memory_share import memory_share
 from gantry.training.model import build_model
@@ -107,8 +108,8 @@ class _Cast(nn.Module):
         super().__init__()
         self.network, self.dtype = network, dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x.to(self.dtype))
+    def forward(self, x: Tensor, **further: Any) -> Any:
+        return self.network(x.to(self.dtype), **further)
 
 
 class _Gradients(Plain):
@@ -164,7 +165,9 @@ def need(cfg: DictConfig, data: ImageSet, world_size: int = 1) -> Need | None:
 
 def _measured(gan: GAN, shape: tuple[int, ...], batch: int, dtype: torch.dtype) -> Need:
     generator, discriminator = (_Cast(network.to(dtype), dtype) for network in (gan.generator, gan.discriminator))
-    players = Players(generator, discriminator, gan.averaged, generator, discriminator)
+    players = replace(
+        gan.players, generator=generator, discriminator=discriminator, generate=generator, discriminate=discriminator
+    )
     networks = {"generator": generator, "discriminator": discriminator}
     factories = {"generator": gan.optimizer, "discriminator": gan.discriminator_optimizer}
     optimizers = {name: factories[name](network.parameters()) for name, network in networks.items()}
@@ -190,15 +193,18 @@ def _measured(gan: GAN, shape: tuple[int, ...], batch: int, dtype: torch.dtype) 
 
 def _turns(gan: GAN, shape: tuple[int, ...]) -> list[Turn]:
     """Return a turn of each player on the meta device, with every term due, for images of `shape`, (B, C, H, W)."""
-    terms = objective(gan.loss, gan.penalties)
+    terms = objective(gan.loss, gan.penalties, gan.terms)
+    planned = plan(terms, 0, replace(gan.order, n_critic=1, first="discriminator"), everything=True)
     with torch.device("meta"):
-        images = torch.empty(shape, dtype=torch.uint8).contiguous(memory_format=gan.images_format)
-        made = []
-        for player in ("discriminator", "generator"):
-            wanted = due(terms, player, 0)
-            draws = {purpose: torch.empty(shape[0]) for term in wanted for purpose in term.draws}
-            made.append(Turn(player, wanted, images, torch.empty(shape[0], gan.z_dim), draws))
-    return made
+        inputs = {
+            turn.key(purpose): torch.empty(draw.shape(shape[0]), dtype=draw.dtype)
+            for turn in planned
+            for purpose, draw in turn.drawn(gan.inputs).items()
+        }
+        inputs[IMAGES] = torch.empty((gan.real_batches, *shape), dtype=torch.uint8)
+        inputs[LABELS] = torch.empty((gan.real_batches, shape[0]), dtype=torch.int64)
+        inputs |= {VALUE + place: torch.empty(()) for place in gan.scheduled.parts}
+        return turns(planned, gan.inputs, inputs, (), gan.images_format)
 
 
 def there(device: torch.device) -> There | None:

@@ -1,15 +1,33 @@
 """Builds the GAN of a run from its config; needs neither torchvision nor what else only measuring and saving need."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.config.instantiate import called_often, maker
+from gantry.core.config.signatures import signature
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
+from gantry.models.check_parts import no_labels
+from gantry.models.labels import Classes
 from gantry.models.module import GAN
 from gantry.models.networks.blocks import UnsupportedError
+
+
+def class_count(key: str, network: Mapping[str, Any], classes: Classes | None) -> dict[str, int]:
+    """Return `n_classes` for a network whose constructor takes it, which only networks that take labels do.
+
+    Raises:
+        UserError: it takes the number, and the data has no labels.
+    """
+    read = signature(network["_target_"])
+    if read is None or read.get("n_classes") is None:
+        return {}
+    if classes is None:
+        raise UserError(no_labels(key))
+    return {"n_classes": len(classes)}
 
 
 def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
@@ -26,10 +44,14 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
     for name in ("optimizer", "discriminator_optimizer"):
         if "betas" in model.get(name, {}):
             model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
+    classes = None if data.labels is None else Classes.of(data.labels, data.classes or ())
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
+    network |= class_count("model.generator", network, classes)
+    opponent = model.pop("discriminator") | {"image_shape": data.shape}
+    opponent |= class_count("model.discriminator", opponent, classes)
     try:
         generator = maker(network)()
-        discriminator = maker(model.pop("discriminator"))(image_shape=data.shape)
+        discriminator = maker(opponent)()
     except UnsupportedError as error:
         raise UserError(str(error)) from error
     gan = maker(model)(
@@ -39,6 +61,7 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         batch_size=cfg.batch_size * cfg.accumulate,
         accumulate=cfg.accumulate,
         compile=cfg.compile,
+        classes=classes,
     )
     gan.loss = called_often(gan.loss)
     return gan, network

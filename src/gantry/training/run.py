@@ -112,7 +112,7 @@ def train(
             callbacks = build_callbacks(cfg, folder, tags["variant"], *parts, watching, own.callbacks)
             trainer.callbacks += callbacks.ordered  # type: ignore[attr-defined]
             gan.fixed = fixed_step(cfg, trainer, data, own.callbacks)
-            batches = partial(Batches, data, gan.batch_size, gan.n_critic, cfg.seed, peers.rank, peers.world_size)
+            batches = partial(Batches, data, gan.batch_size, gan.real_batches, cfg.seed, peers.rank, peers.world_size)
             if gan.fixed is not None:
                 batches = partial(batches, indices=gan.fixed.images is not None)
             fit(trainer, gan, batches, start, Rollback(cfg.guard, gan, folder, tracker, peers), callbacks)
@@ -204,7 +204,7 @@ def summarise(
         variant=tags["variant"],
         dataset=tags["dataset"],
         steps=trainer.global_step,
-        images=trainer.global_step * gan.batch_size * gan.n_critic,
+        images=trainer.global_step * gan.batch_size * gan.real_batches,
         seconds=callbacks.clock.read(),
         evaluation_seconds=evaluation.seconds,
         primary=evaluation.evaluator.primary,
@@ -273,7 +273,8 @@ def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSe
     print(describe(data), flush=True)
     for warning in warnings_of(data):
         log.warning("%s", warning)
-    images = cfg.steps * cfg.batch_size * cfg.accumulate * cfg.model.get("n_critic", 1)
+    batches = cfg.model.get("n_critic", 1) + (cfg.model.get("generator_reals") == "next")
+    images = cfg.steps * cfg.batch_size * cfg.accumulate * batches
     print(
         f"{tags['variant']} on {tags['dataset']}: {cfg.steps} generator steps, {images:,} real images, "
         f"measured every {cfg.metrics.every}",

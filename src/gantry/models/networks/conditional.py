@@ -1,4 +1,4 @@
-"""What networks share that take labels: int64 (B,) in [0, n_classes), or float (B, n_classes), weights that add up to 1.
+"""What networks share that take labels: int64 (B,) in [0, n_classes), or float (B, n_classes), whose sums are 1.
 
 With weights an image lies between classes: every linear map of a one-hot label is applied to the weights in its place.
 """

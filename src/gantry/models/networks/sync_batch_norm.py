@@ -43,7 +43,7 @@ def restore(network: nn.Module) -> None:
             vars(module).pop("forward", None)
 
 
-class _SumOverRanks(torch.autograd.Function):
+class SumOverRanks(torch.autograd.Function):
     """The sum over ranks, differentiable twice; replaces that of torch.distributed.nn, which torch 2.14 deprecates."""
 
     @staticmethod
@@ -55,7 +55,7 @@ class _SumOverRanks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # The losses of all ranks depend on each rank's summand.
-        return _SumOverRanks.apply(gradient.contiguous())
+        return SumOverRanks.apply(gradient.contiguous())
 
 
 def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
@@ -66,12 +66,12 @@ def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
     values = x.to(torch.promote_types(x.dtype, torch.float32))
     dims, shape = [0, *range(2, x.ndim)], [-1, *[1] * (x.ndim - 2)]
     # Two ranks have two values or more, so unlike plain BatchNorm this can accept a single image.
-    sums = _SumOverRanks.apply(torch.cat([values.sum(dims), values.new_tensor([x.numel() // x.shape[1]])]))
+    sums = SumOverRanks.apply(torch.cat([values.sum(dims), values.new_tensor([x.numel() // x.shape[1]])]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
     # E x^2 - (E x)^2 in one exchange would cancel digits where the mean is large.
     centred = values - mean.view(shape)
-    variance = _SumOverRanks.apply(centred.square().sum(dims)) / count
+    variance = SumOverRanks.apply(centred.square().sum(dims)) / count
     _track(module, mean.detach(), variance.detach() * (count / (count - 1)))
     scale = (variance + module.eps).rsqrt()
     y = centred * (scale if module.weight is None else scale * module.weight).view(shape)

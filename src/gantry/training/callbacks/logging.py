@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gantry.core.processes.signals import Stopped
 from gantry.models.module import GAN
+from gantry.models.schedules import Progress
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.divergence import Diverged
 from gantry.training.distributed.peers import Peers
@@ -72,8 +73,9 @@ class TrainingLog(Callback):
         step = trainer.global_step
         if step % self.every == 0 or step == trainer.max_steps:
             means = Fetched(torch.stack([total / self.counts[name] for name, total in self.sums.items()]))
-            images = pl_module.batch_size * pl_module.n_critic
+            images = pl_module.batch_size * pl_module.real_batches
             more = plugin.values() if isinstance(plugin := trainer.precision_plugin, LossScaling) else {}
+            more |= pl_module.scheduled.logged(Progress(step - 1, (step - 1) * pl_module.batch_size))
             self.due = (step, self.clock.read(), images, list(self.sums), means, more)
             self.sums, self.counts = {}, {}
             if means.here or step == trainer.max_steps:

@@ -1,0 +1,82 @@
+"""Refuses parts of a GAN that do not go together."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from gantry.core.errors import UserError
+from gantry.models.labels import LabelDraw, taken_by
+from gantry.models.losses import Loss, seen_by_generator
+from gantry.models.penalties import INPUT_GRADIENT, Penalty
+from gantry.models.step_inputs import Order
+
+
+def check_discriminator(discriminator: nn.Module, penalties: Sequence[Penalty]) -> None:
+    """Refuse a discriminator that ends in a sigmoid, or one with BatchNorm where a penalty needs per-image gradients.
+
+    Raises:
+        UserError: names the part and the alternatives.
+    """
+    modules = list(discriminator.modules())
+    if isinstance(modules[-1], nn.Sigmoid):
+        raise UserError(
+            "model.discriminator ends in a sigmoid, but the losses work on its raw output "
+            "(a Wasserstein critic is unbounded; the others apply their own log-sigmoid): remove it"
+        )
+    names = ", ".join(type(penalty).__name__ for penalty in penalties if isinstance(penalty, INPUT_GRADIENT))
+    if names and any(isinstance(module, _BatchNorm) for module in modules):
+        raise UserError(
+            f"model.discriminator uses BatchNorm, under which an image has no gradient of its own for {names}: "
+            "choose model.discriminator.norm=none (or layer, instance, spectral)"
+        )
+
+
+def check_labels(networks: Mapping[str, nn.Module], labels: Mapping[str, LabelDraw | None], known: bool) -> None:
+    """Refuse networks that take labels where the data has none, and draws of labels that no network takes.
+
+    Args:
+        networks: by player.
+        labels: by player, how the labels of its generated images are drawn; None: not given.
+        known: whether the data has labels.
+
+    Raises:
+        UserError: names the part and the alternatives.
+    """
+    takers = [player for player, network in networks.items() if "labels" in taken_by(network)]
+    if takers and not known:
+        raise UserError(no_labels(f"model.{takers[0]}"))
+    given = [player for player, draw in labels.items() if draw is not None]
+    if given and not takers:
+        raise UserError(
+            "model.labels: neither network takes labels: leave it out, or choose networks that do, such as "
+            "model/network=conditional_dcgan"
+        )
+
+
+def no_labels(key: str) -> str:
+    """Return what is said of a network that takes labels where the data has none."""
+    return (
+        f"{key}: takes labels, and the data has none: choose data with classes (data=digits, mnist, fashion_mnist, "
+        "cifar10, or image_folder with a folder for each class), or a variant without labels (model=dcgan)"
+    )
+
+
+def check_order(order: Order, loss: Loss, labels: Mapping[str, LabelDraw]) -> None:
+    """Refuse a generator's batch that cannot be paired with real images where that is asked for.
+
+    Raises:
+        UserError: names the options that exclude each other.
+    """
+    if order.generator_batches == 1:
+        return
+    if "real" in seen_by_generator(loss):
+        raise UserError(
+            f"model.generator_batches={order.generator_batches}: the loss compares each generated image with a real "
+            "one in the generator's turn too, which has as many only with model.generator_batches=1"
+        )
+    if labels.get("generator") == "paired":
+        raise UserError(
+            f"model.generator_batches={order.generator_batches}: model.labels=paired gives each generated image the "
+            "label of a real one, which takes model.generator_batches=1; or choose model.labels=uniform or data"
+        )

@@ -1,0 +1,73 @@
+"""The classes of a data set, and the labels of generated images: draws without state, like the latents."""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch import nn
+
+from gantry.core.randomness import draws
+from gantry.models.latents import BLOCK
+
+# Of the labels of generated images: each class equally often, as often as in the data, or those of the real batch.
+LabelDraw = Literal["uniform", "data", "paired"]
+FURTHER = ("labels", "draws")  # what a network's forward pass may take beside latents or images
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of the images that a GAN is trained on.
+
+    Attributes:
+        names: of the classes; label k is of class `names[k]`.
+        shares: of the images that are of each class, above 0 or 0, which add up to 1.
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, labels: np.ndarray, names: Sequence[str]) -> "Classes":
+        """Return the classes of a data set with labels int64 (N,), indices into `names`."""
+        counts = np.bincount(labels, minlength=len(names))
+        return cls(tuple(names), tuple((counts / counts.sum()).tolist()))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def shares_of(self, draw: LabelDraw) -> tuple[float, ...]:
+        """Return the probability of each class: equal ones for "uniform", else those of the data."""
+        return (1 / len(self),) * len(self) if draw == "uniform" else self.shares
+
+
+def from_uniform(uniform: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Return labels int64 (n,) of numbers (n,) in [0, 1): label k where they fall into its share of the interval."""
+    bounds = np.cumsum(shares)[:-1]  # without the last: rounding may leave the sum below 1
+    return np.searchsorted(bounds, uniform, side="right").astype(np.int64)
+
+
+def label_stream(seed: int, first: int, count: int, shares: tuple[float, ...]) -> np.ndarray:
+    """Return labels `first` to `first + count` of the stream of `seed`, int64 (count,).
+
+    Label i goes with latent i of `gantry.models.latents.stream`, and depends on the seed, i and the shares alone.
+
+    Args:
+        shares: the probability of each class.
+    """
+    blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1) if count else range(0)
+    drawn = [_block(seed, block) for block in blocks]
+    uniform = np.concatenate(drawn or [np.empty(0)])[first % BLOCK :][:count]
+    return from_uniform(uniform, shares)
+
+
+@functools.lru_cache(maxsize=4)
+def _block(seed: int, block: int) -> np.ndarray:
+    return draws(seed, block, "evaluation labels").random(BLOCK)
+
+
+def taken_by(network: nn.Module) -> frozenset[str]:
+    """Return what a network's forward pass takes beside latents or images, of `FURTHER`, by its signature."""
+    return frozenset(inspect.signature(network.forward).parameters) & frozenset(FURTHER)
