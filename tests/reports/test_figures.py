@@ -10,7 +10,7 @@ from PIL import Image
 from report_helpers import CLASSES, grid, make_job
 
 from gantry.core.files import write_png
-from gantry.data.grid import enlarged_grid, zoom
+from gantry.data.grid import enlarged_grid, layout
 from gantry.reports import curves, pictures
 from gantry.reports.ranking import ComparableSet, comparable_sets
 from gantry.reports.run import Run, from_folder
@@ -137,7 +137,7 @@ def test_samples_stand_side_by_side_with_the_real_images(one: ComparableSet) -> 
 def test_a_grid_is_cropped_to_its_own_pixels_whatever_it_was_enlarged(tmp_path: Path, side: int) -> None:
     """Of 4 pixels a side it is enlarged 12 times, which its width does not tell."""
     images = torch.randint(0, 256, (64, 3, side, side), dtype=torch.uint8)
-    FolderTracker(tmp_path).log_image(enlarged_grid(images), "samples", 1, zoom(images))
+    FolderTracker(tmp_path).log_image(enlarged_grid(images), "samples", 1, layout(images))
     cropped = pictures.crop((tmp_path / "samples" / "0000001.png").read_bytes(), 2)
     assert cropped.size == (2 * (side + 1) + 1,) * 2
     assert np.array_equal(np.asarray(cropped)[1 : 1 + side, 1 : 1 + side], images[0].permute(1, 2, 0))
@@ -169,8 +169,8 @@ def test_without_classes_there_is_no_map() -> None:
 def test_a_grid_of_wide_pictures_is_cropped_to_whole_ones(tmp_path: Path, few: int) -> None:
     images = torch.randint(0, 256, (64, 3, 12, 16), dtype=torch.uint8)
     folder = FolderTracker(tmp_path)
-    folder.log_image(enlarged_grid(images), "samples", 1, zoom(images))
-    folder.log_image(enlarged_grid(images[:few]), "real", 0, zoom(images))
+    folder.log_image(enlarged_grid(images), "samples", 1, layout(images))
+    folder.log_image(enlarged_grid(images[:few]), "real", 0, layout(images))
     for name in ("samples/0000001", "real/0000000"):
         cropped = pictures.crop((tmp_path / f"{name}.png").read_bytes(), 2, high=13)
         assert cropped.size == (2 * 17 + 1, 2 * 13 + 1)

@@ -80,19 +80,19 @@ def _last_byte(file: Any) -> bytes:
     return file.read(1)
 
 
-def write_png(image: np.ndarray, path: Path, zoom: int | None = None) -> None:
+def write_png(image: np.ndarray, path: Path, text: Mapping[str, int] | None = None) -> None:
     """Write a uint8 (height, width, 1 or 3) image as PNG, atomically.
 
     Args:
-        zoom: how many times each of its pixels was repeated; kept in the file's text `zoom`.
+        text: numbers kept in the file's text chunks by name, such as `zoom`, how often each pixel was repeated.
     """
     from PIL import Image, PngImagePlugin
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     said = PngImagePlugin.PngInfo()
-    if zoom is not None:
-        said.add_text("zoom", str(zoom))
+    for name, number in (text or {}).items():
+        said.add_text(name, str(number))
     try:
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         picture.save(part, format="PNG", compress_level=1, pnginfo=said)

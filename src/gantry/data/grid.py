@@ -18,6 +18,12 @@ def zoom(images: Tensor) -> int:
     return max(1, -(-TILE_PIXELS // images.shape[-1]))
 
 
+def layout(images: Tensor, columns: int = GRID) -> dict[str, int]:
+    """Return what a grid's file says of it: the `zoom` of its pixels, and its `rows` where these are not `GRID`."""
+    rows = -(-len(images) // columns)
+    return {"zoom": zoom(images)} | ({} if rows == GRID else {"rows": rows})
+
+
 def reduced(images: Tensor, most: int = LARGEST) -> Tensor:
     """Reduce uint8 images (N, C, H, W) to a longer side of `most` pixels, by area; smaller ones are unchanged."""
     longest = max(images.shape[-2:])

@@ -63,6 +63,25 @@ def label_stream(seed: int, first: int, count: int, shares: tuple[float, ...]) -
     return from_uniform(uniform, shares)
 
 
+@dataclass(frozen=True)
+class LabelSource:
+    """The labels of the images of a seed's stream of latents.
+
+    Attributes:
+        shares: the probability of each class.
+        cycle: labels that images have in turn, image i that of number i modulo their count; None: drawn by `shares`.
+    """
+
+    shares: tuple[float, ...]
+    cycle: tuple[int, ...] | None = None
+
+    def __call__(self, seed: int, first: int, count: int) -> np.ndarray:
+        """Return the labels of images `first` to `first + count`, int64 (count,)."""
+        if self.cycle is None:
+            return label_stream(seed, first, count, self.shares)
+        return np.array(self.cycle, np.int64)[np.arange(first, first + count) % len(self.cycle)]
+
+
 @functools.lru_cache(maxsize=4)
 def _block(seed: int, block: int) -> np.ndarray:
     return draws(seed, block, "evaluation labels").random(BLOCK)

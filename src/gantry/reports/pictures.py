@@ -69,21 +69,26 @@ def crop(content: bytes, across: int, high: int | None = None) -> PIL.Image.Imag
     """
     from PIL import Image
 
-    pixels = _plain(content)
+    pixels, _ = _plain(content)
     wide = pixels.shape[1] // GRID
     high = high or wide
     across = max(2, min(across, LARGEST // max(high, wide, 1)))
     return Image.fromarray(np.ascontiguousarray(pixels[: across * high + 1, : across * wide + 1]))
 
 
-def _plain(content: bytes) -> np.ndarray:
-    """Return a logged grid without its enlargement, uint8 (H, W, 3)."""
+def _plain(content: bytes) -> tuple[np.ndarray, int]:
+    """Return a logged grid without its enlargement, uint8 (H, W, 3), and the rows of its images."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as opened:
-        pixels, zoom = np.asarray(opened.convert("RGB")), str(opened.info.get("zoom", ""))
-    scale = max(1, int(zoom) if re.fullmatch(r"\d{1,3}", zoom, re.ASCII) else pixels.shape[1] % GRID)
-    return pixels[::scale, ::scale]
+        pixels = np.asarray(opened.convert("RGB"))
+        zoom, rows = (_count(opened.info.get(name)) for name in ("zoom", "rows"))
+    scale = max(1, zoom or pixels.shape[1] % GRID)
+    return pixels[::scale, ::scale], rows or GRID
+
+
+def _count(text: object) -> int | None:
+    return int(text) if isinstance(text, str) and re.fullmatch(r"\d{1,3}", text, re.ASCII) else None
 
 
 def samples(one: ComparableSet, steps: Sequence[int], room: int = ROOM) -> Samples | None:
@@ -100,7 +105,8 @@ def samples(one: ComparableSet, steps: Sequence[int], room: int = ROOM) -> Sampl
         group.label: {step: picture() for step, picture in _grids(group).items() if step in steps} for group in groups
     }
     # Samples fill all rows of their grid; of few real images there are fewer rows.
-    high = _plain(next(content for row in contents.values() for content in row.values())).shape[0] // GRID
+    pixels, rows = _plain(next(content for row in contents.values() for content in row.values()))
+    high = pixels.shape[0] // max(1, rows)
     grids = {
         label: {step: crop(content, across, high) for step, content in row.items()} for label, row in contents.items()
     }

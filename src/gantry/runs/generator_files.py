@@ -21,6 +21,7 @@ from gantry.core.errors import UserError
 from gantry.core.safe_load import reason
 from gantry.core.text import did_you_mean
 from gantry.data.alpha import RGBA, SAID
+from gantry.models.labels import Classes, taken_by
 from gantry.models.uninitialised import Uninitialised
 
 WEIGHTS, GENERATOR_CONFIG = "generator.safetensors", "generator.json"
@@ -28,15 +29,20 @@ TRUSTED = "gantry.models.networks."
 LARGEST_CONFIG = 2**20  # bytes
 
 
-def save_generator(folder: Path, network: nn.Module, config: dict[str, Any], step: int) -> None:
+def save_generator(
+    folder: Path, network: nn.Module, config: dict[str, Any], step: int, classes: Classes | None = None
+) -> None:
     """Write `network` at generator step `step` and `config` (`_target_` and its arguments) to `folder`.
 
-    Each file is written atomically. The weights' metadata say the step, and of images with alpha what the channels are.
+    Each file is written atomically. The weights' metadata say the step, of a network that takes labels the names and
+    shares of its `classes`, and of images with alpha what the channels are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     # Not `save_file`, which makes files readable by their owner only.
     about = {"step": str(step)} | ({"channels": SAID} if (config.get("image_shape") or [0])[0] == RGBA else {})
+    if classes is not None and "labels" in taken_by(network):
+        about |= {"classes": json.dumps(classes.names), "class_shares": json.dumps(classes.shares)}
     (folder / f".{WEIGHTS}").write_bytes(save(weights, metadata=about))
     (folder / f".{GENERATOR_CONFIG}").write_text(json.dumps(config, indent=2) + "\n")
     for name in (WEIGHTS, GENERATOR_CONFIG):
@@ -85,6 +91,23 @@ def exported_step(folder: Path) -> int | None:
             step = (file.metadata() or {}).get("step")
         return None if step is None else int(step)
     except (SafetensorError, OSError, ValueError) as error:
+        raise _unfit(folder, reason(error)) from error
+
+
+def exported_classes(folder: Path) -> Classes | None:
+    """Return the classes that `save_generator` wrote of a network that takes labels; None where it takes none.
+
+    Raises:
+        UserError: the weights are missing or damaged.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            about = file.metadata() or {}
+        if "classes" not in about:
+            return None
+        names, shares = json.loads(about["classes"]), json.loads(about["class_shares"])
+        return Classes(tuple(map(str, names)), tuple(map(float, shares)))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise _unfit(folder, reason(error)) from error
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from gantry.core.errors import UserError
 from gantry.core.files import read_json
+from gantry.models.labels import Classes, LabelSource
 from gantry.models.latents import stream
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import BEST, GENERATOR, SUMMARY_FILE
@@ -69,6 +70,16 @@ class ExportedFiles:
         length: int = json.loads((self.folder / GENERATOR_CONFIG).read_text())["z_dim"]
         return length
 
+    def classes(self) -> Classes | None:
+        """Return the classes whose labels it takes; None where it takes none.
+
+        Raises:
+            UserError: the weights are missing or damaged.
+        """
+        from gantry.runs.generator_files import exported_classes
+
+        return exported_classes(self.folder)
+
 
 @dataclass(frozen=True)
 class GeneratorFiles:
@@ -100,6 +111,10 @@ class GeneratorFiles:
     def z_dim(self) -> int:
         """Return the length of its latents."""
         return self.exported.z_dim
+
+    def classes(self) -> Classes | None:
+        """Return the classes whose labels it takes; None where it takes none."""
+        return self.exported.classes()
 
     def load(self) -> nn.Module:
         """Load the network, in eval mode.
@@ -166,6 +181,7 @@ class GeneratorSource:
         seed: of the latents.
         first: position of image 0 in the stream.
         count: number of images.
+        labels: of the images, where the network takes labels.
     """
 
     network: nn.Module
@@ -173,25 +189,33 @@ class GeneratorSource:
     seed: int
     first: int
     count: int
+    labels: LabelSource | None = None
 
     def __len__(self) -> int:
         return self.count
 
     def __call__(self, start: int, count: int) -> Tensor:
-        return self._images(stream(self.seed, self.first + start, count, self.z_dim))
+        z = stream(self.seed, self.first + start, count, self.z_dim)
+        return self._images(z, self.asked(start, count))
+
+    def asked(self, start: int, count: int) -> np.ndarray | None:
+        """Return the labels of images `start` to `start + count`, int64 (count,); None where there are none."""
+        return None if self.labels is None else self.labels(self.seed, self.first + start, count)
 
     def of(self, numbers: np.ndarray) -> Tensor:
         """Generate the images with these numbers, int64 (k,)."""
         vectors = [stream(self.seed, self.first + int(number), 1, self.z_dim) for number in numbers]
-        return self._images(np.concatenate(vectors))
+        asked = [self.asked(int(number), 1) for number in numbers]
+        labels = [one for one in asked if one is not None]
+        return self._images(np.concatenate(vectors), np.concatenate(labels) if labels else None)
 
-    def _images(self, z: np.ndarray) -> Tensor:
+    def _images(self, z: np.ndarray, labels: np.ndarray | None) -> Tensor:
         import torch
 
         from gantry.models.sampling import generate
 
         with torch.autocast(next(self.network.parameters()).device.type, enabled=False):
-            return generate(self.network, torch.from_numpy(z))
+            return generate(self.network, torch.from_numpy(z), None if labels is None else torch.from_numpy(labels))
 
 
 def check_finite(network: nn.Module, folder: Path) -> None:

@@ -169,11 +169,12 @@ def build_callbacks(
     """
     stop, clock = AgreedStop(peers), Clock()
     real = torch.from_numpy(data.images[: GRID**2].copy())
+    labels = None if data.labels is None else torch.from_numpy(data.labels[: GRID**2])
     guard = Guard(cfg.guard.every, peers)
     log = TrainingLog(tracker, clock, cfg.log_every, peers)
     evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
     checkpointing = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
-    health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real)] if peers.first else []
+    health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real, labels)] if peers.first else []
     film = Film(folder, evaluation, clock) if peers.first else None
     early = [EarlyGrids(folder, evaluation)] if peers.first else []
     bar = [Progress(evaluation, log, label, folder)] if peers.first else []

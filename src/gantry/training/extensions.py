@@ -136,7 +136,7 @@ class LoggerTracker:
         self.logger.log_metrics(dict(metrics), step)
         self.logger.save()
 
-    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
+    def log_image(self, image: np.ndarray, key: str, step: int, text: Mapping[str, int] | None = None) -> None:
         pass
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:

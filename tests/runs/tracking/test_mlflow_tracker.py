@@ -50,7 +50,7 @@ def whole_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ML
     tracker.set_tags({"seed": 0})
     image = np.random.default_rng(0).integers(0, 256, (40, 24, 1), dtype=np.uint8)
     shown = image.copy()
-    tracker.log_image(shown, "samples", 300, zoom=12)
+    tracker.log_image(shown, "samples", 300, {"zoom": 12})
     shown[:] = 0  # the caller's buffer is the caller's again
     config = folder / "config.yaml"
     config.write_text("n_critic: 5")

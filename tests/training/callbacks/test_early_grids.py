@@ -40,7 +40,7 @@ def train(config, tmp_path, monkeypatch):
     monkeypatch.setattr(
         FolderTracker,
         "log_image",
-        lambda self, image, key, step, zoom=None: logged.append((key, step)) or log_image(self, image, key, step, zoom),
+        lambda self, image, key, step, text=None: logged.append((key, step)) or log_image(self, image, key, step, text),
     )
 
     def train(name, early, stop=0, start=None):

@@ -53,8 +53,8 @@ class FolderTracker:
         self._write(partial(append_lines, self._folder / METRICS_FILE, [line]))
 
     @never_raises
-    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
-        self._write(partial(write_png, image.copy(), picture(self._folder, key, step), zoom))
+    def log_image(self, image: np.ndarray, key: str, step: int, text: Mapping[str, int] | None = None) -> None:
+        self._write(partial(write_png, image.copy(), picture(self._folder, key, step), text))
 
     @never_raises
     def log_artifact(self, path: Path, folder: str | None = None) -> None:

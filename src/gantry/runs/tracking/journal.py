@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,10 +88,10 @@ class Journal:
         except OSError:
             return path
 
-    def hold_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> Path:
+    def hold_image(self, image: np.ndarray, key: str, step: int, text: Mapping[str, int] | None = None) -> Path:
         """Write the image as a PNG file and return its path."""
         path = self._place() / f"{key.replace('/', '~')}-{step:07d}.png"
-        write_png(image, path, zoom)
+        write_png(image, path, text)
         return path
 
     @property

@@ -135,9 +135,9 @@ class MLflowTracker:
             self._thread.put(Tags({"gantry.infinite": "; ".join(self._infinite.values())}))
 
     @never_raises
-    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
+    def log_image(self, image: np.ndarray, key: str, step: int, text: Mapping[str, int] | None = None) -> None:
         try:
-            held: np.ndarray | Path = self._journal.hold_image(image, key, step, zoom)
+            held: np.ndarray | Path = self._journal.hold_image(image, key, step, text)
         except OSError:
             held = image.copy()
         self._thread.put(Image(_now(), step, key, held))

@@ -35,8 +35,8 @@ class Tracker(Protocol):
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers at `step`."""
 
-    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
-        """Record an image: uint8, (height, width, channels) with 1 or 3 channels, 0 to 255; `zoom`: see `write_png`."""
+    def log_image(self, image: np.ndarray, key: str, step: int, text: Mapping[str, int] | None = None) -> None:
+        """Record an image: uint8, (height, width, channels) with 1 or 3 channels, 0 to 255; `text`: see `write_png`."""
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Record a copy of a file in `folder` of the run's artifacts; the caller may change the file later."""
@@ -75,9 +75,9 @@ class Trackers:
         for tracker in self._trackers:
             tracker.log_metrics(metrics, step)
 
-    def log_image(self, image: np.ndarray, key: str, step: int, zoom: int | None = None) -> None:
+    def log_image(self, image: np.ndarray, key: str, step: int, text: Mapping[str, int] | None = None) -> None:
         for tracker in self._trackers:
-            tracker.log_image(image, key, step, zoom)
+            tracker.log_image(image, key, step, text)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         for tracker in self._trackers:

@@ -178,6 +178,9 @@ class Checkpointing(Callback):
         if self.failures:
             raise CheckpointFailed(f"the trained networks could not be written: {self.io.error}")
 
+    def _export(self, which: str, network: nn.Module, step: int, gan: GAN) -> None:
+        save_generator(self.io.run / GENERATOR / which, network, self.network, step, gan.classes)
+
     def _write(self, trainer: Trainer, gan: GAN) -> None:
         step, new = trainer.global_step, self.kept != self.evaluation.last
         self.seen, self.stream = self.evaluation.last, gan.noise_stream
@@ -189,7 +192,7 @@ class Checkpointing(Callback):
             self.unsaved = None
         try:
             if self.unsaved is not None:
-                save_generator(self.io.run / GENERATOR / BEST, self.unsaved[1], self.network, self.unsaved[0])
+                self._export(BEST, self.unsaved[1], self.unsaved[0], gan)
                 self.unsaved = None
             if self.io.error is not None:
                 raise self.io.error
@@ -198,9 +201,8 @@ class Checkpointing(Callback):
                 checkpoint_files.mark_best(self.io.run, self.io.written)
             checkpoint_files.keep(self.io.run, self.keep)
             if new and step > 0:
-                exported = self.io.run / GENERATOR
                 for which in (LAST, BEST) if best else (LAST,):
-                    save_generator(exported / which, gan.averaged.module, self.network, step)
+                    self._export(which, gan.averaged.module, step, gan)
         except (OSError, SafetensorError) as error:
             self.io.error = error
             self.failures += 1

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gantry.data.images import to_float
 from gantry.models.module import GAN
+from gantry.models.play import logits_of
 from gantry.models.sampling import at_a_time, normal
 from gantry.runs.tracking.tracker import Tracker
 
@@ -80,10 +81,11 @@ class Health(Callback):
         tracker: receives the tags.
         every: generator steps between two checks.
         real: uint8 real images (N, C, H, W), compared with as many generated ones.
+        labels: of the real images, int64 (N,), and asked of the generated ones; None where the data has none.
     """
 
-    def __init__(self, tracker: Tracker, every: int, real: Tensor) -> None:
-        self.tracker, self.every, self.real = tracker, every, real
+    def __init__(self, tracker: Tracker, every: int, real: Tensor, labels: Tensor | None = None) -> None:
+        self.tracker, self.every, self.real, self.labels = tracker, every, real, labels
         self.gradient = self.peak = torch.zeros(())
         self.weights: Tensor | None = None  # a sample of them, at the last check
         self.varied = False
@@ -137,9 +139,10 @@ class Health(Callback):
         real = to_float(self.real)
         with evaluation_mode(gan.generator, gan.discriminator, gan.device):
             count = at_a_time(real[0].numel(), len(real))
-            fake = torch.cat([gan.generator(part) for part in z.split(count)])
+            asked = None if self.labels is None else self.labels.to(gan.device)
+            fake = torch.cat([generated(gan, *part) for part in _parts(count, z, asked)])
             real_scores, fake_scores = (
-                torch.cat([gan.discriminator(part) for part in images.split(count)]) for images in (real, fake)
+                torch.cat([judged(gan, *part) for part in _parts(count, images, asked)]) for images in (real, fake)
             )
         margins = real_scores[:, None] - fake_scores
         weights = sample_weights(gan.generator)
@@ -169,6 +172,24 @@ class Health(Callback):
                 self.warned[name] = text
                 log.warning("%s since step %d: %s", _words(name), since, text)
                 self.tracker.set_tags({f"gantry.warning.{name}": f"since step {since}: {text}"})
+
+
+def generated(gan: GAN, z: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the generator's images (B, C, H, W) of latents, and of labels where it takes some."""
+    images: Tensor = gan.generator(z, **gan.players.further("generator", labels=labels))
+    return images
+
+
+def judged(gan: GAN, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Return the discriminator's logits (B,) of images, and of labels where it takes some."""
+    return logits_of(gan.discriminator(images, **gan.players.further("discriminator", labels=labels)))
+
+
+def _parts(count: int, values: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Split values and their labels into parts of so many."""
+    for start in range(0, len(values), count):
+        part = slice(start, start + count)
+        yield values[part], None if labels is None else labels[part]
 
 
 def findings(now: Measures, begun: bool) -> dict[str, str]:

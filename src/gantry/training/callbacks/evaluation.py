@@ -10,8 +10,9 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from gantry.core.processes.signals import Stop
-from gantry.data.grid import GRID, enlarged_grid, reduced, zoom
+from gantry.data.grid import GRID, enlarged_grid, layout, reduced
 from gantry.evaluation.evaluator import Evaluator
+from gantry.models.labels import label_stream
 from gantry.models.module import GAN
 from gantry.models.sampling import generate, normal
 from gantry.runs.folder import REAL, SAMPLES
@@ -19,6 +20,7 @@ from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.stopwatch import Clock
 
+MOST_ROWS = 16  # of a grid with a class a row
 STATE = ("first", "best", "best_step", "final", "last", "classes", "seconds")  # kept in checkpoints
 
 
@@ -94,7 +96,7 @@ class Evaluation(Callback):
 
         What was measured at this step, if anything was, is the first and the best that this run has measured.
         """
-        self.tracker.log_image(enlarged_grid(self.real), REAL, 0, zoom(self.real))
+        self.tracker.log_image(enlarged_grid(self.real), REAL, 0, layout(self.real))
         measured = self.last == trainer.global_step > 0
         self.best, self.best_step = (dict(self.final), trainer.global_step) if measured else ({}, 0)
         if measured:
@@ -132,22 +134,25 @@ class Evaluation(Callback):
 
     def log_samples(self, gan: GAN, step: int) -> None:
         """Draw the averaged generator's images from the noise of every grid, and log them as those of `step`."""
-        self.drawn, self.drawn_at = generate(gan.averaged, grid_noise(gan)), step
+        self.drawn, self.drawn_at = drawn_grid(gan), step
         self._log_grid(self.drawn, SAMPLES, step)
 
     def _log_grid(self, images: Tensor, key: str, step: int) -> None:
         shown = reduced(images)
-        self.tracker.log_image(enlarged_grid(shown), key, step, zoom(shown))
+        self.tracker.log_image(enlarged_grid(shown), key, step, layout(shown))
 
     def _improves(self, values: dict[str, float]) -> bool:
         primary = self.evaluator.primary
         return self.evaluator.improves(values[primary], self.best.get(primary))
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
-        z = torch.from_numpy(normal(gan.seed, "metrics noise", (self.evaluator.n_generated, gan.z_dim)))
+        count = self.evaluator.n_generated
+        z = torch.from_numpy(normal(gan.seed, "metrics noise", (count, gan.z_dim)))
+        labels = asked_labels(gan, count)
 
         def images(start: int, count: int) -> Tensor:
-            return generate(network, z[start : start + count])
+            part = slice(start, start + count)
+            return generate(network, z[part], None if labels is None else labels[part])
 
         measured = self.evaluator.evaluate(images, self.stop.check)
         if network is gan.averaged:
@@ -155,9 +160,26 @@ class Evaluation(Callback):
         return measured.values
 
 
-def grid_noise(gan: GAN) -> Tensor:
-    """Return the latents (64, z_dim) of every sample grid and of the film."""
-    return torch.from_numpy(normal(gan.seed, "grid noise", (GRID * GRID, gan.z_dim)))
+def drawn_grid(gan: GAN) -> Tensor:
+    """Return the averaged generator's images of every sample grid and of the film, uint8 (N, C, H, W), rows of `GRID`.
+
+    They are 64 images; of a generator that takes labels a row of each class, of the first `MOST_ROWS` classes.
+    """
+    rows = GRID if gan.classes is None or not gan.conditional else min(len(gan.classes), MOST_ROWS)
+    z = torch.from_numpy(normal(gan.seed, "grid noise", (rows * GRID, gan.z_dim)))
+    labels = torch.arange(rows).repeat_interleave(GRID) if gan.conditional else None
+    return generate(gan.averaged, z, labels)
+
+
+def asked_labels(gan: GAN, count: int) -> Tensor | None:
+    """Return the labels of the images of every evaluation while training, int64 (count,), with the data's shares.
+
+    Returns:
+        None where the generator takes no labels.
+    """
+    if gan.classes is None or not gan.conditional:
+        return None
+    return torch.from_numpy(label_stream(gan.seed, 0, count, gan.classes.shares))
 
 
 def peak_memory() -> dict[str, float]:

@@ -20,11 +20,10 @@ from gantry.data.alpha import on_checks
 from gantry.data.grid import GRID, reduced
 from gantry.generation.animation import save_animation
 from gantry.models.module import GAN
-from gantry.models.sampling import generate
 from gantry.runs.folder import FILM, FILM_FILE, picture
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.tracker import Tracker
-from gantry.training.callbacks.evaluation import Evaluation, grid_noise
+from gantry.training.callbacks.evaluation import Evaluation, drawn_grid
 from gantry.training.stopwatch import Clock
 
 FRAMES = 48  # of a run
@@ -74,19 +73,22 @@ class Film(Callback):
         if step in moments(trainer.max_steps):
             with self.clock.stopped(), trainer.precision_plugin.forward_context():  # training precision suffices
                 drawn = self.evaluation.drawn if self.evaluation.drawn_at == step else None
-                self.record.log_image(
-                    frame(generate(gan.averaged, grid_noise(gan)) if drawn is None else drawn), FILM, step
-                )
+                shown = frame(drawn_grid(gan) if drawn is None else drawn, gan.conditional)
+                self.record.log_image(shown, FILM, step)
 
 
-def frame(images: Tensor) -> np.ndarray:
+def frame(images: Tensor, by_class: bool = False) -> np.ndarray:
     """Arrange the first of uint8 images (N, C, H, W), as many as fit in `SIDE`, in rows: uint8 (H', W', 1 or 3).
 
     Transparent ones are laid on a board of white and grey squares.
+
+    Args:
+        by_class: whether each row of `GRID` images is of a class, which stay the rows of the frame.
     """
     longest = max(images.shape[-2:])
     columns = min(GRID, (SIDE - 1) // (min(longest, LARGEST) + 1))
-    shown = images[: columns**2].cpu()
+    chosen = images.unflatten(0, (-1, GRID))[:, :columns].flatten(0, 1) if by_class else images[: columns**2]
+    shown = chosen.cpu()
     shown = on_checks(reduced(shown, LARGEST))
     grid = make_grid(shown, nrow=columns, padding=1)[: shown.shape[1]]
     return np.ascontiguousarray(grid.permute(1, 2, 0).numpy())
