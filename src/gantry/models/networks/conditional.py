@@ -63,9 +63,9 @@ class ConditionalBatchNorm(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        """(B, C, H, W) or dense (B, C), and labels, to the shape of x."""
+        """(B, C, H, W) or dense (B, C), and labels, to the shape and the precision of x."""
         shape = (-1, x.shape[1], *[1] * (x.ndim - 2))
-        return self.norm(x) * self.gain(labels).view(shape) + self.bias(labels).view(shape)
+        return (self.norm(x) * self.gain(labels).view(shape) + self.bias(labels).view(shape)).to(x.dtype)
 
 
 def joined(condition: str, n_classes: int) -> int:
@@ -101,6 +101,11 @@ def through(layers: nn.Sequential, x: Tensor, labels: Tensor) -> Tensor:
     for layer in layers:
         x = layer(x, labels) if isinstance(layer, ConditionalBatchNorm) else layer(x)
     return x
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Scale vectors (B, E) to unit length, in float32 or what is more precise."""
+    return normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)))
 
 
 class LabelHead(nn.Module):
@@ -162,7 +167,7 @@ class LabelHead(nn.Module):
             case "classifier":
                 return Output(logits, features, {"class": self.classifier(features)})
             case "embedding":
-                heads = {"embedding": normalize(self.dense(features)), "proxy": normalize(self.proxy(labels))}
+                heads = {"embedding": unit(self.dense(features)), "proxy": unit(self.proxy(labels))}
                 return Output(logits, features, heads)
         return Output(logits, features)
 
