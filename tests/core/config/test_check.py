@@ -94,6 +94,19 @@ def test_what_is_taken_away_is_missed(key):
         check_run(config)
 
 
+def test_networks_that_take_labels_are_told_how_many_classes_there_are():
+    networks = "gantry.models.networks.conditional_resnet.Conditional"
+    base = GOOD.replace("gantry.models.networks.dcgan.", networks)
+    assert problems(base=base) == []
+    lines = problems("model.generator.n_classes=5", "model.discriminator.n_classes=5", base=base)
+    assert [line.partition(": ")[::2] for line in lines] == [
+        ("model.generator.n_classes", "no such option (its options: width, norm, condition)"),
+        ("model.discriminator.n_classes", "no such option (its options: width, norm, condition, embedding_dim, bias)"),
+    ]
+    (line,) = problems("model.generator.condition=sum", base=base)
+    assert line == "model.generator.condition: must be one of concat, batch_norm, not 'sum'"
+
+
 def test_the_option_at_fault_is_named_where_others_refer_to_it():
     assert problems("seed=${oc.env:NO_SUCH_VARIABLE}", "tracking.run_name=run-${seed}") == [
         "seed: \"Environment variable 'NO_SUCH_VARIABLE' not found\""

@@ -42,10 +42,10 @@ class UpBlock(nn.Module):
         self.conv2 = convolution(after, after, 3, math.sqrt(2))
         self.shortcut = convolution(before, after, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, before, H, W) to (B, after, 2H, 2W)."""
-        h = self.conv1(interpolate(relu(self.norm1(x)), scale_factor=2.0))
-        h = self.conv2(relu(self.norm2(h)))
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, after, 2H, 2W); with labels where the normalisations take them."""
+        h = self.conv1(interpolate(relu(self.norm1(x, *labels)), scale_factor=2.0))
+        h = self.conv2(relu(self.norm2(h, *labels)))
         # A 1x1 convolution and nearest-neighbour doubling commute; convolving first is a quarter of the work.
         return h + interpolate(self.shortcut(x), scale_factor=2.0)
 
@@ -95,7 +95,11 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim)."""
-        return torch.tanh(self.image(relu(self.norm(self.blocks(self.start(self.dense(z)))))))
+        return self.to_image(self.blocks(self.start(self.dense(z))))
+
+    def to_image(self, h: Tensor) -> Tensor:
+        """Images (B, C, H, W) of what the last block gives."""
+        return torch.tanh(self.image(relu(self.norm(h))))
 
 
 class Discriminator(nn.Module):
@@ -105,9 +109,12 @@ class Discriminator(nn.Module):
         image_shape: (C, H, W), see `doublings` for the sides.
         width: channels of every block up to 128 pixels (the paper: 128 at 32 pixels), halved at each doubling beyond.
         norm: normalisation in the blocks ("spectral": on the weights of every layer).
+        bias: of the logit (the official code has none, the paper has one).
     """
 
-    def __init__(self, image_shape: Shape, width: int = 128, norm: DiscriminatorNorm = "spectral") -> None:
+    def __init__(
+        self, image_shape: Shape, width: int = 128, norm: DiscriminatorNorm = "spectral", bias: bool = True
+    ) -> None:
         super().__init__()
         start_of(image_shape)  # refuses sides that cannot be halved
         height, wide = image_shape[1] // 2, image_shape[2] // 2
@@ -119,12 +126,17 @@ class Discriminator(nn.Module):
             height, wide = height // 2, wide // 2
         blocks += [DownBlock(before, width, norm, down=False) for before in (channels, width)]
         self.blocks = nn.Sequential(*blocks)
-        self.dense = nn.Linear(width, 1)
+        self.dense = nn.Linear(width, 1, bias)
         nn.init.xavier_uniform_(self.dense.weight)
-        nn.init.zeros_(self.dense.bias)
+        if bias:
+            nn.init.zeros_(self.dense.bias)
         if norm == "spectral":
             constrain_spectrally(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B,) of images (B, C, H, W)."""
-        return self.dense(relu(self.blocks(images)).sum((2, 3))).flatten()
+        return self.dense(self.features(images)).flatten()
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the logit is a linear map of: (B, width)."""
+        return relu(self.blocks(images)).sum((2, 3))
