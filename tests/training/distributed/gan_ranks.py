@@ -52,11 +52,9 @@ class Case:
 class SameDrawsEverywhere(GAN):
     """Draws from the global generator, which Lightning seeds alike on every rank."""
 
-    def noise(self, index, purpose):
-        return torch.randn(self.batch_size // self.trainer.world_size, self.z_dim)
-
-    def uniform(self, index, purpose):
-        return torch.rand(self.batch_size // self.trainer.world_size)
+    def _drawn(self, turn, draw):
+        shape = draw.shape(self.batch_size // self.trainer.world_size)
+        return torch.randn(shape) if draw.kind == "normal" else torch.rand(shape)
 
 
 CASES = {
