@@ -42,10 +42,10 @@ class UpBlock(nn.Module):
         self.conv2 = convolution(after, after, 3, math.sqrt(2))
         self.shortcut = convolution(before, after, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, before, H, W) to (B, after, 2H, 2W)."""
-        h = self.conv1(interpolate(relu(self.norm1(x)), scale_factor=2.0))
-        h = self.conv2(relu(self.norm2(h)))
+    def forward(self, x: Tensor, *labels: Tensor) -> Tensor:
+        """(B, before, H, W) to (B, after, 2H, 2W); with labels where the normalisations take them."""
+        h = self.conv1(interpolate(relu(self.norm1(x, *labels)), scale_factor=2.0))
+        h = self.conv2(relu(self.norm2(h, *labels)))
         # A 1x1 convolution and nearest-neighbour doubling commute; convolving first is a quarter of the work.
         return h + interpolate(self.shortcut(x), scale_factor=2.0)
 
