@@ -87,11 +87,18 @@ def normalisation(norm: str, channels: int, dense: bool = False) -> nn.Module:
     raise UnsupportedError(f"norm: {norm!r} is not one of {choices} (spectral: discriminators only)")
 
 
-def constrain_spectrally(network: nn.Module) -> None:
-    """Put spectral normalisation on every convolution and dense layer (Miyato et al. 2018, algorithm 1)."""
+def constrain_spectrally(network: nn.Module, embeddings: bool = False, eps: float = 1e-12) -> None:
+    """Put spectral normalisation on every convolution and dense layer (Miyato et al. 2018, algorithm 1).
+
+    Args:
+        network: changed in place.
+        embeddings: put it on embeddings too.
+        eps: the shortest vector that the power iteration divides by its length.
+    """
+    kinds = (nn.Conv2d, nn.Linear, nn.Embedding) if embeddings else (nn.Conv2d, nn.Linear)
     for module in list(network.modules()):
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            spectral_norm(module)
+        if isinstance(module, kinds):
+            spectral_norm(module, eps=eps)
 
 
 class FromVector(nn.ConvTranspose2d):

@@ -1,0 +1,124 @@
+"""The pair of Brock et al. 2019, Large Scale GAN Training for High Fidelity Natural Image Synthesis, in two forms.
+
+The full one has the paper's shared embedding, hierarchical latents, self-attention and orthogonal initialisation. The
+one of the official script for CIFAR-10 (scripts/launch_cifar_ema.sh) has none of them: `width` 64, `shared_dim` 0,
+`hierarchical` false, `attention` 0, `initialisation` normal.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .big_resnet import (
+    SPECTRAL_EPS,
+    Initialisation,
+    ModulatedBatchNorm,
+    ResidualDiscriminator,
+    ResidualGenerator,
+    initialise,
+)
+from .blocks import Output, Shape, UnsupportedError, constrain_spectrally, start_of
+from .conditional import ClassEmbedding
+
+
+class Generator(ResidualGenerator):
+    """The generator, with spectral normalisation of all weights but embeddings.
+
+    Args:
+        z_dim: length of the latent vector (the paper: 120 at 128 pixels; the script: 128).
+        image_shape: (C, H, W) of the images to make, see `doublings` for the sides.
+        n_classes: number of classes.
+        width: channels, times those of `big_resnet.GENERATOR`: at 32 pixels 4 times it (the paper: 96).
+        shared_dim: length of the classes' vectors of which each BatchNorm has linear maps; 0: each BatchNorm has
+            embeddings of its own.
+        hierarchical: the dense map and each block take a part of the latent vector of their own, as equal ones as
+            possible, the first ones the longer; a block's is joined to the class's vector.
+        attention: self-attention follows the block whose map is the largest of at most so many pixels, and of at most
+            half the image's; 0: none.
+        initialisation: of the weights, see `initialise`.
+
+    Raises:
+        UnsupportedError: hierarchical latents without a shared embedding, or with fewer values than parts; or sizes or
+            an initialisation that are not supported.
+    """
+
+    def __init__(
+        self,
+        z_dim: int,
+        image_shape: Shape,
+        n_classes: int,
+        width: int = 96,
+        shared_dim: int = 128,
+        hierarchical: bool = True,
+        attention: int = 64,
+        initialisation: Initialisation = "orthogonal",
+    ) -> None:
+        parts = parts_of(z_dim, start_of(image_shape)[1] + 1) if hierarchical else [z_dim]
+        if hierarchical and not shared_dim:
+            raise UnsupportedError("hierarchical: needs a shared embedding: shared_dim above 0, or hierarchical false")
+
+        def norm(index: int, channels: int) -> nn.Module:
+            if not shared_dim:
+                return ModulatedBatchNorm(channels, lambda: ClassEmbedding(n_classes, channels))
+            inputs = shared_dim + (parts[index + 1] if hierarchical else 0)
+            return ModulatedBatchNorm(channels, lambda: nn.Linear(inputs, channels, bias=False))
+
+        super().__init__(parts[0], image_shape, width, attention, norm)
+        self.parts = parts
+        if shared_dim:
+            self.shared = ClassEmbedding(n_classes, shared_dim)
+        self.shared_dim = shared_dim
+        initialise(self, initialisation)
+        constrain_spectrally(self, eps=SPECTRAL_EPS)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim) and labels (B,) or (B, n_classes)."""
+        first, *rest = z.split(self.parts, 1)
+        condition = self.shared(labels) if self.shared_dim else labels
+        if not rest:
+            return self.images(first, [(condition,)] * len(self.blocks))
+        return self.images(first, [(torch.cat([condition, part], 1),) for part in rest])
+
+
+class Discriminator(ResidualDiscriminator):
+    """The projection discriminator, with spectral normalisation of all weights; its features are (B, F).
+
+    The logit is a linear map of the features plus their inner product with an embedding of the label
+    (Miyato and Koyama 2018, cGANs with Projection Discriminator, equation 6).
+
+    Args:
+        image_shape: (C, H, W), see `doublings` for the sides.
+        n_classes: number of classes.
+        width: channels, times those of `big_resnet.DISCRIMINATOR`; up to 32 pixels 4 times it (the paper: 96).
+        attention: as of the generator.
+        initialisation: of the weights, see `initialise`.
+    """
+
+    def __init__(
+        self,
+        image_shape: Shape,
+        n_classes: int,
+        width: int = 96,
+        attention: int = 64,
+        initialisation: Initialisation = "orthogonal",
+    ) -> None:
+        super().__init__(image_shape, width, attention)
+        self.dense = nn.Linear(self.width, 1)
+        self.embedding = ClassEmbedding(n_classes, self.width)
+        initialise(self, initialisation)
+        constrain_spectrally(self, embeddings=True, eps=SPECTRAL_EPS)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Output:
+        """Logits (B,) and features of images (B, C, H, W) and labels (B,) or (B, n_classes)."""
+        features = self.features(images)
+        return Output(self.dense(features).flatten() + (self.embedding(labels) * features).sum(1), features)
+
+
+def parts_of(z_dim: int, count: int) -> list[int]:
+    """Return the lengths of `count` parts of a latent vector, as equal as possible, the first ones the longer.
+
+    Raises:
+        UnsupportedError: it has fewer values than parts.
+    """
+    if z_dim < count:
+        raise UnsupportedError(f"model.z_dim: hierarchical latents have {count} parts here, so at least {count}")
+    return [z_dim // count + (index < z_dim % count) for index in range(count)]

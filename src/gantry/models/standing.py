@@ -1,0 +1,45 @@
+"""Standing statistics (Brock et al. 2019, Large Scale GAN Training): BatchNorm's of the images a generator makes now."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def standing_statistics(network: nn.Module, latents: Iterable[tuple[Tensor, Tensor | None]]) -> None:
+    """Replace the running statistics of every BatchNorm by their means over batches, each batch with equal weight.
+
+    Within a batch BatchNorm normalises by the batch's own statistics, as while training; nothing else is in training
+    mode. The variances are unbiased, as running ones are; the official code's are not, and smaller by a share of 1 / (B H W).
+    The modules' modes, and BatchNorm's counters of training batches, are as before at the end.
+
+    Args:
+        network: a generator on its device; changed in place. One without BatchNorm is left as it is.
+        latents: batches of latents (B, z_dim) and labels, None where the network takes none (the official code: 16, of
+            the size of a training batch). Equal ones give equal statistics.
+
+    Raises:
+        ValueError: there are no batches.
+    """
+    batches = list(latents)
+    if not batches:
+        raise ValueError("standing statistics need at least one batch of latents")
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+            norm.momentum = None  # the mean over batches
+        for z, labels in batches if norms else []:
+            network(z) if labels is None else network(z, labels)
+    finally:
+        for norm, (momentum, counter) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(counter)
+        for module, training in modes.items():
+            module.training = training
