@@ -18,8 +18,8 @@ class LeCam(nn.Module):
     """Keeps D(x) near the moving average a_F of its fakes' logits, and D(G(z)) near a_R, that of the reals'.
 
     weight * (E relu(D(x) - a_F)^2 + E relu(a_R - D(G(z)))^2), as the authors' code. The paper's equation 3 has no relu.
-    Until update number `start` the averages are the present means, and the term is 0 up to and including it. An update
-    is a call: with gradients accumulated over parts of a batch, each part is one, as in the authors' code.
+    Before update number `start`, and at the first, the averages are the present means; up to and including it the term
+    is 0. An update is a call: with gradients accumulated over parts of a batch, each part is one, as in their code.
 
     Args:
         weight: 0.3 for BigGAN on CIFAR-10.
@@ -62,5 +62,5 @@ class LeCam(nn.Module):
     @torch.no_grad()
     def _updated(self, average: Tensor, mean: Tensor) -> Tensor:
         """Update an average, and return its value, which a later update does not change."""
-        decay = self.decay * (self.updates >= self.start)
+        decay = self.decay * ((self.updates >= self.start) & (self.updates > 1))
         return average.copy_(average * decay + mean * (1 - decay)).clone()

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class TopK:
 def keep_highest(logits: Tensor, share: float | Tensor, gather: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Return the logits, with such a gradient that a mean over them becomes the mean over the highest ones.
 
-    That holds for a loss which is a mean of a function of each logit; its value remains that over all. Logits that are
-    equal to the lowest one kept share the places left. Does not synchronise with the device.
+    That holds for a loss which is a mean of a function of each logit; its value remains that over all, and it has no
+    second derivative. Logits that are equal to the lowest one kept share the places left. Does not synchronise with
+    the device.
 
     Args:
         logits: of generated images (B,).
@@ -64,6 +66,7 @@ class _Weighted(torch.autograd.Function):
         return logits.view_as(logits)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (weights,) = ctx.saved_tensors
         return gradient * weights, None

@@ -114,7 +114,8 @@ def resampled(images: Tensor, placement: Placement) -> Tensor:
 
     The authors' code reflects a border as wide as the batch needs, so that shapes depend on values. Here it has the
     largest width that theirs can take, one pixel less than the image on each side, so that the doubled image takes 36
-    times the memory of the image. Beyond the border an image is grey (0).
+    times the memory of the image. Beyond the border an image is grey (0). The filter is not symmetric: what is mirrored
+    or turned lies 0.1 pixels further, and its finest detail changes. What is shifted by whole pixels does not change.
     """
     height, width = images.shape[2:]
     doubled = _doubling(height, images.device) @ images @ _doubling(width, images.device).T
