@@ -40,6 +40,27 @@ def test_closed_form(loss, discriminator, generator):
     assert values.generator.item() == pytest.approx(generator, rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize("loss", [losses.minimax, losses.non_saturating])
+def test_smoothing_lowers_the_target_of_real_images_alone(loss):
+    smooth, plain = loss(REAL, FAKE, smoothing=0.1), loss(REAL, FAKE)
+    on_real = -(0.9 * log_sigmoid(0) + 0.1 * log_sigmoid(0) + 0.9 * log_sigmoid(2) + 0.1 * log_sigmoid(-2)) / 2
+    on_fake = -(log_sigmoid(1) + log_sigmoid(-1)) / 2
+    assert smooth.discriminator.item() == pytest.approx(on_real + on_fake, rel=1e-6)
+    assert smooth.generator == plain.generator
+
+
+def test_with_smoothing_a_discriminator_is_best_at_the_target():
+    sure = torch.tensor([math.log(0.9 / 0.1)], requires_grad=True)
+    losses.non_saturating(sure, FAKE[:1], smoothing=0.1).discriminator.backward()
+    assert sure.grad.item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_smoothing_of_least_squares():
+    smooth, plain = losses.least_squares(REAL, FAKE, smoothing=0.25), losses.least_squares(REAL, FAKE)
+    assert smooth.discriminator.item() == pytest.approx(0.5 * (0.75**2 + 1.25**2) / 2 + 0.5 * (1 + 1) / 2)
+    assert smooth.generator == plain.generator
+
+
 @pytest.mark.parametrize("loss", [losses.minimax, losses.non_saturating, losses.hinge, losses.relativistic_pairing])
 def test_extreme_logits_stay_finite(loss):
     values = loss(torch.tensor([1e4, -1e4]), torch.tensor([-1e4, 1e4]))

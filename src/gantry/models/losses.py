@@ -44,24 +44,37 @@ def generator_sees(*outputs: str) -> Callable[[Loss], Loss]:
 
 
 @generator_sees("fake")
-def minimax(real: Tensor, fake: Tensor) -> Losses:
+def minimax(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Losses:
     """Goodfellow et al. 2014, Generative Adversarial Nets, equation 1.
 
     D maximises E log D(x) + E log(1 - D(G(z))), and G minimises it; G's gradient fades when D wins.
+
+    Args:
+        smoothing: s of one-sided label smoothing, 0 to 1: D's target for real images is 1 - s, that for fakes 0
+            (Salimans et al. 2016, Improved Techniques, section 3.4).
     """
-    return Losses(softplus(-real).mean() + softplus(fake).mean(), -softplus(fake).mean())
+    return Losses(_taken_for_real(real, smoothing) + softplus(fake).mean(), -softplus(fake).mean())
 
 
 @generator_sees("fake")
-def non_saturating(real: Tensor, fake: Tensor) -> Losses:
-    """Goodfellow et al. 2014, section 3: D as in `minimax`, while G maximises E log D(G(z))."""
-    return Losses(softplus(-real).mean() + softplus(fake).mean(), softplus(-fake).mean())
+def non_saturating(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Losses:
+    """Goodfellow et al. 2014, section 3: D as in `minimax`, while G maximises E log D(G(z)).
+
+    Args:
+        smoothing: as of `minimax`.
+    """
+    return Losses(_taken_for_real(real, smoothing) + softplus(fake).mean(), softplus(-fake).mean())
 
 
 @generator_sees("fake")
-def least_squares(real: Tensor, fake: Tensor) -> Losses:
-    """Mao et al. 2017, Least Squares GAN, equation 9: targets a = 0 for fakes, b = c = 1 for reals and G."""
-    return Losses(0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean(), 0.5 * (fake - 1).square().mean())
+def least_squares(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Losses:
+    """Mao et al. 2017, Least Squares GAN, equation 9: targets a = 0 for fakes, b = c = 1 for reals and G.
+
+    Args:
+        smoothing: s of one-sided label smoothing, 0 to 1: b is 1 - s, and c remains 1.
+    """
+    discriminator = 0.5 * (real - (1 - smoothing)).square().mean() + 0.5 * fake.square().mean()
+    return Losses(discriminator, 0.5 * (fake - 1).square().mean())
 
 
 @generator_sees("fake")
@@ -86,6 +99,11 @@ def relativistic_pairing(real: Tensor, fake: Tensor) -> Losses:
     The generator's loss depends on the real logits too.
     """
     return Losses(softplus(fake - real).mean(), softplus(real - fake).mean())
+
+
+def _taken_for_real(real: Tensor, smoothing: float) -> Tensor:
+    """Return the cross entropy of target 1 - s: (1 - s) softplus(-r) + s softplus(r), which is softplus(-r) + s r."""
+    return (softplus(-real) + smoothing * real).mean()
 
 
 def seen_by_generator(loss: Loss) -> frozenset[str]:

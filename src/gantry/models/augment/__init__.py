@@ -1,0 +1,1 @@
+"""Augmentations that the discriminator sees real and generated images through, as functions of uniform numbers."""
