@@ -76,7 +76,10 @@ def test_shapes(form, shape):
 
 
 def test_sagan_without_labels():
-    generator, discriminator = sagan.UnconditionalGenerator(16, CIFAR10, 4), sagan.UnconditionalDiscriminator(CIFAR10, 4)
+    generator, discriminator = (
+        sagan.UnconditionalGenerator(16, CIFAR10, 4),
+        sagan.UnconditionalDiscriminator(CIFAR10, 4),
+    )
     with torch.no_grad():
         images = generator(torch.randn(2, 16))
         assert images.shape == (2, *CIFAR10)

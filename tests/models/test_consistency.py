@@ -45,7 +45,7 @@ def play(player="discriminator", ranks=None):
     real = torch.randn(4, 1, 2, 2, generator=generator)
     fake = generate(z, labels)
     batches = {"real": real, "fake": fake if player == "generator" else fake.detach()}
-    draws = {f"view of {name}": torch.rand(4, 1, generator=generator) for name in batches}
+    draws = {f"change of {name}": torch.rand(4, 1, generator=generator) for name in batches}
     return SimpleNamespace(
         player=player,
         **{name: SimpleNamespace(images=images, labels=labels) for name, images in batches.items()},
@@ -63,17 +63,17 @@ def test_cr_compares_reals_with_their_view():
     game = play()
     term = Consistency(weight=10.0, view=Shift())
     value = term(game)
-    shift = game.draws["view of real"][:, 0]
+    shift = game.draws["change of real"][:, 0]
     assert value.item() == pytest.approx(10 * (3 * 4 * shift).square().mean().item(), rel=1e-5)
     (gradient,) = torch.autograd.grad(value, game.weights[0])
     assert gradient.item() == pytest.approx(2 * value.item() / 3, rel=1e-5)  # it is proportional to w squared
-    assert (term.draws, term.needs_of("discriminator")) == ({"view of real": 1}, {"real"})
+    assert (term.draws, term.needs_of("discriminator")) == ({"change of real": 1}, {"real"})
 
 
 def test_bcr_compares_both_kinds_with_their_own_numbers():
     game = play()
     term = BalancedConsistency(real=10.0, fake=5.0, view=Shift())
-    squares = {name: (12 * game.draws[f"view of {name}"]).square().mean().item() for name in ("real", "fake")}
+    squares = {name: (12 * game.draws[f"change of {name}"]).square().mean().item() for name in ("real", "fake")}
     assert term(game).item() == pytest.approx(10 * squares["real"] + 5 * squares["fake"], rel=1e-5)
     assert term.draws.keys() == game.draws.keys() - {"change of latent"}
     assert term.needs_of("discriminator") == {"real", "fake"}
@@ -81,7 +81,7 @@ def test_bcr_compares_both_kinds_with_their_own_numbers():
 
 def test_the_papers_view_is_that_which_mirrors_and_shifts():
     assert type(Consistency().view).__name__ == type(BalancedConsistency().view).__name__ == "FlipTranslate"
-    assert Consistency().draws == {"view of real": 3}
+    assert Consistency().draws == {"change of real": 3}
 
 
 def test_zcr_in_the_discriminators_turn():

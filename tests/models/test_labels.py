@@ -110,7 +110,10 @@ def test_each_player_may_have_labels_of_its_own(gan):
     ("overrides", "said"),
     [
         (["model=dcgan", "+model.labels=data"], "model.labels: neither network takes labels"),
-        (["+model.generator_batches=2", "model.labels=paired"], "model.generator_batches=2: model.labels=paired gives each"),
+        (
+            ["+model.generator_batches=2", "model.labels=paired"],
+            "model.generator_batches=2: model.labels=paired gives each",
+        ),
         (
             ["+model.generator_batches=2", "model.loss._target_=gantry.models.losses.relativistic_pairing"],
             "model.generator_batches=2: the loss compares",

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantry.core.errors import UserError
-from gantry.models.labels import LabelDraw, taken_by
+from gantry.models.labels import LabelDraw, no_labels, taken_by
 from gantry.models.losses import Loss, seen_by_generator
 from gantry.models.penalties import INPUT_GRADIENT, Penalty
 from gantry.models.step_inputs import Order
@@ -52,14 +52,6 @@ def check_labels(networks: Mapping[str, nn.Module], labels: Mapping[str, LabelDr
             "model.labels: neither network takes labels: leave it out, or choose networks that do, such as "
             "model/network=conditional_dcgan"
         )
-
-
-def no_labels(key: str) -> str:
-    """Return what is said of a network that takes labels where the data has none."""
-    return (
-        f"{key}: takes labels, and the data has none: choose data with classes (data=digits, mnist, fashion_mnist, "
-        "cifar10, or image_folder with a folder for each class), or a variant without labels (model=dcgan)"
-    )
 
 
 def check_order(order: Order, loss: Loss, labels: Mapping[str, LabelDraw]) -> None:

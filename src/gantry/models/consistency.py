@@ -46,7 +46,7 @@ class Consistency(nn.Module):
     @property
     def draws(self) -> Mapping[str, int]:
         """The view's numbers for real images."""
-        return {"view of real": self.view.width}
+        return {"change of real": self.view.width}
 
     def needs_of(self, player: str) -> frozenset[str]:
         """The outputs for real images."""
@@ -57,7 +57,7 @@ class Consistency(nn.Module):
         return self.weight * self._change(play, "real", play.real)
 
     def _change(self, play: Play, name: str, batch: Batch) -> Tensor:
-        viewed = self.view(batch.images, play.draws[f"view of {name}"])
+        viewed = self.view(batch.images, play.draws[f"change of {name}"])
         return distance(play.outputs[name], play.discriminate(viewed, batch.labels))
 
 
@@ -77,7 +77,7 @@ class BalancedConsistency(Consistency):
     @property
     def draws(self) -> Mapping[str, int]:
         """The view's numbers for both kinds of images."""
-        return {"view of real": self.view.width, "view of fake": self.view.width}
+        return {"change of real": self.view.width, "change of fake": self.view.width}
 
     def needs_of(self, player: str) -> frozenset[str]:
         """The outputs for both kinds of images."""

@@ -17,16 +17,22 @@ class AveragedGenerator(nn.Module):
     Args:
         generator: the network to follow; copied.
         half_life: images after which a weight's share has halved, or a schedule of it; 0 keeps a plain copy.
+        standing: batches over which BatchNorm's statistics are taken anew before the average is measured and saved,
+            Brock et al. 2019 (`gantry.models.standing`); 0: those of training.
         ramp_up: the half-life is at most this share of the images seen so far, so that the untrained start
             is forgotten early (0.05 in StyleGAN2-ADA). None: no such bound.
     """
 
     def __init__(
-        self, generator: nn.Module, half_life: float | Schedule = 10_000, ramp_up: float | None = 0.05
+        self,
+        generator: nn.Module,
+        half_life: float | Schedule = 10_000,
+        ramp_up: float | None = 0.05,
+        standing: int = 0,
     ) -> None:
         super().__init__()
         self.module = copy.deepcopy(generator).requires_grad_(False).eval()
-        self.half_life, self.ramp_up = half_life, ramp_up
+        self.half_life, self.ramp_up, self.standing = half_life, ramp_up, standing
 
     def share(self, progress: Progress, batch: int) -> float:
         """Return the new weights' share after a step of `batch` images, from the progress before that step.

@@ -91,6 +91,19 @@ def _block(seed: int, block: int) -> np.ndarray:
     return draws(seed, block, "evaluation labels").random(BLOCK)
 
 
+def no_labels(key: str, why: str = "") -> str:
+    """Return what is said of a network that takes labels where the data has none.
+
+    Args:
+        why: the data has none, in words of its reader.
+    """
+    return (
+        f"{key}: takes labels, and the data has none{f' ({why})' if why else ''}: choose data with classes "
+        "(data=digits, mnist, fashion_mnist, cifar10, or image_folder with a folder for each class), or a variant "
+        "without labels (model=dcgan)"
+    )
+
+
 def taken_by(network: nn.Module) -> frozenset[str]:
     """Return what a network's forward pass takes beside latents or images, of `FURTHER`, by its signature."""
     return frozenset(inspect.signature(network.forward).parameters) & frozenset(FURTHER)

@@ -18,12 +18,12 @@ from gantry.models.labels import Classes, LabelDraw, taken_by
 from gantry.models.lightning_engine import LightningEngine, count_step
 from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
-from gantry.models.objective import objective
+from gantry.models.objective import TOP_K, objective
 from gantry.models.optimizers import OptimizerFactory, capturable, check_clipping, fused, keep_capturable
 from gantry.models.penalties import Constraint, Penalty
 from gantry.models.play import Players, Term, View
 from gantry.models.scheduled import OptimizerSchedules, Scheduled, own_step_interval, without_schedules
-from gantry.models.schedules import Progress
+from gantry.models.schedules import Progress, Schedule
 from gantry.models.static_inputs import Kind
 from gantry.models.step import GRADIENT, PLAYERS, Engine, Plain, Record, step, weights_of
 from gantry.models.step_inputs import SHARE, VALUE, Drawn, Draws, Inputs, Order, Planned, Player, plan, turns
@@ -72,6 +72,8 @@ class GAN(LightningModule):
             the "next" batch, which no other step takes.
         spectral_updates: a power iteration of spectral normalisation at each "turn" of a player, or at each forward
             "pass", as the code of Miyato et al. 2018.
+        top_k: the share of its images, those that D takes for the most real, from which the generator learns
+            (`gantry.models.top_k`), in (0, 1]; None: all.
 
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
@@ -98,7 +100,7 @@ class GAN(LightningModule):
         penalties: Sequence[Penalty] = (),
         constraints: Sequence[Constraint] = (),
         n_critic: int = 1,
-        ema: dict[str, float] | None = None,
+        ema: dict[str, Any] | None = None,
         discriminator_optimizer: OptimizerFactory | None = None,
         accumulate: int = 1,
         max_grad_norm: float | None = None,
@@ -112,6 +114,7 @@ class GAN(LightningModule):
         generator_batches: int = 1,
         generator_reals: Literal["last", "next"] = "last",
         spectral_updates: Literal["turn", "pass"] = "turn",
+        top_k: float | Schedule | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -140,7 +143,7 @@ class GAN(LightningModule):
         self.gradient_norms: Record = {}
         shares = {player: classes.shares_of(draw) for player, draw in label_draws.items()} if classes else {}
         self.draws = Draws(seed, batch_size, shares)
-        self.terms, self.augment = terms, augment
+        self.terms, self.augment, self.top_k = terms, augment, top_k
         self._terms = nn.ModuleList([term for term in terms if isinstance(term, nn.Module)])  # their state is saved
         self.at_every_pass = spectral_updates == "pass"
         self.inputs = Inputs(
@@ -153,7 +156,7 @@ class GAN(LightningModule):
             takes=takes,
             view=augment,
         )
-        self.scheduled = Scheduled.of(self.penalties, terms, {"augment": augment, "ema": self.averaged})
+        self.scheduled = Scheduled.of(self.penalties, terms, {"augment": augment, "ema": self.averaged, TOP_K: top_k})
 
     @property
     def conditional(self) -> bool:
@@ -191,7 +194,7 @@ class GAN(LightningModule):
         """Adapt the optimizers' loaded state to the weights and the device, and build the terms of the objective."""
         lay_out(self.trainer.optimizers)
         keep_capturable(self.trainer.optimizers, self._captures())
-        self.objective = objective(self.loss, self.penalties, self.terms)
+        self.objective = objective(self.loss, self.penalties, self.terms, self.top_k)
         if self.fixed is not None:
             networks = {name: getattr(self, name) for name in (*PLAYERS, "averaged")}
             # A user's may have state of its own.

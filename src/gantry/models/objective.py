@@ -1,7 +1,7 @@
 """Builds the objective: wraps losses and penalties, which users write as plain functions, as terms on a play."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -10,8 +10,11 @@ from torch import Tensor
 from gantry.models.losses import Loss, seen_by_generator
 from gantry.models.penalties import Penalty
 from gantry.models.play import Play, Term
-from gantry.models.schedules import settled
+from gantry.models.schedules import Schedule, settled
 from gantry.models.terms import PlayersTerm
+from gantry.models.top_k import keep_highest
+
+TOP_K = "top_k"  # the place of the share in the config
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Adversarial:
     loss: Loss
     player: str
     needs: frozenset[str]
+    top_k: float | Schedule | None = None  # of the generator: the share of its images that counts
     every: ClassVar[int] = 1
     apart: ClassVar[bool] = False
     draws: ClassVar[Mapping[str, int]] = MappingProxyType({})
@@ -32,6 +36,9 @@ class Adversarial:
 
     def __call__(self, play: Play) -> Tensor:
         fake = play.outputs["fake"].logits
+        if self.top_k is not None:
+            share = self.top_k if isinstance(self.top_k, int | float) else play.values[TOP_K]
+            fake = keep_highest(fake, share, play.ranks.gather)
         # A loss takes two arguments; where this player's loss does not depend on the real logits, any tensor is valid.
         real = play.outputs["real"].logits if "real" in self.needs else fake.detach()
         value: Tensor = getattr(self.loss(real, fake), self.player)
@@ -116,11 +123,20 @@ class Further:
     def __call__(self, play: Play) -> Tensor:
         term = settled(self.term, f"terms.{self.index}", play.values)
         own = {purpose: play.draws[f"term {self.index} {purpose}"] for purpose in self.term.draws}
-        return term(replace(play, draws={**play.draws, **own}))
+        return term(play.with_draws(own))
 
 
-def objective(loss: Loss, penalties: Sequence[Penalty], terms: Sequence[PlayersTerm] = ()) -> tuple[Term, ...]:
-    """Return the terms of both players."""
+def objective(
+    loss: Loss,
+    penalties: Sequence[Penalty],
+    terms: Sequence[PlayersTerm] = (),
+    top_k: float | Schedule | None = None,
+) -> tuple[Term, ...]:
+    """Return the terms of both players.
+
+    Args:
+        top_k: the share of its images from which the generator learns (`gantry.models.top_k`); None: all.
+    """
     further = {
         player: [Further(term, index, player) for index, term in enumerate(terms) if player in term.players]
         for player in ("discriminator", "generator")
@@ -129,6 +145,6 @@ def objective(loss: Loss, penalties: Sequence[Penalty], terms: Sequence[PlayersT
         Adversarial(loss, "discriminator", frozenset({"real", "fake"})),
         *(Penalising(penalty, index) for index, penalty in enumerate(penalties)),
         *further["discriminator"],
-        Adversarial(loss, "generator", seen_by_generator(loss)),
+        Adversarial(loss, "generator", seen_by_generator(loss), top_k),
         *further["generator"],
     )

@@ -1,5 +1,6 @@
 """What the terms of an objective see of a turn: the images of both kinds, and what the networks make of them."""
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -186,6 +187,12 @@ class Play:
         """Return the "real" or "fake" images at which penalties take the gradient of `critic`."""
         view = self.players.view
         return self._batch(name).images if view is None or view.differentiate == BEFORE else self.viewed(name)
+
+    def with_draws(self, draws: Mapping[str, Tensor]) -> "Play":
+        """Return the same play, what is computed already included, with further draws."""
+        other = copy.copy(self)
+        vars(other)["draws"] = {**self.draws, **draws}
+        return other
 
     def _batch(self, name: str) -> Batch:
         return self.real if name == "real" else self.fake

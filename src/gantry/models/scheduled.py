@@ -69,10 +69,11 @@ class Scheduled:
 
     @classmethod
     def of(cls, penalties: Sequence[object], terms: Sequence[object], further: dict[str, object]) -> "Scheduled":
-        """Find the schedules among the attributes of parts, of which `further` are named by their place."""
+        """Find the schedules among the attributes of parts, of which `further` are named by their place, or which are."""
+        numbers = {place: part for place, part in further.items() if isinstance(part, Schedule)}
         places = {f"penalties.{n}": part for n, part in enumerate(penalties)}
         places |= {f"terms.{n}": part for n, part in enumerate(terms)} | further
-        return cls({name: schedule for place, part in places.items() for name, schedule in found(part, place)})
+        return cls({n: schedule for place, part in places.items() for n, schedule in found(part, place)} | numbers)
 
     def values(self, progress: Progress) -> dict[str, float]:
         """Return the numbers of the parts before a step."""

@@ -193,7 +193,7 @@ def _measured(gan: GAN, shape: tuple[int, ...], batch: int, dtype: torch.dtype) 
 
 def _turns(gan: GAN, shape: tuple[int, ...]) -> list[Turn]:
     """Return a turn of each player on the meta device, with every term due, for images of `shape`, (B, C, H, W)."""
-    terms = objective(gan.loss, gan.penalties, gan.terms)
+    terms = objective(gan.loss, gan.penalties, gan.terms, gan.top_k)
     planned = plan(terms, 0, replace(gan.order, n_critic=1, first="discriminator"), everything=True)
     with torch.device("meta"):
         inputs = {

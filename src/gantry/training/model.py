@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from gantry.core.config.check import is_number
 from gantry.core.config.instantiate import called_often, maker
 from gantry.core.config.signatures import signature
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
-from gantry.models.check_parts import no_labels
-from gantry.models.labels import Classes
+from gantry.models.labels import Classes, no_labels
 from gantry.models.module import GAN
 from gantry.models.networks.blocks import UnsupportedError
 
@@ -43,7 +43,8 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
     model: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
     for name in ("optimizer", "discriminator_optimizer"):
         if "betas" in model.get(name, {}):
-            model[name]["betas"] = [float(beta) for beta in model[name]["betas"]]  # torch refuses 0 for 0.0
+            betas = model[name]["betas"]  # torch refuses 0 for 0.0
+            model[name]["betas"] = [float(beta) if is_number(beta) else beta for beta in betas]
     classes = None if data.labels is None else Classes.of(data.labels, data.classes or ())
     network = model.pop("generator") | {"z_dim": cfg.model.z_dim, "image_shape": list(data.shape)}
     network |= class_count("model.generator", network, classes)

@@ -13,6 +13,7 @@ from gantry.core.moved import new_name
 from gantry.core.processes.ranks import AUTO, find_place, ranks
 from gantry.runs.tracking.rules import wrong_store
 from gantry.training.extension_rules import wrong_extensions
+from gantry.training.variant_rules import is_schedule, labels_without_classes, wrong_schedule
 
 # Of an image's side in pixels, for every network; `gantry.models.networks.blocks.doublings` says why.
 SMALLEST, LARGEST = 8, 512
@@ -49,13 +50,19 @@ def wrong_optimizer(config: Config) -> Iterator[str]:
         if not key.endswith("optimizer"):
             continue
         for name, value in target.options.items():
+            if is_schedule(value):
+                continue
             if name == "lr" and not (is_number(value) and value > 0):
                 yield f"{key}.lr: must be a number above 0, not {shown(value)}"
             elif name == "betas" and isinstance(value, list):
-                if len(value) != 2 or not all(is_number(beta) and 0 <= beta < 1 for beta in value):
+                if len(value) != 2 or not all(_is_beta(beta) for beta in value):
                     yield f"{key}.betas: must be two numbers from 0 to below 1, not {value}"
             elif name != "lr" and is_number(value) and value < 0:
                 yield f"{key}.{name}: must be at least 0, not {value}"
+
+
+def _is_beta(value: object) -> bool:
+    return is_schedule(value) or (is_number(value) and 0 <= value < 1)  # type: ignore[operator]
 
 
 def part_without_target(config: Config) -> Iterator[str]:
@@ -177,7 +184,16 @@ def origin_without_use(config: Config) -> Iterator[str]:
 
 RULES: tuple[Rule, ...] = (
     *(wrong_image_size, wrong_optimizer, part_without_target, penalty_under_batch_norm, sigmoid_at_the_critic),
-    *(batch_norm_of_one, wrong_devices, wrong_strategy, wrong_profiler, wrong_extensions, wrong_store),
+    *(
+        wrong_schedule,
+        labels_without_classes,
+        batch_norm_of_one,
+        wrong_devices,
+        wrong_strategy,
+        wrong_profiler,
+        wrong_extensions,
+        wrong_store,
+    ),
     origin_without_use,
 )
 

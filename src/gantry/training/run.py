@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gantry.core.config.instantiate import maker
+from gantry.core.config.signatures import signature
 from gantry.core.errors import RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
 from gantry.core.text import show
 from gantry.data.describe import data_record, data_tags, describe, warnings_of
+from gantry.models.labels import no_labels
 from gantry.runs.directions import DIRECTIONS, PRIMARY
 from gantry.runs.folder import CAVEATS, METRICS_FILE, SAMPLES, SUMMARY_FILE
 from gantry.runs.summary import Summary
@@ -131,7 +133,21 @@ def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
     if cfg.max_images is not None:
         data = data.part(cfg.max_images)
     check_batch_size(len(data), cfg.batch_size, world_size, cfg.accumulate)
+    check_labels(cfg, data)
     return data
+
+
+def check_labels(cfg: DictConfig, data: ImageSet) -> None:
+    """Refuse data without labels, before torch is imported, where a network takes labels.
+
+    Raises:
+        UserError: names the network and the choices.
+    """
+    for name in ("generator", "discriminator"):
+        read = signature(str(cfg.model[name]._target_))
+        if data.labels is None and read is not None and read.get("n_classes") is not None:
+            origin = "" if data.reading is None else data.reading.labels
+            raise UserError(no_labels(f"model.{name}", origin))
 
 
 def _load(cfg: DictConfig, gan: GAN, peers: Peers, initial: Initial | None) -> None:

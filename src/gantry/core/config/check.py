@@ -190,7 +190,7 @@ def _own_options(read: Signature, partial: bool) -> list[str]:
 def wrong_values(config: Config) -> Iterator[str]:
     """Report values that their declaration or annotation does not allow."""
     for key, option in config.options.items():
-        only_plain = option.declared is not None and option.declared.kind is not None
+        only_plain = option.declared is not None and option.declared.kind is not None and not option.declared.built
         built = not only_plain and isinstance(option.value, dict) and "_target_" in option.value
         if option.kind and not built and option.value != MISSING and not option.kind.accepts(option.value):
             closest = did_you_mean(str(option.value), map(str, option.kind.choices))

@@ -37,7 +37,7 @@ class Option:
             "path" may be several paths, addresses or names in a sweep, each in Hydra's quotes or not.
         place: the option is a path or address, which may differ between the machines of one run.
         compared: the option affects the trained model, so that a comparison names it where runs differ.
-        built: members of the list may be made by a `_target_` instead.
+        built: the value, or members of the list, may be made by a `_target_` instead.
         modes: the modes of `sample.py` that read it, "" for drawing images; empty: all.
         reserved: parameters of the `_target_` that its caller passes, or that would change the meaning of a step;
             where it is a mapping, with the reason and what to set instead.

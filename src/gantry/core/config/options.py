@@ -42,9 +42,17 @@ class Ema:
     """The averaged generator."""
 
     half_life: float = option(
-        10000, "images after which a weight's share in the averaged generator has halved; 0: no averaging"
+        10000, "images after which a weight's share in the averaged generator has halved; 0: no averaging", built=True
     )
-    ramp_up: float = option(0.05, "the half-life is at most this share of the images seen so far")
+    ramp_up: float | None = option(
+        0.05, "the half-life is at most this share of the images seen so far; null: no such bound"
+    )
+    standing: int = option(
+        0,
+        "batches over which BatchNorm's statistics are taken anew to be measured; 0: those of training",
+        least=0,
+        **{"optional": True},
+    )
 
 
 @dataclass

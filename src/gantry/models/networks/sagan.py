@@ -25,9 +25,7 @@ class Generator(biggan.Generator):
             half the image's; 0: none.
     """
 
-    def __init__(
-        self, z_dim: int, image_shape: Shape, n_classes: int, width: int = 64, attention: int = 32
-    ) -> None:
+    def __init__(self, z_dim: int, image_shape: Shape, n_classes: int, width: int = 64, attention: int = 32) -> None:
         super().__init__(z_dim, image_shape, n_classes, width, 0, False, attention, "xavier")
 
 

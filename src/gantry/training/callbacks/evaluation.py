@@ -10,11 +10,13 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from gantry.core.processes.signals import Stop
+from gantry.core.randomness import draws
 from gantry.data.grid import GRID, enlarged_grid, layout, reduced
 from gantry.evaluation.evaluator import Evaluator
-from gantry.models.labels import label_stream
+from gantry.models.labels import from_uniform, label_stream
 from gantry.models.module import GAN
 from gantry.models.sampling import generate, normal
+from gantry.models.standing import standing_statistics
 from gantry.runs.folder import REAL, SAMPLES
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.divergence import Guard
@@ -117,6 +119,7 @@ class Evaluation(Callback):
         step = trainer.global_step
         with self.clock.stopped(), torch.autocast(gan.device.type, enabled=False):
             started = time.perf_counter()
+            take_standing_statistics(gan)
             values = self._measure(gan, gan.averaged)
             if self.raw:
                 values |= {f"raw/{name}": value for name, value in self._measure(gan, gan.generator).items()}
@@ -169,6 +172,26 @@ def drawn_grid(gan: GAN) -> Tensor:
     z = torch.from_numpy(normal(gan.seed, "grid noise", (rows * GRID, gan.z_dim)))
     labels = torch.arange(rows).repeat_interleave(GRID) if gan.conditional else None
     return generate(gan.averaged, z, labels)
+
+
+def take_standing_statistics(gan: GAN) -> None:
+    """Take the averaged generator's BatchNorm statistics anew, over `standing` batches of fixed latents and labels.
+
+    The next step of training replaces them by those of the generator.
+    """
+    count = gan.averaged.standing * gan.batch_size
+    if not count:
+        return
+    z = torch.from_numpy(normal(gan.seed, "standing noise", (count, gan.z_dim))).to(gan.device)
+    labels = None
+    if gan.classes is not None and gan.conditional:
+        shares = gan.classes.shares_of(gan.inputs.labels["generator"])
+        labels = torch.from_numpy(from_uniform(draws(gan.seed, 0, "standing labels").random(count), shares)).to(
+            z.device
+        )
+    parts = z.split(gan.batch_size)
+    asked = labels.split(gan.batch_size) if labels is not None else [None] * len(parts)
+    standing_statistics(gan.averaged.module, zip(parts, asked, strict=True))
 
 
 def asked_labels(gan: GAN, count: int) -> Tensor | None:

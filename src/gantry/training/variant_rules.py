@@ -1,0 +1,46 @@
+"""Refuses variants whose labels or schedules cannot work; each rule reports its problems."""
+
+from collections.abc import Iterator
+
+from gantry.core.config.check import is_number, shown
+from gantry.core.config.schema import Config
+
+SCHEDULES = "gantry.models.schedules."
+UNITS = {"steps": "generator steps", "images": "images"}
+WITHOUT_LABELS = {"gantry.data.sources.celeba": "celeba"}
+
+
+def is_schedule(value: object) -> bool:
+    """Return True for a node that makes a number which changes in the course of training."""
+    return isinstance(value, dict) and "_target_" in value
+
+
+def wrong_schedule(config: Config) -> Iterator[str]:
+    """Report schedules of a length of nothing."""
+    for key, target in config.targets.items():
+        if not str(target.options["_target_"]).startswith(SCHEDULES):
+            continue
+        unit = UNITS.get(str(target.options.get("unit", "steps")), "steps")
+        for name in ("over", "every"):
+            value = target.options.get(name)
+            if value is not None and not (is_number(value) and value > 0):
+                yield f"{key}.{name}: must be a number of {unit} above 0, not {shown(value)}"
+
+
+def labels_without_classes(config: Config) -> Iterator[str]:
+    """Report networks that take labels on data that is known to have none."""
+    takers = [
+        name
+        for name in ("generator", "discriminator")
+        if (target := config.targets.get(f"model.{name}")) and target.signature and target.signature.get("n_classes")
+    ]
+    data = config.targets.get("data")
+    if not takers or data is None:
+        return
+    source, kind = str(data.options["_target_"]), config.value("data.labels")
+    if source in WITHOUT_LABELS or kind == "none":
+        without = f"data={WITHOUT_LABELS[source]}" if source in WITHOUT_LABELS else "data.labels=none"
+        yield (
+            f"model.{takers[0]}: takes labels, and {without} has none: choose data with classes (data=digits, mnist, "
+            "fashion_mnist, cifar10, or image_folder with a folder for each class), or a variant without labels"
+        )
