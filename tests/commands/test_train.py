@@ -15,7 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
-from project import ROOT, VARIANTS
+from project import EACH, ROOT
 
 from gantry.commands import train
 from gantry.core.errors import UserError
@@ -78,7 +78,7 @@ def test_without_a_number_of_devices_a_run_has_one(cli, tmp_path):
     assert "devices: 1" in (tmp_path / "run/config.yaml").read_text()
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH)
 def test_a_smoke_run_leaves_everything_a_run_leaves(variant, cli, tmp_path, store, capsys):
     assert cli("experiment=smoke", f"model={variant}", "metrics.raw=true") == 0
     folder = tmp_path / "run"

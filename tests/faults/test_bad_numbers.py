@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from project import VARIANTS
+from project import EACH
 from pytorch_lightning import Callback
 from small import bare_trainer
 
@@ -56,7 +56,7 @@ def fit(config, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH)
 def test_a_healthy_run_is_left_alone(variant, fit, caplog, record_property):
     steps = 1250
     with caplog.at_level(logging.INFO, "gantry.training.callbacks.diagnostics"):

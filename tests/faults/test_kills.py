@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_runs import assert_same_weights, progress
-from project import VARIANTS
+from project import EACH
 
 from gantry.runs.folder import read_metrics
 
@@ -104,7 +104,7 @@ def test_killed_at_twenty_random_moments_a_run_ends_as_if_it_never_was(runs, rec
     record_property("fault", row | {"happened": ended, "lost": "nothing"})
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", EACH)
 def test_every_variant_resumes_exactly_after_kills(variant, runs, record_property):
     overrides = settings(variant, 80)
     whole, folder = runs.folder / "whole", runs.folder / "killed"

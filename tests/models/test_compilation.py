@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from project import VARIANTS
+from project import VARIANTS, widths
 from small import NOISE, bare_trainer, vector
 from torch import nn
 
@@ -107,11 +107,11 @@ def test_every_variant_compiles_and_trains_as_it_does_without(variant, precision
     torch._dynamo.reset()
     gans = []
     for compile in (False, True):
-        cfg = config(f"model={variant}", *SMALL, *([] if variant == "vanilla" else WIDTHS), f"compile={compile}")
+        cfg = config(f"model={variant}", *SMALL, *widths(variant), f"compile={compile}")
         gan, _ = build_model(cfg, NOISE)
         trainer = bare_trainer(3, precision=precision)
         initial = vector(gan).detach().clone()
-        trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.n_critic, gan.seed))
+        trainer.fit(gan, Batches(NOISE, gan.batch_size, gan.real_batches, gan.seed))
         gans.append(vector(gan))
     eager, compiled = gans
     # Compiled code rounds to bfloat16 less often, and Adam's first steps go by the gradients' signs.

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from project import VARIANTS
+from project import VARIANTS, widths
 from pytorch_lightning import Callback
 from trained import FLIPPED, NOISE, SMALL, Changing, Odd, assert_equal, train
 
@@ -83,7 +83,7 @@ def assert_same_as_called(cfg, changing=None, **options):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_graph_does_to_the_bit_what_its_function_does(variant, precision, config):
-    cfg = config(f"model={variant}", *(SMALL if variant != "vanilla" else SMALL[:2]), f"trainer.precision={precision}")
+    cfg = config(f"model={variant}", *SMALL[:2], *widths(variant), f"trainer.precision={precision}")
     assert_same_as_called(cfg, steps=8)
 
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from project import VARIANTS
+from project import VARIANTS, widths
 from pytorch_lightning import Callback
 from recorded import Recorded
 from small import NOISE, bare_trainer
@@ -38,7 +38,7 @@ def recording(**options):
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_replays_are_plain_steps_to_the_bit(variant, settings, config):
-    cfg = config(f"model={variant}", *(SMALL if variant != "vanilla" else SMALL[:2]), *settings)
+    cfg = config(f"model={variant}", *SMALL[:2], *widths(variant), *settings)
     fixed, made = recording()
     replayed = train(cfg, fixed)
     assert made[0].tapes

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from project import VARIANTS
+from project import VARIANTS, widths
 from small import bare_trainer
 from torch import nn
 
@@ -17,11 +17,11 @@ from gantry.data.images import ImageSet
 from gantry.models.module import GAN
 from gantry.models.networks import dcgan
 from gantry.models.penalties import GradientPenalty
+from gantry.models.scheduled import own_step_interval
 from gantry.models.step_inputs import Planned
 from gantry.training.model import build_model
 
 SMALL = ["batch_size=6", "data.image_size=8"]
-WIDTHS = ["model.generator.width=4", "model.discriminator.width=4"]
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def small(config):
     """A GAN of a variant with small networks, and its data."""
 
     def made(variant, *overrides):
-        widths = [] if variant == "vanilla" else WIDTHS
-        cfg = config(f"model={variant}", *SMALL, *widths, *overrides)
+        cfg = config(f"model={variant}", *SMALL, *widths(variant), *overrides)
         pixels = draws(0, 0, "test images").integers(0, 256, (50, 1, 8, 8), dtype="uint8")
-        data = ImageSet("noise", pixels, None, None, "all", "drawn", "0" * 64, flip=False)
+        labels = draws(0, 0, "test labels").integers(0, 3, 50)
+        data = ImageSet("noise", pixels, labels, ("a", "b", "c"), "all", "drawn", "0" * 64, flip=False)
         gan, _ = build_model(cfg, data)
-        return gan, lambda start=0: Batches(data, cfg.batch_size, gan.n_critic, cfg.seed, start=start)
+        return gan, lambda start=0: Batches(data, gan.batch_size, gan.real_batches, cfg.seed, start=start)
 
     return made
 
@@ -78,7 +78,11 @@ def test_each_step_moves_its_own_network_only(variant, small):
     gan.configure_optimizers = lambda: watch(configure())
     fit = trainer(2)
     fit.fit(gan, batches())
-    assert [name for name, *_ in moves] == (["discriminator"] * gan.n_critic + ["generator"]) * 2
+    critic = ["discriminator"] * gan.n_critic
+    apart = [*critic, *(["discriminator"] if own_step_interval(gan.penalties) else [])]
+    first = gan.order.first == "generator"
+    orders = [["generator", *turns] if first else [*turns, "generator"] for turns in (apart, critic)]
+    assert [name for name, *_ in moves] == [player for order in orders for player in order]
     for name, generator_moved, discriminator_moved in moves:
         own, other = generator_moved, discriminator_moved
         if name == "discriminator":

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from project import VARIANTS
+from project import VARIANTS, widths
 from small import NOISE, bare_trainer
 from torch import nn
 
@@ -19,17 +19,18 @@ from gantry.models.penalties import R1
 from gantry.models.play import Players
 from gantry.models.schedules import Progress
 from gantry.models.step import Plain, Turn, due, step
+from gantry.models.step_inputs import VALUE
 from gantry.training.model import build_model
 
 STEPS = 3
-SMALL = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]
+SMALL = ["data.image_size=8", "batch_size=6"]
 SETTINGS = [[], ["accumulate=2", "model.max_grad_norm=0.1"]]
 
 
 def alone(gan):
     """The GAN as if attached to the trainer of a single process."""
     gan.trainer = SimpleNamespace(world_size=1, global_rank=0, precision_plugin=None)
-    gan.objective = objective(gan.loss, gan.penalties)
+    gan.objective = objective(gan.loss, gan.penalties, gan.terms, gan.top_k)
     return gan
 
 
@@ -38,11 +39,15 @@ def plain(gan, batches):
     optimizers = dict(zip(("generator", "discriminator"), alone(gan).configure_optimizers(), strict=True))
     records = []
     for number, batch in zip(range(STEPS), batches, strict=False):
-        share = gan.averaged.share(Progress(number, number * gan.batch_size), gan.batch_size)
+        progress = Progress(number, number * gan.batch_size)
+        share = gan.averaged.share(progress, gan.batch_size)
+        gan.scheduled.set_optimizers(progress)
+        numbers = {VALUE + place: torch.tensor(value) for place, value in gan.scheduled.values(progress).items()}
         planned = step_inputs.plan(gan.objective, number, gan.order)
-        made = step_inputs.turns(planned, gan.inputs, batch | gan.drawn(planned), gan.constraints, gan.images_format)
+        inputs = batch | gan.drawn(planned) | numbers
+        made = step_inputs.turns(planned, gan.inputs, inputs, gan.constraints, gan.images_format)
         engine = Plain(gan.max_grad_norm)
-        records.append(step(gan.players, made, optimizers, share, engine, gan.accumulate))
+        records.append(step(gan.players, made, optimizers, share, engine, gan.accumulate, gan.at_every_pass))
     return records, list(optimizers.values())
 
 
@@ -58,10 +63,9 @@ def lightning(gan, batches):
 @pytest.mark.parametrize("settings", SETTINGS, ids=["whole", "accumulate=2 and clipped"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_plain_loop_of_the_step_is_lightnings_training_to_the_bit(variant, settings, config):
-    widths = SMALL if variant != "vanilla" else SMALL[:2]
     gans, ends = [], []
     for train in (lightning, plain):
-        gan, _ = build_model(config(f"model={variant}", *widths, *settings), NOISE)
+        gan, _ = build_model(config(f"model={variant}", *SMALL, *widths(variant), *settings), NOISE)
         ends.append(train(gan, Batches(NOISE, gan.batch_size, gan.real_batches, gan.seed)))
         gans.append(gan)
     (records, optimizers), (plain_records, plain_optimizers) = ends

@@ -30,12 +30,13 @@ def train(
     gan.training_step = lambda *batch: (records.append(dict(one(*batch)) | gan.gradient_norms), records[-1])[1]
     precision = cfg.trainer.precision if cfg.trainer.precision != "auto" else "32-true"
     trainer = bare_trainer(steps, accelerator, precision=precision, devices=1)
-    health = Health(SimpleNamespace(set_tags=lambda tags: None), 10, torch.from_numpy(data.images[:4]))
+    few = [torch.from_numpy(part[:4]) for part in (data.images, data.labels)]
+    health = Health(SimpleNamespace(set_tags=lambda tags: None), 10, *few)
     trainer.callbacks += [Guard(10), health]
     if change is not None:
         trainer.callbacks.append(change)
     resident = fixed is not None and fixed.images is not None
-    batches = Batches(data, gan.batch_size, gan.n_critic, gan.seed, start=start, indices=resident)
+    batches = Batches(data, gan.batch_size, gan.real_batches, gan.seed, start=start, indices=resident)
     trainer.fit(gan, batches, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
     return SimpleNamespace(records=records, weights=gan.state_dict(), states=states, trainer=trainer, gan=gan)

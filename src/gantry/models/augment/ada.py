@@ -117,5 +117,5 @@ class ADA(nn.Module):
         self.steps.copy_(torch.where(due, torch.zeros_like(steps), steps))
 
     def logged(self) -> dict[str, Tensor]:
-        """Return p for the record."""
-        return {"augment/p": torch.as_tensor(self.p).detach().clone()}
+        """Return p for the record; nothing where a schedule sets it, which is recorded as one."""
+        return {"augment/p": self.p.detach().clone()} if isinstance(self.p, Tensor) else {}
