@@ -17,12 +17,19 @@ from gantry.core.randomness import draws
 from gantry.data.batches import Batches
 from gantry.data.images import ImageSet
 from gantry.models import losses
+from gantry.models.augment.ada import ADA
+from gantry.models.augment.diffaugment import DiffAugment
+from gantry.models.consistency import BalancedConsistency, LatentConsistency
+from gantry.models.labels import Classes
+from gantry.models.lecam import LeCam
 from gantry.models.module import GAN
-from gantry.models.networks import dcgan, mlp
-from gantry.models.penalties import GradientPenalty
+from gantry.models.networks import conditional_dcgan, dcgan, mlp
+from gantry.models.penalties import R1, R2, GradientPenalty
+from gantry.models.schedules import Cosine
+from gantry.models.terms import AuxiliaryClassifier, DataToData
 from gantry.training.distributed.strategy import NetworkwiseDDP, plugins
 
-SHAPE, BATCH, Z = (1, 8, 8), 12, 6
+SHAPE, BATCH, Z, CLASSES = (1, 8, 8), 12, 6, 3
 RECORDED = 3  # steps whose batches are kept
 
 
@@ -69,6 +76,10 @@ CASES = {
     "sngan, Lightning": Case("sngan", 10, "lightning"),
     "sngan, jolted, Lightning": Case("sngan", 2, "lightning", jolted=True),
     "wgan_gp, same draws": Case("wgan_gp", RECORDED, same_draws=True),
+    "acgan": Case("acgan", 10),
+    "reacgan": Case("reacgan", 10),
+    "adaptive": Case("adaptive", 10),
+    "paired": Case("paired", 10),
     "wgan_gp, Lightning's default": Case("wgan_gp", 1, "default"),
 }
 SLOW = {"vanilla": Case("vanilla")}  # millions of weights
@@ -100,7 +111,47 @@ VARIANTS = {
         discriminator=lambda: dcgan.Discriminator(SHAPE, width=4),
         loss=losses.non_saturating,
     ),
+    "acgan": dict(
+        generator=lambda: conditional_dcgan.ConditionalGenerator(Z, SHAPE, CLASSES, width=4, norm="layer"),
+        discriminator=lambda: judge("classifier"),
+        loss=losses.hinge,
+        further=lambda: dict(terms=[AuxiliaryClassifier(), LeCam(start=2)], labels="uniform", generator_batches=2),
+    ),
+    "reacgan": dict(
+        generator=lambda: conditional_dcgan.ConditionalGenerator(Z, SHAPE, CLASSES, width=4, norm="layer"),
+        discriminator=lambda: judge("embedding", embedding_dim=8),
+        loss=losses.hinge,
+        further=lambda: dict(terms=[DataToData()], labels="data", top_k=0.5),
+    ),
+    "adaptive": dict(
+        generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),
+        discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="none"),
+        loss=losses.non_saturating,
+        further=lambda: dict(
+            augment=ADA("bgc", p=0.3, interval=2, kimg=0.2),
+            penalties=[R1(0.1, every=2, own_step=True)],
+            first="generator",
+            terms=[BalancedConsistency(), LatentConsistency(Z)],
+        ),
+    ),
+    "paired": dict(
+        generator=lambda: conditional_dcgan.ConditionalGenerator(Z, SHAPE, CLASSES, width=4, norm="layer"),
+        discriminator=lambda: judge("projection"),
+        loss=losses.relativistic_pairing,
+        further=lambda: dict(
+            augment=DiffAugment(["color", "translation", "cutout"]),
+            penalties=[R1(Cosine(0.1, 0.01, 10)), R2(0.1)],
+            labels="paired",
+            generator_reals="next",
+        ),
+    ),
 }
+
+
+def judge(condition, **options):
+    """A discriminator that takes labels."""
+    kind = conditional_dcgan.ConditionalDiscriminator
+    return kind(SHAPE, CLASSES, width=4, norm="none", condition=condition, **options)
 
 
 def smooth(network):
@@ -118,7 +169,8 @@ def smooth(network):
 def images():
     """50 images, not a multiple of the batch, that may be mirrored."""
     pixels = draws(0, 0, "test images").integers(0, 256, (50, *SHAPE), dtype="uint8")
-    return ImageSet("noise", pixels, None, None, "all", "drawn", "0" * 64, flip=True)
+    labels = draws(0, 0, "test labels").integers(0, CLASSES, 50)
+    return ImageSet("noise", pixels, labels, ("a", "b", "c"), "all", "drawn", "0" * 64, flip=True)
 
 
 class RecordedPenalty:
@@ -242,17 +294,22 @@ def train(case, rank=0, world=1, checkpoint=None):
     watch = Watch(case, checkpoint)
     parts = dict(VARIANTS[case.variant])
     kind = SameDrawsEverywhere if case.same_draws else GAN
+    further = parts.pop("further", dict)()
+    if case.variant == "wgan_gp":
+        further["penalties"] = [RecordedPenalty(watch.seen.mixing)]
+    data = images()
     gan = kind(
         smooth(parts.pop("generator")()),
         smooth(parts.pop("discriminator")()),
         optimizer=partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999)),
-        penalties=[RecordedPenalty(watch.seen.mixing)] if case.variant == "wgan_gp" else [],
         z_dim=Z,
         seed=1,
         batch_size=BATCH,
         ema={"half_life": 100},
         accumulate=case.accumulate,
+        classes=Classes.of(data.labels, data.classes),
         **parts,
+        **further,
     )
     trainer = Trainer(
         accelerator="cpu",
@@ -268,7 +325,7 @@ def train(case, rank=0, world=1, checkpoint=None):
         enable_model_summary=False,
     )
     try:
-        trainer.fit(gan, Batches(images(), BATCH, gan.n_critic, gan.seed, rank, world))
+        trainer.fit(gan, Batches(data, BATCH, gan.real_batches, gan.seed, rank, world))
     except RuntimeError as error:
         watch.seen.error = str(error)
     return watch.seen

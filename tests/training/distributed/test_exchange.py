@@ -211,25 +211,29 @@ def test_a_global_generator_gives_every_rank_the_same(kind, ranks):
 # The same run on any number of ranks
 
 
-def distances(state, expected):
-    """Of each tensor, the length of the difference as a share of its own length."""
-    lengths = {name: tensor.double().norm().clamp_min(1e-12) for name, tensor in expected.items()}
+def distances(state, expected, floor=1e-12):
+    """Of each tensor, the length of the difference as a share of its own length, or of `floor` where that is less."""
+    lengths = {name: tensor.double().norm().clamp_min(floor) for name, tensor in expected.items()}
     return {name: float((state[name].double() - expected[name].double()).norm() / lengths[name]) for name in expected}
 
 
 # Of a tensor's length. In dcgan, with BatchNorm over all ranks, the worst is the discriminator's last bias, near zero.
 TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla": 1e-5, "dcgan": 1e-4}
+# Those of labels, further terms, augmentation, turns in another order, schedules.
+WIDER = ("acgan", "reacgan", "adaptive", "paired")
+TOLERANCE |= dict.fromkeys(WIDER, 1e-4)
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    "name", ["wgan_gp", IN_PARTS, "sngan", "dcgan", pytest.param("vanilla", marks=pytest.mark.slow)]
+    "name", ["wgan_gp", IN_PARTS, "sngan", "dcgan", *WIDER, pytest.param("vanilla", marks=pytest.mark.slow)]
 )
 def test_the_weights_are_those_of_one_process(name, world, ranks):
     """In dcgan by BatchNorm over all ranks; the batches of 12 of 50 images straddle epochs."""
     whole = alone(name.removesuffix(" in parts"))["states"]
     for step, state in ranks(name, world)[0]["states"].items():
-        found = distances(state, whole[step])
+        # The last bias and averages of logits are near zero after so few steps.
+        found = distances(state, whole[step], 1e-3 if name in WIDER else 1e-12)
         assert max(found.values()) < TOLERANCE[name], (step, found)
 
 
