@@ -232,8 +232,8 @@ def test_the_weights_are_those_of_one_process(name, world, ranks):
     """In dcgan by BatchNorm over all ranks; the batches of 12 of 50 images straddle epochs."""
     whole = alone(name.removesuffix(" in parts"))["states"]
     for step, state in ranks(name, world)[0]["states"].items():
-        # The last bias and averages of logits are near zero after so few steps.
-        found = distances(state, whole[step], 1e-3 if name in WIDER else 1e-12)
+        # Biases and averages of logits are near zero after so few steps.
+        found = distances(state, whole[step], 1e-2 if name in WIDER else 1e-12)
         assert max(found.values()) < TOLERANCE[name], (step, found)
 
 
