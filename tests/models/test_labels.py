@@ -11,6 +11,8 @@ from gantry.core.errors import UserError
 from gantry.data.batches import Batches
 from gantry.models.labels import Classes, LabelSource, from_uniform, label_stream, taken_by
 from gantry.models.networks import dcgan
+from gantry.models.play import Alone
+from gantry.models.step import played
 from gantry.models.step_inputs import FAKE_LABELS, Order, plan, turns
 from gantry.training.model import build_model
 
@@ -159,3 +161,17 @@ def test_the_generator_may_move_first_on_twice_the_batch_and_new_reals(config):
     )
     bare_trainer(2).fit(gan, Batches(NOISE, 6, gan.real_batches, 0))
     assert seen == [(12, 12), (6, 6), (6, 6)] * 2
+
+
+def test_real_images_may_be_spread_over_their_grey_levels(config):
+    """x / 128 - 1 with x uniform in [k, k + 1) of level k."""
+    gan, _ = build_model(config("model=dcgan", *SMALL, "+model.dequantise=true"), NOISE)
+    gan.trainer = SimpleNamespace(world_size=1, global_rank=0, precision_plugin=None)
+    planned = plan(gan_terms(gan), 0, gan.order)
+    batch = next(iter(Batches(NOISE, 6, 1, 0)))
+    turn, _ = turns(planned, gan.inputs, batch | gan.drawn(planned), (), torch.contiguous_format)
+    shown = played(turn, gan.players, Alone()).real.images
+    level = (shown + 1) * 128 - turn.images
+    assert level.min() >= 0
+    assert level.max() < 1 + 1e-4
+    assert abs(float(level.mean()) - 0.5) < 0.05

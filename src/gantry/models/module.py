@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -74,6 +75,9 @@ class GAN(LightningModule):
             "pass", as the code of Miyato et al. 2018.
         top_k: the share of its images, those that D takes for the most real, from which the generator learns
             (`gantry.models.top_k`), in (0, 1]; None: all.
+        dequantise: show the discriminator real images as x / 128 - 1 with x uniform within each grey level, as the
+            codes of SNGAN and WGAN-GP do, so that they have no levels that generated images lack.
+        image_shape: (C, H, W), for `dequantise`.
 
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
@@ -115,6 +119,8 @@ class GAN(LightningModule):
         generator_reals: Literal["last", "next"] = "last",
         spectral_updates: Literal["turn", "pass"] = "turn",
         top_k: float | Schedule | None = None,
+        dequantise: bool = False,
+        image_shape: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -146,9 +152,8 @@ class GAN(LightningModule):
         self.terms, self.augment, self.top_k = terms, augment, top_k
         self._terms = nn.ModuleList([term for term in terms if isinstance(term, nn.Module)])  # their state is saved
         self.at_every_pass = spectral_updates == "pass"
-        self.inputs = Inputs(
-            z_dim, getattr(generator, "draws", None) or {}, 0 if augment is None else augment.width, label_draws
-        )
+        mixing, view = getattr(generator, "draws", None) or {}, 0 if augment is None else augment.width
+        self.inputs = Inputs(z_dim, mixing, view, label_draws, prod(image_shape) if dequantise else 0)
         self.players = Players(
             *(self.generator, self.discriminator, self.averaged),
             generate=compiled(generator) if compile else generator,

@@ -16,6 +16,7 @@ from gantry.models.networks.blocks import Output
 from gantry.models.schedules import settled
 
 NOTHING: frozenset[str] = frozenset()
+LEVELS = "within a grey level"  # the draw that dequantises real images
 MIXING = "of the generator: "  # begins the name of a draw that the generator takes beside its latents
 BEFORE = "before"  # a view's `differentiate`: penalties take the gradient at the image before the view
 
@@ -130,8 +131,11 @@ class Play:
 
     @cached_property
     def real(self) -> Batch:
-        """The real images in [-1, 1], converted at first use."""
-        return Batch(to_float(self.shown), self.labels)
+        """The real images in [-1, 1], converted at first use, and spread over their grey levels where that is drawn."""
+        if LEVELS not in self.draws:
+            return Batch(to_float(self.shown), self.labels)
+        within = self.draws[LEVELS].view(self.shown.shape)
+        return Batch((self.shown + within) / 128 - 1, self.labels)
 
     @cached_property
     def fake(self) -> Batch:

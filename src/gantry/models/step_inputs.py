@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gantry.core.randomness import draws
 from gantry.models.labels import LabelDraw, from_uniform
-from gantry.models.play import MIXING, Term, view_draw
+from gantry.models.play import LEVELS, MIXING, Term, view_draw
 from gantry.models.step import PLAYERS, Turn, due
 
 IMAGES, NOISE, SHARE, LABELS = "images", "noise", "share", "labels"
@@ -84,12 +84,14 @@ class Inputs:
         mixing: purposes for which the generator takes uniform numbers, and how many an image.
         view: uniform numbers that the discriminator's view takes an image; 0: none.
         labels: by player, how the labels of its generated images are drawn; empty: no network takes labels.
+        pixels: values of a real image, each of which is spread over its grey level; 0: they are not.
     """
 
     z_dim: int
     mixing: Mapping[str, int] = field(default_factory=dict)
     view: int = 0
     labels: Mapping[str, LabelDraw] = field(default_factory=dict)
+    pixels: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ class Planned:
             result[FAKE_LABELS] = Drawn(f"{own} labels", "labels", 0, self.samples)
         for purpose, width in inputs.mixing.items():
             result[MIXING + purpose] = Drawn(f"{own} {purpose}", "uniform", width, self.samples)
+        if inputs.pixels:
+            result[LEVELS] = Drawn(f"{self.player} {LEVELS}", "uniform", inputs.pixels)
         if inputs.view:
             for name in ("real", "fake"):
                 samples = self.samples if name == "fake" else 1

@@ -63,6 +63,7 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         accumulate=cfg.accumulate,
         compile=cfg.compile,
         classes=classes,
+        image_shape=data.shape,
     )
     gan.loss = called_often(gan.loss)
     return gan, network
