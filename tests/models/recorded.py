@@ -56,6 +56,7 @@ class Tape(TorchDispatchMode):
             torch.empty(0, dtype=torch.uint8).set_(storage).fill_(0xFF)  # NaN in every float
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)  # the operations are those that it has chosen, casts among them
     def replay(self):
         for operation, args, kwargs, result in self.operations:
             again = operation(*args, **kwargs)

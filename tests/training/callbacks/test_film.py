@@ -73,8 +73,8 @@ def kept(directory, step, count=8):
 
 def test_a_stopped_run_ends_with_the_film_of_one_never_stopped(train, config, tmp_path, monkeypatch):
     drawn = []
-    generate = film.generate
-    monkeypatch.setattr(film, "generate", lambda *given: drawn.append(1) or generate(*given))
+    draw = film.drawn_grid
+    monkeypatch.setattr(film, "drawn_grid", lambda gan: drawn.append(1) or draw(gan))
     train("whole")
     whole = frames(tmp_path / "whole")
     assert sorted(whole) == [0, 1, 2, 3, 4, 5, 6]
