@@ -3,7 +3,8 @@
 The layers are those of the official code (brain-research/self-attention-gan, generator_test and discriminator_test),
 which makes images of 128 pixels and attends to maps of 32. For images of 32 pixels they are those of
 PyTorch-StudioGAN's SAGAN (resnet.py, CIFAR10/SAGAN.yaml), which attends to maps of 16, after the generator's second and
-the discriminator's first block. All weights but the generator's embeddings are under spectral normalisation.
+the discriminator's first block; there the shortcuts carry relu(x) in place of x, by a ReLU in place. All
+weights but the generator's embeddings are under spectral normalisation.
 """
 
 from torch import Tensor, nn
