@@ -61,13 +61,15 @@ def test_the_map_that_it_follows():
     assert place([4, 8, 16], 16) == 2
     assert place([16, 8, 8, 8], 8) == 1
     assert place([54, 108], 32) == 0
-    assert place([8, 16], 0) is None
+    assert place([8, 16], None) is None
 
 
 @pytest.mark.parametrize(
     ("module", "size", "side"),
-    [(sagan, 8, 4), (sagan, 28, 14), (sagan, 32, 16), (sagan, 64, 32), (sagan, 128, 32)]
-    + [(biggan, 32, 16), (biggan, 64, 32), (biggan, 128, 64)],
+    [
+        *((sagan, 8, 4), (sagan, 28, 14), (sagan, 32, 16), (sagan, 64, 32), (sagan, 128, 32)),
+        *((biggan, 32, 16), (biggan, 64, 32), (biggan, 128, 64)),
+    ],
 )
 def test_the_maps_of_the_official_codes(module, size, side):
     seen = []

@@ -14,8 +14,8 @@ from gantry.models.networks.blocks import UnsupportedError
 from gantry.models.networks.conditional import one_hot
 
 CIFAR10 = (3, 32, 32)
-SCRIPT = {"shared_dim": 0, "hierarchical": False, "attention": 0, "initialisation": "normal"}
-JUDGE = {"attention": 0, "initialisation": "normal"}
+SCRIPT = {"shared_dim": None, "hierarchical": False, "attention": None, "initialisation": "normal"}
+JUDGE = {"attention": None, "initialisation": "normal"}
 
 
 def script(shape=CIFAR10, width=64, z_dim=128):
@@ -44,7 +44,7 @@ def test_the_weights_of_the_script():
 
 @pytest.mark.parametrize(
     ("z_dim", "size", "classes", "attention", "counts"),
-    [(80, 32, 10, 0, [9_231_875, 9_456_769]), (120, 128, 1000, 64, [70_433_988, 87_982_370])],
+    [(80, 32, 10, None, [9_231_875, 9_456_769]), (120, 128, 1000, 64, [70_433_988, 87_982_370])],
 )
 def test_the_weights_of_the_full_form(z_dim, size, classes, attention, counts):
     with torch.device("meta"):
@@ -167,8 +167,8 @@ def test_a_shared_embedding_without_hierarchical_latents():
 
 
 def test_refusals():
-    with pytest.raises(UnsupportedError, match="shared_dim above 0"):
-        biggan.Generator(120, CIFAR10, 10, shared_dim=0)
+    with pytest.raises(UnsupportedError, match="shared_dim=128"):
+        biggan.Generator(120, CIFAR10, 10, shared_dim=None)
     with pytest.raises(UnsupportedError, match="4 parts here, so at least 4"):
         biggan.Generator(3, CIFAR10, 10)
     with pytest.raises(UnsupportedError, match="orthogonal, normal, xavier"):

@@ -32,7 +32,7 @@ def test_the_means_over_batches_of_any_sizes():
     assert torch.allclose(network.norm.running_mean, torch.stack([z.mean(0) for z in batches]).mean(0), atol=1e-6)
     assert torch.allclose(network.norm.running_var, torch.stack([z.var(0) for z in batches]).mean(0), atol=1e-5)
     assert len(network.seen) == 3
-    assert network.training and network.drop.training and network.norm.training
+    assert all(module.training for module in network.modules())
     assert network.norm.momentum == 0.1
     assert network.norm.num_batches_tracked == 1
 

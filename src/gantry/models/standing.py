@@ -1,6 +1,7 @@
-"""Standing statistics (Brock et al. 2019, Large Scale GAN Training): BatchNorm's of the images a generator makes now."""
+"""Standing statistics (Brock et al. 2019, Large Scale GAN Training): BatchNorm's, of the images it normalises now."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ def standing_statistics(network: nn.Module, latents: Iterable[tuple[Tensor, Tens
     """Replace the running statistics of every BatchNorm by their means over batches, each batch with equal weight.
 
     Within a batch BatchNorm normalises by the batch's own statistics, as while training; nothing else is in training
-    mode. The variances are unbiased, as running ones are; the official code's are not, and smaller by a share of 1 / (B H W).
+    mode. The variances are unbiased, as running ones are; the official code's are smaller by a share of 1 / (B H W).
     The modules' modes, and BatchNorm's counters of training batches, are as before at the end.
 
     Args:
@@ -27,7 +28,9 @@ def standing_statistics(network: nn.Module, latents: Iterable[tuple[Tensor, Tens
     if not batches:
         raise ValueError("standing statistics need at least one batch of latents")
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    counters = [cast(Tensor, norm.num_batches_tracked) for norm in norms]  # absent only where nothing is tracked
+    counts = [counter.clone() for counter in counters]
     modes = {module: module.training for module in network.modules()}
     try:
         network.eval()
@@ -38,8 +41,8 @@ def standing_statistics(network: nn.Module, latents: Iterable[tuple[Tensor, Tens
         for z, labels in batches if norms else []:
             network(z) if labels is None else network(z, labels)
     finally:
-        for norm, (momentum, counter) in zip(norms, before, strict=True):
+        for norm, momentum, counter, count in zip(norms, momenta, counters, counts, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(counter)
+            counter.copy_(count)
         for module, training in modes.items():
             module.training = training

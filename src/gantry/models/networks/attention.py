@@ -1,4 +1,4 @@
-"""Self-attention of Zhang et al. 2019, Self-Attention Generative Adversarial Networks, as the official codes have it."""
+"""Self-attention of Zhang et al. 2019, Self-Attention Generative Adversarial Networks, as the official code has it."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,8 @@ class SelfAttention(nn.Module):
         beta = softmax over j of theta(x)_i . phi(x)_j,    y_i = x_i + gamma * o(sum over j of beta_ij g(x)_j)
 
     The paper differs (section 3, equations 1 to 3): it writes keys f, queries g and values h without pooling, and says
-    that the values have C/8 channels, too. This is what its code does (brain-research/self-attention-gan, non_local.py),
-    and BigGAN's (layers.py). Products are not divided by the square root of their length.
+    that the values have C/8 channels, too. This is what its code does (brain-research/self-attention-gan,
+    non_local.py), and BigGAN's (layers.py). Products are not divided by the square root of their length.
 
     The product is written out, since torch's scaled_dot_product_attention has no second derivative on a GPU, which
     penalties of the discriminator's gradient take.
@@ -43,15 +43,15 @@ class SelfAttention(nn.Module):
         return x + self.gamma * self.o(gathered)
 
 
-def place(sides: Sequence[int], largest: int) -> int | None:
+def place(sides: Sequence[int], largest: int | None) -> int | None:
     """Return the index of the map that self-attention follows: the largest one of at most `largest` pixels a side.
 
-    The first of several of one size; the smallest map where all are larger; None: no attention.
+    It is the first of several of one size, and the smallest map where all are larger.
 
     Args:
         sides: the longer side of each map that may have it, in pixels.
-        largest: 0: no attention.
+        largest: None: no map, and None is returned.
     """
-    if largest == 0:
+    if largest is None:
         return None
     return sides.index(max((side for side in sides if side <= largest), default=min(sides)))

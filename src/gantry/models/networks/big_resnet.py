@@ -14,8 +14,8 @@ from .resnet import DownBlock, UpBlock, convolution
 
 Initialisation = Literal["orthogonal", "normal", "xavier"]
 # By the number of doublings of a generator (32 pixels: 3), times the width: its channels at the start and after each
-# block, and those after each block of a discriminator. From 32 to 256 pixels they are those of BigGAN.py of the official
-# code, whose 512 pixels have no discriminator; that is big_resnet.py's of PyTorch-StudioGAN.
+# block, and those after each block of a discriminator. From 32 to 256 pixels they are those of BigGAN.py of the
+# official code, which has no discriminator for 512; that one is of PyTorch-StudioGAN (big_resnet.py).
 GENERATOR = {
     2: (4, 4, 4),
     3: (4, 4, 4, 4),
@@ -59,12 +59,12 @@ class ResidualGenerator(nn.Module):
         image_shape: (C, H, W) of the images to make, see `doublings` for the sides.
         width: channels, times those of `GENERATOR`.
         attention: self-attention follows the block whose map is the largest of at most so many pixels, and of at most
-            half the image's; 0: none.
+            half the image's; None: none.
         norm: makes the normalisation in a block of so many channels, by the block's index, counted from 0.
     """
 
     def __init__(
-        self, inputs: int, image_shape: Shape, width: int, attention: int, norm: Callable[[int, int], nn.Module]
+        self, inputs: int, image_shape: Shape, width: int, attention: int | None, norm: Callable[[int, int], nn.Module]
     ) -> None:
         super().__init__()
         start, count = start_of(image_shape)
@@ -106,7 +106,7 @@ class ResidualDiscriminator(nn.Module):
 
     SMALL: ClassVar[int] = 4
 
-    def __init__(self, image_shape: Shape, width: int, attention: int) -> None:
+    def __init__(self, image_shape: Shape, width: int, attention: int | None) -> None:
         super().__init__()
         count, (before, *sides) = start_of(image_shape)[1], image_shape
         if count in DISCRIMINATOR:

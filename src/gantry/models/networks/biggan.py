@@ -1,8 +1,8 @@
 """The pair of Brock et al. 2019, Large Scale GAN Training for High Fidelity Natural Image Synthesis, in two forms.
 
 The full one has the paper's shared embedding, hierarchical latents, self-attention and orthogonal initialisation. The
-one of the official script for CIFAR-10 (scripts/launch_cifar_ema.sh) has none of them: `width` 64, `shared_dim` 0,
-`hierarchical` false, `attention` 0, `initialisation` normal.
+one of the official script for CIFAR-10 (scripts/launch_cifar_ema.sh) has none of them: `width` 64,
+`shared_dim` and `attention` None, `hierarchical` false, `initialisation` normal.
 """
 
 import torch
@@ -28,12 +28,12 @@ class Generator(ResidualGenerator):
         image_shape: (C, H, W) of the images to make, see `doublings` for the sides.
         n_classes: number of classes.
         width: channels, times those of `big_resnet.GENERATOR`: at 32 pixels 4 times it (the paper: 96).
-        shared_dim: length of the classes' vectors of which each BatchNorm has linear maps; 0: each BatchNorm has
+        shared_dim: length of the classes' vectors of which each BatchNorm has linear maps; None: each BatchNorm has
             embeddings of its own.
         hierarchical: the dense map and each block take a part of the latent vector of their own, as equal ones as
             possible, the first ones the longer; a block's is joined to the class's vector.
         attention: self-attention follows the block whose map is the largest of at most so many pixels, and of at most
-            half the image's; 0: none.
+            half the image's; None: none.
         initialisation: of the weights, see `initialise`.
 
     Raises:
@@ -47,33 +47,31 @@ class Generator(ResidualGenerator):
         image_shape: Shape,
         n_classes: int,
         width: int = 96,
-        shared_dim: int = 128,
+        shared_dim: int | None = 128,
         hierarchical: bool = True,
-        attention: int = 64,
+        attention: int | None = 64,
         initialisation: Initialisation = "orthogonal",
     ) -> None:
         parts = parts_of(z_dim, start_of(image_shape)[1] + 1) if hierarchical else [z_dim]
-        if hierarchical and not shared_dim:
-            raise UnsupportedError("hierarchical: needs a shared embedding: shared_dim above 0, or hierarchical false")
+        if hierarchical and shared_dim is None:
+            raise UnsupportedError("hierarchical: needs a shared embedding: shared_dim=128, say, or hierarchical=false")
 
         def norm(index: int, channels: int) -> nn.Module:
-            if not shared_dim:
+            if shared_dim is None:
                 return ModulatedBatchNorm(channels, lambda: ClassEmbedding(n_classes, channels))
             inputs = shared_dim + (parts[index + 1] if hierarchical else 0)
             return ModulatedBatchNorm(channels, lambda: nn.Linear(inputs, channels, bias=False))
 
         super().__init__(parts[0], image_shape, width, attention, norm)
         self.parts = parts
-        if shared_dim:
-            self.shared = ClassEmbedding(n_classes, shared_dim)
-        self.shared_dim = shared_dim
+        self.shared = None if shared_dim is None else ClassEmbedding(n_classes, shared_dim)
         initialise(self, initialisation)
         constrain_spectrally(self, eps=SPECTRAL_EPS)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Images (B, C, H, W) in (-1, 1) from latents (B, z_dim) and labels (B,) or (B, n_classes)."""
         first, *rest = z.split(self.parts, 1)
-        condition = self.shared(labels) if self.shared_dim else labels
+        condition = labels if self.shared is None else self.shared(labels)
         if not rest:
             return self.images(first, [(condition,)] * len(self.blocks))
         return self.images(first, [(torch.cat([condition, part], 1),) for part in rest])
@@ -98,7 +96,7 @@ class Discriminator(ResidualDiscriminator):
         image_shape: Shape,
         n_classes: int,
         width: int = 96,
-        attention: int = 64,
+        attention: int | None = 64,
         initialisation: Initialisation = "orthogonal",
     ) -> None:
         super().__init__(image_shape, width, attention)

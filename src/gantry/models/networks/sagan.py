@@ -1,9 +1,10 @@
 """The pair of Zhang et al. 2019, Self-Attention Generative Adversarial Networks, with labels and without.
 
 The layers are those of the official code (brain-research/self-attention-gan, generator_test and discriminator_test),
-which makes images of 128 pixels and attends to maps of 32. For images of 32 pixels they are those of PyTorch-StudioGAN's
-SAGAN (resnet.py, CIFAR10/SAGAN.yaml), which attends to maps of 16, after the generator's second and the discriminator's
-first block. Both put spectral normalisation on all weights of both networks but the generator's embeddings.
+which makes images of 128 pixels and attends to maps of 32. For images of 32 pixels they are those of
+PyTorch-StudioGAN's SAGAN (resnet.py, CIFAR10/SAGAN.yaml), which attends to maps of 16, after the generator's second and
+the discriminator's first block; there the shortcuts carry relu(x) in place of x, by a ReLU in place. All
+weights but the generator's embeddings are under spectral normalisation.
 """
 
 from torch import Tensor, nn
@@ -22,11 +23,13 @@ class Generator(biggan.Generator):
         n_classes: number of classes.
         width: channels, times those of `big_resnet.GENERATOR`: 4 times it at 32 pixels (the official code: 64).
         attention: self-attention follows the block whose map is the largest of at most so many pixels, and of at most
-            half the image's; 0: none.
+            half the image's; None: none.
     """
 
-    def __init__(self, z_dim: int, image_shape: Shape, n_classes: int, width: int = 64, attention: int = 32) -> None:
-        super().__init__(z_dim, image_shape, n_classes, width, 0, False, attention, "xavier")
+    def __init__(
+        self, z_dim: int, image_shape: Shape, n_classes: int, width: int = 64, attention: int | None = 32
+    ) -> None:
+        super().__init__(z_dim, image_shape, n_classes, width, None, False, attention, "xavier")
 
 
 class Discriminator(biggan.Discriminator):
@@ -41,7 +44,7 @@ class Discriminator(biggan.Discriminator):
 
     SMALL = 2
 
-    def __init__(self, image_shape: Shape, n_classes: int, width: int = 64, attention: int = 32) -> None:
+    def __init__(self, image_shape: Shape, n_classes: int, width: int = 64, attention: int | None = 32) -> None:
         super().__init__(image_shape, n_classes, width, attention, "xavier")
 
 
@@ -52,7 +55,7 @@ class UnconditionalGenerator(ResidualGenerator):
         z_dim, image_shape, width, attention: as of `Generator`.
     """
 
-    def __init__(self, z_dim: int, image_shape: Shape, width: int = 64, attention: int = 32) -> None:
+    def __init__(self, z_dim: int, image_shape: Shape, width: int = 64, attention: int | None = 32) -> None:
         super().__init__(z_dim, image_shape, width, attention, lambda _, channels: nn.BatchNorm2d(channels))
         initialise(self, "xavier")
         constrain_spectrally(self, eps=SPECTRAL_EPS)
@@ -71,7 +74,7 @@ class UnconditionalDiscriminator(ResidualDiscriminator):
 
     SMALL = 2
 
-    def __init__(self, image_shape: Shape, width: int = 64, attention: int = 32) -> None:
+    def __init__(self, image_shape: Shape, width: int = 64, attention: int | None = 32) -> None:
         super().__init__(image_shape, width, attention)
         self.dense = nn.Linear(self.width, 1)
         initialise(self, "xavier")

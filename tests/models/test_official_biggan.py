@@ -1,6 +1,7 @@
 """BigGAN's networks against its official code: the same weights make the same images, logits and gradients.
 
-GANTRY_OFFICIAL_CODE names a folder with a checkout of github.com/ajbrock/BigGAN-PyTorch, whose modules are imported.
+GANTRY_OFFICIAL_CODE names a folder with a checkout of ajbrock/BigGAN-PyTorch, whose modules are imported, in a folder
+owner+name/repo, owner+name or name.
 """
 
 import os
@@ -16,10 +17,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from gantry.models.networks import biggan
 
-CODE = Path(os.environ.get("GANTRY_OFFICIAL_CODE", "")) / "BigGAN-PyTorch"
+NAMED = ("ajbrock+BigGAN-PyTorch/repo", "ajbrock+BigGAN-PyTorch", "BigGAN-PyTorch")
+PLACES = [Path(os.environ.get("GANTRY_OFFICIAL_CODE", "")) / name for name in NAMED]
+CODE = next((place for place in PLACES if (place / "BigGAN.py").is_file()), None)
 pytestmark = [
     pytest.mark.data,
-    pytest.mark.skipif(not (CODE / "BigGAN.py").is_file(), reason="GANTRY_OFFICIAL_CODE holds no BigGAN-PyTorch"),
+    pytest.mark.skipif(CODE is None, reason="GANTRY_OFFICIAL_CODE names no folder with BigGAN-PyTorch"),
 ]
 MODULES = ("BigGAN", "layers", "sync_batchnorm")
 NAMES = (  # of the official code, and here
@@ -39,15 +42,15 @@ NAMES = (  # of the official code, and here
 FORMS = {  # the official options of a form's generator, and those here
     "script": (
         dict(dim_z=128, G_shared=False, hier=False, G_init="N02"),
-        dict(shared_dim=0, hierarchical=False, initialisation="normal"),
+        dict(shared_dim=None, hierarchical=False, initialisation="normal"),
     ),
     "full": (dict(dim_z=120, G_shared=True, shared_dim=128, hier=True, G_init="ortho"), {}),
 }
 # Form, side in pixels, side of the maps with attention, width. At 32 pixels the official table says that each of the
 # discriminator's maps has 16 pixels, so that attention at 16 follows all four blocks.
 CASES = {
-    "script": ("script", 32, 0, 64),
-    "full": ("full", 32, 0, 96),
+    "script": ("script", 32, None, 64),
+    "full": ("full", 32, None, 96),
     "full at 64": ("full", 64, 32, 16),
     "full at 128": ("full", 128, 64, 8),
 }
@@ -71,8 +74,8 @@ def pair(official, case):
     torch.manual_seed(0)
     common = dict(n_classes=10, resolution=size)
     theirs = (
-        official.Generator(width, G_attn=str(attention), no_optim=True, **common, **options),
-        official.Discriminator(width, D_attn=str(attention), D_init=options["G_init"], **common),
+        official.Generator(width, G_attn=str(attention or 0), no_optim=True, **common, **options),
+        official.Discriminator(width, D_attn=str(attention or 0), D_init=options["G_init"], **common),
     )
     drawn = here.get("initialisation", "orthogonal")
     ours = (
