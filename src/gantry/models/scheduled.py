@@ -69,7 +69,7 @@ class Scheduled:
 
     @classmethod
     def of(cls, penalties: Sequence[object], terms: Sequence[object], further: dict[str, object]) -> "Scheduled":
-        """Find the schedules among the attributes of parts, of which `further` are named by their place, or which are."""
+        """Find the schedules among parts and their attributes; `further` parts are named by their place."""
         numbers = {place: part for place, part in further.items() if isinstance(part, Schedule)}
         places = {f"penalties.{n}": part for n, part in enumerate(penalties)}
         places |= {f"terms.{n}": part for n, part in enumerate(terms)} | further
