@@ -33,6 +33,7 @@ from gantry.core import output, redaction
 from gantry.core.config.options import COMMANDS
 from gantry.core.config.overrides import quoted, sweep_flag_first
 from gantry.core.config.reference import SHARED, help_text
+from gantry.core.config.signatures import signature
 from gantry.core.config.typed import as_typed
 from gantry.core.errors import FAILED, INTERRUPTED, REFUSED, JobFailed, PeerFailed, RunFailed, UserError
 from gantry.core.processes.parent_watch import LEASH
@@ -279,10 +280,22 @@ def _unknown_key(cause: ConfigKeyError | ConfigAttributeError) -> str:
     beside = tree
     for part in key.split(".")[:-1]:
         beside = beside.get(part) if isinstance(beside, dict) else None
-    parent = key.rpartition(".")[0]
+    parent, _, name = key.rpartition(".")
+    if _is_taken(name, beside):
+        return f"{key}: not in this config, which may have it: +{key}=... adds it"
     names = sorted(str(name) for name in beside if name != "hydra") if isinstance(beside, dict) else []
     options = f"options of {parent}" if parent else "options"
     return f"{key}: no such option{_closest_keys(key, tree)}\n{options}: {', '.join(names) or 'none'}"
+
+
+def _is_taken(name: str, beside: object) -> bool:
+    """Return True where the `_target_` of a group takes an argument that its config does not give."""
+    target = beside.get("_target_") if isinstance(beside, dict) else None
+    try:
+        read = signature(target) if isinstance(target, str) else None
+    except UserError:
+        return False
+    return read is not None and read.get(name) is not None
 
 
 def _closest_keys(key: str, tree: dict[str, Any]) -> str:

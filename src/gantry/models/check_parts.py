@@ -9,6 +9,7 @@ from gantry.core.errors import UserError
 from gantry.models.labels import LabelDraw, no_labels, taken_by
 from gantry.models.losses import Loss, seen_by_generator
 from gantry.models.penalties import INPUT_GRADIENT, Penalty
+from gantry.models.schedules import Schedule
 from gantry.models.step_inputs import Order
 
 
@@ -52,6 +53,16 @@ def check_labels(networks: Mapping[str, nn.Module], labels: Mapping[str, LabelDr
             "model.labels: neither network takes labels: leave it out, or choose networks that do, such as "
             "model/network=conditional_dcgan"
         )
+
+
+def check_top_k(share: float | Schedule | None) -> None:
+    """Refuse a share of the generator's images that is none.
+
+    Raises:
+        UserError: it is not above 0 and at most 1.
+    """
+    if isinstance(share, int | float) and not 0 < share <= 1:
+        raise UserError(f"model.top_k: must be above 0 and at most 1, the share of images that counts, not {share}")
 
 
 def check_order(order: Order, loss: Loss, labels: Mapping[str, LabelDraw]) -> None:

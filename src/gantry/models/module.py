@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from gantry.models.check_parts import check_discriminator, check_labels, check_order
+from gantry.models.check_parts import check_discriminator, check_labels, check_order, check_top_k
 from gantry.models.compilation import compiled
 from gantry.models.ema import AveragedGenerator
 from gantry.models.fixed_step import FixedStep
@@ -125,6 +125,7 @@ class GAN(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         check_discriminator(discriminator, penalties)
+        check_top_k(top_k)
         networks = {"generator": generator, "discriminator": discriminator}
         given = {"generator": labels, "discriminator": discriminator_labels}
         check_labels(networks, given, classes is not None)

@@ -26,6 +26,7 @@ from gantry.core.processes.ranks import Place
 from gantry.data.images import ImageSet
 from gantry.models.module import GAN
 from gantry.models.objective import objective
+from gantry.models.scheduled import without_schedules
 from gantry.models.step import Plain, Turn, step
 from gantry.models.step_inputs import IMAGES, LABELS, VALUE, plan, turns
 from gantry.models.uninitialised import Uninitialised
@@ -170,7 +171,8 @@ def _measured(gan: GAN, shape: tuple[int, ...], batch: int, dtype: torch.dtype) 
     )
     networks = {"generator": generator, "discriminator": discriminator}
     factories = {"generator": gan.optimizer, "discriminator": gan.discriminator_optimizer}
-    optimizers = {name: factories[name](network.parameters()) for name, network in networks.items()}
+    made = {name: without_schedules(factory)[0] for name, factory in factories.items()}
+    optimizers = {name: made[name](network.parameters()) for name, network in networks.items()}
     weights = {name: sum(each.numel() for each in network.parameters()) for name, network in networks.items()}
     held = []  # in each turn: what it takes, and the gradients that the other turn has left
     with Counted() as counted:

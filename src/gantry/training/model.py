@@ -1,9 +1,11 @@
 """Builds the GAN of a run from its config; needs neither torchvision nor what else only measuring and saving need."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.core.config.check import is_number
@@ -14,6 +16,21 @@ from gantry.data.images import ImageSet
 from gantry.models.labels import Classes, no_labels
 from gantry.models.module import GAN
 from gantry.models.networks.blocks import UnsupportedError
+
+
+def _maker_of(model: dict[str, Any]) -> Callable[..., GAN]:
+    """Return the maker of the GAN, whose parts but the networks it has made.
+
+    Raises:
+        UserError: the constructor of a part refuses its options.
+    """
+    try:
+        return maker(model)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            named = re.search(r"full_key: (\S+)", str(error))
+            raise UserError(f"model{f'.{named[1]}' if named else ''}: {error.__cause__}") from error
+        raise
 
 
 def class_count(key: str, network: Mapping[str, Any], classes: Classes | None) -> dict[str, int]:
@@ -55,7 +72,7 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
         discriminator = maker(opponent)()
     except UnsupportedError as error:
         raise UserError(str(error)) from error
-    gan = maker(model)(
+    gan = _maker_of(model)(
         generator=generator,
         discriminator=discriminator,
         seed=cfg.seed,
