@@ -1,19 +1,24 @@
 """The classes of a data set, and the labels of generated images: draws without state, like the latents."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torch import nn
 
 from gantry.core.randomness import draws
 from gantry.models.latents import BLOCK
 
+if TYPE_CHECKING:
+    from torch import nn
+
 # Of the labels of generated images: each class equally often, as often as in the data, or those of the real batch.
 LabelDraw = Literal["uniform", "data", "paired"]
+BY_SHARES = "as often as in the training data"  # how records say that labels were drawn by `Classes.shares`
 FURTHER = ("labels", "draws")  # what a network's forward pass may take beside latents or images
 
 
@@ -30,7 +35,7 @@ class Classes:
     shares: tuple[float, ...]
 
     @classmethod
-    def of(cls, labels: np.ndarray, names: Sequence[str]) -> "Classes":
+    def of(cls, labels: np.ndarray, names: Sequence[str]) -> Classes:
         """Return the classes of a data set with labels int64 (N,), indices into `names`."""
         counts = np.bincount(labels, minlength=len(names))
         return cls(tuple(names), tuple((counts / counts.sum()).tolist()))

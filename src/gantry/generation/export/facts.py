@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from gantry.core.files import read_json
 from gantry.runs.folder import BEST, CONFIG_FILE, ENVIRONMENT, EVALUATIONS, GENERATOR, LAST, SUMMARY_FILE, TAGS_FILE
-from gantry.runs.generator_files import GENERATOR_CONFIG, exported_step
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, exported_step
 from gantry.runs.generators import ExportedFiles
 
 LARGEST = 1e300  # larger values are no measurements; comparing with it excludes NaN too

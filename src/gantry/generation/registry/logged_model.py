@@ -17,7 +17,7 @@ from gantry.generation.export.model_card import FILE as CARD
 from gantry.generation.export.portable import OWN, copy_source
 from gantry.generation.registry.versions import MODEL
 from gantry.models import latents
-from gantry.runs.generator_files import GENERATOR_CONFIG
+from gantry.runs.generator_metadata import GENERATOR_CONFIG
 from gantry.runs.generators import ExportedFiles
 
 if TYPE_CHECKING:
