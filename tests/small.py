@@ -9,7 +9,8 @@ from gantry.data.images import ImageSet
 NOISE = ImageSet(
     "noise",
     draws(0, 0, "test images").integers(0, 256, (60, 1, 8, 8), dtype="uint8"),
-    *(None, None, "all", "drawn", "0" * 64),
+    draws(0, 0, "test labels").integers(0, 3, 60),
+    *(("a", "b", "c"), "all", "drawn", "0" * 64),
     flip=False,
 )
 

@@ -23,7 +23,7 @@ from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.ground import OnGround, measured
 from gantry.evaluation.metrics.metric import LABELS, Metric, built
-from gantry.models.labels import BY_SHARES, LabelSource
+from gantry.models.labels import BY_SHARES, Classes, LabelSource
 from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
 MAIN, CLASSES = "main", "classes"  # names of the extractors in files
@@ -223,19 +223,19 @@ class Plan:
         assert isinstance(self.subject, GeneratorFiles)
         return self.subject.load()
 
-    @cached_property
-    def labels(self) -> LabelSource | None:
-        """The labels of generated images, as often as in the training data; None where the generator takes none."""
-        classes = self.subject.classes() if isinstance(self.subject, GeneratorFiles) else None
-        return None if classes is None else LabelSource(classes.shares)
-
     def source(self, draw: int, rank: int) -> Source:
         """Return the images of one draw."""
         if isinstance(self.subject, SampleFiles):
             return ArraySource(self.images.images)
         network = self.network.to(self.device(rank))
-        made = GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n, self.labels)
+        labels = None if self.classes is None else LabelSource(self.classes.shares)
+        made = GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n, labels=labels)
         return made if self.reference.ground is None else OnGround(made, self.reference.ground)
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """The classes whose labels the generator takes; None where it takes none, and of files."""
+        return self.subject.classes() if isinstance(self.subject, GeneratorFiles) else None
 
 
 def _how_read(data: ImageSet) -> str:
@@ -270,9 +270,9 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
     files, network = plan.subject, plan.network
     assert isinstance(files, GeneratorFiles)
     check_finite(network, files.folder)
-    inputs = [torch.zeros(1, files.z_dim)]
-    inputs += [] if plan.labels is None else [torch.from_numpy(plan.labels(plan.seed, 0, 1))]
-    image = network(*(value.to(next(network.parameters()).device) for value in inputs))
+    device = next(network.parameters()).device
+    labels = [] if plan.classes is None else [torch.zeros(1, dtype=torch.int64, device=device)]
+    image = network(torch.zeros(1, files.z_dim, device=device), *labels)
     if tuple(image.shape[1:]) != plan.reference.drawn_shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
@@ -288,5 +288,5 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "draws": plan.repeats,
         "trained_on_these_images": plan.as_trained,
-        **({"labels": BY_SHARES} if plan.labels is not None else {}),
+        **({} if plan.classes is None else {"labels": BY_SHARES}),
     }

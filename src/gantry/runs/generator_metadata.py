@@ -31,9 +31,15 @@ def exported_classes(folder: Path) -> Classes | None:
     """Return the classes that `save_generator` wrote of a network that takes labels; None where it takes none.
 
     Raises:
-        UserError: the weights are missing or damaged, or do not name the classes that the config counts.
+        UserError: the config counts classes, and the weights are missing or damaged, or do not name them.
     """
-    about, count = _about(folder), _count(folder)
+    count = _count(folder)
+    try:
+        about = _about(folder)
+    except UserError:
+        if count is None:  # `load_generator` says what is wrong, of the config first
+            return None
+        raise
     if count is None and "classes" not in about:
         return None
     try:
@@ -62,7 +68,7 @@ def _about(folder: Path) -> dict[str, str]:
         with safe_open(folder / WEIGHTS, framework="numpy") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise unfit(folder, f"{type(error).__name__}: {error}") from error
+        raise unfit(folder, " ".join(str(error).split())) from error
 
 
 def unfit(folder: Path, why: str) -> UserError:
