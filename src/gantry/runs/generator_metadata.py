@@ -48,7 +48,7 @@ def exported_classes(folder: Path) -> Classes | None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise unfit(folder, f"they do not name the classes: {type(error).__name__}: {error}") from error
     wanted = len(found) if count is None else count
-    if not len(found) == len(found.shares) == wanted:
+    if not 1 <= len(found) == len(found.shares) == wanted:
         raise unfit(folder, f"they name {len(found)} classes with {len(found.shares)} shares, not {wanted}")
     return found
 
