@@ -27,7 +27,8 @@ from gantry.models.networks.dcgan import Generator
 from gantry.runs import checkpoint_files
 from gantry.runs.find_generators import _fetched, find_generators
 from gantry.runs.folder import RUN_FILE
-from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS, exported_step, load_generator, save_generator
+from gantry.runs.generator_files import load_generator, save_generator
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, WEIGHTS, exported_step
 from gantry.runs.generators import GeneratorFiles
 from gantry.runs.run_config import data_config
 from gantry.training.callbacks.checkpointing import DurableIO

@@ -10,10 +10,16 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from gantry.models.networks import dcgan, mlp, resnet
+from gantry.models.labels import Classes
+from gantry.models.networks import conditional_dcgan, conditional_mlp, conditional_resnet, dcgan, mlp, resnet
 from gantry.runs.generator_files import save_generator
 
 Z_DIM = 6
+WITH_LABELS = {
+    "conditional_mlp": conditional_mlp.ConditionalGenerator,
+    "conditional_dcgan": conditional_dcgan.ConditionalGenerator,
+    "conditional_resnet": conditional_resnet.ConditionalGenerator,
+}
 NETWORKS = {
     "mlp": (mlp.Generator, {"norm": "layer"}, [1, 8, 8]),
     "dcgan": (dcgan.Generator, {"width": 4, "norm": "batch"}, [3, 16, 16]),
@@ -22,16 +28,27 @@ NETWORKS = {
 LATENTS = f"torch.randn(5, {Z_DIM}, generator=torch.Generator().manual_seed(1))"
 
 
-def exported(folder, kind, step=7, **arguments):
+def exported(folder, kind, step=7, classes=None, **arguments):
     """An exported generator in eval mode whose statistics and weights are not those of a fresh one; returns it."""
     network = kind(**arguments)
     with torch.no_grad():
         for weight in network.parameters():
             weight.normal_(0, 0.3)  # as they begin, images are all but flat
-        network.train()(torch.randn(16, arguments["z_dim"]))
+        labels = [] if classes is None else [torch.arange(16) % len(classes)]
+        network.train()(torch.randn(16, arguments["z_dim"]), *labels)
     config = {"_target_": f"{kind.__module__}.{kind.__qualname__}"} | arguments
-    save_generator(folder, network, config, step)
+    save_generator(folder, network, config, step, classes)
     return network.eval().requires_grad_(False)
+
+
+CLASSES = Classes(("cat", "dog", "a, b"), (0.5, 0.25, 0.25))
+
+
+def small_with_labels(folder, name="conditional_dcgan", classes=CLASSES, **more):
+    """One of our networks that take labels, exported to `folder`; returns it."""
+    shape = {"image_shape": [1, 8, 8], "z_dim": Z_DIM, "n_classes": len(classes)}
+    width = {} if name == "conditional_mlp" else {"width": 4}
+    return exported(folder, WITH_LABELS[name], classes=classes, **width | shape | more)
 
 
 def small(folder, name="dcgan"):
@@ -40,10 +57,10 @@ def small(folder, name="dcgan"):
     return exported(folder, kind, z_dim=Z_DIM, image_shape=shape, **arguments)
 
 
-def images_of(network):
-    """What it makes of `LATENTS`."""
+def images_of(network, *labels):
+    """What it makes of `LATENTS`, and of five labels where it takes them."""
     with torch.inference_mode():
-        return network(eval(LATENTS, {"torch": torch}))
+        return network(eval(LATENTS, {"torch": torch}), *map(torch.tensor, labels))
 
 
 def required(*packages):

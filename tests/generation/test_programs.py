@@ -57,14 +57,16 @@ def test_a_program_is_read_back_for_any_batch(tmp_path, capfd):
 
 
 def test_the_torchscript_of_every_variant_makes_its_images_where_there_is_torch_alone(config, tmp_path, capfd):
-    networks = {}
+    networks, labels = {}, {}
     for variant in VARIANTS:
         gan, made_of = build_model(config(f"model={variant}", "experiment=smoke", f"model.z_dim={Z_DIM}"), NOISE)
         network = networks[variant] = gan.generator.train()
-        with torch.no_grad():
-            network(torch.randn(16, Z_DIM))  # BatchNorm's statistics are no longer those it begins with
+        classes = gan.classes if gan.conditional else None
+        labels[variant] = [] if classes is None else [[0, 1, 2, 1, 0]]
+        with torch.no_grad():  # BatchNorm's statistics are no longer those it begins with
+            network(torch.randn(15, Z_DIM), *(torch.tensor(3 * one) for one in labels[variant]))
         network.eval().requires_grad_(False)
-        assert write_torchscript(network, Z_DIM, tmp_path / f"{variant}.torchscript") == 0
+        assert write_torchscript(network, Z_DIM, tmp_path / f"{variant}.torchscript", classes) == 0
         assert made_of["image_shape"] == [1, 8, 8]
     assert capfd.readouterr() == ("", "")
     assert {path.stem for path in tmp_path.iterdir()} == set(VARIANTS)  # one file each
@@ -72,14 +74,17 @@ def test_the_torchscript_of_every_variant_makes_its_images_where_there_is_torch_
     printed = run(
         "import torch, json, importlib.util\n"
         "assert not any(map(importlib.util.find_spec, ('numpy', 'gantry')))\n"
-        f"for variant in {VARIANTS}:\n"
+        f"for variant, labels in {labels}.items():\n"
         f"    program = torch.jit.load({str(tmp_path)!r} + f'/{{variant}}.torchscript')\n"
-        f"    print(json.dumps([program({LATENTS}).tolist(), program(torch.zeros(1, {Z_DIM})).tolist()]))"
+        "    labels = list(map(torch.tensor, labels))\n"
+        f"    images = program({LATENTS}, *labels), program(torch.zeros(1, {Z_DIM}), *(one[:1] for one in labels))\n"
+        "    print(json.dumps([one.tolist() for one in images]))"
     )
-    for network, line in zip(networks.values(), printed.splitlines(), strict=True):
+    for (variant, network), line in zip(networks.items(), printed.splitlines(), strict=True):
         images, one = map(torch.tensor, json.loads(line))
-        torch.testing.assert_close(images, images_of(network), rtol=0, atol=1e-6)
-        torch.testing.assert_close(one, network(torch.zeros(1, Z_DIM)), rtol=0, atol=1e-6)
+        torch.testing.assert_close(images, images_of(network, *labels[variant]), rtol=0, atol=1e-6)
+        first = network(torch.zeros(1, Z_DIM), *(torch.tensor(of[:1]) for of in labels[variant]))
+        torch.testing.assert_close(one, first, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

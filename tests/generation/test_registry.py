@@ -15,7 +15,7 @@ from gantry.generation.registry.find import find_model, models
 from gantry.generation.registry.logged_model import log_model
 from gantry.generation.registry.names import check_name
 from gantry.generation.registry.registry import register
-from gantry.runs.generator_files import WEIGHTS
+from gantry.runs.generator_metadata import WEIGHTS
 from gantry.runs.generators import ExportedFiles
 from gantry.runs.tracking.store import prepare_store
 

@@ -14,7 +14,7 @@ from gantry.core.errors import PeerFailed, RunFailed, UserError
 from gantry.core.processes.signals import Stop, Stopped
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import read_kind, read_status, write_status
-from gantry.runs.generator_files import exported_step
+from gantry.runs.generator_metadata import exported_step
 from gantry.training import build, resume
 from gantry.training import run as training
 from gantry.training.callbacks.divergence import Diverged

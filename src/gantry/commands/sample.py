@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from gantry.commands import cli
+from gantry.commands.sampled_classes import MOST_SHOWN, asked_labels, in_name
 from gantry.core import errors
 from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.declaration import declared
@@ -23,7 +24,7 @@ from gantry.core.processes.devices import chosen
 from gantry.core.processes.signals import stoppable
 from gantry.core.text import show
 from gantry.generation.find import GENERATORS, FoundGenerator, find_generator
-from gantry.generation.output_paths import check_free, check_port
+from gantry.generation.output_paths import LABELS, check_free, check_port
 from gantry.generation.registry.names import check_name
 from gantry.runs.folder import GENERATED
 from gantry.runs.tracking.query import answering, configured_store
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
 
-MODES = ("interpolate", "latent_grid", "project", "export", "register", "ui")
-MOST_SHOWN = 1024  # images in a grid
+MODES = ("interpolate", "latent_grid", "between", "project", "export", "register", "ui")
 
 
 def main() -> None:
@@ -101,6 +101,8 @@ def _problems(cfg: DictConfig) -> Iterator[str]:
     numbers = list(cfg.directions) if OmegaConf.is_list(cfg.directions) else [0, 1]  # `check` refuses other types
     if len(set(numbers)) != 2 or len(numbers) != 2 or not all(type(one) is int and one >= 0 for one in numbers):
         yield f"directions: takes two different numbers from 0, such as [0,1], not {numbers}"
+    if cfg["class"] is not None and cfg.classes:
+        yield "class, classes: give one of them"
     if mode == "register":
         yield from _unregistrable(cfg)
     for key in ("project", "mask"):
@@ -131,10 +133,12 @@ def _wrong_out(cfg: DictConfig, mode: str) -> Iterator[str]:
             check_suffix(Path(str(cfg.out)))
         except UserError as error:
             yield f"out: {error}"
-    elif mode in ("latent_grid", "project") and cfg.out is not None and suffix != ".png":
+    elif mode in ("latent_grid", "between", "project") and cfg.out is not None and suffix != ".png":
         yield f"out: the picture is a .png, not {cfg.out}"
     elif mode == "" and suffix in (".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".npy", ".zip"):
         yield f"out: samples are written as a .png, an .npz or a folder of PNG files, not as {suffix}"
+    elif mode == "between" and isinstance(cfg.n, int) and cfg.n > MOST_SHOWN:
+        yield f"n: a grid shows {MOST_SHOWN} images at most, not {cfg.n}"
     elif mode == "" and isinstance(cfg.n, int) and cfg.n > MOST_SHOWN and (cfg.out is None or suffix == ".png"):
         yield f"n: a grid shows {MOST_SHOWN} images at most, not {cfg.n}; out=<folder> or out=<file>.npz takes them"
 
@@ -162,10 +166,12 @@ def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
     out = _absolute(cfg.out)
     if out is not None and mode == "":
         check_free(out)
+    classes = found.files.classes()
+    labels = asked_labels(cfg, classes, found.title, mode)
     accelerator, devices = chosen(cfg.accelerator, cfg.devices)
     from gantry.generation.write_images import Order, draw_archive, draw_folder
 
-    order = Order(found.files, cfg.n, cfg.seed, cfg.truncation, cfg.batch_size, accelerator, devices)
+    order = Order(found.files, cfg.n, cfg.seed, cfg.truncation, cfg.batch_size, accelerator, devices, labels)
     if mode == "" and out is not None and out.suffix.lower() != ".png":
         (draw_archive if out.suffix.lower() == ".npz" else draw_folder)(order, out)
         print(f"{cfg.n:,} images  {show(out)}", flush=True)
@@ -173,20 +179,24 @@ def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
     from gantry.generation import pictures
 
     if mode == "interpolate":
-        path = out or _place(found, f"walk_seed{cfg.seed}_{cfg.interpolate}{_cut(cfg)}.gif")
+        path = out or _place(found, f"walk_seed{cfg.seed}_{cfg.interpolate}{in_name(cfg, labels)}.gif")
         pictures.walk(order, cfg.interpolate, cfg.frames, path)
     elif mode == "latent_grid":
         first, second = cfg.directions
-        path = out or _place(found, f"plane_seed{cfg.seed}_{first}_{second}{_cut(cfg)}.png")
+        path = out or _place(found, f"plane_seed{cfg.seed}_{first}_{second}{in_name(cfg, labels)}.png")
         pictures.plane(order, cfg.latent_grid, (first, second), cfg.extent, path)
+    elif mode == "between":
+        assert classes is not None
+        path = out or _place(found, f"between_seed{cfg.seed}_{cfg.between}{in_name(cfg, labels)}.png")
+        pictures.between(order, cfg.between, len(classes), path)
     elif mode == "project":
         given = Path(str(cfg.project)).expanduser()
         mask = None if cfg.mask is None else Path(str(cfg.mask)).expanduser()
         path = out or _place(found, f"{'repaired' if mask else 'projected'}_{given.stem}_seed{cfg.seed}.png")
         _check_apart(path, given, mask)
-        print(pictures.projected(order, given, mask, path, Path(cfg.paths.cache).expanduser()), flush=True)
+        print(pictures.projected(order, given, mask, path, Path(cfg.paths.cache).expanduser(), classes), flush=True)
     else:
-        path = out or _place(found, f"samples_seed{cfg.seed}_{cfg.n}{_cut(cfg)}.png")
+        path = out or _place(found, f"samples_seed{cfg.seed}_{cfg.n}{in_name(cfg, labels)}.png")
         pictures.grid(order, path)
     print(show(path), flush=True)
 
@@ -265,10 +275,6 @@ def _logged(client: MlflowClient, run_id: str) -> MLflowRun | None:
         return None
 
 
-def _cut(cfg: DictConfig) -> str:
-    return "" if cfg.truncation is None else f"_truncation{cfg.truncation:g}"
-
-
 def _place(found: FoundGenerator, name: str) -> Path:
     """Return the default path of a picture: in its run's folder of pictures, else in a new folder."""
     if found.run is not None and not found.run.fetched:
@@ -281,7 +287,7 @@ def _place(found: FoundGenerator, name: str) -> Path:
 
 def _check_apart(path: Path, *read: Path | None) -> None:
     """Check that neither the picture at `path` nor the latents beside it would overwrite an input."""
-    for written in (path, path.with_suffix(".npy")):
+    for written in (path, path.with_suffix(".npy"), path.with_suffix(LABELS)):
         for one in read:
             if one is not None and written.exists() and written.samefile(one):
                 raise UserError(f"out={path} would write over {show(one)}; choose another out=...")

@@ -42,6 +42,7 @@ from gantry.evaluation.result import Result
 from gantry.evaluation.score import Scores, lacking, score
 from gantry.evaluation.stopwatch import Stopwatch
 from gantry.evaluation.work_folder import alone, forget
+from gantry.models.labels import BY_SHARES
 from gantry.runs.generators import GeneratorFiles
 
 VERSION = 1  # to be raised when the same settings give other values
@@ -295,6 +296,7 @@ class _Measuring:
         }
         settings = [VERSION, self.subject["sha256"], self.plan.n, self.plan.seed, looked]
         settings += [self.reference.ground] if self.reference.ground else []
+        settings += [BY_SHARES] if "labels" in self.subject else []
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -23,6 +23,7 @@ from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.ground import OnGround, measured
 from gantry.evaluation.metrics.metric import LABELS, Metric, built
+from gantry.models.labels import BY_SHARES, Classes, LabelSource
 from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
 MAIN, CLASSES = "main", "classes"  # names of the extractors in files
@@ -227,8 +228,14 @@ class Plan:
         if isinstance(self.subject, SampleFiles):
             return ArraySource(self.images.images)
         network = self.network.to(self.device(rank))
-        made = GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n)
+        labels = None if self.classes is None else LabelSource(self.classes.shares)
+        made = GeneratorSource(network, self.subject.z_dim, self.seed, draw * self.n, self.n, labels=labels)
         return made if self.reference.ground is None else OnGround(made, self.reference.ground)
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """The classes whose labels the generator takes; None where it takes none, and of files."""
+        return self.subject.classes() if isinstance(self.subject, GeneratorFiles) else None
 
 
 def _how_read(data: ImageSet) -> str:
@@ -263,7 +270,9 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
     files, network = plan.subject, plan.network
     assert isinstance(files, GeneratorFiles)
     check_finite(network, files.folder)
-    image = network(torch.zeros(1, files.z_dim, device=next(network.parameters()).device))
+    device = next(network.parameters()).device
+    labels = [] if plan.classes is None else [torch.zeros(1, dtype=torch.int64, device=device)]
+    image = network(torch.zeros(1, files.z_dim, device=device), *labels)
     if tuple(image.shape[1:]) != plan.reference.drawn_shape:
         raise UserError(
             f"the generator makes images (channels, height, width) {tuple(image.shape[1:])}, but those of "
@@ -279,4 +288,5 @@ def describe_generator(plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "draws": plan.repeats,
         "trained_on_these_images": plan.as_trained,
+        **({} if plan.classes is None else {"labels": BY_SHARES}),
     }

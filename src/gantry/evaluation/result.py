@@ -44,8 +44,8 @@ class Result:
         values: score by name, the first one first; NaN where it could not be computed.
         spread: of some of them, the standard deviation over draws of as many images.
         settings: all settings that determine the values besides the subject.
-        subject: the measured images or generator, with its sha256 and the seed; of a generator also which one, and
-            the number of draws.
+        subject: the measured images or generator, with its sha256 and the seed; of a generator also which one,
+            the number of draws, and how its labels were drawn where it takes any.
         classes: of each class its share, 0 to 1, of the real and of the generated images.
         memorisation: distances of the generated images from the training images.
         augmentation: accuracies of classifiers trained on the generated images.
@@ -99,7 +99,8 @@ class Result:
         if "generator" in of:
             kind = "averaged" if of["averaged"] else "raw"
             draws = f", mean of {of['draws']} draws" if of["draws"] > 1 else ""
-            what += f" ({kind} generator of the {of['generator']} step, seed {of['seed']}{draws})"
+            labels = f", labels {of['labels']}" if "labels" in of else ""
+            what += f" ({kind} generator of the {of['generator']} step, seed {of['seed']}{draws}{labels})"
         resize = "" if has["extractor_resize"] in ("none", "its own") else f", {has['extractor_resize']}"
         extractor = f"{has['extractor']} {has['extractor_sha256'][:8]}{resize}"
         ground = f", both on {has['ground']}" if "ground" in has else ""

@@ -7,6 +7,7 @@ from gantry.core.errors import UserError
 from gantry.core.processes.locks import LOCK_FILE
 
 ADDRESS = "127.0.0.1"  # of the page
+LABELS = ".labels.npy"  # ending of the labels beside the latents of a projection
 SETTINGS = ".samples.json"  # in a folder of images: the settings they were generated with
 
 

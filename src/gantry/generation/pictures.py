@@ -23,31 +23,40 @@ from gantry.data.images import decode
 from gantry.data.reading import Seen
 from gantry.data.sample_files import samples
 from gantry.generation.animation import save_animation
+from gantry.generation.classes import class_rows, mixtures, said
 from gantry.generation.latent.directions import directions
 from gantry.generation.latent.directions import plane as plane_of
 from gantry.generation.latent.interpolation import walk as walk_through
 from gantry.generation.latent.projection import project
+from gantry.generation.output_paths import LABELS
 from gantry.generation.write_images import Order, writing
+from gantry.models.labels import Classes
 from gantry.models.latents import stream
 from gantry.models.sampling import generate
 
 FRAMES_A_SECOND = 16
 FRAME = 1536  # pixels of a film's width, about, above which images of more than `LARGEST` pixels are reduced
 MOST_PROJECTED = 256  # largest number of images in one call
+MOST_NAMED = 10  # classes in a message
 T = TypeVar("T")
 HIDDEN = 128  # grey level of masked pixels
 
 
 def grid(order: Order, path: Path) -> None:
-    """Write a PNG of the order's images in rows."""
-    _write(enlarged_grid(order.network(0).first(order.n), _columns(order.n)), path)
+    """Write a PNG of the order's images in rows; where several classes come in turn, see `class_rows`."""
+    tiles, cycle = order.network(0), order.labels.cycle if order.labels else None
+    if cycle is None or len(cycle) == 1:
+        _write(enlarged_grid(tiles.first(order.n), _columns(order.n)), path)
+        return
+    columns, numbers = class_rows(order.n, len(cycle))
+    _write(enlarged_grid(tiles.first(len(numbers))[torch.from_numpy(numbers)], columns), path)
 
 
 def walk(order: Order, latents: int, frames: int, path: Path) -> None:
     """Write a film of walks side by side, each through `latents` latents and back to its first; a strip has a row each.
 
     Args:
-        order: `order.n` walks; walk j's latent k is number k * n + j of the seed's.
+        order: `order.n` walks; walk j's latent k is number k * n + j of the seed's, its label the order's number j.
         latents: number of latents in each walk, at least 2.
         frames: pictures from one latent to the next.
         path: ends in .gif, .webp or .mp4, or in .png for a strip, which ends at the last latent.
@@ -56,14 +65,16 @@ def walk(order: Order, latents: int, frames: int, path: Path) -> None:
     made = order.network(0)
     z = stream(order.seed, 0, latents * order.n, made.z_dim, order.truncation)
     steps = walk_through(torch.from_numpy(z).view(latents, order.n, made.z_dim), frames, closed=not strip)
+    labels = None if order.labels is None else torch.from_numpy(order.labels(order.seed, 0, order.n))
 
     if strip:
-        images = torch.stack([generate(made.network, latents_now) for latents_now in steps], 1)
+        images = torch.stack([generate(made.network, latents_now, labels) for latents_now in steps], 1)
         _write(enlarged_grid(images.flatten(0, 1), len(steps)), path)
         return
     columns = _columns(order.n)
     most = max(LARGEST, FRAME // columns)
-    pictures = (enlarged_grid(reduced(generate(made.network, latents_now), most), columns) for latents_now in steps)
+    films = (generate(made.network, latents_now, labels) for latents_now in steps)
+    pictures = (enlarged_grid(reduced(images, most), columns) for images in films)
     with writing(path, left=""):
         save_animation(pictures, path, FRAMES_A_SECOND)
 
@@ -71,7 +82,8 @@ def walk(order: Order, latents: int, frames: int, path: Path) -> None:
 def plane(order: Order, points: int, which: tuple[int, int], extent: float, path: Path) -> None:
     """Write a PNG of the images on the plane that two latent directions span around the seed's first latent.
 
-    The first direction goes from left to right, the second from top to bottom, each from -extent to extent.
+    The first direction goes from left to right, the second from top to bottom, each from -extent to extent. All images
+    have the label of the order's first one, and the directions are those of its class.
 
     Raises:
         UserError: the latents have fewer directions.
@@ -79,25 +91,51 @@ def plane(order: Order, points: int, which: tuple[int, int], extent: float, path
     made = order.network(0)
     if max(which) >= made.z_dim:
         raise UserError(f"directions: latents have {made.z_dim} directions, numbers 0 to {made.z_dim - 1}")
-    vectors = directions(made.network, made.z_dim, order.seed, max(which) + 1).vectors
+    vectors = directions(made.network, made.z_dim, order.seed, max(which) + 1, order.labels).vectors
     centre = torch.from_numpy(stream(order.seed, 0, 1, made.z_dim, order.truncation))[0]
     latents = plane_of(centre, vectors[which[0]], vectors[which[1]], points, extent)
-    _write(enlarged_grid(generate(made.network, latents.flatten(0, 1)), points), path)
+    labels = None if order.labels is None else torch.from_numpy(order.labels(order.seed, 0, 1)).expand(points**2)
+    _write(enlarged_grid(generate(made.network, latents.flatten(0, 1), labels), points), path)
 
 
-def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: Path) -> str:
+def between(order: Order, steps: int, n_classes: int, path: Path) -> None:
+    """Write a PNG of images that change from class to class, a latent of the seed in each row.
+
+    The labels are mixtures, weights of the classes that change evenly; the latent is the same along a row.
+
+    Args:
+        order: its labels come in turn: the classes that a row passes through; of `order.n` images as many rows as are
+            full, at least one.
+        steps: columns from each class to the next.
+        n_classes: number of the generator's classes.
+        path: of the PNG.
+    """
+    assert order.labels is not None
+    assert order.labels.cycle is not None
+    made = order.network(0)
+    weights = torch.from_numpy(mixtures(order.labels.cycle, n_classes, steps))
+    rows = stream(order.seed, 0, max(1, order.n // len(weights)), made.z_dim, order.truncation)
+    images = [generate(made.network, z.expand(len(weights), -1), weights) for z in torch.from_numpy(rows)]
+    _write(enlarged_grid(torch.cat(images), len(weights)), path)
+
+
+def projected(
+    order: Order, given: Path, mask: Path | None, path: Path, cache: Path, classes: Classes | None = None
+) -> str:
     """Find the samples nearest to images; with a mask, fill in the pixels that are white in it.
 
     Args:
-        order: its seed determines the start of the search.
+        order: its seed determines the start of the search; its labels, which come in turn, are searched among.
         given: an image of any size or a folder of them, or an .npz of images of the generator's size.
         mask: an image, white where the given ones are damaged.
         path: of a PNG; its columns are the given images (with a mask, without the masked pixels), the nearest samples
-            and, with a mask, the given images filled in. The latents are saved beside it as .npy.
+            and, with a mask, the given images filled in. The latents are saved beside it as .npy, their labels as
+            `LABELS`.
         cache: folder of decoded images.
+        classes: of the generator, where it takes labels.
 
     Returns:
-        The message for the user: the errors in grey levels of 255.
+        The message for the user: the errors in grey levels of 255, and the classes that were found.
     """
     made = order.network(0)
     channels, height, width = made.tile(0).shape[1:]
@@ -111,6 +149,7 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
             target,
             hole,
             seed=order.seed,
+            labels=order.labels.cycle if order.labels else None,
             progress=lambda share: bar.reach(round(100 * share)),
         )
     columns = [target, projection.images]
@@ -124,10 +163,16 @@ def projected(order: Order, given: Path, mask: Path | None, path: Path, cache: P
         )
         columns = [target, _hidden(target, damaged), projection.images, projection.repaired]
     _write(enlarged_grid(torch.stack(columns, 1).flatten(0, 1), len(columns)), path)
-    latents = path.with_suffix(".npy")
-    with writing(latents, left=""):
-        np.save(latents, projection.latents.numpy())
-    return "\n".join([*messages, f"latents  {show(latents)}"])
+    files = {"latents": (path.with_suffix(".npy"), projection.latents)}
+    if projection.labels is not None and classes is not None:
+        found = [said(classes, label) for label in dict.fromkeys(projection.labels.tolist())]
+        messages.append(f"of class {', '.join(found[:MOST_NAMED])}{' ...' if len(found) > MOST_NAMED else ''}")
+        files["labels"] = (path.with_suffix(LABELS), projection.labels)
+    for name, (file, values) in files.items():
+        with writing(file, left=""):
+            np.save(file, values.numpy())
+        messages.append(f"{name}  {show(file)}")
+    return "\n".join(messages)
 
 
 def _known_mean(target: Tensor, damaged: Tensor) -> Tensor:

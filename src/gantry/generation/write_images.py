@@ -28,6 +28,7 @@ from gantry.core.progress import progress
 from gantry.data.alpha import RGBA, straighten
 from gantry.evaluation.features import POLL
 from gantry.generation.output_paths import SETTINGS, check_free
+from gantry.models.labels import BY_SHARES, LabelSource
 from gantry.models.latents import TILE
 from gantry.models.sampling import Tiles
 from gantry.runs.generators import ExportedFiles, GeneratorFiles, check_finite
@@ -46,6 +47,7 @@ class Order:
         batch_size: images on the device at a time, in whole tiles.
         accelerator: "cpu", "cuda" or "mps".
         devices: processes that share the work, a GPU each where there are.
+        labels: of the images, where the generator takes labels.
     """
 
     files: ExportedFiles | GeneratorFiles
@@ -55,6 +57,7 @@ class Order:
     batch_size: int
     accelerator: str
     devices: int
+    labels: LabelSource | None = None
 
     @property
     def tiles(self) -> range:
@@ -66,17 +69,20 @@ class Order:
         device = torch.device("cuda", rank) if self.accelerator == "cuda" else torch.device(self.accelerator)
         network = self.files.load()
         check_finite(network, self.files.folder)
-        return Tiles(network.to(device), self.files.z_dim, self.seed, self.truncation)
+        return Tiles(network.to(device), self.files.z_dim, self.seed, self.truncation, self.labels)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings on which image i depends."""
-        return {
+        asked = {
             "generator_sha256": self.files.digest(),
             "seed": self.seed,
             "truncation": self.truncation,
             "device": self.accelerator,
             "version": VERSION,
         }
+        if self.labels is None:
+            return asked
+        return asked | {"labels": BY_SHARES if self.labels.cycle is None else list(self.labels.cycle)}
 
 
 class Target(Protocol):

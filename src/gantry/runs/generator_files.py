@@ -23,10 +23,9 @@ from gantry.core.text import did_you_mean
 from gantry.data.alpha import RGBA, SAID
 from gantry.models.labels import Classes, taken_by
 from gantry.models.uninitialised import Uninitialised
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, LARGEST_CONFIG, WEIGHTS, unfit
 
-WEIGHTS, GENERATOR_CONFIG = "generator.safetensors", "generator.json"
 TRUSTED = "gantry.models.networks."
-LARGEST_CONFIG = 2**20  # bytes
 
 
 def save_generator(
@@ -76,39 +75,8 @@ def load_generator(folder: Path, trusted: tuple[str, ...] = (TRUSTED,)) -> nn.Mo
     try:
         network.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise _unfit(folder, reason(error)) from error
+        raise unfit(folder, reason(error)) from error
     return network.eval().requires_grad_(False)
-
-
-def exported_step(folder: Path) -> int | None:
-    """Return the generator step that `save_generator` wrote; None in files of older versions, which have none.
-
-    Raises:
-        UserError: the weights are missing or damaged.
-    """
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            step = (file.metadata() or {}).get("step")
-        return None if step is None else int(step)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _unfit(folder, reason(error)) from error
-
-
-def exported_classes(folder: Path) -> Classes | None:
-    """Return the classes that `save_generator` wrote of a network that takes labels; None where it takes none.
-
-    Raises:
-        UserError: the weights are missing or damaged.
-    """
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            about = file.metadata() or {}
-        if "classes" not in about:
-            return None
-        names, shares = json.loads(about["classes"]), json.loads(about["class_shares"])
-        return Classes(tuple(map(str, names)), tuple(map(float, shares)))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise _unfit(folder, reason(error)) from error
 
 
 def _described(path: Path) -> tuple[str, dict[str, Any]]:
@@ -191,7 +159,7 @@ def _check_shapes(folder: Path, kind: type[nn.Module], arguments: dict[str, Any]
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             held = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise _unfit(folder, reason(error)) from error
+        raise unfit(folder, reason(error)) from error
     try:
         with torch.device("meta"), Uninitialised():
             made = _built(folder / GENERATOR_CONFIG, kind, arguments)
@@ -203,7 +171,7 @@ def _check_shapes(folder: Path, kind: type[nn.Module], arguments: dict[str, Any]
     differ = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
     if differ:
         name = differ[0]
-        raise _unfit(
+        raise unfit(
             folder,
             f"{len(differ)} of its tensors differ, {name} is {held.get(name, 'absent')}, "
             f"where {GENERATOR_CONFIG} makes {wanted.get(name, 'none')}",
@@ -215,7 +183,3 @@ def _built(path: Path, kind: type[nn.Module], arguments: dict[str, Any]) -> nn.M
         return kind(**arguments)
     except Exception as error:  # a constructor may raise anything for unexpected values
         raise UserError(f"{path}: {kind.__qualname__} cannot be made of these arguments: {reason(error)}") from error
-
-
-def _unfit(folder: Path, why: str) -> UserError:
-    return UserError(f"{folder / WEIGHTS} is missing, damaged or of another network: {why}")

@@ -16,6 +16,7 @@ from gantry.models.labels import Classes, LabelSource
 from gantry.models.latents import stream
 from gantry.runs import checkpoint_files
 from gantry.runs.folder import BEST, GENERATOR, SUMMARY_FILE
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, WEIGHTS, exported_classes, exported_step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,14 +46,10 @@ class ExportedFiles:
 
     def step(self) -> int | None:
         """Return the generator step it was exported at; None where that was not recorded."""
-        from gantry.runs.generator_files import exported_step
-
         return exported_step(self.folder)
 
     def digest(self) -> str:
         """Return the sha256 of its config and weights."""
-        from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
-
         return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS)
 
     def is_of(self, digest: str) -> bool:
@@ -65,8 +62,6 @@ class ExportedFiles:
     @property
     def z_dim(self) -> int:
         """Return the length of its latents; requires that `load` has succeeded."""
-        from gantry.runs.generator_files import GENERATOR_CONFIG
-
         length: int = json.loads((self.folder / GENERATOR_CONFIG).read_text())["z_dim"]
         return length
 
@@ -76,8 +71,6 @@ class ExportedFiles:
         Raises:
             UserError: the weights are missing or damaged.
         """
-        from gantry.runs.generator_files import exported_classes
-
         return exported_classes(self.folder)
 
 
@@ -146,8 +139,6 @@ class GeneratorFiles:
 
     def digest(self) -> str:
         """Return the sha256 of its config and weights, and of the checkpoint where `raw` is set."""
-        from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
-
         return _digest(self.folder / GENERATOR_CONFIG, self.folder / WEIGHTS, *([self._path()] if self.raw else []))
 
     def _path(self) -> Path:

@@ -133,7 +133,8 @@ def _below(options: Any, prefix: str) -> Iterator[Option]:
         default = list(one.default) if isinstance(one.default, tuple) else one.default
         summary = str(getdoc(one.type)).partition("\n")[0].removesuffix(".")
         sentence = one.metadata["sentence"] or summary[0].lower() + summary[1:]
-        made = Option(f"{prefix}{one.name}", one.type, default, **{**one.metadata, "sentence": sentence})
+        name = one.name.removesuffix("_")  # a keyword of Python's, such as class, is no name of a field
+        made = Option(f"{prefix}{name}", one.type, default, **{**one.metadata, "sentence": sentence})
         yield made
         if made.is_group:
             yield from _below(one.type, f"{made.key}.")

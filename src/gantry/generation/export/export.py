@@ -9,20 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gantry.core.errors import UserError
 from gantry.core.files import write_png
 from gantry.core.text import did_you_mean
 from gantry.data.alpha import RGBA
-from gantry.data.grid import enlarged_grid, reduced
+from gantry.data.grid import GRID, enlarged_grid, reduced
+from gantry.generation.classes import MOST_ROWS, class_rows, in_turn
 from gantry.generation.export import model_card as card
 from gantry.generation.export.model_card import Written, model_card
 from gantry.generation.export.portable import LOADER, SOURCES, write_portable
 from gantry.generation.export.programs import require_onnx, write_onnx, write_torch_export, write_torchscript
+from gantry.models.labels import Classes
 from gantry.models.latents import stream
 from gantry.models.sampling import generate
-from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, WEIGHTS, exported_step, load_generator
+from gantry.runs.generator_files import TRUSTED, load_generator
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, WEIGHTS, exported_classes, exported_step
 from gantry.runs.generators import ExportedFiles
 
 FORMATS = ("safetensors", "torch_export", "onnx", "torchscript")
@@ -149,7 +152,7 @@ def _write(
     network: nn.Module, source: Path, part: Path, formats: Sequence[str], trusted: Sequence[str]
 ) -> tuple[list[Written], dict[str, str], tuple[str, ...]]:
     """Write the formats to `part`; returns the files, the failures by format, and packages needed besides torch."""
-    z_dim = ExportedFiles(source, ()).z_dim
+    z_dim, classes = ExportedFiles(source, ()).z_dim, exported_classes(source)
     made: list[Written] = []
     failed: dict[str, str] = {}
     needs: tuple[str, ...] = ()
@@ -161,22 +164,33 @@ def _write(
                 sources = sorted(path for path in (part / SOURCES).rglob("*") if path.is_file())
                 made += [Written(part, path.relative_to(part).as_posix()) for path in sources]
             elif name == "torch_export":
-                made.append(Written(part, PROGRAM, write_torch_export(network, z_dim, part / PROGRAM)))
+                made.append(Written(part, PROGRAM, write_torch_export(network, z_dim, part / PROGRAM, classes)))
             elif name == "onnx":
-                difference = write_onnx(network, z_dim, part / ONNX, exported_step(source))
+                difference = write_onnx(network, z_dim, part / ONNX, exported_step(source), classes)
                 made.append(Written(part, ONNX, difference))
             else:
-                made.append(Written(part, SCRIPT, write_torchscript(network, z_dim, part / SCRIPT)))
+                made.append(Written(part, SCRIPT, write_torchscript(network, z_dim, part / SCRIPT, classes)))
         except UserError as error:
             failed[name] = str(error)
             if name == "safetensors":  # this format has several files
                 for left in part.iterdir():
                     _remove(left)
-    images = generate(network, torch.from_numpy(stream(0, 0, SHOWN, z_dim)))
+    images, columns = _shown(network, z_dim, classes)
     if made and images.shape[1] in (1, 3, RGBA):  # grey or colour; others cannot be drawn
-        write_png(enlarged_grid(reduced(images)), part / card.PICTURE)
+        write_png(enlarged_grid(reduced(images), columns), part / card.PICTURE)
         made.append(Written(part, card.PICTURE))
     return made, failed, needs
+
+
+def _shown(network: nn.Module, z_dim: int, classes: Classes | None) -> tuple[Tensor, int]:
+    """Return the images of the picture, uint8 (N, C, H, W), and how many are in a row: of one class, where it has."""
+    if classes is None:
+        return generate(network, torch.from_numpy(stream(0, 0, SHOWN, z_dim))), GRID
+    rows = range(min(MOST_ROWS, len(classes)))
+    columns, numbers = class_rows(SHOWN, len(rows))
+    labels = in_turn(classes, rows)(0, 0, len(numbers))
+    z = stream(0, 0, len(numbers), z_dim)
+    return generate(network, torch.from_numpy(z[numbers]), torch.from_numpy(labels[numbers])), columns
 
 
 def _publish(part: Path, folder: Path, names: set[str]) -> None:

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from gantry.core.files import read_json
 from gantry.runs.folder import BEST, CONFIG_FILE, ENVIRONMENT, EVALUATIONS, GENERATOR, LAST, SUMMARY_FILE, TAGS_FILE
-from gantry.runs.generator_files import GENERATOR_CONFIG, exported_step
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, exported_classes, exported_step
 from gantry.runs.generators import ExportedFiles
 
 LARGEST = 1e300  # larger values are no measurements; comparing with it excludes NaN too
@@ -27,7 +27,8 @@ def gather(source: Path, run: Path | None = None) -> dict[str, Any]:
     Only measurements of exactly these weights, by their sha256, are included.
 
     Returns:
-        `network` (generator.json); `which` of its run's exports it is, "best" or "last"; `step` of `steps`; `config`,
+        `network` (generator.json); `labels`, the names of the classes it takes labels of, empty where it takes none;
+        `which` of its run's exports it is, "best" or "last"; `step` of `steps`; `config`,
         `summary` and `tags` of its run; `variant`, `dataset`; `data` in the config, of that what it was `prepared`
         with, its `classes`, and the `reference` for measuring; `versions` of packages; `measured`, a record for the
         run and for each evaluation, those of the most images last; and what `_limits` returns.
@@ -55,6 +56,7 @@ def gather(source: Path, run: Path | None = None) -> dict[str, Any]:
     packages = {"python": environment.get("python"), **mapping(environment.get("packages"))}
     return {
         "network": network,
+        "labels": list(classes.names) if (classes := exported_classes(source)) else [],
         "step": step,
         "steps": summary.get("steps", config.get("steps")),
         "which": which,

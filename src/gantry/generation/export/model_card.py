@@ -36,6 +36,7 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9._-]*")
 UNKNOWN, MISSING = Markup("not known"), Markup("missing")
 LONGEST = 200  # largest number of characters of a value
 MOST = 10  # largest number of names in a list
+MOST_LABELS = 20  # of which the card names the classes
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def model_card(
         shape=shape if isinstance(shape, list) and len(shape) == 3 else None,
         parameters=parameters,
         picture=PICTURE,
+        further=Markup(", labels" if facts["labels"] else ""),
+        most_labels=MOST_LABELS,
         names=[file.name for file in files],
         files=[{**vars(file), "bytes": file.path.stat().st_size, "sha256": file.sha256} for file in files],
         needs=needs,
@@ -119,10 +122,12 @@ def _head(facts: Mapping[str, Any], licence: str | None, files: Sequence[Written
     suffixes = {Path(file.name).suffix for file in files}
     formats = [name for name in ("safetensors", "onnx") if f".{name}" in suffixes]
     tags = ["gan", "pytorch", *formats, str(facts["summary"].get("variant"))]
+    kind = {} if facts["labels"] else {"pipeline_tag": "unconditional-image-generation"}  # the Hub has none for classes
+    tags += ["class-conditional"] if facts["labels"] else []
     head = {
         **named,
         "library_name": "gantry",
-        "pipeline_tag": "unconditional-image-generation",
+        **kind,
         "tags": [tag for tag in dict.fromkeys(tags) if SLUG.fullmatch(tag)],
     }
     data = str(facts["dataset"])

@@ -18,7 +18,9 @@ from gantry.core.errors import UserError
 from gantry.core.moved import new_name
 from gantry.core.safe_load import reason
 from gantry.generation.export import standalone
-from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, WEIGHTS, load_generator
+from gantry.models.labels import Classes
+from gantry.runs.generator_files import TRUSTED, load_generator
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, WEIGHTS, exported_classes
 
 OWN = __name__.partition(".")[0]
 LOADER, SOURCES, LICENCE = "generator.py", "network", "LICENSE.gantry"
@@ -54,7 +56,7 @@ def write_portable(source: Path, folder: Path, trusted: Sequence[str] = (TRUSTED
     shutil.copyfile(standalone.__file__, folder / LOADER)
     home = config["_target_"].rpartition(".")[0]
     others = copy_source(home, {OWN, *(name.partition(".")[0] for name in trusted)} - PRESENT, folder / SOURCES)
-    _check(network, config["z_dim"], folder)
+    _check(network, config["z_dim"], folder, exported_classes(source))
     return tuple(sorted(others - PRESENT))
 
 
@@ -141,13 +143,14 @@ def _licence() -> str | None:
         return None
 
 
-def _check(network: torch.nn.Module, z_dim: int, folder: Path) -> None:
+def _check(network: torch.nn.Module, z_dim: int, folder: Path, classes: Classes | None) -> None:
     """Refuse a copy that does not generate exactly the same images."""
-    z = torch.randn(CHECKED, z_dim, generator=torch.Generator().manual_seed(0))
+    inputs = [torch.randn(CHECKED, z_dim, generator=torch.Generator().manual_seed(0))]
+    inputs += [] if classes is None else [torch.arange(CHECKED) % len(classes)]
     try:
         with patch.object(sys, "dont_write_bytecode", True), torch.inference_mode():
-            images = standalone.load(folder)(z)
-            same = torch.equal(images, network(z))
+            images = standalone.load(folder)(*inputs)
+            same = torch.equal(images, network(*inputs))
     except Exception as error:  # moved source may raise anything
         raise UserError(f"the copied source of the network does not work by itself: {reason(error)}") from error
     if not same:

@@ -10,6 +10,9 @@ its class, in the folder network. Loading it runs that source, so load it only f
     z = torch.randn(64, <z_dim of generator.json>)
     with torch.inference_mode():
         save(network(z), "drawn.png")
+
+A network that takes labels is called with them too: network(z, labels), int64 (B,), or float (B, number of classes) for
+images between classes. `classes()` are the names of the classes; label k is of class classes()[k].
 """
 
 import builtins
@@ -46,6 +49,8 @@ DTYPES = {
 def load(folder: str | Path = HERE) -> nn.Module:
     """The generator, in eval mode: maps standard normal float32 (B, z_dim) to images (B, C, H, W) in [-1, 1].
 
+    Where `classes` has names, it takes labels after the latents.
+
     Raises:
         OSError: a file is missing.
         ValueError: the weights' file is damaged, or no safetensors file.
@@ -57,6 +62,32 @@ def load(folder: str | Path = HERE) -> nn.Module:
     network: nn.Module = getattr(imported(folder / "network", module), name)(**config)
     network.load_state_dict(read_safetensors(folder / "generator.safetensors"))
     return network.eval().requires_grad_(False)
+
+
+def classes(folder: str | Path = HERE) -> list[str]:
+    """The names of the classes whose labels the generator takes; none where it takes no labels.
+
+    Raises:
+        OSError: the weights are missing.
+        ValueError: their file is damaged, or no safetensors file.
+    """
+    return [str(name) for name in json.loads(about(folder).get("classes", "[]"))]
+
+
+def about(folder: str | Path = HERE) -> dict[str, str]:
+    """What the file of the weights says of them: the generator step, and the like.
+
+    Raises:
+        OSError, ValueError: see `classes`.
+    """
+    path = Path(folder) / "generator.safetensors"
+    with path.open("rb") as file:
+        try:
+            (length,) = struct.unpack("<Q", file.read(8))
+            said = json.loads(file.read(min(length, path.stat().st_size))).get("__metadata__", {})
+            return {str(name): str(value) for name, value in said.items()}
+        except (struct.error, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
 
 
 def imported(folder: Path, name: str) -> ModuleType:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
+from gantry.models.labels import LabelSource
 from gantry.models.sampling import at_a_time
 
 SAMPLES = 2048  # number of gradients; 20 times the usual z_dim
@@ -26,7 +27,7 @@ class Directions(NamedTuple):
     shares: Tensor
 
 
-def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directions:
+def directions(network: nn.Module, z_dim: int, seed: int, count: int, labels: LabelSource | None = None) -> Directions:
     """Compute the directions along which the image changes most, on average over latents.
 
     They are the leading eigenvectors of E[J'J], J the Jacobian of image by latent: the generator's active subspace
@@ -35,10 +36,12 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
     E[J'u u'J] = E[J'J]: one forward and one backward pass a latent, of any network.
 
     Args:
-        network: in eval mode, on its device; maps float32 (B, z_dim) to (B, C, H, W).
+        network: in eval mode, on its device; maps float32 (B, z_dim), and labels int64 (B,) where it takes them, to
+            (B, C, H, W).
         z_dim: length of a latent.
         seed: of the latents and of u.
         count: 1 to z_dim.
+        labels: of the latents, where the network takes labels; the average is over them too.
 
     Returns:
         The directions. The largest number in each is positive, and the same seed gives the same ones on a CPU.
@@ -50,7 +53,7 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
         raise UserError(f"a generator of {z_dim} latent dimensions has 1 to {z_dim} directions, not {count}")
     device = next(network.parameters()).device
     with torch.no_grad():
-        shape = network(torch.zeros(1, z_dim, device=device)).shape[1:]
+        shape = network(torch.zeros(1, z_dim, device=device), *_asked(labels, seed, 0, 1, device)).shape[1:]
     most = at_a_time(shape.numel(), BATCH)
     total = torch.zeros(z_dim, z_dim, dtype=torch.float64)
     for batch in range(SAMPLES // BATCH):
@@ -58,11 +61,10 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
         z = torch.from_numpy(random.standard_normal((BATCH, z_dim), dtype="float32")).to(device).requires_grad_()
         with torch.enable_grad():
             u = torch.from_numpy(random.standard_normal((BATCH, *shape), dtype="float32")).to(device)
+            asked = _asked(labels, seed, batch * BATCH, BATCH, device)
+            parts = zip(z.split(most), u.split(most), *(one.split(most) for one in asked), strict=True)
             gradients = torch.cat(
-                [
-                    torch.autograd.grad(network(some), some, direction)[0]
-                    for some, direction in zip(z.split(most), u.split(most), strict=True)
-                ]
+                [torch.autograd.grad(network(some, *of), some, direction)[0] for some, direction, *of in parts]
             )
         total += (gradients.T @ gradients).double().cpu()
     values, vectors = torch.linalg.eigh(total)
@@ -71,6 +73,11 @@ def directions(network: nn.Module, z_dim: int, seed: int, count: int) -> Directi
     leading = vectors.T.flip(0)[:count]
     largest = leading.gather(1, leading.abs().argmax(1, keepdim=True))
     return Directions((leading * largest.sign()).float(), (values.flip(0)[:count] / values.sum()).float())
+
+
+def _asked(labels: LabelSource | None, seed: int, first: int, count: int, device: torch.device) -> list[Tensor]:
+    """Return what the network takes beside `count` latents: their labels, or nothing."""
+    return [] if labels is None else [torch.from_numpy(labels(seed, first, count)).to(device)]
 
 
 def plane(centre: Tensor, first: Tensor, second: Tensor, points: int, extent: float) -> Tensor:

@@ -1,7 +1,8 @@
 """Projects images onto a generator's latent space, and fills in damaged regions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,14 @@ class Projection:
             as given; None without a mask.
         errors: float32 (N,), root mean squared difference of image and target over the known pixels, in grey levels
             0 to 255.
+        labels: int64 (N,), of the latents; None where the generator takes none.
     """
 
     latents: Tensor
     images: Tensor
     repaired: Tensor | None
     errors: Tensor
+    labels: Tensor | None = None
 
 
 def project(
@@ -49,6 +52,7 @@ def project(
     seed: int = 0,
     steps: int = 300,
     starts: int = 16,
+    labels: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Projection:
     """Find the latents whose images are nearest to the targets; with a mask, fill in the targets' damaged regions.
@@ -64,8 +68,8 @@ def project(
     which the rest of the search is weakly regularised. benchmarks/repair-cpu.md has the effect of each on the error.
 
     Args:
-        network: in eval mode, on its device, which does the computation; maps float32 (B, z_dim) to (B, C, H, W) in
-            [-1, 1].
+        network: in eval mode, on its device, which does the computation; maps float32 (B, z_dim), and labels int64 (B,)
+            where it takes them, to (B, C, H, W) in [-1, 1].
         z_dim: length of a latent.
         target: uint8 (N, C, H, W), N at least 1.
         mask: bool (N, 1, H, W), or (1, 1, H, W) for all alike: True where the image is damaged, to be filled in. The
@@ -73,6 +77,8 @@ def project(
         seed: of the pool. The same seed and call give the same result on a CPU.
         steps: of the search, at least 5.
         starts: of each image, 1 to 2048.
+        labels: where the network takes labels, those to search among: the pool's samples have them in turn, and each
+            start keeps its own.
         progress: called with the finished share of the work, up to 1.
 
     Returns:
@@ -81,18 +87,43 @@ def project(
     Raises:
         UserError: target and mask are not as above, not of the generator's image size, or a mask is empty or full.
     """
-    _check(network, z_dim, target, mask, steps, starts)
+    _check(network, z_dim, target, mask, steps, starts, None if labels is None else torch.tensor(labels[:1]))
     device = next(network.parameters()).device
     damaged = torch.zeros(1, 1, 1, 1, dtype=torch.bool) if mask is None else mask
     damaged = damaged.expand(len(target), 1, *target.shape[2:])
-    pool = torch.from_numpy(draws(seed, 0, "projection").standard_normal((POOL, z_dim), dtype="float32")).to(device)
+    z = torch.from_numpy(draws(seed, 0, "projection").standard_normal((POOL, z_dim), dtype="float32")).to(device)
+    of = (
+        None if labels is None else torch.tensor(labels, device=device)[torch.arange(POOL, device=device) % len(labels)]
+    )
+    pool = Latents(z, of)
     short = max(1, round(SHORT * steps))
     search = _Search(network, len(target) * (starts * short + steps - short), progress)
     together = max(1, AT_ONCE // (starts * target[0].numel()))
     parts = zip(target.split(together), damaged.split(together), strict=True)
     found = [search.project(one.to(device), hole.to(device), pool, starts, short, steps - short) for one, hole in parts]
-    latents = torch.cat(found)
-    return _projection(latents.cpu(), quantise(search.images(latents)).cpu(), target, damaged, mask is not None)
+    latents = Latents(torch.cat([one.z for one in found]), _joined([one.labels for one in found]))
+    return _projection(latents, quantise(search.images(latents)).cpu(), target, damaged, mask is not None)
+
+
+class Latents(NamedTuple):
+    """Latents float32 (B, z_dim), and their labels int64 (B,), None where the network takes none."""
+
+    z: Tensor
+    labels: Tensor | None
+
+    def chosen(self, which: Tensor) -> "Latents":
+        """Return those with these numbers, int64 (k,)."""
+        return Latents(self.z[which], None if self.labels is None else self.labels[which])
+
+    def split(self, size: int) -> list["Latents"]:
+        """Return parts of at most `size`."""
+        numbers = torch.arange(len(self.z), device=self.z.device)
+        return [self.chosen(part) for part in numbers.split(size)]
+
+
+def _joined(labels: list[Tensor | None]) -> Tensor | None:
+    held = [one for one in labels if one is not None]
+    return torch.cat(held) if held else None
 
 
 @dataclass
@@ -111,69 +142,82 @@ class _Search:
     progress: Progress | None
     done: int = 0
 
-    def project(self, target: Tensor, hole: Tensor, pool: Tensor, starts: int, short: int, rest: int) -> Tensor:
-        """Return latents (N, z_dim) of uint8 images (N, C, H, W), damaged in the holes (N, 1, H, W).
+    def project(self, target: Tensor, hole: Tensor, pool: Latents, starts: int, short: int, rest: int) -> Latents:
+        """Return N latents of uint8 images (N, C, H, W), damaged in the holes (N, 1, H, W).
 
         All starts are optimised for `short` steps, the best of each image for the `rest`.
         """
         wanted = to_float(target)
         weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
-        z = self.nearest(pool, wanted, weight * ~hole, starts)
-        z = self.descend(z, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
-        made = self.images(z).unflatten(0, (-1, starts))
+        tried = self.nearest(pool, wanted, weight * ~hole, starts)
+        tried = self.descend(tried, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
+        made = self.images(tried).unflatten(0, (-1, starts))
         # Without damage this only chooses the best start.
         expected = torch.where(hole, made.mean(1), wanted)
         weights = torch.where(hole, CONSENSUS * weight, weight)
         errors = ((made - expected[:, None]).square() * weights[:, None]).flatten(2).sum(2)
-        best = z.unflatten(0, (-1, starts))[torch.arange(len(target), device=z.device), errors.argmin(1)]
-        return self.descend(best, expected, weights, rest)
+        best = torch.arange(len(target), device=errors.device) * starts + errors.argmin(1)
+        return self.descend(tried.chosen(best), expected, weights, rest)
 
-    def images(self, z: Tensor) -> Tensor:
-        """Return images (B, C, H, W) of latents (B, z_dim), computed in chunks to bound the memory."""
+    def generate(self, latents: Latents) -> Tensor:
+        """Return images (B, C, H, W) in [-1, 1]."""
+        return self.network(*(value for value in latents if value is not None))
+
+    def images(self, latents: Latents) -> Tensor:
+        """Return images (B, C, H, W) of latents, computed in chunks to bound the memory."""
         with torch.no_grad():
-            first = self.network(z[:1])
-            parts = z.split(max(1, AT_ONCE // first.numel()))
-            return torch.cat([self.network(part) for part in parts])
+            first = self.generate(Latents(latents.z[:1], None if latents.labels is None else latents.labels[:1]))
+            return torch.cat([self.generate(part) for part in latents.split(max(1, AT_ONCE // first.numel()))])
 
-    def nearest(self, pool: Tensor, wanted: Tensor, weights: Tensor, count: int) -> Tensor:
-        """Return the `count` latents of the pool with the least error to each image (N, C, H, W): (N count, z_dim)."""
+    def nearest(self, pool: Latents, wanted: Tensor, weights: Tensor, count: int) -> Latents:
+        """Return the `count` latents of the pool with the least error to each image (N, C, H, W): N count of them."""
         weighed = weights.expand_as(wanted).flatten(1)
         errors = []
         for part in pool.split(max(1, AT_ONCE // wanted[0].numel())):
             made = self.images(part).flatten(1)
             # The squared difference, without the target's own square, which is the same for all.
             errors.append(weighed @ made.square().T - 2 * (weighed * wanted.flatten(1)) @ made.T)
-        return pool[torch.cat(errors, 1).topk(count, largest=False).indices.flatten()]
+        return pool.chosen(torch.cat(errors, 1).topk(count, largest=False).indices.flatten())
 
-    def descend(self, start: Tensor, wanted: Tensor, weights: Tensor, steps: int) -> Tensor:
-        """Return latents (B, z_dim) after `steps` steps of Adam towards their images."""
-        z = start.clone().requires_grad_()
+    def descend(self, start: Latents, wanted: Tensor, weights: Tensor, steps: int) -> Latents:
+        """Return latents after `steps` steps of Adam towards their images; their labels stay."""
+        z = start.z.clone().requires_grad_()
         optimizer = torch.optim.Adam([z], lr=RATE)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
             with torch.enable_grad():
-                errors = ((self.network(z) - wanted).square() * weights).sum() + PRIOR * z.square().mean(1).sum()
+                made = self.generate(Latents(z, start.labels))
+                errors = ((made - wanted).square() * weights).sum() + PRIOR * z.square().mean(1).sum()
             (z.grad,) = torch.autograd.grad(errors, z)
             optimizer.step()
             self.done += len(z)
             if self.progress is not None:
                 self.progress(self.done / self.work)
-        return z.detach()
+        return Latents(z.detach(), start.labels)
 
 
 def _repeat(images: Tensor, starts: int) -> Tensor:
     return images.repeat_interleave(starts, 0)
 
 
-def _projection(latents: Tensor, images: Tensor, target: Tensor, damaged: Tensor, masked: bool) -> Projection:
+def _projection(latents: Latents, images: Tensor, target: Tensor, damaged: Tensor, masked: bool) -> Projection:
     target, damaged = target.cpu(), damaged.cpu()
     known = (~damaged).expand_as(target)
     squares = (images.float() - target.float()).square() * known
     errors = (squares.flatten(1).sum(1) / known.flatten(1).sum(1)).sqrt()
-    return Projection(latents, images, torch.where(damaged, images, target) if masked else None, errors)
+    labels = None if latents.labels is None else latents.labels.cpu()
+    return Projection(latents.z.cpu(), images, torch.where(damaged, images, target) if masked else None, errors, labels)
 
 
-def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, steps: int, starts: int) -> None:
+def _check(
+    network: nn.Module,
+    z_dim: int,
+    target: Tensor,
+    mask: Tensor | None,
+    steps: int,
+    starts: int,
+    label: Tensor | None,
+) -> None:
     """Refuse arguments that `project` does not accept.
 
     Raises:
@@ -183,8 +227,10 @@ def _check(network: nn.Module, z_dim: int, target: Tensor, mask: Tensor | None, 
         raise UserError(f"a projection takes at least {LEAST_STEPS} steps, not {steps}")
     if not 1 <= starts <= POOL:
         raise UserError(f"a projection has 1 to {POOL} starts, not {starts}")
+    device = next(network.parameters()).device
     with torch.no_grad():
-        shape = network(torch.zeros(1, z_dim, device=next(network.parameters()).device)).shape[1:]
+        inputs = [value.to(device) for value in (torch.zeros(1, z_dim), label) if value is not None]
+        shape = network(*inputs).shape[1:]
     if target.dtype != torch.uint8 or target.dim() != 4 or len(target) == 0 or target.shape[1:] != shape:
         raise UserError(
             f"the images to project must be uint8, (N, {', '.join(map(str, shape))}) as the generator makes them, "

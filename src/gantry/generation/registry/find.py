@@ -12,7 +12,7 @@ from gantry.core.errors import UserError
 from gantry.core.redaction import brief
 from gantry.generation.registry.names import NAME, REGISTERED
 from gantry.generation.registry.versions import ABSENT, DIGEST, MODEL, RUN, champion_of, mlflow_errors, versions
-from gantry.runs.generator_files import GENERATOR_CONFIG, WEIGHTS
+from gantry.runs.generator_metadata import GENERATOR_CONFIG, WEIGHTS
 from gantry.runs.generators import ExportedFiles
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gantry.core.errors import UserError
+from gantry.generation import classes
 from gantry.generation.export.model_card import FILE as CARD
 from gantry.generation.export.portable import OWN, copy_source
 from gantry.generation.registry.versions import MODEL
-from gantry.models import latents
-from gantry.runs.generator_files import GENERATOR_CONFIG
+from gantry.runs.generator_metadata import GENERATOR_CONFIG
 from gantry.runs.generators import ExportedFiles
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def log_model(
 
 
 def _saved(folder: Path, portable: Path, run_id: str | None, model_id: str, requirements: list[str]) -> Path:
-    """Write the model in MLflow's format to `folder`: served.py, the generator, and the source of `LATENTS`."""
+    """Write the model in MLflow's format to `folder`: served.py, the generator, and the source of `ASKED`."""
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
     drawing, model = folder / "drawing", folder / "model"
-    copy_source(latents.__name__, {OWN}, drawing)
+    copy_source(classes.__name__, {OWN}, drawing)  # which imports `LATENTS`
     with _quiet():
         save_model(
             model,

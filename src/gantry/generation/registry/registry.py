@@ -18,7 +18,8 @@ from gantry.generation.registry.champion import Measured
 from gantry.generation.registry.logged_model import log_model
 from gantry.generation.registry.names import check_name
 from gantry.generation.registry.versions import ALPHA, DIGEST, MODEL, RUN, mlflow_errors, versions
-from gantry.runs.generator_files import GENERATOR_CONFIG, TRUSTED, save_generator
+from gantry.runs.generator_files import TRUSTED, save_generator
+from gantry.runs.generator_metadata import GENERATOR_CONFIG
 from gantry.runs.generators import ExportedFiles, GeneratorFiles
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ def _write(files: ExportedFiles | GeneratorFiles, folder: Path, raw: Path) -> Se
     """Write the generator to `folder` so that it loads without Gantry; returns the packages it needs besides torch."""
     source = files.folder
     if isinstance(files, GeneratorFiles) and files.raw:
-        save_generator(raw, files.load(), json.loads((source / GENERATOR_CONFIG).read_text()), files.step())
+        save_generator(
+            raw, files.load(), json.loads((source / GENERATOR_CONFIG).read_text()), files.step(), files.classes()
+        )
         source = raw
     return write_portable(source, folder, files.trusted or (TRUSTED,))
 

@@ -11,12 +11,15 @@ or, as the value of "inputs", to `mlflow.pyfunc.load_model(...).predict`:
     n           how many images: 1 (the default) to 256, of all entries of a request together
     format      "png" (the default): each image as a PNG file; "grid": one PNG file with rows of eight images
     truncation  above 0: latents are cut off there (see `gantry.models.latents`); left out, they are not
+    class       of a generator that takes labels: the class of all images, by name or number; left out, the classes are
+                drawn as often as in the training data. Of others it is refused
 
     {"predictions": [{"seed": 0, "n": 4, "format": "png", "images": ["iVBORw0KGgo...", ...]}]}
 
 Each of `images` is a PNG file in base64, greyscale, RGB or RGBA, of the pixels that `python sample.py seed=...
-accelerator=cpu` writes. A request that is none is answered with status 400, or 415 for its content type, and the
-reason. (Without any content type MLflow answers 500.)
+accelerator=cpu` writes. Of a generator that takes labels the answer has `classes` too, the name of each image's class.
+A request that is none is answered with status 400, or 415 for its content type, and the reason. (Without any content
+type MLflow answers 500.)
 """
 
 import base64
@@ -25,6 +28,7 @@ import io
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,17 +36,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from PIL import Image
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_serializer
 
 LIMIT = 256  # images in an answer, which bounds its memory
 FORMATS = ("png", "grid")
 ROW = 8  # images in a row of the grid
 GENERATOR, DRAWING = "generator", "drawing"  # artifacts: what Gantry exports, and the source of what draws latents
-LATENTS = "gantry.models.latents"  # in it
+LATENTS, ASKED = "gantry.models.latents", "gantry.generation.classes"  # in it
+OF_CLASS = create_model("OfClass", **{"class": (str | None, None)})  # type: ignore[call-overload]  # a keyword of Python's
 
 
-class Request(BaseModel, extra="forbid"):
+class Request(OF_CLASS):  # type: ignore[misc,valid-type]
     """Images of one seed; what is null takes its default."""
+
+    model_config = ConfigDict(extra="forbid")
 
     seed: int = Field(ge=0, lt=2**63)
     n: int | None = Field(default=None, ge=1, le=LIMIT)
@@ -56,6 +63,11 @@ class Request(BaseModel, extra="forbid"):
             raise ValueError(f"there is no format {value[:40]!r} (valid: {', '.join(FORMATS)})")
         return value
 
+    @field_validator("class", mode="before")
+    @classmethod
+    def _written(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
+
 
 class Answer(BaseModel):
     """The answer to a request: each image, or the grid of all, as a PNG file in base64."""
@@ -64,6 +76,11 @@ class Answer(BaseModel):
     n: int
     format: str
     images: list[str]
+    classes: list[str] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dumped: Any) -> dict[str, Any]:
+        return {name: value for name, value in dumped(self).items() if name != "classes" or value is not None}
 
 
 class Served(PythonModel):
@@ -72,37 +89,61 @@ class Served(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         folder = Path(context.artifacts[GENERATOR])
         loader = _module(folder / "generator.py")
-        self._latents = loader.imported(Path(context.artifacts[DRAWING]), LATENTS)
+        drawing = Path(context.artifacts[DRAWING])
+        self._latents, self._asked = loader.imported(drawing, LATENTS), loader.imported(drawing, ASKED)
         self._quantise, self._straighten = loader.quantise, loader.straighten
         self._z_dim = json.loads((folder / "generator.json").read_bytes())["z_dim"]
         self._network = loader.load(folder)
+        said = loader.about(folder)
+        self._classes = None
+        if names := loader.classes(folder):
+            self._classes = self._asked.Classes(tuple(names), tuple(json.loads(said["class_shares"])))
 
     def predict(self, model_input: list[Request]) -> list[Answer]:  # type: ignore[override]
         """An answer for each request.
 
         Raises:
-            MlflowException: nothing is asked for, or more than a request may.
+            MlflowException: nothing is asked for, more than a request may, or a class that there is not.
         """
         total = sum(request.n or 1 for request in model_input)
         if not 1 <= total <= LIMIT:
             raise MlflowException.invalid_parameter_value(
                 f"inputs ask for {total} images together; a request is for 1 to {LIMIT}"
             )
-        return [self._answer(request) for request in model_input]
+        drawn = [self._labels(getattr(request, "class")) for request in model_input]  # all are checked first
+        return [self._answer(request, labels) for request, labels in zip(model_input, drawn, strict=True)]
 
-    def _answer(self, request: Request) -> Answer:
+    def _labels(self, asked: str | None) -> Any:
+        """The source of the labels of a request's images; None where the generator takes none."""
+        if self._classes is None:
+            if asked is not None:
+                raise MlflowException.invalid_parameter_value("class: this generator takes no labels; leave it out")
+            return None
+        if asked is None:
+            return self._asked.LabelSource(self._classes.shares)
+        try:
+            return self._asked.in_turn(self._classes, [self._asked.label_of(self._classes, asked)])
+        except self._asked.UserError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+    def _answer(self, request: Request, labels: Any) -> Answer:
         n, form = request.n or 1, request.format or FORMATS[0]
-        images = self._images(request.seed, n, request.truncation)
+        images = self._images(request.seed, n, request.truncation, labels)
         pictures = [_grid(images)] if form == "grid" else images
-        return Answer(seed=request.seed, n=n, format=form, images=[_png(picture) for picture in pictures])
+        made = Answer(seed=request.seed, n=n, format=form, images=[_png(picture) for picture in pictures])
+        if self._classes is not None:
+            made.classes = [self._classes.names[label] for label in labels(request.seed, 0, n)]
+        return made
 
-    def _images(self, seed: int, n: int, truncation: float | None) -> np.ndarray:
+    def _images(self, seed: int, n: int, truncation: float | None, labels: Any) -> np.ndarray:
         """uint8 (n, H, W, C)."""
         tile, tiles = self._latents.TILE, []
         for first in range(0, n, tile):
-            z = torch.from_numpy(self._latents.stream(seed, first, tile, self._z_dim, truncation))
+            inputs = [self._latents.stream(seed, first, tile, self._z_dim, truncation)]
+            inputs += [] if labels is None else [labels(seed, first, tile)]
             with torch.inference_mode():
-                tiles.append(self._straighten(self._quantise(self._network(z))).permute(0, 2, 3, 1).numpy())
+                images = self._network(*map(torch.from_numpy, inputs))
+                tiles.append(self._straighten(self._quantise(images)).permute(0, 2, 3, 1).numpy())
         return np.concatenate(tiles)[:n]
 
 

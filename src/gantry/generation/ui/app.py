@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shlex
 import sys
 from pathlib import Path
 
@@ -24,6 +25,13 @@ shown = loaded(folder, trusted)
 
 
 with st.sidebar:
+    names = shown.classes.names if shown.classes else ()
+    # By number: a class may be called anything, and two may be called alike.
+    label = (
+        st.selectbox("class", [None, *range(len(names))], format_func=lambda k: "all" if k is None else names[k])
+        if names
+        else None
+    )
     seed = st.slider("seed", 0, 999, 0)
     count = st.slider("images", 1, GRID * GRID, GRID * GRID)
     limit = st.slider(
@@ -37,13 +45,16 @@ with st.sidebar:
     command = f"{typed_command('sample')} run={show(folder)} n={count} seed={seed}" + (
         f" truncation={cut}" if cut else ""
     )
+    if label is not None:
+        named = names[label] if names.index(names[label]) == label else label
+        command += f" {shlex.quote(f'class={named}')}"
     st.caption(f"Without directions: `{command}`")
 
 
 image = io.BytesIO()
 
 
-Image.fromarray(picture(shown, seed, count, cut, along)).save(image, format="PNG", compress_level=1)
+Image.fromarray(picture(shown, seed, count, cut, along, label)).save(image, format="PNG", compress_level=1)
 
 
 # Embed the image in the page: while a slider moves, Streamlit deletes files before the browser requests them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +13,13 @@ from torch import nn
 
 from gantry.core.errors import UserError
 from gantry.data.grid import GRID, LARGEST, enlarged_grid, reduced
+from gantry.generation.classes import MOST_ROWS, class_rows, in_turn
 from gantry.generation.latent.directions import directions
 from gantry.generation.output_paths import ADDRESS, check_port
+from gantry.models.labels import Classes
 from gantry.models.latents import stream
 from gantry.models.sampling import generate
-from gantry.runs.generator_files import GENERATOR_CONFIG, load_generator
+from gantry.runs.generators import ExportedFiles
 
 APP = Path(__file__).parent / "app.py"  # Streamlit puts its folder first on sys.path
 SETTINGS = {
@@ -39,12 +40,14 @@ class Shown(NamedTuple):
     Attributes:
         network: in eval mode.
         z_dim: length of its latents.
-        directions: float32 (2, z_dim), along which its images change most.
+        directions: float32 (2, z_dim), along which its images change most, on average over its classes.
+        classes: whose labels it takes; None where it takes none.
     """
 
     network: nn.Module
     z_dim: int
     directions: np.ndarray
+    classes: Classes | None = None
 
 
 def serve(folder: Path, trusted: tuple[str, ...], port: int) -> None:
@@ -79,21 +82,35 @@ def loaded(folder: Path, trusted: tuple[str, ...]) -> Shown:
     Raises:
         UserError: see `gantry.runs.generator_files.load_generator`.
     """
-    network = load_generator(folder, trusted)
-    z_dim: int = json.loads((folder / GENERATOR_CONFIG).read_text())["z_dim"]
-    return Shown(network, z_dim, directions(network, z_dim, 0, min(2, z_dim)).vectors.numpy())
+    files = ExportedFiles(folder, trusted)
+    network, z_dim, classes = files.load(), files.z_dim, files.classes()
+    labels = None if classes is None else in_turn(classes)
+    return Shown(network, z_dim, directions(network, z_dim, 0, min(2, z_dim), labels).vectors.numpy(), classes)
 
 
-def picture(shown: Shown, seed: int, count: int, truncation: float | None, along: tuple[float, float]) -> np.ndarray:
+def picture(
+    shown: Shown,
+    seed: int,
+    count: int,
+    truncation: float | None,
+    along: tuple[float, float],
+    label: int | None = None,
+) -> np.ndarray:
     """Draw the grid of the first `count` images of a seed, uint8 (H, W, 3), enlarged without smoothing.
 
     Args:
         truncation: see `gantry.models.latents.stream`; None: not truncated.
         along: shift of every latent along the two directions, in standard deviations.
+        label: of all images, where the generator takes labels; None: a class a row, as sample.py arranges them.
     """
-    z = stream(seed, 0, count, shown.z_dim, truncation)
+    columns, numbers, labels = GRID, np.arange(count), None
+    if shown.classes is not None:
+        rows = [label] if label is not None else range(min(MOST_ROWS, len(shown.classes), count))
+        columns, numbers = class_rows(count, len(rows)) if label is None else (columns, numbers)
+        labels = torch.from_numpy(in_turn(shown.classes, rows)(seed, 0, len(numbers))[numbers])
+    z = stream(seed, 0, len(numbers), shown.z_dim, truncation)[numbers]
     z = z + np.asarray(along[: len(shown.directions)], np.float32) @ shown.directions
-    images = generate(shown.network, torch.from_numpy(z))
-    grid = enlarged_grid(reduced(images, max(LARGEST, WIDE // min(count, GRID))))
+    images = generate(shown.network, torch.from_numpy(z), labels)
+    grid = enlarged_grid(reduced(images, max(LARGEST, WIDE // min(count, columns))), columns)
     scale = max(1, WIDE // max(grid.shape[:2]))
     return grid.repeat(scale, 0).repeat(scale, 1)

@@ -21,7 +21,9 @@ def one_hot(labels: Tensor, n_classes: int, dtype: torch.dtype = torch.float32) 
     """Return labels as weights (B, n_classes); weights are only converted. Does not synchronise with the device."""
     if labels.is_floating_point():
         return labels.to(dtype)
-    return (labels[:, None] == torch.arange(n_classes, device=labels.device)).to(dtype)
+    # Not `arange`, whose device an exported program would keep wherever it is moved.
+    classes = torch.ones_like(labels)[:, None].expand(-1, n_classes).cumsum(1) - 1
+    return (labels[:, None] == classes).to(dtype)
 
 
 def with_labels(x: Tensor, labels: Tensor, n_classes: int) -> Tensor:

@@ -21,7 +21,7 @@ from gantry.core.text import typed_command
 from gantry.models.matching import Match, match
 from gantry.models.module import GAN
 from gantry.runs.folder import EXPORTED, INIT_FILE
-from gantry.runs.generator_files import WEIGHTS, exported_step
+from gantry.runs.generator_metadata import WEIGHTS, exported_step
 from gantry.training.init_from.origin import GENERATOR_ALONE, NETWORKS, OPTION, Origin
 from gantry.training.resume import Start
 
