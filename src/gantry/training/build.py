@@ -22,12 +22,13 @@ from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics.metric import built
 from gantry.models.compilation import check_compiler
+from gantry.models.module import GAN
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.callbacks.early_grids import EarlyGrids
-from gantry.training.callbacks.evaluation import Evaluation
+from gantry.training.callbacks.evaluation import Evaluation, asked_labels
 from gantry.training.callbacks.film import Film
 from gantry.training.callbacks.logging import TrainingLog
 from gantry.training.callbacks.progress import Progress
@@ -94,7 +95,9 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
     return trainer
 
 
-def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers) -> Evaluator:
+def build_evaluator(
+    cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers, gan: GAN
+) -> Evaluator:
     """Build the generator's evaluator; without a filled cache it takes longer to build than all other parts.
 
     Transparent images are laid on a ground for it. An extractor that is a classifier is first trained on them; then the
@@ -108,7 +111,8 @@ def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.
     peers.check_same({"metrics.extractor's sha256": extractor.digest})
     metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
     measures = built(metrics.get("measures", WHILE_TRAINING))
-    return Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measures)
+    count = cfg.metrics.n_generated
+    return Evaluator(extractor, data, count, cache, peers, measures, asked=asked_labels(gan, count))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def train(
         peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
         _load(cfg, gan, peers, initial)
-        evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
+        evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers, gan)
         record = _begin_record(cfg, folder, tags, data, evaluator, start, initial) if peers.first else Trackers()
         tracker = own.connect(trainer, record, params)
         with recorded(tracker, folder, peers), advised(cfg, peers.world_size):
