@@ -31,6 +31,7 @@ from gantry.training.callbacks.early_grids import EarlyGrids
 from gantry.training.callbacks.evaluation import Evaluation, asked_labels
 from gantry.training.callbacks.film import Film
 from gantry.training.callbacks.logging import TrainingLog
+from gantry.training.callbacks.overfitting import Overfitting
 from gantry.training.callbacks.progress import Progress
 from gantry.training.distributed.peers import AgreedStop, Peers
 from gantry.training.distributed.strategy import plugins
@@ -146,6 +147,7 @@ def build_callbacks(
     peers: Peers,
     watching: Sequence[Callback] = (),
     users: Sequence[Callback] = (),
+    held_out: ImageSet | None = None,
 ) -> Callbacks:
     """Build the callbacks of a run.
 
@@ -167,6 +169,7 @@ def build_callbacks(
         peers: the run's ranks; only rank 0 has logs, health checks, film and progress bar.
         watching: callbacks that come before all others.
         users: the callbacks of `trainer.callbacks`.
+        held_out: real images that the run is not trained on; None: there are none.
 
     Raises:
         UserError: two callbacks have the same key, so that one would overwrite the other's state in a checkpoint.
@@ -179,10 +182,13 @@ def build_callbacks(
     evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
     checkpointing = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
     health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real, labels)] if peers.first else []
+    overfitting = []
+    if peers.first and held_out is not None:
+        overfitting = [Overfitting(tracker, clock, cfg.metrics.every, data, held_out)]
     film = Film(folder, evaluation, clock) if peers.first else None
     early = [EarlyGrids(folder, evaluation)] if peers.first else []
     bar = [Progress(evaluation, log, label, folder)] if peers.first else []
-    observing = [*watching, guard, log, *health]
+    observing = [*watching, guard, log, *health, *overfitting]
     keeping = [evaluation, *early, *([film] if film else []), checkpointing, *bar]
     leave_out_empty_hooks([*observing, *keeping])
     ordered = [*observing, *users, *keeping]
