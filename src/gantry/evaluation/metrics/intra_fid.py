@@ -16,16 +16,20 @@ NAMED = 5  # classes named
 
 def metric() -> Metric:
     """Return the metric `intra_fid`, lower is better, with the FID of each class."""
-    return Metric(
-        "intra_fid", False, compute=lambda inputs: of_classes("intra_fid", inputs, inputs.asked), needs=(ASKED,)
-    )
+    return Metric("intra_fid", False, compute=_compute, needs=(ASKED,))
 
 
-def of_classes(name: str, inputs: Inputs, labels: Tensor | None) -> Found:
+def _compute(inputs: Inputs) -> Found:
+    return of_classes("intra_fid", inputs, inputs.asked, asked=True)
+
+
+def of_classes(name: str, inputs: Inputs, labels: Tensor | None, asked: bool) -> Found:
     """Return the mean of the FIDs of the classes as the value `name`, each class's as details, and its caveats.
 
     Args:
         labels: of the generated images, int64 (n,), as indices into the data's classes.
+        asked: whether those classes were asked for. A class of fewer than two images is then left out of the mean,
+            since that is not the generator's doing; else the mean is NaN.
     """
     assert labels is not None
     assert inputs.data.labels is not None
@@ -41,9 +45,12 @@ def of_classes(name: str, inputs: Inputs, labels: Tensor | None) -> Found:
         }
         for label, distance in distances.items()
     }
-    of_measured = [[count[label] for label in distances] for count in counts]
-    value = math.fsum(distances.values()) / len(distances) if distances else math.nan
-    return Found({name: value}, details, caveats=_caveats(name, real.shape[1], list(details), *of_measured))
+    missing = [label for label, distance in distances.items() if math.isnan(distance)]
+    kept = [label for label in distances if label not in missing]
+    value = math.fsum(distances[label] for label in kept) / len(kept) if kept and (asked or not missing) else math.nan
+    caveats = [_missing(name, [names[label] for label in missing], asked and bool(kept))] if missing else []
+    sizes = [[count[label] for label in kept] for count in counts]
+    return Found({name: value}, details, caveats=[*caveats, *_singular(name, real.shape[1], *sizes)])
 
 
 def class_fids(real: Tensor, real_labels: Tensor, generated: Tensor, labels: Tensor) -> dict[int, float]:
@@ -86,18 +93,18 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     return (difference @ difference + traces - 2 * torch.linalg.svdvals(roots[0] @ roots[1].T).sum()).item()
 
 
-def _caveats(
-    name: str, dimensions: int, names: Sequence[str], real: Sequence[int], generated: Sequence[int]
-) -> list[str]:
+def _missing(name: str, classes: Sequence[str], left_out: bool) -> str:
+    shown = ", ".join(classes[:NAMED]) + (f" and {len(classes) - NAMED} more" if len(classes) > NAMED else "")
+    effect = "is without the classes" if left_out else "has no value: there are classes"
+    return f"{name} {effect} of fewer than {FEWEST} generated images: {shown}"
+
+
+def _singular(name: str, dimensions: int, real: Sequence[int], generated: Sequence[int]) -> list[str]:
     """Return what speaks against the mean of classes with so many real and generated images."""
-    said = []
-    if missing := [one for one, count in zip(names, generated, strict=True) if count < FEWEST]:
-        shown = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
-        said.append(f"{name} has no value: fewer than {FEWEST} generated images are of class {shown}")
-    if names and min(*real, *generated) <= dimensions:
-        said.append(
-            f"{name}: classes have {min(real)} to {max(real)} real and {min(generated)} to {max(generated)} generated "
-            f"images, and there are {dimensions} features: covariances of no more images than features are singular, "
-            "and the distances biased upwards"
-        )
-    return said
+    if not real or min(*real, *generated) > dimensions:
+        return []
+    return [
+        f"{name}: classes have {min(real)} to {max(real)} real and {min(generated)} to {max(generated)} generated "
+        f"images, and there are {dimensions} features: covariances of no more images than features are singular, "
+        "and the distances biased upwards"
+    ]
