@@ -13,7 +13,8 @@ from metrics_helpers import image_set
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet
-from gantry.evaluation.metrics.classification_accuracy import augmentation, default_sizes, held_out, labels_among
+from gantry.evaluation.asked import labels_among
+from gantry.evaluation.metrics.classification_accuracy import augmentation, default_sizes, held_out
 from gantry.evaluation.metrics.classification_results import Gain, gain_of
 
 QUICK = dict(budget=30 * 128)

@@ -193,7 +193,7 @@ def test_classes_covered_asks_for_a_tenth_of_the_real_share() -> None:
 
 def names(extractor: NetworkExtractor, count: int, split: str) -> dict[str, str]:
     """What the values measured while training are called."""
-    measured = [metric for metric in built(WHILE_TRAINING) if lacking(metric, extractor) is None]
+    measured = [metric for metric in built(WHILE_TRAINING) if lacking(metric, extractor, asked=False) is None]
     after = suffix(extractor, count, split)
     return {name: name + after for metric in measured for name in metric.names if name not in UNLOGGED}
 

@@ -66,13 +66,23 @@ class ImageSet:
 
     def part(self, count: int) -> "ImageSet":
         """Return `count` images drawn at random, the same for every run's seed; all where there are no more."""
+        return self if count >= len(self) else self._chosen(self._order(count)[:count], f"{self.split}-{count}")
+
+    def left_out(self, count: int, most: int) -> "ImageSet | None":
+        """Return at most `most` of the images that `part(count)` leaves out, drawn at random; None where none are."""
         if count >= len(self):
-            return self
-        chosen = np.sort(draws(0, count, "part").permutation(len(self))[:count])
+            return None
+        return self._chosen(self._order(count)[count : count + most], f"{self.split} without {count}")
+
+    def _order(self, count: int) -> np.ndarray:
+        return draws(0, count, "part").permutation(len(self))
+
+    def _chosen(self, numbers: np.ndarray, split: str) -> "ImageSet":
+        chosen = np.sort(numbers)
         images = np.asarray(self.images[chosen])
         labels = None if self.labels is None else self.labels[chosen]
         digest = digest_of(images.shape, hashlib.sha256(images.data).digest(), labels)
-        return replace(self, images=images, labels=labels, digest=digest, split=f"{self.split}-{count}")
+        return replace(self, images=images, labels=labels, digest=digest, split=split)
 
 
 def digest_of(shape: tuple[int, ...], pixels_sha256: bytes, labels: np.ndarray | None) -> str:

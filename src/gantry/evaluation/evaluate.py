@@ -26,8 +26,8 @@ from gantry.data.sample_caveats import caveats as sample_caveats
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.features import ArraySource, Source, at_a_time, look_at, look_at_share
 from gantry.evaluation.metrics import kid
-from gantry.evaluation.metrics.metric import LABELS, LOGITS, Inputs, Metric
-from gantry.evaluation.protocol import protocol, suffix
+from gantry.evaluation.metrics.metric import ASKED, LABELS, LOGITS, SETS, Inputs, Metric
+from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import Reals, real_features
 from gantry.evaluation.request import (
     CLASSES,
@@ -38,8 +38,8 @@ from gantry.evaluation.request import (
     describe_generator,
     describe_images,
 )
-from gantry.evaluation.result import Result
-from gantry.evaluation.score import Scores, lacking, score
+from gantry.evaluation.result import OWN_FIELDS, Result
+from gantry.evaluation.score import Scores, ending, lacking, score
 from gantry.evaluation.stopwatch import Stopwatch
 from gantry.evaluation.work_folder import alone, forget
 from gantry.models.labels import BY_SHARES
@@ -117,6 +117,7 @@ class _Measuring:
             # Missing parts are refused before slow work: folders of images are decoded last.
             plan.check_data()
             made = describe_generator(plan) if isinstance(plan.subject, GeneratorFiles) else None
+            self._check_asked()
             self.extractors = plan.extractors(0)
             self.subject = made or describe_images(plan)
             self.main = self.extractors[MAIN]
@@ -126,8 +127,22 @@ class _Measuring:
         if len(self.reference) < FEWEST:
             raise UserError(f"{self.reference.name} has {len(self.reference)} images; an evaluation needs {FEWEST}")
 
+    def _check_asked(self) -> None:
+        """Refuse, before an extractor is made, what needs asked classes where there are none.
+
+        Raises:
+            UserError: no metric can be measured, or cas, which trains classifiers for minutes, cannot.
+        """
+        needing = [metric for metric in self.plan.metrics if ASKED in metric.needs]
+        named = [metric.name for metric in needing if SETS in metric.needs or len(needing) == len(self.plan.metrics)]
+        if named and not self.plan.asks:
+            raise UserError(
+                f"measures: {', '.join(named)} needs {ASKED}: a generator that takes labels, or labels beside images "
+                f"of files, of the classes of {self.plan.reference.name}"
+            )
+
     def _measurable(self) -> list[Metric]:
-        """Return the metrics whose needs (logits, labels) are met; the others are left out.
+        """Return the metrics whose needs (logits, labels, asked classes) are met; the others are left out.
 
         Raises:
             UserError: no metric can be measured, or augmentation, which trains classifiers for minutes, cannot.
@@ -135,10 +150,10 @@ class _Measuring:
         plan = self.plan
         if "augmentation" in plan.measures and not can_classify(plan.trained_on):
             raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
-        needs = {metric.name: lacking(metric, self._extractor(metric)) for metric in plan.metrics}
+        needs = {metric.name: lacking(metric, self._extractor(metric), plan.asks) for metric in plan.metrics}
         found = [metric for metric in plan.metrics if needs[metric.name] is None]
         if not found:
-            whose = {LOGITS: self.main.name, LABELS: plan.trained_on.name}
+            whose = {LOGITS: self.main.name, LABELS: plan.trained_on.name, ASKED: "the generator"}
             lines = (
                 f"measures: {name} needs {need}, and {whose[need]} has none" for name, need in needs.items() if need
             )
@@ -195,12 +210,13 @@ class _Measuring:
             classes=details.get("classes"),
             memorisation=details.get("memorisation"),
             augmentation=details.get("augmentation"),
+            details={name: found for name, found in details.items() if name not in OWN_FIELDS},
             seconds=self.watch.seconds,
             classifier={"sha256": judge.digest, **judge.details} if judge else None,
             pairs=first.pictures.get("memorisation"),
             higher_is_better=self._directions(),
             reference=data_record(self.reference),
-            caveats=tuple(dict.fromkeys(self._caveats())),
+            caveats=tuple(dict.fromkeys([*self._caveats(), *scored[0].caveats, *first.caveats])),
         )
 
     def _caveats(self) -> Iterator[str]:
@@ -232,9 +248,14 @@ class _Measuring:
             images=self.plan.source(draw, 0),
             kid_subsets=kid.SUBSETS,
             seed=self.plan.seed,
+            asked=self._asked(draw),
             sets=self,
             watch=self.watch,
         )
+
+    def _asked(self, draw: int) -> torch.Tensor | None:
+        asked = self.plan.asked(draw, self.plan.n)
+        return None if asked is None else torch.from_numpy(asked)
 
     @cached_property
     def classified(self) -> Reals:
@@ -245,7 +266,7 @@ class _Measuring:
     def _directions(self) -> dict[str, bool]:
         """Return for each value, by name, True if higher is better."""
         return {
-            name + suffix(self._extractor(metric), self.plan.n, self.reference.split): higher
+            name + ending(metric, self._extractor(metric), self.plan.n, self.reference.split): higher
             for metric in self.metrics
             for name, higher in metric.directions.items()
         }
@@ -271,16 +292,17 @@ class _Measuring:
         with _threads_shared(self.plan.devices):
             return real_features(self.main, self.plan.real(which), self.plan.cache, crew, self.watch.note)
 
-    def generated(self, most: int) -> ImageSet:
+    def generated(self, count: int) -> ImageSet:
         plan = self.plan
         if isinstance(plan.subject, SampleFiles):
             return plan.images
-        source, count = self.source, min(plan.n, most)
+        source = self.source
         step = at_a_time(self.main)
         parts = [source(start, min(step, count - start)).cpu() for start in range(0, count, step)]
         name, run = f"the generator of {plan.subject.run.name}", str(plan.subject.run)
-        images = torch.cat(parts).numpy()
-        return ImageSet(name, images, None, None, "all", run, self.subject["sha256"], plan.trained_on.flip)
+        images, labels = torch.cat(parts).numpy(), plan.asked(0, count)
+        classes = None if labels is None else plan.reference.classes
+        return ImageSet(name, images, labels, classes, "all", run, self.subject["sha256"], plan.trained_on.flip)
 
     def _settings(self) -> dict[str, Any]:
         return {

@@ -19,10 +19,10 @@ from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics import inception_score, kid
-from gantry.evaluation.metrics.metric import SETS, Inputs, Metric, built
-from gantry.evaluation.protocol import protocol, suffix
+from gantry.evaluation.metrics.metric import ASKED, SETS, Inputs, Metric, Need, built
+from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import real_features
-from gantry.evaluation.score import lacking, score
+from gantry.evaluation.score import ending, lacking, score
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +94,15 @@ class Evaluator:
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
         peers: the ranks that share the generated images; rank 0 collects their features and scores them.
-        metrics: the metrics, the primary one first; those that need logits or labels are left out if the extractor
-            has none. None: those of `gantry.core.config.options.WHILE_TRAINING`.
+        metrics: the metrics, the primary one first; those that need logits, labels or asked classes are left out
+            where there are none. None: those of `gantry.core.config.options.WHILE_TRAINING`.
+        asked: the classes asked of the generated images, int64 (n_generated,), indices into the data's; None where the
+            generator takes no labels.
 
     Attributes:
         names: the recorded name of each value.
         higher_is_better: by that name, True if higher is better.
-        caveats: what speaks against the values, a sentence each.
+        caveats: what speaks against the values, a sentence each; a measurement may add to them.
 
     Raises:
         UserError: too few real or generated images, or the metrics cannot be measured while training.
@@ -114,6 +116,7 @@ class Evaluator:
         cache: Path,
         peers: Group | None = None,
         metrics: Sequence[Metric] | None = None,
+        asked: Tensor | None = None,
     ) -> None:
         if n_generated < inception_score.SPLITS:
             raise UserError(
@@ -128,10 +131,14 @@ class Evaluator:
         self.data = data = measured(data, cache)
         self.n_generated = n_generated
         self.peers = peers or Alone()
-        self.metrics = _measurable(built(WHILE_TRAINING) if metrics is None else metrics, extractor)
-        after = suffix(extractor, n_generated, data.split)
-        self.names = {n: n + after for one in self.metrics for n in one.names if n not in UNLOGGED}
-        self.higher_is_better = {n + after: higher for one in self.metrics for n, higher in one.directions.items()}
+        self.asked = asked
+        chosen = built(WHILE_TRAINING) if metrics is None else metrics
+        self.metrics = _measurable(chosen, extractor, asked is not None)
+        after = {one.name: ending(one, extractor, n_generated, data.split) for one in self.metrics}
+        self.names = {n: n + after[one.name] for one in self.metrics for n in one.names if n not in UNLOGGED}
+        self.higher_is_better = {
+            n + after[one.name]: higher for one in self.metrics for n, higher in one.directions.items()
+        }
         # KID on 100 subsets takes seconds: little beside Inception, but most of an evaluation with
         # a classifier, where 20 subsets of 1000 cover a data set of a few thousand images often enough.
         self.kid_subsets = 20 if extractor.labelled else kid.SUBSETS
@@ -187,9 +194,13 @@ class Evaluator:
             logits,
             lambda *part: self._seen(generate(*part)),
             self.kid_subsets,
+            asked=self.asked,
         )
         with whole_float32():
             scores = score(self.metrics, inputs)
+        for caveat in [one for one in dict.fromkeys(scores.caveats) if one not in self.caveats]:
+            logger.warning("%s", caveat)
+            self.caveats += (caveat,)
         named = {name: scores.values[name] for name in self.names.values()}
         return Evaluation(named, self.protocol, time.perf_counter() - began, scores.details.get("classes"))
 
@@ -222,8 +233,8 @@ def _joined(parts: list[Features]) -> Features:
     return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _measurable(metrics: Sequence[Metric], extractor: Extractor) -> list[Metric]:
-    """Return the metrics that can be measured while training with this extractor.
+def _measurable(metrics: Sequence[Metric], extractor: Extractor, asked: bool) -> list[Metric]:
+    """Return the metrics that can be measured while training with this extractor, and with `asked` classes or without.
 
     Raises:
         UserError: the first one cannot, or one is python evaluate.py's alone.
@@ -231,8 +242,12 @@ def _measurable(metrics: Sequence[Metric], extractor: Extractor) -> list[Metric]
     if elsewhere := [metric.name for metric in metrics if SETS in metric.needs]:
         raise UserError(f"metrics.measures: {', '.join(elsewhere)}: only python evaluate.py measures that")
     first = metrics[0]
-    need = lacking(first, extractor)
+    need = lacking(first, extractor, asked)
     if need or not first.directions:
-        why = f"needs {need}, and {extractor.name} has none" if need else "gives no value to choose by"
+        why = f"needs {need}, and {_whose(need, extractor)} has none" if need else "gives no value to choose by"
         raise UserError(f"metrics.measures: the first one picks the best step, but {first.name} {why}")
-    return [metric for metric in metrics if lacking(metric, extractor) is None]
+    return [metric for metric in metrics if lacking(metric, extractor, asked) is None]
+
+
+def _whose(need: Need, extractor: Extractor) -> str:
+    return "the generator" if need == ASKED else extractor.name

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from torch import nn
@@ -19,10 +20,11 @@ from gantry.data.images import ImageSet
 from gantry.data.reading import CROPPED
 from gantry.data.sample_files import samples
 from gantry.data.sample_refusals import WrongSizes
+from gantry.evaluation.asked import indices_among, labels_among
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.ground import OnGround, measured
-from gantry.evaluation.metrics.metric import LABELS, Metric, built
+from gantry.evaluation.metrics.metric import ASKED, LABELS, Metric, built
 from gantry.models.labels import BY_SHARES, Classes, LabelSource
 from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
@@ -165,7 +167,7 @@ class Plan:
         """The images of `SampleFiles`, if they are measured."""
         assert isinstance(self.subject, SampleFiles)
         try:
-            shape, needed = self.reference.drawn_shape, "augmentation" in self.measures
+            shape, needed = self.reference.drawn_shape, not {"augmentation", "cas"}.isdisjoint(map(str, self.measures))
             found = self.subject.load(shape, self.n, labels_needed=needed)
         except WrongSizes as error:
             raise UserError(f"{error}{_how_read(self.reference)}") from error
@@ -206,7 +208,8 @@ class Plan:
             why = str(error.__cause__ or error).splitlines()[-1]
             raise UserError(f"extractor: {target} cannot be made: {why} (HYDRA_FULL_ERROR=1 shows where)") from error
         wanted = {MAIN: main}
-        if any(LABELS in metric.needs for metric in self.metrics) and not main.labelled and can_classify(self.whole):
+        judged = any(LABELS in metric.needs for metric in self.metrics if self.asks or ASKED not in metric.needs)
+        if judged and not main.labelled and can_classify(self.whole):
             from gantry.evaluation.extractors.classifier import classifier
 
             wanted[CLASSES] = classifier(data=self.whole, cache=self.cache, device=device)
@@ -236,6 +239,33 @@ class Plan:
     def classes(self) -> Classes | None:
         """The classes whose labels the generator takes; None where it takes none, and of files."""
         return self.subject.classes() if isinstance(self.subject, GeneratorFiles) else None
+
+    @property
+    def asks(self) -> bool:
+        """True where classes are asked of the images, and are those of the reference."""
+        return self._places is not None
+
+    def asked(self, draw: int, count: int) -> np.ndarray | None:
+        """Return the classes asked of the first `count` images of a draw, int64 (count,); of files, their labels.
+
+        Returns:
+            Indices into the reference's classes; None where none were asked, or others.
+        """
+        if self._places is None or isinstance(self.subject, SampleFiles):
+            return None if self._places is None else self._places[:count]
+        assert self.classes is not None
+        asked: np.ndarray = self._places[LabelSource(self.classes.shares)(self.seed, draw * self.n, count)]
+        return asked
+
+    @cached_property
+    def _places(self) -> np.ndarray | None:
+        """The reference's class of each class of the generator, or of each image of files; None as for `asked`."""
+        known = self.reference.classes
+        if known is None:
+            return None
+        if isinstance(self.subject, SampleFiles):
+            return labels_among(self.images, known)
+        return None if self.classes is None else indices_among(self.classes.names, known)
 
 
 def _how_read(data: ImageSet) -> str:

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 PREFIX = "eval/"  # of the metrics, `eval/<key>/<name>`
 DESCRIPTION = "eval."  # prefix of the tag that describes a key in a line
 CAVEATS = "caveats"  # ending of the tag that has what speaks against the values, a sentence a line
-MERGED = ("values", "spread", "higher_is_better", "classes", "classifier", "memorisation", "augmentation")
+OWN_FIELDS = ("classes", "memorisation", "augmentation")  # of metrics' details, of which the others are in `details`
+ADDED = ("values", "spread", "higher_is_better", "details")  # by name to what an earlier evaluation has measured
+MERGED = (*ADDED, *OWN_FIELDS, "classifier")
 WIDTH = 110  # columns of the line of seconds
+CAS = ("generated", "real")  # images that the classifiers of `cas` learn from
 LEAST = 3  # number of the least frequent classes to name
 
 
@@ -49,6 +52,7 @@ class Result:
         classes: of each class its share, 0 to 1, of the real and of the generated images.
         memorisation: distances of the generated images from the training images.
         augmentation: accuracies of classifiers trained on the generated images.
+        details: further results of other metrics, by metric; of each class, where it has some.
         seconds: durations by task, and by part of a task as `fid / moments`; images are drawn while the network works.
         classifier: sha256 and accuracy of the classifier that predicted the classes.
         higher_is_better: by the name of each value that has a direction.
@@ -66,6 +70,7 @@ class Result:
     classes: Mapping[str, tuple[float, float]] | None = None
     memorisation: Mapping[str, Any] | None = None
     augmentation: Mapping[str, Any] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     classifier: Mapping[str, Any] | None = None
     pairs: np.ndarray | None = None
@@ -123,7 +128,7 @@ class Result:
         if (before := read_json(path)) is not None:
             if before.get("subject", {}).get("sha256") == self.subject["sha256"]:
                 for name in MERGED:
-                    both = isinstance(before.get(name), dict) and name in ("values", "spread", "higher_is_better")
+                    both = isinstance(before.get(name), dict) and name in ADDED
                     record[name] = before[name] | record[name] if both else record[name] or before.get(name)
                 record["caveats"] = list(dict.fromkeys([*(before.get("caveats") or ()), *record["caveats"]]))
             else:
@@ -155,6 +160,7 @@ class Result:
             "classifier": self.classifier,
             "memorisation": None if self.memorisation is None else _finite(self.memorisation),
             "augmentation": self.augmentation,
+            "details": dict(self.details),
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "environment": environment(),
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -173,6 +179,7 @@ class Result:
             lines.append("  classes, copies and what classifiers learn are of the first draw")
         if self.classes:
             lines += ["", *self._classes_text()]
+        lines += self._by_class_text()
         if self.memorisation:
             lines += ["", *self._memorisation_text()]
         if self.augmentation:
@@ -188,6 +195,24 @@ class Result:
         shares = sorted(self.classes.items(), key=lambda item: item[1][1] / max(item[1][0], 1e-9))[:LEAST]
         named = (f"{name} {generated:.1%} (real {real:.1%})" for name, (real, generated) in shares)
         return [f"classes drawn least: {', '.join(named)}"]
+
+    def _by_class_text(self) -> list[str]:
+        """Name the classes that are recognised least, and those of the largest FIDs, a line a metric."""
+        lines = []
+        if asked := self.details.get("asked_class"):
+            worst = sorted(asked.items(), key=lambda item: item[1]["accuracy"])[:LEAST]
+            named = (f"{name} {of['accuracy']:.1%} of {of['generated']}" for name, of in worst)
+            lines.append(f"classes recognised least: {', '.join(named)}")
+        for measure in ("intra_fid", "class_fid"):
+            known = {name: of["fid"] for name, of in self.details.get(measure, {}).items() if of["fid"] is not None}
+            if worst := sorted(known, key=lambda name: -known[name])[:LEAST]:
+                lines.append(f"largest {measure} by class: {', '.join(f'{name} {known[name]:.4g}' for name in worst)}")
+        if cas := self.details.get("cas"):
+            lines.append(
+                f"accuracy on {cas['n_test']:,} real images ({cas['test_split']}) of a small classifier trained on "
+                + ", on ".join(f"{cas[kind]['images']:,} {kind} ones: {cas[kind]['mean']:.4f}" for kind in CAS)
+            )
+        return ["", *lines] if lines else []
 
     def _memorisation_text(self) -> list[str]:
         has = self.memorisation

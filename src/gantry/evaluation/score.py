@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gantry.evaluation.extractors.extractor import Extractor
-from gantry.evaluation.metrics.metric import LABELS, LOGITS, Inputs, Metric, Need
+from gantry.evaluation.metrics.metric import ASKED, LABELS, LOGITS, Inputs, Metric, Need
 from gantry.evaluation.protocol import suffix
 
 
@@ -21,12 +21,14 @@ class Scores:
         spread: of some of them the standard deviation over draws of as many images.
         details: further results by metric.
         pictures: by metric.
+        caveats: what speaks against the values, a sentence each.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     spread: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    caveats: list[str] = field(default_factory=list)
 
 
 def score(
@@ -50,13 +52,14 @@ def score(
         with watch(metric.name):
             result = metric.found(given)
             spreads = metric.spread(given, result.values) if spread and metric.spread else {}
-        after = suffix(given.extractor, len(given.features), given.data.split)
+        after = ending(metric, given.extractor, len(given.features), given.data.split)
         scores.values.update(_named(result.values, after))
         scores.spread.update(_named(spreads, after))
         if result.details is not None:
             scores.details[metric.name] = result.details
         if result.picture is not None:
             scores.pictures[metric.name] = result.picture
+        scores.caveats.extend(result.caveats)
     return scores
 
 
@@ -64,7 +67,20 @@ def _named(values: Mapping[str, float], after: str) -> dict[str, float]:
     return {name + after: value for name, value in values.items()}
 
 
-def lacking(metric: Metric, extractor: Extractor) -> Need | None:
-    """Return the requirement of a metric that an extractor does not meet, "logits" or "labels"; None if all are met."""
-    given: dict[Need, bool] = {LOGITS: extractor.has_logits, LABELS: extractor.labelled}
+def ending(metric: Metric, extractor: Extractor, n_generated: int, split: str) -> str:
+    """Return what follows the names of a metric's values: `suffix`, or nothing where they do not depend on that."""
+    return suffix(extractor, n_generated, split) if metric.suffixed else ""
+
+
+def lacking(metric: Metric, extractor: Extractor, asked: bool) -> Need | None:
+    """Return the first requirement of a metric that is not met, of "logits", "labels" and "asked classes".
+
+    Args:
+        extractor: computes the features.
+        asked: whether classes were asked of the generated images.
+
+    Returns:
+        None if all are met.
+    """
+    given: dict[Need, bool] = {LOGITS: extractor.has_logits, LABELS: extractor.labelled, ASKED: asked}
     return next((need for need in metric.needs if not given.get(need, True)), None)

@@ -22,14 +22,16 @@ from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics.metric import built
 from gantry.models.compilation import check_compiler
+from gantry.models.module import GAN
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.callbacks.early_grids import EarlyGrids
-from gantry.training.callbacks.evaluation import Evaluation
+from gantry.training.callbacks.evaluation import Evaluation, asked_labels
 from gantry.training.callbacks.film import Film
 from gantry.training.callbacks.logging import TrainingLog
+from gantry.training.callbacks.overfitting import Overfitting
 from gantry.training.callbacks.progress import Progress
 from gantry.training.distributed.peers import AgreedStop, Peers
 from gantry.training.distributed.strategy import plugins
@@ -94,7 +96,9 @@ def build_trainer(cfg: DictConfig, folder: Path, place: Place, io: DurableIO) ->
     return trainer
 
 
-def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers) -> Evaluator:
+def build_evaluator(
+    cfg: DictConfig, data: ImageSet, cache: Path, device: torch.device, peers: Peers, gan: GAN
+) -> Evaluator:
     """Build the generator's evaluator; without a filled cache it takes longer to build than all other parts.
 
     Transparent images are laid on a ground for it. An extractor that is a classifier is first trained on them; then the
@@ -108,7 +112,8 @@ def build_evaluator(cfg: DictConfig, data: ImageSet, cache: Path, device: torch.
     peers.check_same({"metrics.extractor's sha256": extractor.digest})
     metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
     measures = built(metrics.get("measures", WHILE_TRAINING))
-    return Evaluator(extractor, data, cfg.metrics.n_generated, cache, peers, measures)
+    count = cfg.metrics.n_generated
+    return Evaluator(extractor, data, count, cache, peers, measures, asked=asked_labels(gan, count))
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ def build_callbacks(
     peers: Peers,
     watching: Sequence[Callback] = (),
     users: Sequence[Callback] = (),
+    held_out: ImageSet | None = None,
 ) -> Callbacks:
     """Build the callbacks of a run.
 
@@ -163,6 +169,7 @@ def build_callbacks(
         peers: the run's ranks; only rank 0 has logs, health checks, film and progress bar.
         watching: callbacks that come before all others.
         users: the callbacks of `trainer.callbacks`.
+        held_out: real images that the run is not trained on; None: there are none.
 
     Raises:
         UserError: two callbacks have the same key, so that one would overwrite the other's state in a checkpoint.
@@ -175,10 +182,13 @@ def build_callbacks(
     evaluation = Evaluation(evaluator, tracker, clock, cfg.metrics.every, real, guard, cfg.metrics.raw, stop)
     checkpointing = Checkpointing(io, cfg.checkpoint, evaluation, network, guard, clock, stop)
     health = [Health(tracker, HEALTH_CHECKS * cfg.guard.every, real, labels)] if peers.first else []
+    overfitting = []
+    if peers.first and held_out is not None:
+        overfitting = [Overfitting(tracker, clock, cfg.metrics.every, data, held_out)]
     film = Film(folder, evaluation, clock) if peers.first else None
     early = [EarlyGrids(folder, evaluation)] if peers.first else []
     bar = [Progress(evaluation, log, label, folder)] if peers.first else []
-    observing = [*watching, guard, log, *health]
+    observing = [*watching, guard, log, *health, *overfitting]
     keeping = [evaluation, *early, *([film] if film else []), checkpointing, *bar]
     leave_out_empty_hooks([*observing, *keeping])
     ordered = [*observing, *users, *keeping]

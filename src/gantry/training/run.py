@@ -31,6 +31,7 @@ from gantry.runs.summary import Summary
 from gantry.runs.tracking.store import check_store, where_tracked
 from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
+from gantry.training.held_out import held_out
 from gantry.training.init_from.origin import ALL, Origin, origin_of
 from gantry.training.resume import Start, parameters, take_up_record
 from gantry.training.run_record import open_tracker, recorded
@@ -75,7 +76,7 @@ def train(
     start, place = start or Start(), place or Place()
     cache = _check_folders(cfg, folder, start, place)
     origin = origin_of(cfg, folder, start) if place.rank == 0 else None
-    data = build_data(cfg, cache, ranks(cfg.trainer, place))
+    data, unseen = build_data(cfg, cache, ranks(cfg.trainer, place), held_out_too=place.rank == 0)
     tags = _announce(cfg, folder, tags, data) if place.rank == 0 else tags
     with lean_imports():
         from gantry.data.batches import Batches
@@ -106,12 +107,12 @@ def train(
         peers.check_same(params | {"data": data.digest})
         start = peers.tell(start)
         _load(cfg, gan, peers, initial)
-        evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers)
+        evaluator = build_evaluator(cfg, data, cache, trainer.strategy.root_device, peers, gan)
         record = _begin_record(cfg, folder, tags, data, evaluator, start, initial) if peers.first else Trackers()
         tracker = own.connect(trainer, record, params)
         with recorded(tracker, folder, peers), advised(cfg, peers.world_size):
             parts = (network, io, evaluator, data, tracker, peers)
-            callbacks = build_callbacks(cfg, folder, tags["variant"], *parts, watching, own.callbacks)
+            callbacks = build_callbacks(cfg, folder, tags["variant"], *parts, watching, own.callbacks, unseen)
             trainer.callbacks += callbacks.ordered  # type: ignore[attr-defined]
             gan.fixed = fixed_step(cfg, trainer, data, own.callbacks)
             batches = partial(Batches, data, gan.batch_size, gan.real_batches, cfg.seed, peers.rank, peers.world_size)
@@ -121,20 +122,22 @@ def train(
             return _saved(summarise(cfg, folder, tags, data, trainer, gan, callbacks), tracker, peers)
 
 
-def build_data(cfg: DictConfig, cache: Path, world_size: int) -> ImageSet:
-    """Load the images of `cfg.data`, at most `cfg.max_images`.
+def build_data(cfg: DictConfig, cache: Path, world_size: int, held_out_too: bool) -> tuple[ImageSet, ImageSet | None]:
+    """Load the images of `cfg.data`, at most `cfg.max_images`, and some that the run is not trained on.
+
+    Returns:
+        The images, and held-out ones where they are asked for and there are some.
 
     Raises:
         UserError: the images cannot be read or are fewer than a batch, or the ranks cannot share a batch.
     """
     from gantry.data.batches import check_batch_size
 
-    data: ImageSet = maker(cfg.data)(cache=cache)
-    if cfg.max_images is not None:
-        data = data.part(cfg.max_images)
+    whole: ImageSet = maker(cfg.data)(cache=cache)
+    data = whole if cfg.max_images is None else whole.part(cfg.max_images)
     check_batch_size(len(data), cfg.batch_size, world_size, cfg.accumulate)
     check_labels(cfg, data)
-    return data
+    return data, held_out(cfg, whole, cache) if held_out_too else None
 
 
 def check_labels(cfg: DictConfig, data: ImageSet) -> None:

@@ -16,9 +16,21 @@ from gantry.core.config.shared_options import Paths, Root, Store, Tracking
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 Measure = Literal[
-    "fid", "fid_infinity", "kid", "inception_score", "precision_recall", "classes", "memorisation", "augmentation"
+    "fid",
+    "fid_infinity",
+    "kid",
+    "inception_score",
+    "precision_recall",
+    "classes",
+    "asked_class",
+    "intra_fid",
+    "class_fid",
+    "memorisation",
+    "augmentation",
+    "cas",
 ]
-WHILE_TRAINING: tuple[Measure, ...] = ("fid", "kid", "inception_score", "classes")
+WHILE_TRAINING: tuple[Measure, ...] = ("fid", "kid", "inception_score", "classes", "asked_class", "intra_fid")
+WHEN_NAMED: tuple[Measure, ...] = ("class_fid", "augmentation", "cas")  # which evaluate.py else leaves out
 DRAWN = ("", "interpolate", "latent_grid", "between", "project")  # modes of sample.py that draw images
 EXTRACTOR_GETS = ("data", "cache", "device")
 
@@ -219,8 +231,8 @@ class Evaluate(Generator):
     repeats: int = option("${protocol.repeats}", "how many such draws")
     seed: int = option(0, "of the noise", least=0, most=2**63 - 1)
     measures: list[Measure] = option(
-        tuple(measure for measure in get_args(Measure) if measure != "augmentation"),
-        "and augmentation, which takes minutes; {_target_: my_metrics.contrast} is one of yours",
+        tuple(measure for measure in get_args(Measure) if measure not in WHEN_NAMED),
+        "and class_fid; augmentation, cas, which take minutes; {_target_: my_metrics.contrast} is one of yours",
         built=True,
     )
     accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps")

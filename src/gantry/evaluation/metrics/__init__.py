@@ -8,6 +8,10 @@ MEASURES = {
     "precision_recall": "precision_recall",
     "fid_infinity": "fid_infinity",
     "classes": "class_shares",
+    "asked_class": "asked_class",
+    "intra_fid": "intra_fid",
+    "class_fid": "class_fid",
     "memorisation": "memorization",
     "augmentation": "classification_accuracy",
+    "cas": "cas",
 }

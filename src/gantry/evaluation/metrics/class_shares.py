@@ -47,7 +47,12 @@ def class_shares(real: Tensor, generated: Tensor, names: Sequence[str], count: i
         names: the classes' names; further classes are named by number.
         count: number of classes of the classifier.
     """
-    count = max(count, len(names))
+    names = names_of(names, count)
+    count = len(names)
     shares = [(torch.bincount(says, minlength=count).double() / len(says)).tolist() for says in (real, generated)]
-    names = [*names, *map(str, range(len(names), count))]
     return dict(zip(names, zip(*shares, strict=True), strict=True))
+
+
+def names_of(names: Sequence[str], count: int) -> list[str]:
+    """Return the names of `count` classes or more; further ones than there are `names` are named by number."""
+    return [*names, *map(str, range(len(names), count))]

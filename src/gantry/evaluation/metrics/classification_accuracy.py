@@ -7,7 +7,6 @@ are comparable with one another only.
 """
 
 import hashlib
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +18,11 @@ from gantry.core.errors import UserError
 from gantry.core.progress import progress
 from gantry.core.randomness import draws
 from gantry.data.images import ImageSet, digest_of
+from gantry.evaluation.asked import labels_among
 from gantry.evaluation.extractors.classifier import RECIPE, Classifier, fit, one_thread, untrained, verdicts
 from gantry.evaluation.extractors.judgement import beside_chance, largest_share
 from gantry.evaluation.metrics.classification_results import Augmentation, Diet, Trained, gain_of
 from gantry.evaluation.metrics.metric import SETS, Found, Inputs, Metric
-
-logger = logging.getLogger(__name__)
 
 BUDGET = 32_000  # images in the training of a classifier: 9 s on one core at 28 pixels
 HELD_OUT = "held-out"  # name of the split of a test set drawn from the generator's possible training images
@@ -52,12 +50,12 @@ def _compute(inputs: Inputs) -> Found:
     train, test = sets.trained_on, sets.held_out
     if test is None:
         train, test = held_out(train)
-    made = sets.generated(MOST_GENERATED)
+    made = sets.generated(min(len(inputs.features), MOST_GENERATED))
     with progress("classifiers", None, "step") as bar:
         return Found({}, augmentation(made, train, test, seed=inputs.seed, progress=bar.reach).record())
 
 
-class _Source(NamedTuple):
+class Material(NamedTuple):
     """The images `images[part]`, of uint8 (N, C, H, W), with their labels, int64 (len(part),)."""
 
     images: np.ndarray
@@ -100,14 +98,14 @@ def augmentation(
         UserError: real images without labels or with fewer than two classes, sizes there are not, test images
             that are the training images, or images of different shapes.
     """
-    classes = _checked(generated, train, test, seeds)
+    classes = checked("augmentation", generated, train, test, seeds)
     chosen_sizes = default_sizes(len(train), classes, budget) if sizes is None else sorted(set(sizes))
     if not chosen_sizes or chosen_sizes[0] < 2 or chosen_sizes[-1] > len(train):
         raise UserError(f"augmentation sizes {list(sizes or ())}: each must be 2 to {len(train)}, the images there are")
     given = labels_among(generated, train.classes or tuple(map(str, range(classes))))
     steps = -(-max(budget, chosen_sizes[-1]) // RECIPE.batch_size)
     total = seeds * steps * (2 * len(chosen_sizes) + (len(chosen_sizes) if given is None else 1))
-    lessons = _Lessons(train, test, classes, steps, lambda done: progress(done, total))
+    lessons = Lessons(train, test, classes, steps, lambda done: progress(done, total))
     used = min(len(generated), steps * RECIPE.batch_size)
     with one_thread():
         for own in range(seed, seed + seeds):
@@ -127,28 +125,28 @@ def augmentation(
     )
 
 
-def _checked(generated: ImageSet, train: ImageSet, test: ImageSet, seeds: int) -> int:
-    """Return the number of classes of the real images.
+def checked(measure: str, generated: ImageSet, train: ImageSet, test: ImageSet, seeds: int) -> int:
+    """Return the number of classes of the real images that a measure of this name trains classifiers on.
 
     Raises:
         UserError: see `augmentation`.
     """
     if train.labels is None or test.labels is None or len(np.unique(train.labels)) < 2:
-        raise UserError(f"augmentation needs a data set with labels of two classes or more; {train.name} has not")
+        raise UserError(f"{measure} needs a data set with labels of two classes or more; {train.name} has not")
     if train.digest == test.digest:
-        raise UserError(f"augmentation needs test images that are not the training images of {train.name}")
+        raise UserError(f"{measure} needs test images that are not the training images of {train.name}")
     if not train.shape == test.shape == generated.shape:
         raise UserError(
-            f"augmentation needs images of one shape: generated {generated.shape}, training {train.shape}, "
+            f"{measure} needs images of one shape: generated {generated.shape}, training {train.shape}, "
             f"test {test.shape}"
         )
     if seeds < 1 or not len(generated):
-        raise UserError(f"augmentation needs one seed and one generated image at least, not {seeds}, {len(generated)}")
+        raise UserError(f"{measure} needs one seed and one generated image at least, not {seeds}, {len(generated)}")
     return max(int(train.labels.max()) + 1, int(test.labels.max()) + 1, len(train.classes or ()))
 
 
 @dataclass
-class _Lessons:
+class Lessons:
     """Trains the classifiers; `correct` has which `test` images each classifies correctly, bool (n_test,)."""
 
     train: ImageSet
@@ -167,17 +165,17 @@ class _Lessons:
         assert real_labels is not None
         order = draws(seed, 0, "augmentation real").permutation(len(self.train))
         if given is not None:
-            self.learn("generated", None, [_Source(generated.images, made, given[made])], seed)
+            self.learn("generated", None, [Material(generated.images, made, given[made])], seed)
         for size in sizes:
-            real = _Source(images, order[:size], real_labels[order[:size]])
+            real = Material(images, order[:size], real_labels[order[:size]])
             teacher = self.learn("real", size, [real], seed)
             labels = verdicts(teacher, generated.images, made) if given is None else given[made]
-            fake = _Source(generated.images, made, labels)
+            fake = Material(generated.images, made, labels)
             if given is None:
                 self.learn("generated", size, [fake], seed)
             self.learn("real + generated", size, [real, fake], seed)
 
-    def learn(self, diet: Diet, size: int | None, sources: Sequence[_Source], seed: int) -> Classifier:
+    def learn(self, diet: Diet, size: int | None, sources: Sequence[Material], seed: int) -> Classifier:
         """Train a classifier on `sources`."""
         network = untrained(self.train.shape, self.classes, seed)
         fit(network, self._counted(sources, seed), self.steps, self.train.flip, seed)
@@ -185,7 +183,7 @@ class _Lessons:
         self.correct.setdefault((diet, size), []).append(seen)
         return network
 
-    def _counted(self, sources: Sequence[_Source], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _counted(self, sources: Sequence[Material], seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for batch in _batches(sources, self.steps, seed):
             yield batch
             self.done += 1
@@ -236,28 +234,6 @@ def held_out(data: ImageSet, share: float = 0.2) -> tuple[ImageSet, ImageSet]:
     return _part(data, order[tested:], f"all but {HELD_OUT}"), _part(data, order[:tested], HELD_OUT)
 
 
-def labels_among(data: ImageSet, classes: Sequence[str]) -> np.ndarray | None:
-    """Return the labels of `data`, int64 (n,), as indices into `classes`; None where there are no such labels.
-
-    Classes are matched by name; where they are plain numbers below len(classes), as labels in arrays are, by
-    index. Sub-folders that are no classes (samples in parts, say) give no labels, with a warning.
-    """
-    if data.labels is None:
-        return None
-    names = data.classes or tuple(map(str, range(int(data.labels.max()) + 1)))
-    numbers = {str(index): index for index in range(len(classes))}
-    for indices in ({name: index for index, name in enumerate(classes)}, numbers):
-        if all(name in indices for name in names):
-            return np.array([indices[name] for name in names], np.int64)[data.labels]
-    logger.warning(
-        "The labels of %s (%s) are not classes of the real images (%s): they are not used",
-        data.name,
-        ", ".join(names[:10]),
-        ", ".join(classes[:10]),
-    )
-    return None
-
-
 def _part(data: ImageSet, chosen: np.ndarray, split: str) -> ImageSet:
     chosen = np.sort(chosen)
     images = np.asarray(data.images[chosen])
@@ -266,7 +242,7 @@ def _part(data: ImageSet, chosen: np.ndarray, split: str) -> ImageSet:
     return replace(data, images=images, labels=labels, digest=digest, split=split)
 
 
-def _batches(sources: Sequence[_Source], steps: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(sources: Sequence[Material], steps: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield `steps` batches of images and labels; of two sources the first fills its share by size, at least half."""
     size, counts = RECIPE.batch_size, [len(source.part) for source in sources]
     first = min(size - 1, round(size * max(0.5, counts[0] / sum(counts))))

@@ -23,9 +23,10 @@ if TYPE_CHECKING:  # the metrics' functions of features need neither Hydra nor t
     from gantry.evaluation.features import Source
     from gantry.evaluation.real_statistics import Reals
 
-Need = Literal["logits", "labels", "sets"]
+Need = Literal["logits", "labels", "asked classes", "sets"]
 LOGITS: Need = "logits"  # of the extractor's network
 LABELS: Need = "labels"  # logits that are those of the data set's own classes
+ASKED: Need = "asked classes"  # `Inputs.asked`, which images of a generator without labels have not
 SETS: Need = "sets"  # `Inputs.sets`, which python evaluate.py has and training has not
 T = TypeVar("T")
 
@@ -48,8 +49,8 @@ class Sets(Protocol):
     def reals(self, which: str) -> Reals:
         """Return the features of the real images called so."""
 
-    def generated(self, most: int) -> ImageSet:
-        """Return the first `most` generated images; of files, all that were measured."""
+    def generated(self, count: int) -> ImageSet:
+        """Return the first `count` generated images, of files all that were measured, with asked classes as labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,8 @@ class Inputs:
         images: the generated images by number, uint8; generated again if they were not stored.
         kid_subsets: subsets in a Kernel Inception Distance.
         seed: of random subsets.
+        asked: the class that was asked of each generated image, int64 (n,), an index into the data's classes, on the
+            CPU; of images from files, their labels. None where no classes were asked.
         sets: see `Sets`; None while training.
         watch: entered with the name of a part of the work, whose seconds it measures.
     """
@@ -78,6 +81,7 @@ class Inputs:
     images: Callable[[int, int], Tensor]
     kid_subsets: int
     seed: int = 0
+    asked: Tensor | None = None
     sets: Sets | None = None
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext
     _computed: dict[Callable[[Inputs], Any], Any] = field(default_factory=dict)
@@ -114,11 +118,13 @@ class Found:
         values: by name.
         details: further results for the record, as JSON values.
         picture: uint8 (H, W, 3).
+        caveats: what speaks against the values, a sentence each.
     """
 
     values: Mapping[str, float]
     details: Any = None
     picture: np.ndarray | None = None
+    caveats: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ class Metric:
             as many generated images; used by python evaluate.py only.
         values: the names of its values; None: its own name.
         first_draw: of several draws of the images, it uses the first one only.
+        suffixed: its values depend on the extractor and the number of generated images, which their names then say.
     """
 
     name: str
@@ -144,6 +151,7 @@ class Metric:
     spread: Callable[[Inputs, Mapping[str, float]], Mapping[str, float]] | None = None
     values: Sequence[str] | None = None
     first_draw: bool = False
+    suffixed: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:

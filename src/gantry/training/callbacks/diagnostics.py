@@ -140,9 +140,9 @@ class Health(Callback):
         with evaluation_mode(gan.generator, gan.discriminator, gan.device):
             count = at_a_time(real[0].numel(), len(real))
             asked = None if self.labels is None else self.labels.to(gan.device)
-            fake = torch.cat([generated(gan, *part) for part in _parts(count, z, asked)])
+            fake = torch.cat([generated(gan, *part) for part in parts(count, z, asked)])
             real_scores, fake_scores = (
-                torch.cat([judged(gan, *part) for part in _parts(count, images, asked)]) for images in (real, fake)
+                torch.cat([judged(gan, *part) for part in parts(count, images, asked)]) for images in (real, fake)
             )
         margins = real_scores[:, None] - fake_scores
         weights = sample_weights(gan.generator)
@@ -185,7 +185,7 @@ def judged(gan: GAN, images: Tensor, labels: Tensor | None) -> Tensor:
     return logits_of(gan.discriminator(images, **gan.players.further("discriminator", labels=labels)))
 
 
-def _parts(count: int, values: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+def parts(count: int, values: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Split values and their labels into parts of so many."""
     for start in range(0, len(values), count):
         part = slice(start, start + count)
