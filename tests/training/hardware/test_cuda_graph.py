@@ -51,6 +51,12 @@ def a_gpu(monkeypatch):
             [],
             "under trainer.precision=16-mixed the host decides whether a step counts",
         ),
+        (
+            ["model=r3gan_full"],
+            {},
+            [],
+            "model.optimizer.betas change from step to step, and a graph holds them fixed",
+        ),
         (["+trainer.detect_anomaly=true"], {}, [], "trainer.detect_anomaly looks at each operation"),
         ([], {}, [Ends(), Clips()], "Clips has on_before_optimizer_step, which is called in the middle of a step"),
     ],

@@ -68,6 +68,9 @@ def reasons(cfg: DictConfig, trainer: Trainer, callbacks: Sequence[Callback]) ->
         yield f"under trainer.precision={cfg.trainer.precision} the host decides whether a step counts"
     if cfg.trainer.get("detect_anomaly"):
         yield "trainer.detect_anomaly looks at each operation"
+    for name in ("optimizer", "discriminator_optimizer"):
+        if any(isinstance(beta, DictConfig) for beta in (cfg.model.get(name) or {}).get("betas", ())):
+            yield f"model.{name}.betas change from step to step, and a graph holds them fixed"
     for callback in callbacks:
         for hook in INSIDE:
             if getattr(type(callback), hook) is not getattr(Callback, hook):
