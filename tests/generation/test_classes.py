@@ -272,6 +272,7 @@ def test_metadata_of_damaged_weights_are_an_error(tmp_path, content):
 def test_the_page_has_a_selector_of_the_classes(tmp_path, monkeypatch):
     network = small_with_labels(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(page.APP), str(tmp_path), *TRUSTED])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves the page there
     drawn = []
     picture = page.picture
     monkeypatch.setattr(page, "picture", lambda *given: drawn.append(picture(*given)) or drawn[-1])

@@ -43,6 +43,7 @@ def port():
 
 def test_each_slider_changes_the_images_and_back_again(generator, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(page.APP), str(generator), *TRUSTED])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # Streamlit leaves the page there
     drawn = []
     picture = page.picture
     monkeypatch.setattr(page, "picture", lambda *given: drawn.append(picture(*given)) or drawn[-1])
