@@ -16,6 +16,7 @@ from gantry.models.penalties import R1, R2
 from gantry.models.play import Alone, Play, Players
 from gantry.models.step import Plain, Turn, due, played, step
 from gantry.models.terms import AuxiliaryClassifier, DataToData
+from gantry.models.without_autocast import without_autocast
 
 BATCH, CLASSES, SHAPE = 6, 3, (1, 4, 4)
 
@@ -229,3 +230,40 @@ def test_spectral_weights_move_once_a_turn_or_at_every_pass():
         norm.register_forward_hook(lambda *_, name=name: setattr(counted, name, getattr(counted, name) + 1))
         step(players, turns(terms)[:1], optimizers, 0.5, at_every_pass=every)
     assert (counted.turn, counted.passes) == (1, 2)  # of real and of generated images
+
+
+def test_a_gradient_is_computed_outside_autocast():
+    """Within it the matrix products of a float32 part's gradient would be computed in bfloat16."""
+
+    class Turned(Shifted):
+        """A view that is a matrix product in float32, as that of ADA."""
+
+        def forward(self, images, uniform):
+            with without_autocast(images.device):
+                return images.float() @ matrix
+
+    matrix = torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
+    gradients = []
+    for enabled in (False, True):
+        players, terms, _ = game(hinge, [R1(2.0)], view=Turned())
+        (turn, _) = turns(terms)
+        (penalty,) = [term for term in terms if term.name == "penalty/0_R1"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled, cache_enabled=False):
+            gradients.append(penalty(played(turn, players, Alone())))
+    # The weights are rounded to bfloat16, what they are multiplied by is not.
+    weight = game(hinge)[0].discriminator.dense.weight.bfloat16().double().view(4, 4)
+    exact = (weight @ matrix.double().T).square().sum()
+    assert abs(float(gradients[1]) / float(exact) - 1) < 1e-5
+    assert abs(float(gradients[0]) / float(gradients[1]) - 1) < 1e-2
+
+    inside = []
+
+    class Engine(Plain):
+        def backward(self, loss):
+            inside.append(torch.is_autocast_enabled("cpu"))
+            super().backward(loss)
+
+    players, terms, optimizers = game(hinge)
+    with torch.autocast("cpu", torch.bfloat16):
+        step(players, turns(terms), optimizers, 0.5, Engine())
+    assert inside == [False, False]

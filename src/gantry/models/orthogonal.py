@@ -1,13 +1,14 @@
 """The modified orthogonal regularisation of Brock et al. 2019, as a term of a player's objective."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from gantry.models.without_autocast import without_autocast
 
 NO_DRAWS: Mapping[str, int] = MappingProxyType({})
 
@@ -49,9 +50,7 @@ class Orthogonal:
         return frozenset()
 
     def __call__(self, play: HasNetwork) -> Tensor:
-        kind = next(play.network.parameters()).device.type
-        available = torch.amp.is_autocast_available(kind)  # not on the meta device, where a step's memory is counted
-        with torch.autocast(kind, enabled=False) if available else nullcontext():  # in float16 it would overflow
+        with without_autocast(next(play.network.parameters()).device):  # in float16 it would overflow
             parts = [off_diagonal(weight.flatten(1).float()) for weight in self._weights(play.network)]
             return 0.5 * self.weight * torch.stack(parts).sum()
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gantry.models.networks.blocks import Output
 from gantry.models.play import logits_of
+from gantry.models.without_autocast import without_autocast
 
 Critic = Callable[[Tensor], Tensor | Output]  # the discriminator as a function of images alone
 
@@ -55,7 +56,9 @@ def squared_gradient_norm(discriminator: Critic, images: Tensor) -> Tensor:
     overflows = available and torch.get_autocast_dtype(kind) is torch.float16
     with torch.autocast(kind, enabled=False) if overflows else nullcontext():
         images = images.detach().float().requires_grad_()
-        (gradient,) = torch.autograd.grad(logits_of(discriminator(images)).sum(), images, create_graph=True)
+        total = logits_of(discriminator(images)).sum()
+        with without_autocast(images.device):
+            (gradient,) = torch.autograd.grad(total, images, create_graph=True)
         return gradient.flatten(1).square().sum(1)
 
 

@@ -19,6 +19,7 @@ from torch.nn.utils.parametrize import cached
 from torch.optim import Optimizer
 
 from gantry.models.play import Alone, Play, Players, Ranks, Term
+from gantry.models.without_autocast import without_autocast
 
 Record = dict[str, Tensor]
 PLAYERS = ("generator", "discriminator")
@@ -169,7 +170,10 @@ def step(
                     loss, values = minimised(part, players, engine.ranks)
                 records.append({name: value.detach() for name, value in values.items()})
                 # Exchange the sum over the parts between ranks, once.
-                with nullcontext() if len(records) == accumulate else engine.no_sync():
+                with (
+                    nullcontext() if len(records) == accumulate else engine.no_sync(),
+                    without_autocast(loss.device),
+                ):
                     engine.backward(loss / accumulate)
         norm = {f"{GRADIENT}{turn.player}": engine.gradient_norm(optimizer)} if turn.watched else {}
         engine.update(optimizer)

@@ -1,6 +1,5 @@
 """Adaptive discriminator augmentation (Karras et al. 2020, Training GANs with Limited Data): ADA."""
 
-from contextlib import nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from gantry.models.augment.colors import COLORS, CUTOUT, color_maps, colored, cut
 from gantry.models.augment.geometry import BLIT, GEOMETRY, Placement, blit, geometry, resampled
+from gantry.models.without_autocast import without_autocast
 
 Pipeline = Literal["blit", "geom", "color", "cutout", "bg", "bgc", "r3gan"]
 PIPELINES: dict[str, dict[str, float]] = {  # which parts, and by how much their probability is multiplied
@@ -79,9 +79,7 @@ class ADA(nn.Module):
 
         Computed in float32. Raises ValueError where colours are changed of images with neither 1 nor 3 channels.
         """
-        kind = images.device.type
-        available = torch.amp.is_autocast_available(kind)  # not on the meta device
-        with torch.autocast(kind, enabled=False) if available else nullcontext():
+        with without_autocast(images.device):
             return self._transformed(images.float(), uniform).to(images.dtype)
 
     def _transformed(self, images: Tensor, uniform: Tensor) -> Tensor:
