@@ -11,6 +11,9 @@ Every contender has at least ten steps to warm up; ratios are taken within a rou
 processor's time, and the medians over `rounds` rounds count. key=value overrides the config, such as
 trainer.precision=32-true or batch_size=64. Defaults: vanilla,dcgan,wgan_gp,sngan 16,32,64 7. Prints Markdown.
 
+Of variants with labels, further terms, augmentation, schedules or other turns the bare loop takes its terms from
+Gantry, with PyTorch's own random numbers, and there is no naive one.
+
 With `bound` it exits with 1 where Gantry takes more than so many times as long as the bare loop.
 """
 
@@ -31,6 +34,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from composed_loop import ComposedLoop
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
@@ -39,6 +43,9 @@ from torch.nn.functional import relu, softplus
 from torch.nn.utils import parametrize
 
 from gantry.core.config.instantiate import maker
+from gantry.data.images import ImageSet
+from gantry.models.module import GAN
+from gantry.models.step_inputs import Order
 from gantry.training.hardware.allocator import keep_freed_memory
 from gantry.training.hardware.precision import settled
 from gantry.training.model import build_model
@@ -148,16 +155,35 @@ class Loop:
             for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
                 mine.copy_(theirs)
 
-    def turn(self, steps: int, log: bool) -> Taken:
-        """What a few steps take, and if so a look at what they have summed up."""
-        began = now()
-        for _ in range(steps):
-            self.step()
-        if log:
-            if not all(map(math.isfinite, self.sums.tolist())):
-                raise ArithmeticError("the loop by hand has diverged")
-            self.sums.zero_()
-        return since(began)
+    def look(self) -> None:
+        """Read what the losses sum up to."""
+        if not all(map(math.isfinite, self.sums.tolist())):
+            raise ArithmeticError("the loop by hand has diverged")
+        self.sums.zero_()
+
+
+def turn(loop: Loop | ComposedLoop, steps: int, log: bool) -> Taken:
+    """What a few steps of a loop take, and if so a look at what they have summed up."""
+    began = now()
+    for _ in range(steps):
+        loop.step()
+    if log:
+        loop.look()
+    return since(began)
+
+
+def by_hand(cfg: DictConfig, gan: GAN, data: ImageSet) -> dict[str, Loop | ComposedLoop]:
+    """The loops that Gantry is compared with: for variants of plain parts two, for others one around their terms."""
+    images = torch.from_numpy(data.images[:].copy())
+    model = cfg.model
+    plain = not (gan.classes or gan.terms or gan.augment or gan.scheduled.parts or gan.order != Order(gan.n_critic))
+    penalties = [str(one._target_).rpartition(".")[2] for one in model.penalties]
+    known = model.loss._target_.rpartition(".")[2] in LOSSES and penalties in ([], ["GradientPenalty"])
+    if plain and known and not gan.at_every_pass and not gan.inputs.pixels:
+        made = {name: Loop(cfg, images, gan.generator, gan.discriminator, name == "bare") for name in ("bare", "naive")}
+        return {**made}
+    labels = None if data.labels is None else torch.from_numpy(data.labels)
+    return {"bare": ComposedLoop(cfg, gan, images, labels)}
 
 
 class Turns(Callback):
@@ -166,7 +192,7 @@ class Turns(Callback):
     After `rounds` rounds of `turns` turns of `steps` steps each, and one round that does not count, the run ends.
     """
 
-    def __init__(self, loops: dict[str, Loop], steps: int, turns: int, rounds: int) -> None:
+    def __init__(self, loops: dict[str, Loop | ComposedLoop], steps: int, turns: int, rounds: int) -> None:
         self.loops, self.steps, self.turns, self.rounds = loops, steps, turns, rounds
         self.taken: dict[str, list[Taken]] = {name: [] for name in ("gantry", *loops)}
         self.began: Taken | None = None
@@ -179,7 +205,7 @@ class Turns(Callback):
         if self.began is not None:
             self.taken["gantry"].append(since(self.began))
             for name in list(self.loops) if done % 2 else list(self.loops)[::-1]:
-                self.taken[name].append(self.loops[name].turn(self.steps, log=done % self.turns == 0))
+                self.taken[name].append(turn(self.loops[name], self.steps, log=done % self.turns == 0))
         trainer.should_stop = done == (self.rounds + 1) * self.turns
         self.began = now()
 
@@ -203,14 +229,10 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     cfg = composed()
     data = maker(cfg.data)(cache=cache)
     gan, _ = build_model(cfg, data)
-    images = torch.from_numpy(data.images[:].copy())
-    loops = {
-        name: Loop(cfg, images, gan.generator, gan.discriminator, fast)
-        for name, fast in (("bare", True), ("naive", False))
-    }
+    loops = by_hand(cfg, gan, data)
     keep_freed_memory()
     for loop in loops.values():
-        slow = min(loop.turn(1, log=False).clock for _ in range(WARM_UP))
+        slow = min(turn(loop, 1, log=False).clock for _ in range(WARM_UP))
     in_turn = max(1, round(TURN / slow))
     steps = in_turn * max(2, round(min(LONGEST, ROUND / slow) / in_turn))
     # The first round does not count: MLflow is imported meanwhile.
@@ -227,14 +249,13 @@ def compare(variant: str, size: int, rounds: int, overrides: list[str], folder: 
     pairs = list(zip(seconds["gantry"], seconds["bare"], strict=True))
     ratios = [ours.clock / bare.clock for ours, bare in pairs]
     worked = statistics.median(ours.processor / bare.processor for ours, bare in pairs)
-    gains = [naive.clock / ours.clock for ours, naive in zip(seconds["gantry"], seconds["naive"], strict=True)]
+    naive = seconds.get("naive", [])
+    gains = [slow.clock / ours.clock for ours, slow in zip(seconds["gantry"], naive, strict=bool(naive))]
+    gain = f"{statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f})" if gains else ""
     ratio = statistics.median(ratios)
     clocks = {name: statistics.median(taken.clock for taken in turns) for name, turns in seconds.items()}
-    times = " | ".join(f"{1e3 * clocks[name]:.1f}" for name in ("gantry", "bare", "naive"))
-    row = (
-        f"| {variant} | {size} | {in_turn}, {steps} | {times} | {spread(ratios)} | "
-        f"{worked:.3f} | {statistics.median(gains):.2f} ({min(gains):.2f} to {max(gains):.2f}) |"
-    )
+    times = " | ".join(f"{1e3 * clocks[name]:.1f}" if name in clocks else "" for name in ("gantry", "bare", "naive"))
+    row = f"| {variant} | {size} | {in_turn}, {steps} | {times} | {spread(ratios)} | {worked:.3f} | {gain} |"
     return row, ratio
 
 

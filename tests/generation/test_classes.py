@@ -165,7 +165,9 @@ def only_torch(tmp_path_factory):
     return python_with(tmp_path_factory.mktemp("python") / "packages", "torch")
 
 
-@pytest.mark.parametrize("name", WITH_LABELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "conditional_dcgan" else pytest.mark.slow) for n in WITH_LABELS]
+)
 def test_an_export_takes_labels_in_every_format(tmp_path, only_torch, name):
     network = small_with_labels(tmp_path / "source", name)
     made = export_generator(tmp_path / "source", tmp_path / "out", trusted=TRUSTED)

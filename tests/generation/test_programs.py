@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from project import VARIANTS
+from project import COMMON, VARIANTS
 from sharing_helpers import LATENTS, NETWORKS, Z_DIM, exported, images_of, python_with, small
 from small import NOISE
 from torch import nn
@@ -56,9 +56,12 @@ def test_a_program_is_read_back_for_any_batch(tmp_path, capfd):
     assert_near(images_of(torch.export.load(tmp_path / "g.pt2").module()), network)
 
 
-def test_the_torchscript_of_every_variant_makes_its_images_where_there_is_torch_alone(config, tmp_path, capfd):
+@pytest.mark.parametrize("variants", [COMMON, pytest.param(VARIANTS, marks=pytest.mark.slow)], ids=["common", "all"])
+def test_the_torchscript_of_every_variant_makes_its_images_where_there_is_torch_alone(
+    variants, config, tmp_path, capfd
+):
     networks, labels = {}, {}
-    for variant in VARIANTS:
+    for variant in variants:
         gan, made_of = build_model(config(f"model={variant}", "experiment=smoke", f"model.z_dim={Z_DIM}"), NOISE)
         network = networks[variant] = gan.generator.train()
         classes = gan.classes if gan.conditional else None
@@ -69,7 +72,7 @@ def test_the_torchscript_of_every_variant_makes_its_images_where_there_is_torch_
         assert write_torchscript(network, Z_DIM, tmp_path / f"{variant}.torchscript", classes) == 0
         assert made_of["image_shape"] == [1, 8, 8]
     assert capfd.readouterr() == ("", "")
-    assert {path.stem for path in tmp_path.iterdir()} == set(VARIANTS)  # one file each
+    assert {path.stem for path in tmp_path.iterdir()} == set(variants)  # one file each
     run = python_with(tmp_path / "torch alone", "torch")
     printed = run(
         "import torch, json, importlib.util\n"

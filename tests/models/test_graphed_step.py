@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from project import VARIANTS, widths
+from project import COMMON, VARIANTS, widths
 from pytorch_lightning import Callback
 from recorded import Recorded
 from small import NOISE, bare_trainer
@@ -35,8 +35,19 @@ def recording(**options):
     return FixedStep(lambda device: (made.append(Recorded(device)), made[-1])[1], **options), made
 
 
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("variant", VARIANTS)
+QUICK = (*COMMON, "acgan", "stylegan2", "sngan_official")
+REPLAYED = [
+    pytest.param(
+        *(variant, settings),
+        marks=() if variant in COMMON or (variant in QUICK and name == "whole") else pytest.mark.slow,
+        id=f"{variant}-{name}",
+    )
+    for variant in VARIANTS
+    for name, settings in SETTINGS.items()
+]
+
+
+@pytest.mark.parametrize(("variant", "settings"), REPLAYED)
 def test_replays_are_plain_steps_to_the_bit(variant, settings, config):
     cfg = config(f"model={variant}", *SMALL[:2], *widths(variant), *settings)
     fixed, made = recording()

@@ -162,7 +162,7 @@ def test_where_no_checkpoint_is_whole_a_run_is_not_begun_again_unasked(run, conf
         with pytest.raises(UserError, match=r"none of its \d checkpoints is whole"):
             take_up(tmp_path / "stopped", config(*overrides, f"resume={tmp_path}/stopped"))
     shutil.rmtree(tmp_path / "stopped" / "checkpoints")
-    with pytest.raises(UserError, match="no checkpoint to go on from, and its record goes to step 2"):
+    with pytest.raises(UserError, match="no checkpoint to go on from, and its record goes to step 3"):
         take_up(tmp_path / "stopped", config(*overrides, f"resume={tmp_path}/stopped"))
     assert history(tmp_path / "stopped") == before
 
