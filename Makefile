@@ -4,7 +4,9 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 comma := ,
 empty :=
-VARIANTS := $(subst $(empty) $(empty),$(comma),$(filter-out base,$(basename $(notdir $(wildcard conf/model/*.yaml)))))
+# Variants of tens of millions of weights, which a smoke run makes narrower.
+LARGE := biggan_full r3gan_full stylegan2
+VARIANTS := $(subst $(empty) $(empty),$(comma),$(filter-out base $(LARGE),$(basename $(notdir $(wildcard conf/model/*.yaml)))))
 
 # Without its Python, which may have gone since, .venv is no installation.
 $(shell [ -x $(VENV)/bin/python ] || rm -f $(STAMP))
@@ -25,6 +27,8 @@ lint: install
 
 smoke: install examples
 	$(VENV)/bin/python train.py -m experiment=smoke model=$(VARIANTS)
+	$(VENV)/bin/python train.py -m experiment=smoke model=$(subst $(empty) $(empty),$(comma),$(LARGE)) \
+		model.generator.width=16 model.discriminator.width=16
 
 # The commands at the head of each file of examples/, in a temporary folder.
 examples: install
