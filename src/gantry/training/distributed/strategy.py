@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric.utilities.distributed import _destroy_dist_connection
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.overrides.distributed import prepare_for_backward
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gantry.core.errors import UserError
