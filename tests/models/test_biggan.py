@@ -134,6 +134,12 @@ def test_class_conditional_batch_norm():
     assert torch.allclose(norm(x, labels), expected, atol=1e-5)
 
 
+def test_class_conditional_batch_norm_keeps_the_precision_of_activations():
+    norm = ModulatedBatchNorm(4, lambda: nn.Embedding(3, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert norm(torch.randn(2, 4, 4, 4).bfloat16(), torch.tensor([0, 2])).dtype == torch.bfloat16
+
+
 def test_initial_weights():
     generator, _ = script(width=16)
     drawn = torch.cat([w.flatten() for name, w in generator.named_parameters() if "original" in name or "gain" in name])

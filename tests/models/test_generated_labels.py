@@ -9,11 +9,15 @@ from small import NOISE, bare_trainer
 
 from gantry.core.errors import UserError
 from gantry.data.batches import Batches
+from gantry.models.consistency import BalancedConsistency, LatentConsistency
 from gantry.models.labels import Classes, LabelSource, from_uniform, label_stream, taken_by
+from gantry.models.losses import hinge
 from gantry.models.networks import dcgan
-from gantry.models.play import Alone
+from gantry.models.objective import objective
+from gantry.models.penalties import R1, R2
+from gantry.models.play import MIXING, Alone
 from gantry.models.step import played
-from gantry.models.step_inputs import FAKE_LABELS, Order, plan, turns
+from gantry.models.step_inputs import FAKE_LABELS, Inputs, Order, plan, turns
 from gantry.training.model import build_model
 
 SMALL = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]
@@ -175,3 +179,18 @@ def test_real_images_may_be_spread_over_their_grey_levels(config):
     assert level.min() >= 0
     assert level.max() < 1 + 1e-4
     assert abs(float(level.mean()) - 0.5) < 0.05
+
+
+def test_no_two_draws_of_a_step_have_one_stream():
+    """A network's purpose may be called as one of the house is; the same view of the same images is meant."""
+    mixing = {"noise": 3, "labels": 2, "view of real": 1, "term 0 change of real": 1}
+    draws = {"generator": "uniform", "discriminator": "uniform"}
+    terms = objective(hinge, [R1(own_step=True), R2()], [BalancedConsistency(), LatentConsistency(4)])
+    planned = plan(terms, 0, Order(n_critic=2), everything=True)
+    streams = []
+    for turn in planned:
+        drawn = turn.drawn(Inputs(4, mixing, view=2, labels=draws, pixels=5))
+        assert MIXING + "noise" in drawn
+        again = [] if not turn.apart else ["view of real", "view of fake", "within a grey level"]
+        streams += [(d.stream, turn.index) for purpose, d in drawn.items() if purpose not in again]
+    assert len(set(streams)) == len(streams)

@@ -163,21 +163,20 @@ def test_normal_values_of_all_uniform_numbers_are_finite():
     assert values[3] == 0
 
 
-@pytest.mark.parametrize("place", [0.0, 0.3, 0.99])
-def test_styles_are_mixed_from_a_cutoff_on_which_the_first_image_decides(place):
+def test_each_image_mixes_styles_from_a_cutoff_of_its_own():
     network = generator(mixing=0.9, noise=False).eval()
     layers = network.synthesis.layers
     assert (layers, network.draws) == (6, {"mixing": 6})
-    z, other = torch.randn(2, 3, 4).unbind(0)
-    uniform = torch.rand(3, 6)
+    z, other = torch.randn(2, 4, 4).unbind(0)
+    uniform = torch.rand(4, 6)
     uniform[:, 2:] = torch.special.ndtr(other)
-    uniform[0, :2] = torch.tensor([0.89, place])
+    uniform[:, :2] = torch.tensor([[0.89, 0.0], [0.0, 0.3], [0.5, 0.99], [0.91, 0.3]])
     first, second = (network.mapping(stylegan2.normalised(each)) for each in (z, other))
-    cutoff = 1 + int(place * 5)
-    expected = network.synthesis([first] * cutoff + [second] * (layers - cutoff))
-    assert torch.allclose(network(z, {"mixing": uniform}), expected, atol=1e-4)
-    uniform[0, 0] = 0.91
-    assert torch.allclose(network(z, {"mixing": uniform}), network(z), atol=1e-5)
+    mixed = network(z, {"mixing": uniform})
+    for image, cutoff in enumerate([1, 2, 5, layers]):  # the last is not mixed
+        own = slice(image, image + 1)
+        expected = network.synthesis([first[own]] * cutoff + [second[own]] * (layers - cutoff))
+        assert torch.allclose(mixed[own], expected, atol=1e-4)
 
 
 def test_cutoffs_lie_between_the_first_layer_and_the_last():

@@ -267,3 +267,34 @@ def test_a_gradient_is_computed_outside_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         step(players, turns(terms), optimizers, 0.5, Engine())
     assert inside == [False, False]
+
+
+def test_a_head_that_no_term_due_reads_has_a_gradient_of_zero_and_not_none():
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(2, 16), nn.Unflatten(1, SHAPE))
+    discriminator = Labelled()
+    players = Players(
+        generator,
+        discriminator,
+        AveragedGenerator(generator),
+        generator,
+        discriminator,
+        takes={"discriminator": frozenset({"labels"})},
+    )
+    optimizers = {
+        name: torch.optim.SGD(network.parameters(), lr=0.0)
+        for name, network in (("generator", generator), ("discriminator", discriminator))
+    }
+    images = torch.randint(0, 256, (BATCH, *SHAPE), dtype=torch.uint8)
+    labels = torch.randint(0, CLASSES, (BATCH,))
+    gradients = []
+    for terms in ([], [AuxiliaryClassifier(every=2)]):
+        made = objective(non_saturating, [], terms)
+        for turn in (0, 1):
+            asked = due(made, "discriminator", turn)
+            one = Turn("discriminator", asked, images, torch.ones(BATCH, 2), {}, labels=labels, fake_labels=labels)
+            step(players, [one], optimizers, 0.5)
+            assert discriminator.dense.weight.grad.any()
+            gradients.append(discriminator.classes.weight.grad)
+    assert all(gradient is not None for gradient in gradients)
+    assert [bool(gradient.any()) for gradient in gradients] == [False, False, True, False]

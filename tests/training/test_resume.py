@@ -98,6 +98,18 @@ def test_a_stopped_run_goes_on_to_the_same_end(run, config, overrides, tmp_path,
     assert json.loads((stopped / "status.json").read_text())["status"] == "FINISHED"
 
 
+def test_a_run_of_before_further_terms_and_standing_statistics_goes_on(config, tmp_path):
+    now = config("experiment=smoke", "model=dcgan")
+    assert (now.model.terms, now.model.ema.standing) == ([], 0)
+    before = parameters(now)
+    assert not {"model.terms", "model.ema.standing"} & before.keys()
+    (tmp_path / "params.json").write_text(json.dumps(before))
+    assert check_unchanged(tmp_path, now) == ()
+    standing = config("experiment=smoke", "model=dcgan", "model.ema.standing=4")
+    with pytest.raises(UserError, match=r"model\.ema\.standing: was absent, is 4"):
+        check_unchanged(tmp_path, standing)
+
+
 def test_what_was_written_after_the_checkpoint_is_taken_back(run, config, overrides, tmp_path):
     with pytest.raises(SystemExit):
         run("stopped", stop=6)

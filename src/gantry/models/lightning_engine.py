@@ -90,6 +90,10 @@ class LightningEngine:
         else:
             self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
 
+    def agree(self) -> None:
+        """Have a strategy that averages the networks' buffers over the ranks do so."""
+        getattr(self.module.trainer.strategy, "agree", _nothing)()
+
 
 def count_step(module: LightningModule) -> None:
     """Have Lightning count a step of the generator, which its wrapper of the optimizer has not seen."""

@@ -40,9 +40,9 @@ class GAN(LightningModule):
     A network that takes labels has `labels` among the arguments of its forward pass: int64 (B,), indices of classes.
 
     With `accumulate` each of these steps splits its batch into as many equal parts, runs them in turn and adds up their
-    gradients: up to rounding the step of the whole batch, in the memory of one part. Two things differ: BatchNorm
-    takes its statistics over a part (as it does over a rank's share), and spectral normalisation does a power iteration
-    at every part.
+    gradients: up to rounding the step of the whole batch, in the memory of one part. What compares the images of a
+    batch compares those of a part: BatchNorm and StyleGAN2's deviation (as over a rank's share), top-k and D2D-CE. And
+    spectral normalisation does a power iteration at every part, LeCam an update of its averages.
 
     Args:
         generator: maps latents (B, z_dim) to images (B, C, H, W) in [-1, 1].

@@ -1,8 +1,9 @@
 """Numbers that change in the course of training, as pure functions of the step: nothing to save or to resume.
 
-Any number of a variant may be one: a learning rate, a beta, the weight of a penalty, the half-life of the average, the
-probability of an augmentation. `unit` says what the numbers of a schedule count: generator "steps", or "images", the
-real images of a discriminator step times the steps done, as the half-life of the average counts them.
+A learning rate, a beta, a number of a penalty or of a term, the half-life of the average, the probability of an
+augmentation and the share of top-k training may be one. `unit` says what the numbers of a schedule count: generator
+"steps", or "images", the real images of a discriminator step times the steps done, as the half-life of the average
+counts them.
 """
 
 import copy

@@ -90,6 +90,9 @@ class Engine(Protocol):
     def update(self, optimizer: Optimizer) -> None:
         """Update the weights."""
 
+    def agree(self) -> None:
+        """Bring the buffers that ranks have changed apart into agreement, after a step's last turn."""
+
     @property
     def ranks(self) -> Ranks:
         """The ranks that share a batch."""
@@ -122,6 +125,9 @@ class Plain:
         if self.max_grad_norm is not None:
             clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
         optimizer.step()
+
+    def agree(self) -> None:
+        """Do nothing, since one device has nobody to agree with."""
 
     @property
     def ranks(self) -> Ranks:
@@ -184,6 +190,7 @@ def step(
             signs, batch = engine.ranks.mean(values[SIGNS]), len(turn.images) * engine.ranks.count
             players.view.observe(signs, batch)  # type: ignore[union-attr]
         record |= values | norm
+    engine.agree()
     players.averaged.update(players.generator, share)
     logged = getattr(players.view, "logged", None)
     return record if logged is None else record | logged()
@@ -200,6 +207,9 @@ def minimised(turn: Turn, players: Players, ranks: Ranks) -> tuple[Tensor, Recor
         # DistributedDataParallel would wait.
         loss = loss + 0.0 * reduce(add, (weight.sum() for weight in play.network.parameters() if weight.requires_grad))
     if turn.player == "discriminator":
+        # So has a head that no term due reads: Adam's moments of its weights then do not depend on the ranks either.
+        heads = [head for output in play.outputs.values() for head in output.heads.values()]
+        loss = reduce(add, (0.0 * head.sum() for head in heads), loss)
         values |= {f"score/{name}": outputs.logits.detach().mean() for name, outputs in play.outputs.items()}
         if hasattr(players.view, "observe") and "real" in play.outputs:
             values[SIGNS] = play.outputs["real"].logits.detach().sign().mean()

@@ -134,7 +134,8 @@ class Planned:
         if inputs.labels and inputs.labels[self.player] != "paired":
             result[FAKE_LABELS] = Drawn(f"{own} labels", "labels", 0, self.samples)
         for purpose, width in inputs.mixing.items():
-            result[MIXING + purpose] = Drawn(f"{own} {purpose}", "uniform", width, self.samples)
+            # A network may name a purpose as the house does, such as "noise", whose stream is that of the latents.
+            result[MIXING + purpose] = Drawn(f"{own} network's {purpose}", "uniform", width, self.samples)
         if inputs.pixels:
             result[LEVELS] = Drawn(f"{self.player} {LEVELS}", "uniform", inputs.pixels)
         if inputs.view:

@@ -214,9 +214,13 @@ def as_begun(folder: Path, cfg: DictConfig) -> DictConfig:
 def parameters(cfg: DictConfig) -> dict[str, str]:
     """Return the resolved config as params.json and MLflow hold it: flat, as text, without `sweep` and `resume`.
 
-    `metrics.measures` and `init_from` are left out at their defaults, since older runs lack them.
+    `metrics.measures`, `init_from`, `model.terms` and `model.ema.standing` are left out at their defaults, since older
+    runs lack them.
     """
     tree: Any = OmegaConf.to_container(cfg, resolve=True)
+    for part, name, default in ((tree["model"], "terms", []), (tree["model"].get("ema") or {}, "standing", 0)):
+        if part.get(name) == default:
+            del part[name]
     if tuple(tree["metrics"].get("measures") or ()) == WHILE_TRAINING:
         del tree["metrics"]["measures"]
     left_out = ("sweep", "resume", *(("init_from", "init_networks") if tree.get("init_from") is None else ()))

@@ -13,7 +13,13 @@ from gantry.core.moved import new_name
 from gantry.core.processes.ranks import AUTO, find_place, ranks
 from gantry.runs.tracking.rules import wrong_store
 from gantry.training.extension_rules import wrong_extensions
-from gantry.training.variant_rules import is_schedule, labels_without_classes, wrong_schedule
+from gantry.training.variant_rules import (
+    is_schedule,
+    labels_without_classes,
+    schedule_without_use,
+    wrong_latents,
+    wrong_schedule,
+)
 
 # Of an image's side in pixels, for every network; `gantry.models.networks.blocks.doublings` says why.
 SMALLEST, LARGEST = 8, 512
@@ -186,6 +192,8 @@ RULES: tuple[Rule, ...] = (
     *(wrong_image_size, wrong_optimizer, part_without_target, penalty_under_batch_norm, sigmoid_at_the_critic),
     *(
         wrong_schedule,
+        schedule_without_use,
+        wrong_latents,
         labels_without_classes,
         batch_norm_of_one,
         wrong_devices,

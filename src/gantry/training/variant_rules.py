@@ -1,5 +1,6 @@
-"""Refuses variants whose labels or schedules cannot work; each rule reports its problems."""
+"""Refuses variants whose labels, terms or schedules cannot work; each rule reports its problems."""
 
+import re
 from collections.abc import Iterator
 
 from gantry.core.config.check import is_number, shown
@@ -7,6 +8,11 @@ from gantry.core.config.schema import Config
 
 SCHEDULES = "gantry.models.schedules."
 UNITS = {"steps": "generator steps", "images": "images"}
+SCHEDULED = re.compile(  # the keys of numbers that may be schedules
+    r"model\.((discriminator_)?optimizer\.(\w+(?<!betas)|betas\.\d+)|(augment|(penalties|terms)\.\d+)\.(?!every$)\w+"
+    r"|ema\.half_life|top_k)(\.then)*"
+)
+LATENT = "gantry.models.consistency.LatentConsistency"
 WITHOUT_LABELS = {"gantry.data.sources.celeba": "celeba"}
 
 
@@ -25,6 +31,25 @@ def wrong_schedule(config: Config) -> Iterator[str]:
             value = target.options.get(name)
             if value is not None and not (is_number(value) and value > 0):
                 yield f"{key}.{name}: must be a number of {unit} above 0, not {shown(value)}"
+
+
+def schedule_without_use(config: Config) -> Iterator[str]:
+    """Report schedules in places where nothing asks for their present number."""
+    for key, target in config.targets.items():
+        if str(target.options["_target_"]).startswith(SCHEDULES) and not SCHEDULED.fullmatch(key):
+            yield (
+                f"{key}: is not read as a schedule: give a number. Those of an optimizer, of a penalty, of a term, of "
+                "model.augment, model.ema.half_life and model.top_k may be schedules"
+            )
+
+
+def wrong_latents(config: Config) -> Iterator[str]:
+    """Report changes of latents of another length than the variant's."""
+    z_dim = config.value("model.z_dim")
+    for key, target in config.targets.items():
+        given = target.options.get("z_dim", z_dim)
+        if target.options["_target_"] == LATENT and given != z_dim:
+            yield f"{key}.z_dim: must be {z_dim}, as model.z_dim, not {shown(given)}; ${{model.z_dim}} stands for it"
 
 
 def labels_without_classes(config: Config) -> Iterator[str]:

@@ -151,6 +151,32 @@ def test_without_tracking():
         ("trainer.precision=bf17", "trainer.precision", ["bf16-mixed"]),
         ("model.ema.half_life=.nan", "model.ema.half_life", ["finite"]),
         ("model.ema.half_life=.inf", "model.ema.half_life", ["finite"]),
+        # schedules
+        (
+            "model.loss={_target_: gantry.models.losses.minimax, _partial_: true, smoothing: "
+            "{_target_: gantry.models.schedules.Linear, start: 0.1, end: 0.0, over: 100}}",
+            "model.loss.smoothing",
+            ["not read as a schedule", "model.augment"],
+        ),
+        (
+            "model.penalties=[{_target_: gantry.models.penalties.R1, every: "
+            "{_target_: gantry.models.schedules.Constant, value: 2}}]",
+            "model.penalties.0.every",
+            ["not read as a schedule"],
+        ),
+        (
+            "model.terms=[{_target_: gantry.models.consistency.Consistency, view: {_target_: "
+            "gantry.models.augment.ada.ADA, p: {_target_: gantry.models.schedules.Constant, value: 0.1}}}]",
+            "model.terms.0.view.p",
+            ["not read as a schedule"],
+        ),
+        (
+            "model.terms=[{_target_: gantry.models.consistency.LatentConsistency, z_dim: 7}]",
+            "model.terms.0.z_dim",
+            ["as model.z_dim", "not 7"],
+        ),
+        ("model.classes=3", "model.classes", ["no such option"]),
+        ("model.image_shape=[1,8,8]", "model.image_shape", ["no such option"]),
         # ranges
         ("steps=-1", "steps", ["at least 1", "-1"]),
         ("batch_size=0", "batch_size", ["at least 1"]),
@@ -190,6 +216,22 @@ def test_refused_by_key(change, key, said):
     (line,) = problems(change)
     assert line.startswith(f"{key}: ")
     assert [part for part in said if part not in line] == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["optimizer.lr", "optimizer.weight_decay", "penalties.0.gamma", "ema.half_life", "top_k", "augment.p"],
+)
+def test_a_schedule_where_one_is_read_is_no_problem(key):
+    schedule = (
+        "{_target_: gantry.models.schedules.WarmUp, over: 9, then: "
+        "{_target_: gantry.models.schedules.Constant, value: 0.1}}"
+    )
+    changes = {
+        "penalties.0.gamma": f"model.penalties=[{{_target_: gantry.models.penalties.R1, gamma: {schedule}}}]",
+        "augment.p": f"model.augment={{_target_: gantry.models.augment.ada.ADA, target: null, p: {schedule}}}",
+    }
+    assert problems(changes.get(key, f"model.{key}={schedule}")) == []
 
 
 def test_a_sigmoid_is_no_option_of_a_critic():

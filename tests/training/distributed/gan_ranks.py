@@ -23,7 +23,7 @@ from gantry.models.consistency import BalancedConsistency, LatentConsistency
 from gantry.models.labels import Classes
 from gantry.models.lecam import LeCam
 from gantry.models.module import GAN
-from gantry.models.networks import conditional_dcgan, dcgan, mlp
+from gantry.models.networks import conditional_dcgan, dcgan, mlp, stylegan2
 from gantry.models.penalties import R1, R2, GradientPenalty
 from gantry.models.schedules import Cosine
 from gantry.models.terms import AuxiliaryClassifier, DataToData
@@ -80,6 +80,9 @@ CASES = {
     "reacgan": Case("reacgan", 10),
     "adaptive": Case("adaptive", 10),
     "paired": Case("paired", 10),
+    "acgan, lazily": Case("acgan, lazily", 10),
+    "stylegan2": Case("stylegan2", 2),
+    "generator first": Case("generator first", 2),
     "wgan_gp, Lightning's default": Case("wgan_gp", 1, "default"),
 }
 SLOW = {"vanilla": Case("vanilla")}  # millions of weights
@@ -133,6 +136,24 @@ VARIANTS = {
             first="generator",
             terms=[BalancedConsistency(), LatentConsistency(Z)],
         ),
+    ),
+    "acgan, lazily": dict(
+        generator=lambda: conditional_dcgan.ConditionalGenerator(Z, SHAPE, CLASSES, width=4, norm="layer"),
+        discriminator=lambda: judge("classifier"),
+        loss=losses.hinge,
+        further=lambda: dict(terms=[AuxiliaryClassifier(every=2)]),
+    ),
+    "stylegan2": dict(
+        generator=lambda: stylegan2.Generator(Z, SHAPE, w_dim=8, width=8, mixing=0.5),
+        discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="none"),
+        loss=losses.non_saturating,
+        further=lambda: dict(first="generator"),
+    ),
+    "generator first": dict(
+        generator=lambda: dcgan.Generator(Z, SHAPE, width=4),
+        discriminator=lambda: dcgan.Discriminator(SHAPE, width=4),
+        loss=losses.non_saturating,
+        further=lambda: dict(first="generator"),
     ),
     "paired": dict(
         generator=lambda: conditional_dcgan.ConditionalGenerator(Z, SHAPE, CLASSES, width=4, norm="layer"),

@@ -184,7 +184,7 @@ class Train:
         None, "train on, and measure against, a random part of the data set; null: all of it"
     )
     data: Data = group(reserved=("cache",))
-    model: Model = group(reserved=("seed", "batch_size", "accumulate", "compile"))
+    model: Model = group(reserved=("seed", "batch_size", "accumulate", "compile", "classes", "image_shape"))
     metrics: Metrics = group()
     checkpoint: Checkpoint = group(resumable=True)
     guard: Guard = group(resumable=True)

@@ -47,8 +47,9 @@ class ModulatedBatchNorm(nn.Module):
         self.gain, self.bias = maps(), maps()
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """(B, C, H, W) and a condition, (B,) or (B, D), to (B, C, H, W)."""
-        return self.norm(x) * (1 + self.gain(condition))[..., None, None] + self.bias(condition)[..., None, None]
+        """(B, C, H, W) and a condition, (B,) or (B, D), to the shape and the precision of x."""
+        gain, bias = (one(condition)[..., None, None] for one in (self.gain, self.bias))
+        return (self.norm(x) * (1 + gain) + bias).to(x.dtype)
 
 
 class ResidualGenerator(nn.Module):

@@ -175,8 +175,9 @@ class Styled(nn.Module):
         """Return w for each layer: from a cutoff on that of a second z (Karras et al. 2019, StyleGAN, section 3.1)."""
         layers = self.synthesis.layers
         other = self._mapped(normal(uniform[:, 2:]).to(w.dtype), classes)
-        coin, place = uniform[0, 0], uniform[0, 1]
-        cutoff = torch.where(coin < self.mixing, 1 + (place * (layers - 1)).floor(), layers)
+        coin, place = uniform[:, :1], uniform[:, 1:2]
+        # Not `where` with a number, which torch copies from the host: a CUDA graph cannot capture that.
+        cutoff = torch.where(coin < self.mixing, 1 + (place * (layers - 1)).floor(), torch.full_like(place, layers))
         return [torch.where(cutoff > layer, w, other) for layer in range(layers)]
 
 
@@ -185,9 +186,10 @@ class Generator(Styled):
 
     In training it takes two kinds of `draws`, uniform numbers in [0, 1): "noise" (B, pixels of all the convolutions'
     outputs), the noise maps; and, where `mixing` is above 0, "mixing" (B, 2 + z_dim): whether styles are mixed, from
-    which layer on, and a second z for each image. Whether and where is decided once a batch, as in the official code,
-    by the first image's numbers. Without draws there is no mixing, and the noise is constant, so that an image depends
-    on z alone; the official code draws fresh noise where it computes FID.
+    which layer on, and a second z. Each image's own numbers decide (StyleGAN, section 3.1), so that any number of
+    ranks mixes the same styles; the official code decides once for a device's share of a batch. Without draws there is
+    no mixing, and the noise is constant, so that an image depends on z alone; the official code draws fresh noise where
+    it computes FID.
 
     Args:
         z_dim: length of the latent vector (the paper: 512).
@@ -195,7 +197,7 @@ class Generator(Styled):
         w_dim: length of w.
         width: channels of the maps, of those above 64 pixels at most 32768 divided by the side.
         layers: of the mapping network.
-        mixing: probability that a batch of training mixes styles.
+        mixing: probability that an image of training mixes styles.
         noise: whether there are noise maps.
     """
 

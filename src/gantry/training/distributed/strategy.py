@@ -11,13 +11,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning_fabric.utilities.distributed import _destroy_dist_connection
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.overrides.distributed import prepare_for_backward
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
 from gantry.core.errors import UserError
 from gantry.core.processes.ranks import Place
@@ -106,18 +105,9 @@ class NetworkwiseDDP(DDPStrategy):
                 stack.enter_context(network.no_sync())
             yield
 
-    def optimizer_step(
-        self,
-        optimizer: Optimizer,
-        closure: Callable[[], Any],
-        model: LightningModule | nn.Module | None = None,
-        **options: Any,
-    ) -> Any:
-        """Step `optimizer`, and average the buffers over the ranks after a generator step."""
-        output = super().optimizer_step(optimizer, closure, model, **options)
-        if optimizer is self.optimizers[0]:
-            agree([buffer for network in self.networks for buffer in network.module.buffers()])
-        return output
+    def agree(self) -> None:
+        """Average the networks' buffers over the ranks, after the last turn of a step and before the moving average."""
+        agree([buffer for network in self.networks for buffer in network.module.buffers()])
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load the checkpoint on rank 0 and broadcast it, since other machines may lack the file."""

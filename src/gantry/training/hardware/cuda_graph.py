@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from pytorch_lightning import Callback, Trainer
 
 from gantry.core.cuda_graph import CudaGraphs
@@ -69,8 +69,12 @@ def reasons(cfg: DictConfig, trainer: Trainer, callbacks: Sequence[Callback]) ->
     if cfg.trainer.get("detect_anomaly"):
         yield "trainer.detect_anomaly looks at each operation"
     for name in ("optimizer", "discriminator_optimizer"):
-        if any(isinstance(beta, DictConfig) for beta in (cfg.model.get(name) or {}).get("betas", ())):
-            yield f"model.{name}.betas change from step to step, and a graph holds them fixed"
+        for option, value in (cfg.model.get(name) or {}).items():
+            scheduled = any(
+                isinstance(one, DictConfig) for one in (value if isinstance(value, ListConfig) else [value])
+            )
+            if scheduled and option != "lr":
+                yield f"model.{name}.{option} changes from step to step, and a graph holds it fixed"
     for callback in callbacks:
         for hook in INSIDE:
             if getattr(type(callback), hook) is not getattr(Callback, hook):
