@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gantry.models.augment.ada import ADA
 from gantry.models.augment.uniform import standard_normal
 from gantry.models.consistency import BalancedConsistency, Consistency, LatentConsistency, distance
 from gantry.models.lecam import LeCam
@@ -166,3 +167,9 @@ def test_two_backward_passes_may_follow_two_updates():
     values = [term(game), term(game)]
     sum(values).backward()
     assert logits.grad.isfinite().all()
+
+
+def test_a_view_that_would_adapt_itself_is_refused():
+    with pytest.raises(ValueError, match="target: null"):
+        Consistency(view=ADA())
+    assert Consistency(view=ADA(p=0.5, target=None)).draws == {"change of real": ADA().width}

@@ -65,3 +65,9 @@ def test_the_share_falls_with_every_epoch_to_nu():
     assert [share.at(images) for images in (0, 999, 1000, 2500)] == pytest.approx([1, 1, 0.99, 0.99**2])
     assert share.at(1_000_000) == 0.5
     assert TopK(epoch_images=10, gamma=0.5, nu=0.75).at(10) == 0.75
+
+
+@pytest.mark.parametrize("options", [{"gamma": 0.0}, {"nu": 1.5}])
+def test_a_share_that_is_none_is_refused(options):
+    with pytest.raises(ValueError, match="must be above 0 and at most 1"):
+        TopK(epoch_images=10, **options)

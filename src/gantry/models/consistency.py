@@ -34,6 +34,9 @@ class Consistency(nn.Module):
         weight: the paper's lambda.
         view: T, an augmentation as of `gantry.models.augment`; null: mirroring and a shift by up to an eighth.
         every: it is due at each `every`-th turn, with `every` times the weight.
+
+    Raises:
+        ValueError: the view is one that adapts itself, which it cannot do here.
     """
 
     players = ("discriminator",)
@@ -42,6 +45,8 @@ class Consistency(nn.Module):
         super().__init__()
         self.weight, self.every = weight, every
         self.view: Any = FlipTranslate() if view is None else view
+        if getattr(self.view, "target", None) is not None:
+            raise ValueError("view: its p is adapted in the place of model.augment alone; here it needs target: null")
 
     @property
     def draws(self) -> Mapping[str, int]:

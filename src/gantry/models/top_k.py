@@ -14,15 +14,24 @@ class TopK:
     """The share of a batch that counts, a schedule over images: max(gamma^epochs, nu) (section 3; nu: appendix).
 
     Args:
-        epoch_images: real images in an epoch, above 0: the size of the data set.
+        epoch_images: images in an epoch, above 0: the size of the data set, divided by `n_critic`, since of a step the
+            images of one discriminator turn count.
         gamma: the factor after each epoch, in (0, 1].
         nu: the smallest share, in (0, 1].
+
+    Raises:
+        ValueError: a factor or a share is none.
     """
 
     epoch_images: int
     gamma: float = 0.99
     nu: float = 0.5
     unit: ClassVar[Literal["images"]] = "images"
+
+    def __post_init__(self) -> None:
+        for name in ("gamma", "nu"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}: must be above 0 and at most 1, not {getattr(self, name)}")
 
     def at(self, done: float) -> float:
         """Return the share after `done` images."""

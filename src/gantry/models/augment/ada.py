@@ -27,8 +27,9 @@ class ADA(nn.Module):
 
     After every `interval` discriminator steps p grows by the images they saw / (1000 kimg) where the mean sign of D on
     real images was above `target`, and falls by it where it was below. As in the authors' code p is never below 0, but
-    it may pass 1, where it does nothing more; StudioGAN stops it at 1. The paper's filter and noise, which its `bgc`
-    leaves out, are absent.
+    it may pass 1, where it does nothing more; StudioGAN stops it at 1. Signs are those of the turn with the loss; the
+    authors count those of the turn of a lazy R1 too, and draw its augmentation anew. The paper's filter and noise,
+    which its `bgc` leaves out, are absent.
 
     Args:
         pipeline: "bgc" as the paper: mirroring, quarter turns and shifts (blit), scaling and turning (geom), and

@@ -83,11 +83,14 @@ def frame(images: Tensor, by_class: bool = False) -> np.ndarray:
     Transparent ones are laid on a board of white and grey squares.
 
     Args:
-        by_class: whether each row of `GRID` images is of a class, which stay the rows of the frame.
+        by_class: whether each row of `GRID` images is of a class; the first classes are the rows of the frame.
     """
     longest = max(images.shape[-2:])
     columns = min(GRID, (SIDE - 1) // (min(longest, LARGEST) + 1))
-    chosen = images.unflatten(0, (-1, GRID))[:, :columns].flatten(0, 1) if by_class else images[: columns**2]
+    chosen = images[: columns**2]
+    if by_class:
+        rows = max(1, (SIDE - 1) // (min(longest, LARGEST) + 1))
+        chosen = images.unflatten(0, (-1, GRID))[:rows, :columns].flatten(0, 1)
     shown = chosen.cpu()
     shown = on_checks(reduced(shown, LARGEST))
     grid = make_grid(shown, nrow=columns, padding=1)[: shown.shape[1]]
