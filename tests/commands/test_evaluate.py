@@ -174,6 +174,10 @@ def test_anyones_images_are_measured_without_mlflow(evaluate, tmp_path):
     ("arguments", "said"),
     [
         ([], "run: say what to measure"),
+        (
+            ["run=latest", "data=mnist", "data.split=test"],
+            "data.split: the part of the data that is compared is protocol",
+        ),
         (["run=latest", "images=x", "data=digits"], "run, images: give one of them"),
         (["images=x"], "data= one of celeba, cifar10, digits"),
         (["images=nowhere", "data=digits"], "nowhere does not exist"),

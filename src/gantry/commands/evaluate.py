@@ -116,6 +116,12 @@ def _check(cfg: DictConfig) -> None:
         problems.append(f"data: images are measured against a data set: data= one of {', '.join(known)}")
     if cfg.images is not None and not Path(str(cfg.images)).expanduser().exists():
         problems.append(f"images: {cfg.images} does not exist; it must be a folder with images, an .npz or an .npy")
+    typed = any(text.lstrip("+").startswith("data.split=") for text in HydraConfig.get().overrides.task)
+    if typed and cfg.data.get("split") != cfg.protocol.split:
+        problems.append(
+            f"data.split: the part of the data that is compared is protocol.split={cfg.protocol.split}; "
+            "protocol=test10k compares with the test split"
+        )
     if cfg.images is not None and cfg.repeats != 1:
         problems.append("repeats: images are one draw; 1 is all there is")
     try:
