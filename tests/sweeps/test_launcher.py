@@ -219,6 +219,16 @@ def test_gpus_that_cannot_be_shared_are_refused_before_a_job_starts(tiny, option
     assert not list(tiny.folder.glob("outputs/*/*/sweep.json"))
 
 
+def test_the_trials_of_a_search_are_jobs_of_the_launcher(tiny):
+    pytest.importorskip("optuna")
+    rate = "model.optimizer.lr=interval(1e-5,1e-3)"
+    code, text = tiny.run("hydra/sweeper=gantry_optuna", "hydra.sweeper.n_trials=2", "seed=0", "steps=4", rate)
+    assert code == 0, text
+    folders = [tiny.sweep / job["folder"] for job in tiny.jobs()]
+    assert [json.loads((folder / "status.json").read_text())["status"] for folder in folders] == ["FINISHED"] * 2
+    assert "search: 2 trials, 2 measured" in text
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_stops_its_jobs_with_a_checkpoint_and_can_be_taken_up(tiny, number, code):
     started = tiny.start("-m", "tracking=none", "seed=0,1,2", "steps=100000", "sweep.jobs=2")

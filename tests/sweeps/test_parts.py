@@ -262,9 +262,11 @@ def test_what_a_sweeper_has_composed_is_not_composed_again() -> None:
     load = launcher.composed_once(compose)
     for overrides in (["seed=0"], ["seed=1"], ["seed=0"], ["seed=1"], ["seed=0"]):
         composed.append(load(master, overrides))
-    assert [config.overrides for config in composed] == [["seed=0"], ["seed=1"]] * 2 + [["seed=0"]]
-    assert made == [["seed=0"], ["seed=1"], ["seed=0"]]  # a config that was given may have been changed
-    assert composed[4] is not composed[0]
+        given = list(composed[-1].overrides)
+        composed[-1].overrides = None  # what a sweeper does to its config is nothing to the launcher
+        composed[-1] = given
+    assert composed == [["seed=0"], ["seed=1"]] * 2 + [["seed=0"]]
+    assert made == [["seed=0"], ["seed=1"], ["seed=0"]]
 
 
 @pytest.mark.parametrize("width", [20, 200])

@@ -5,6 +5,7 @@ Separate processes isolate the jobs: the failure, the memory and the settings of
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections import deque
@@ -136,11 +137,12 @@ class ProcessLauncher(Launcher):
 
 
 def composed_once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
-    """Wrap `compose` so that the second call for the same overrides returns the first result; later calls compose anew.
+    """Wrap `compose` so that the second call for the same overrides returns a copy of the first result.
 
-    Hydra's sweepers compose each job's config to validate it and discard the result before the launcher needs it.
+    Hydra's sweepers compose each job's config to validate it and discard the result before the launcher needs it. A
+    sweeper may change what it was given, as the search does. Later calls compose anew.
     """
-    kept: dict[tuple[int, tuple[str, ...]], DictConfig | None] = {}  # None: handed out, and possibly changed since
+    kept: dict[tuple[int, tuple[str, ...]], DictConfig | None] = {}  # None: handed out
 
     def composed(master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         key = id(master_config), tuple(sweep_overrides)
@@ -148,7 +150,7 @@ def composed_once(compose: Callable[..., DictConfig]) -> Callable[..., DictConfi
             kept[key] = None
             return before
         config = compose(master_config, list(sweep_overrides))
-        kept.setdefault(key, config)
+        kept.setdefault(key, copy.deepcopy(config))
         return config
 
     return composed
