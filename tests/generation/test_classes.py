@@ -15,6 +15,7 @@ from sharing_helpers import CLASSES, WITH_LABELS, Z_DIM, images_of, python_with,
 from streamlit.testing.v1 import AppTest
 
 from gantry.core.errors import UserError
+from gantry.data.sample_files import samples
 from gantry.generation import pictures
 from gantry.generation.classes import class_rows, in_turn, label_of, labels_of, mixtures, said, valid
 from gantry.generation.export import standalone
@@ -23,7 +24,7 @@ from gantry.generation.export.programs import write_onnx, write_torch_export, wr
 from gantry.generation.latent.directions import directions
 from gantry.generation.latent.projection import project
 from gantry.generation.ui import server as page
-from gantry.generation.write_images import Order, draw_folder
+from gantry.generation.write_images import Order, draw_archive, draw_folder
 from gantry.models.labels import BY_SHARES, Classes, LabelSource, label_stream
 from gantry.models.latents import stream
 from gantry.models.sampling import generate
@@ -94,6 +95,18 @@ def test_the_grid_has_a_class_a_row_of_the_same_images_as_the_files(order, tmp_p
         assert np.array_equal(tile(tmp_path / "grid.png", row, column), one)
     expected = generate(order.files.load(), *map(torch.from_numpy, (stream(5, 0, 64, Z_DIM), order.labels(5, 0, 64))))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "files" / "000004.png")), expected[4, 0])
+
+
+@pytest.mark.parametrize("made", ["folder", "archive"])
+def test_files_hold_the_classes_that_were_asked_for(made, order, tmp_path):
+    order = asked(order, 2, 0, 1)
+    out = tmp_path / ("files" if made == "folder" else "files.npz")
+    (draw_folder if made == "folder" else draw_archive)(order, out)
+    found = samples(out, tmp_path / "cache", (1, 8, 8))
+    assert found.labels.tolist() == [2, 0, 1, 2, 0, 1]
+    if made == "folder":
+        draw_folder(asked(order, 2, 0, 1, n=8), out)  # more of the same
+        assert samples(out, tmp_path / "cache", (1, 8, 8)).labels.tolist() == [2, 0, 1, 2, 0, 1, 2, 0]
 
 
 def test_files_without_a_class_have_the_datas_shares_and_a_folder_keeps_to_its_labels(order, tmp_path):

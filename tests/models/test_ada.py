@@ -276,3 +276,9 @@ def test_on_a_gpu_it_does_not_wait_and_its_gradient_is_that_of_the_cpu_and_the_s
         found.append(there.grad.cpu())
     assert torch.allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
     assert torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("options", [{"p": 1.5}, {"target": 3.0}, {"interval": 0}, {"kimg": 0.0}])
+def test_numbers_out_of_range_are_refused_by_name(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}.*must be"):
+        ADA(**options)

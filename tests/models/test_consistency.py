@@ -11,6 +11,7 @@ from gantry.models.augment.uniform import standard_normal
 from gantry.models.consistency import BalancedConsistency, Consistency, LatentConsistency, distance
 from gantry.models.lecam import LeCam
 from gantry.models.networks.blocks import Output
+from gantry.models.step_inputs import LATENT
 
 
 class Shift(nn.Module):
@@ -87,19 +88,19 @@ def test_the_papers_view_is_that_which_mirrors_and_shifts():
 
 def test_zcr_in_the_discriminators_turn():
     game = play()
-    term = LatentConsistency(z_dim=5, sigma=0.05, discriminator=20.0)
+    term = LatentConsistency(sigma=0.05, discriminator=20.0)
     change = 0.05 * standard_normal(game.draws["change of latent"]).sum(1) * 2
     value = term(game)
     assert value.item() == pytest.approx(20 * (3 * 4 * change).square().mean().item(), rel=1e-4)
     of_d, of_g = torch.autograd.grad(value, game.weights, allow_unused=True)
     assert of_d != 0
     assert of_g is None  # the generator is not moved
-    assert (term.draws, term.needs_of("discriminator")) == ({"change of latent": 5}, {"fake"})
+    assert (term.draws, term.needs_of("discriminator")) == ({"change of latent": LATENT}, {"fake"})
 
 
 def test_zcr_in_the_generators_turn():
     game = play("generator")
-    term = LatentConsistency(z_dim=5, sigma=0.05, generator=0.5)
+    term = LatentConsistency(sigma=0.05, generator=0.5)
     change = 0.05 * standard_normal(game.draws["change of latent"]).sum(1) * 2
     value = term(game)
     assert value.item() == pytest.approx(-0.5 * change.square().mean().item(), rel=1e-4)

@@ -1,5 +1,6 @@
 """Labels of generated images: shares, streams, ranks, and refusals."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -73,8 +74,6 @@ def drawn_labels(gan, step):
 
 
 def gan_terms(gan):
-    from gantry.models.objective import objective
-
     return objective(gan.loss, gan.penalties, gan.terms)
 
 
@@ -132,8 +131,6 @@ def test_what_cannot_be_paired_or_labelled_is_refused_by_name(overrides, said, g
 
 
 def test_a_conditional_variant_is_refused_on_data_without_labels(gan):
-    from dataclasses import replace
-
     with pytest.raises(UserError, match=r"^model\.generator: takes labels, and the data has none: choose data with"):
         gan(data=replace(NOISE, labels=None, classes=None))
 
@@ -185,7 +182,7 @@ def test_no_two_draws_of_a_step_have_one_stream():
     """A network's purpose may be called as one of the house is; the same view of the same images is meant."""
     mixing = {"noise": 3, "labels": 2, "view of real": 1, "term 0 change of real": 1}
     draws = {"generator": "uniform", "discriminator": "uniform"}
-    terms = objective(hinge, [R1(own_step=True), R2()], [BalancedConsistency(), LatentConsistency(4)])
+    terms = objective(hinge, [R1(own_step=True), R2()], [BalancedConsistency(), LatentConsistency()])
     planned = plan(terms, 0, Order(n_critic=2), everything=True)
     streams = []
     for turn in planned:
@@ -194,3 +191,12 @@ def test_no_two_draws_of_a_step_have_one_stream():
         again = [] if not turn.apart else ["view of real", "view of fake", "within a grey level"]
         streams += [(d.stream, turn.index) for purpose, d in drawn.items() if purpose not in again]
     assert len(set(streams)) == len(streams)
+
+
+@pytest.mark.parametrize("augment", ["ada", "r3gan"])
+def test_an_augmentation_of_colours_is_refused_on_four_channels(augment, config):
+    data = replace(NOISE, images=NOISE.images.repeat(4, 1))
+    with pytest.raises(UserError, match=r"^model\.augment: colours are those of .* not 4: choose pipeline=bg"):
+        build_model(config("model=dcgan", *SMALL, f"model/augment={augment}"), data)
+    build_model(config("model=dcgan", *SMALL, f"model/augment={augment}", "model.augment.pipeline=bg"), data)
+    build_model(config("model=dcgan", *SMALL, "model/augment=none"), data)

@@ -26,6 +26,7 @@ from gantry.core.processes.locks import LOCK_FILE, held
 from gantry.core.processes.workers import Crew
 from gantry.core.progress import progress
 from gantry.data.alpha import RGBA, straighten
+from gantry.data.named_files import LABELS_FILE
 from gantry.evaluation.features import POLL
 from gantry.generation.output_paths import SETTINGS, check_free
 from gantry.models.labels import BY_SHARES, LabelSource
@@ -70,6 +71,10 @@ class Order:
         network = self.files.load()
         check_finite(network, self.files.folder)
         return Tiles(network.to(device), self.files.z_dim, self.seed, self.truncation, self.labels)
+
+    def asked(self) -> np.ndarray | None:
+        """Return the labels of the images, int64 (n,); None where the generator takes none."""
+        return None if self.labels is None else self.labels(self.seed, 0, self.n)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings on which image i depends."""
@@ -172,6 +177,8 @@ class ArrayFolder:
 def draw_folder(order: Order, folder: Path) -> None:
     """Write the images as numbered PNG files. Existing ones are kept, and more can be requested later.
 
+    The classes that were asked for are written to dataset.json, as StyleGAN's tools and Gantry read it.
+
     Raises:
         UserError: the folder contains other files, or images of another generator or seed, or more of them; it cannot
             be written; another process writes to it.
@@ -187,13 +194,16 @@ def draw_folder(order: Order, folder: Path) -> None:
             for left in folder.glob("[0-9]*.partial"):
                 left.unlink()
             _draw(order, PngFolder(folder, order.n), folder)
+            if (asked := order.asked()) is not None:
+                named = [[f"{number:06d}.png", int(label)] for number, label in enumerate(asked)]
+                write_json({"labels": named}, folder / LABELS_FILE)
         (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def draw_archive(order: Order, path: Path) -> None:
     """Write the images as `arr_0`, uint8 (n, H, W, C), of an uncompressed .npz, as guided-diffusion's tools read it.
 
-    Images with alpha have it straight, as PNG files do.
+    Images with alpha have it straight, as PNG files do. The classes that were asked for are `labels`, int64 (n,).
 
     Unfinished work is stored in a folder beside it, `path`.partial, and continued by the next call.
 
@@ -211,7 +221,11 @@ def draw_archive(order: Order, path: Path) -> None:
                 target.prepare(order.network(0).tile(0).shape[1:])
             _draw(order, target, work)
             partial_file = work / "samples.npz"
-            np.savez(partial_file, np.load(target.array, mmap_mode="r"))
+            images, asked = np.load(target.array, mmap_mode="r"), order.asked()
+            if asked is None:
+                np.savez(partial_file, images)
+            else:
+                np.savez(partial_file, images, labels=asked)
             partial_file.replace(path)
         shutil.rmtree(work)
 

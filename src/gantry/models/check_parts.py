@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -9,7 +10,8 @@ from gantry.core.errors import UserError
 from gantry.models.labels import LabelDraw, no_labels, taken_by
 from gantry.models.losses import Loss, seen_by_generator
 from gantry.models.penalties import INPUT_GRADIENT, Penalty
-from gantry.models.schedules import Schedule
+from gantry.models.play import View
+from gantry.models.schedules import settled
 from gantry.models.step_inputs import Order
 
 
@@ -55,14 +57,25 @@ def check_labels(networks: Mapping[str, nn.Module], labels: Mapping[str, LabelDr
         )
 
 
-def check_top_k(share: float | Schedule | None) -> None:
-    """Refuse a share of the generator's images that is none.
+def check_view(view: View | None, image_shape: Sequence[int], values: Mapping[str, float]) -> None:
+    """Refuse an augmentation that cannot take the data's images, by one image of zeros.
+
+    Args:
+        view: None: there is none.
+        image_shape: (C, H, W) of the data's images; empty: not known.
+        values: scheduled numbers at the first step, by their place in the config.
 
     Raises:
-        UserError: it is not above 0 and at most 1.
+        UserError: in the augmentation's words.
     """
-    if isinstance(share, int | float) and not 0 < share <= 1:
-        raise UserError(f"model.top_k: must be above 0 and at most 1, the share of images that counts, not {share}")
+    if view is None or not image_shape:
+        return
+    now = settled(view, "augment", {place: torch.tensor(value) for place, value in values.items()})
+    try:
+        with torch.no_grad():
+            now(torch.zeros(1, *image_shape), torch.full((1, view.width), 0.5))
+    except ValueError as error:
+        raise UserError(f"model.augment: {error}") from error
 
 
 def check_order(order: Order, loss: Loss, labels: Mapping[str, LabelDraw]) -> None:

@@ -18,6 +18,7 @@ from torch.nn.functional import mse_loss
 from gantry.models.augment.diffaugment import FlipTranslate
 from gantry.models.augment.uniform import standard_normal
 from gantry.models.networks.blocks import Output
+from gantry.models.step_inputs import LATENT
 
 if TYPE_CHECKING:
     from gantry.models.play import Batch, Play, View
@@ -102,23 +103,18 @@ class LatentConsistency:
     differ, -generator * E (G(z) - G(z + e))^2, a mean over pixels. The weights are those of StudioGAN's `BigGAN-ICR`.
 
     Args:
-        z_dim: length of the latent vector, that of the variant.
         sigma: of the change of a latent.
         discriminator, generator: weights of the two.
         every: it is due at each `every`-th turn, with `every` times the weight.
     """
 
-    z_dim: int
     sigma: float = 0.05
     discriminator: float = 20.0
     generator: float = 0.5
     every: int = 1
     players: ClassVar[tuple[str, ...]] = ("discriminator", "generator")
 
-    @property
-    def draws(self) -> Mapping[str, int]:
-        """A number for each value of a latent."""
-        return MappingProxyType({"change of latent": self.z_dim})
+    draws: ClassVar[Mapping[str, int]] = MappingProxyType({"change of latent": LATENT})
 
     def needs_of(self, player: str) -> frozenset[str]:
         """The outputs for generated images in the discriminator's turn."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from gantry.models.check_parts import check_discriminator, check_labels, check_order, check_top_k
+from gantry.models.check_parts import check_discriminator, check_labels, check_order, check_view
 from gantry.models.compilation import compiled
 from gantry.models.ema import AveragedGenerator
 from gantry.models.fixed_step import FixedStep
@@ -77,7 +77,7 @@ class GAN(LightningModule):
             (`gantry.models.top_k`), in (0, 1]; None: all.
         dequantise: show the discriminator real images as x / 128 - 1 with x uniform within each grey level, as the
             codes of SNGAN and WGAN-GP do, so that they have no levels that generated images lack.
-        image_shape: (C, H, W), for `dequantise`.
+        image_shape: (C, H, W) of the data's images, which `augment` is tried on and `dequantise` needs.
 
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
@@ -125,7 +125,6 @@ class GAN(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         check_discriminator(discriminator, penalties)
-        check_top_k(top_k)
         networks = {"generator": generator, "discriminator": discriminator}
         given = {"generator": labels, "discriminator": discriminator_labels}
         check_labels(networks, given, classes is not None)
@@ -163,6 +162,7 @@ class GAN(LightningModule):
             view=augment,
         )
         self.scheduled = Scheduled.of(self.penalties, terms, {"augment": augment, "ema": self.averaged, TOP_K: top_k})
+        check_view(augment, image_shape, self.scheduled.values(Progress(0, 0)))
 
     @property
     def conditional(self) -> bool:

@@ -15,6 +15,7 @@ from gantry.models.step import PLAYERS, Turn, due
 IMAGES, NOISE, SHARE, LABELS = "images", "noise", "share", "labels"
 FAKE_LABELS = "fake labels"
 VALUE = "value "  # begins the name of a scheduled number among a step's inputs
+LATENT = -1  # a draw's width: as many numbers an image as its latent has
 AHEAD = 2**17  # largest number of values drawn ahead of time: half a MiB
 Player = Literal["discriminator", "generator"]
 
@@ -146,7 +147,8 @@ class Planned:
         for term in self.terms:
             for purpose, width in term.draws.items():
                 of = "" if purpose.startswith("penalty") else f"{self.player} "
-                result[purpose] = Drawn(f"{of}{purpose}", "uniform", width, self.samples)
+                values = inputs.z_dim if width == LATENT else width
+                result[purpose] = Drawn(f"{of}{purpose}", "uniform", values, self.samples)
         return result
 
 

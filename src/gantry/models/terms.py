@@ -20,7 +20,8 @@ class PlayersTerm(Protocol):
     Attributes:
         players: who minimises it, "generator", "discriminator" or both.
         every: it is due at each `every`-th turn of a player, with `every` times the weight.
-        draws: purposes for which it needs uniform numbers, and how many an image.
+        draws: purposes for which it needs uniform numbers, and how many an image; `gantry.models.step_inputs.LATENT`:
+            as many as a latent has.
     """
 
     @property

@@ -16,9 +16,10 @@ from gantry.training.extension_rules import wrong_extensions
 from gantry.training.variant_rules import (
     is_schedule,
     labels_without_classes,
+    numbers_of,
     schedule_without_use,
-    wrong_latents,
     wrong_schedule,
+    wrong_share,
 )
 
 # Of an image's side in pixels, for every network; `gantry.models.networks.blocks.doublings` says why.
@@ -68,7 +69,8 @@ def wrong_optimizer(config: Config) -> Iterator[str]:
 
 
 def _is_beta(value: object) -> bool:
-    return is_schedule(value) or (is_number(value) and 0 <= value < 1)  # type: ignore[operator]
+    numbers = numbers_of(value) if isinstance(value, dict) else [value]
+    return all(is_number(number) and 0 <= number < 1 for number in numbers)  # type: ignore[operator]
 
 
 def part_without_target(config: Config) -> Iterator[str]:
@@ -193,7 +195,7 @@ RULES: tuple[Rule, ...] = (
     *(
         wrong_schedule,
         schedule_without_use,
-        wrong_latents,
+        wrong_share,
         labels_without_classes,
         batch_norm_of_one,
         wrong_devices,

@@ -12,7 +12,6 @@ SCHEDULED = re.compile(  # the keys of numbers that may be schedules
     r"model\.((discriminator_)?optimizer\.(\w+(?<!betas)|betas\.\d+)|(augment|(penalties|terms)\.\d+)\.(?!every$)\w+"
     r"|ema\.half_life|top_k)(\.then)*"
 )
-LATENT = "gantry.models.consistency.LatentConsistency"
 WITHOUT_LABELS = {"gantry.data.sources.celeba": "celeba"}
 
 
@@ -21,8 +20,15 @@ def is_schedule(value: object) -> bool:
     return isinstance(value, dict) and "_target_" in value
 
 
+def numbers_of(node: dict[str, object]) -> list[float]:
+    """Return the numbers between which a schedule's lie."""
+    found = [node.get(name) for name in ("value", "start", "end", "then")]
+    below = [number for one in found if isinstance(one, dict) for number in numbers_of(one)]
+    return [one for one in found if isinstance(one, int | float)] + below
+
+
 def wrong_schedule(config: Config) -> Iterator[str]:
-    """Report schedules of a length of nothing."""
+    """Report schedules of a length of nothing, or that lead to nothing."""
     for key, target in config.targets.items():
         if not str(target.options["_target_"]).startswith(SCHEDULES):
             continue
@@ -31,6 +37,8 @@ def wrong_schedule(config: Config) -> Iterator[str]:
             value = target.options.get(name)
             if value is not None and not (is_number(value) and value > 0):
                 yield f"{key}.{name}: must be a number of {unit} above 0, not {shown(value)}"
+        if not (is_number(then := target.options.get("then", 0)) or is_schedule(then)):
+            yield f"{key}.then: must be a number or a schedule, not {shown(then)}"
 
 
 def schedule_without_use(config: Config) -> Iterator[str]:
@@ -43,13 +51,14 @@ def schedule_without_use(config: Config) -> Iterator[str]:
             )
 
 
-def wrong_latents(config: Config) -> Iterator[str]:
-    """Report changes of latents of another length than the variant's."""
-    z_dim = config.value("model.z_dim")
-    for key, target in config.targets.items():
-        given = target.options.get("z_dim", z_dim)
-        if target.options["_target_"] == LATENT and given != z_dim:
-            yield f"{key}.z_dim: must be {z_dim}, as model.z_dim, not {shown(given)}; ${{model.z_dim}} stands for it"
+def wrong_share(config: Config) -> Iterator[str]:
+    """Report shares, of images that count or of a label that is smoothed, that are none."""
+    for key, least in (("model.top_k", "above 0 and at most 1"), ("model.loss.smoothing", "from 0 to 1")):
+        value = config.value(key)
+        if value is None or is_schedule(value):
+            continue
+        if not is_number(value) or not 0 <= value <= 1 or (value == 0 and "above" in least):
+            yield f"{key}: must be a number {least}, not {shown(value)}"
 
 
 def labels_without_classes(config: Config) -> Iterator[str]:

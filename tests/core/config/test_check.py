@@ -170,11 +170,6 @@ def test_without_tracking():
             "model.terms.0.view.p",
             ["not read as a schedule"],
         ),
-        (
-            "model.terms=[{_target_: gantry.models.consistency.LatentConsistency, z_dim: 7}]",
-            "model.terms.0.z_dim",
-            ["as model.z_dim", "not 7"],
-        ),
         ("model.classes=3", "model.classes", ["no such option"]),
         ("model.image_shape=[1,8,8]", "model.image_shape", ["no such option"]),
         # ranges
@@ -197,6 +192,23 @@ def test_without_tracking():
         ("model.optimizer.lr=0", "model.optimizer.lr", ["above 0"]),
         ("model.optimizer.lr=fast", "model.optimizer.lr", ["above 0"]),
         ("model.optimizer.betas=[0.5,1.0]", "model.optimizer.betas", ["below 1"]),
+        (
+            "model.optimizer.betas=[{_target_: gantry.models.schedules.Linear, start: 0.5, end: 1.2, over: 5},0.9]",
+            "model.optimizer.betas",
+            ["below 1"],
+        ),
+        (
+            "model.optimizer.lr={_target_: gantry.models.schedules.WarmUp, over: 3, then: abc}",
+            "model.optimizer.lr.then",
+            ["a number or a schedule", "'abc'"],
+        ),
+        ("model.top_k=half", "model.top_k", ["above 0 and at most 1", "'half'"]),
+        ("model.top_k=0", "model.top_k", ["above 0 and at most 1"]),
+        (
+            "model.loss={_target_: gantry.models.losses.non_saturating, _partial_: true, smoothing: 2}",
+            "model.loss.smoothing",
+            ["from 0 to 1"],
+        ),
         ("model.optimizer.weight_decay=-1", "model.optimizer.weight_decay", ["at least 0"]),
         # combinations
         (

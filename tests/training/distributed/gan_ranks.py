@@ -134,7 +134,7 @@ VARIANTS = {
             augment=ADA("bgc", p=0.3, interval=2, kimg=0.2),
             penalties=[R1(0.1, every=2, own_step=True)],
             first="generator",
-            terms=[BalancedConsistency(), LatentConsistency(Z)],
+            terms=[BalancedConsistency(), LatentConsistency()],
         ),
     ),
     "acgan, lazily": dict(

@@ -42,7 +42,7 @@ class ADA(nn.Module):
             code, or "after" it.
 
     Raises:
-        ValueError: there is no such pipeline, or `target` adapts a p that is scheduled.
+        ValueError: there is no such pipeline, a number is out of its range, or `target` adapts a p that is scheduled.
     """
 
     signs: Tensor
@@ -60,6 +60,12 @@ class ADA(nn.Module):
         super().__init__()
         if pipeline not in PIPELINES:
             raise ValueError(f"pipeline: must be one of {', '.join(get_args(Pipeline))}, not {pipeline}")
+        if isinstance(p, int | float) and not 0 <= p <= 1:
+            raise ValueError(f"p: must be from 0 to 1, not {p}")
+        if target is not None and not -1 <= target <= 1:
+            raise ValueError(f"target: must be from -1 to 1, the mean of signs, or null, not {target}")
+        if interval < 1 or kimg <= 0:
+            raise ValueError(f"interval and kimg: must be at least 1 and above 0, not {interval} and {kimg}")
         self.parts, self.differentiate = PIPELINES[pipeline], differentiate
         self.target, self.interval, self.kimg = target, interval, kimg
         self.width = sum(WIDTHS[part] for part in self.parts)

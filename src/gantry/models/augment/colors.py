@@ -45,7 +45,10 @@ def colored(images: Tensor, maps: Tensor) -> Tensor:
     """
     channels = images.shape[1]
     if channels not in (1, 3):
-        raise ValueError(f"augment: colours are those of images with 1 or 3 channels, not {channels}")
+        raise ValueError(
+            f"colours are those of images with 1 or 3 channels, not {channels}: choose pipeline=bg (or blit, geom, "
+            "cutout), or data.channels=3"
+        )
     if channels == 1:
         mean = maps.mean(1, keepdim=True)
         maps = torch.cat([mean[..., :3].sum(2, keepdim=True), mean[..., 3:]], 2)
