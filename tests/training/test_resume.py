@@ -227,6 +227,18 @@ def test_another_config_cannot_go_on(config, overrides, tmp_path):
         check_unchanged(tmp_path, changed)
 
 
+@pytest.mark.parametrize("now", ["ada", "none"])
+def test_a_run_with_another_augmentation_is_told_which_and_what_to_do(config, tmp_path, now):
+    (tmp_path / "params.json").write_text(json.dumps(parameters(config("model=dcgan", "model/augment=diffaugment"))))
+    with pytest.raises(UserError) as refused:
+        check_unchanged(tmp_path, config("model=dcgan", f"model/augment={now}"))
+    _, part, advice = str(refused.value).split("\n")
+    named = {"ada": "gantry.models.augment.ada.ADA", "none": "absent"}[now]
+    assert part == f"model.augment._target_: was gantry.models.augment.diffaugment.DiffAugment, is {named}"
+    assert "leave out what changes it" in advice
+    assert advice.endswith(f"init_from={tmp_path}")
+
+
 def test_options_of_the_data_that_a_run_began_before_are_no_change_at_their_defaults(config, tmp_path):
     chosen = ["model=dcgan", "data=image_folder", "data.folder=/pictures"]
     began = parameters(config(*chosen))

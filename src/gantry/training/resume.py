@@ -155,9 +155,17 @@ def check_unchanged(folder: Path, cfg: DictConfig) -> tuple[str, ...]:
     now = _as_older(before, now, cfg.data)
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if refused := [key for key in keys if not within(key, FREE)]:
-        lines = [f"{key}: was {before.get(key, 'absent')}, is {now.get(key, 'absent')}" for key in refused]
+        replaced = [key.removesuffix("._target_") for key in refused if key.endswith("._target_")]
+        lines = [
+            f"{key}: was {before.get(key, 'absent')}, is {now.get(key, 'absent')}"
+            for key in refused
+            if key.endswith("._target_") or not within(key, replaced)  # of another part its options are others
+        ]
         head = f"{folder} holds a run of another config, which cannot go on (what may change: {', '.join(FREE)}):"
-        raise UserError("\n".join([head, *lines]))
+        advice = (
+            f"leave out what changes it to go on with the run, or begin a new one with its weights: init_from={folder}"
+        )
+        raise UserError("\n".join([head, *lines, advice]))
     mine = [key for key in keys if not within(key, PLACES)]
     return tuple(f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in mine)
 
