@@ -135,6 +135,13 @@ def test_a_conditional_variant_is_refused_on_data_without_labels(gan):
         gan(data=replace(NOISE, labels=None, classes=None))
 
 
+def test_a_conditional_variant_is_refused_on_a_single_class(gan):
+    with pytest.raises(
+        UserError, match=r"^model\.generator: takes labels, and the data has a single class, cat: choose"
+    ):
+        gan(data=replace(NOISE, labels=0 * NOISE.labels, classes=("cat",)))
+
+
 @pytest.mark.parametrize("first", ["discriminator", "generator"])
 def test_turns_are_taken_in_the_asked_order_on_the_asked_batches(first):
     terms = [

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantry.core.errors import UserError
-from gantry.models.labels import LabelDraw, no_labels, taken_by
+from gantry.models.labels import Classes, LabelDraw, taken_by, without_classes
 from gantry.models.losses import Loss, seen_by_generator
 from gantry.models.penalties import INPUT_GRADIENT, Penalty
 from gantry.models.play import View
@@ -35,20 +35,22 @@ def check_discriminator(discriminator: nn.Module, penalties: Sequence[Penalty]) 
         )
 
 
-def check_labels(networks: Mapping[str, nn.Module], labels: Mapping[str, LabelDraw | None], known: bool) -> None:
-    """Refuse networks that take labels where the data has none, and draws of labels that no network takes.
+def check_labels(
+    networks: Mapping[str, nn.Module], labels: Mapping[str, LabelDraw | None], classes: Classes | None
+) -> None:
+    """Refuse networks that take labels where the data has fewer than two classes, and draws of labels without use.
 
     Args:
         networks: by player.
         labels: by player, how the labels of its generated images are drawn; None: not given.
-        known: whether the data has labels.
+        classes: of the data; None where it has no labels.
 
     Raises:
         UserError: names the part and the alternatives.
     """
     takers = [player for player, network in networks.items() if "labels" in taken_by(network)]
-    if takers and not known:
-        raise UserError(no_labels(f"model.{takers[0]}"))
+    if takers and (said := without_classes(f"model.{takers[0]}", None if classes is None else classes.names)):
+        raise UserError(said)
     given = [player for player, draw in labels.items() if draw is not None]
     if given and not takers:
         raise UserError(

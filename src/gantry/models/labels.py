@@ -92,15 +92,19 @@ def _block(seed: int, block: int) -> np.ndarray:
     return draws(seed, block, "evaluation labels").random(BLOCK)
 
 
-def no_labels(key: str, why: str = "") -> str:
-    """Return what is said of a network that takes labels where the data has none.
+def without_classes(key: str, names: Sequence[str] | None, why: str = "") -> str | None:
+    """Return what is said of a network that takes labels where the data has fewer than two classes; else None.
 
     Args:
-        why: the data has none, in words of its reader.
+        names: the data's classes; None where it has no labels.
+        why: where the labels are from, or why there are none, in words of the data's reader.
     """
+    if names is not None and len(names) > 1:
+        return None
+    has = "none" if names is None else f"a single class, {names[0]}" if names else "no class"
     return (
-        f"{key}: takes labels, and the data has none{f' ({why})' if why else ''}: choose data with classes "
-        "(data=digits, mnist, fashion_mnist, cifar10, or image_folder with a folder for each class), or a variant "
+        f"{key}: takes labels, and the data has {has}{f' ({why})' if why else ''}: choose data with two classes or "
+        "more (data=digits, mnist, fashion_mnist, cifar10, or image_folder with a folder for each class), or a variant "
         "without labels (model=dcgan)"
     )
 

@@ -127,7 +127,7 @@ class GAN(LightningModule):
         check_discriminator(discriminator, penalties)
         networks = {"generator": generator, "discriminator": discriminator}
         given = {"generator": labels, "discriminator": discriminator_labels}
-        check_labels(networks, given, classes is not None)
+        check_labels(networks, given, classes)
         self.order = Order(n_critic, first, generator_batches, generator_reals)
         takes = {player: taken_by(network) for player, network in networks.items()}
         self.classes = classes if any("labels" in names for names in takes.values()) else None

@@ -13,7 +13,7 @@ from gantry.core.config.instantiate import called_often, maker
 from gantry.core.config.signatures import signature
 from gantry.core.errors import UserError
 from gantry.data.images import ImageSet
-from gantry.models.labels import Classes, no_labels
+from gantry.models.labels import Classes, without_classes
 from gantry.models.module import GAN
 from gantry.models.networks.blocks import UnsupportedError
 
@@ -37,13 +37,14 @@ def class_count(key: str, network: Mapping[str, Any], classes: Classes | None) -
     """Return `n_classes` for a network whose constructor takes it, which only networks that take labels do.
 
     Raises:
-        UserError: it takes the number, and the data has no labels.
+        UserError: it takes the number, and the data has fewer than two classes.
     """
     read = signature(network["_target_"])
     if read is None or read.get("n_classes") is None:
         return {}
-    if classes is None:
-        raise UserError(no_labels(key))
+    if said := without_classes(key, None if classes is None else classes.names):
+        raise UserError(said)
+    assert classes is not None
     return {"n_classes": len(classes)}
 
 

@@ -18,13 +18,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from gantry.core.config.instantiate import maker
-from gantry.core.config.signatures import signature
 from gantry.core.errors import RunFailed, UserError
 from gantry.core.fast_imports import lean_imports
 from gantry.core.processes.ranks import Place, ranks
 from gantry.core.text import show
 from gantry.data.describe import data_record, data_tags, describe, warnings_of
-from gantry.models.labels import no_labels
 from gantry.runs.directions import DIRECTIONS, PRIMARY
 from gantry.runs.folder import CAVEATS, METRICS_FILE, SAMPLES, SUMMARY_FILE
 from gantry.runs.summary import Summary
@@ -33,6 +31,7 @@ from gantry.runs.tracking.tracker import Tracker, Trackers
 from gantry.training.hardware.out_of_memory import advised
 from gantry.training.held_out import held_out
 from gantry.training.init_from.origin import ALL, Origin, origin_of
+from gantry.training.label_use import check_labels, one_sided
 from gantry.training.resume import Start, parameters, take_up_record
 from gantry.training.run_record import open_tracker, recorded
 
@@ -138,19 +137,6 @@ def build_data(cfg: DictConfig, cache: Path, world_size: int, held_out_too: bool
     check_batch_size(len(data), cfg.batch_size, world_size, cfg.accumulate)
     check_labels(cfg, data)
     return data, held_out(cfg, whole, cache) if held_out_too else None
-
-
-def check_labels(cfg: DictConfig, data: ImageSet) -> None:
-    """Refuse data without labels, before torch is imported, where a network takes labels.
-
-    Raises:
-        UserError: names the network and the choices.
-    """
-    for name in ("generator", "discriminator"):
-        read = signature(str(cfg.model[name]._target_))
-        if data.labels is None and read is not None and read.get("n_classes") is not None:
-            origin = "" if data.reading is None else data.reading.labels
-            raise UserError(no_labels(f"model.{name}", origin))
 
 
 def _load(cfg: DictConfig, gan: GAN, peers: Peers, initial: Initial | None) -> None:
@@ -290,7 +276,7 @@ def _announce(cfg: DictConfig, folder: Path, tags: dict[str, str], data: ImageSe
         The tags with those of the data.
     """
     print(describe(data), flush=True)
-    for warning in warnings_of(data):
+    for warning in (*warnings_of(data), *one_sided(cfg)):
         log.warning("%s", warning)
     batches = cfg.model.get("n_critic", 1) + (cfg.model.get("generator_reals") == "next")
     images = cfg.steps * cfg.batch_size * cfg.accumulate * batches
