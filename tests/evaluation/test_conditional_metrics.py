@@ -95,6 +95,17 @@ def test_a_class_not_asked_for_is_left_out_and_one_not_drawn_leaves_no_value():
     assert drawn.details["b"] == {"fid": None, "real": 10, "generated": 1}
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_classes_of_a_single_real_image_are_named(asked):
+    real, made, given = features(20, 2, 1), features(20, 2, 2), torch.arange(20) % 2
+    one = of_classes("x", inputs_of(real, torch.tensor([0] * 19 + [1]), made), given, asked)
+    assert one.values == {"x": pytest.approx(fid(moments(real[:19]), made[::2]), rel=1e-6)}
+    assert one.caveats == ["x is without the classes of fewer than 2 real images: b"]
+    both = of_classes("x", inputs_of(real[:2], torch.tensor([0, 1]), made), given, asked)
+    assert math.isnan(both.values["x"])
+    assert both.caveats == ["x has no value: there are classes of fewer than 2 real images: a, b"]
+
+
 def test_names_are_matched_by_name_or_by_number():
     assert indices_among(("b", "a"), ("a", "b", "c")).tolist() == [1, 0]
     assert indices_among(("2", "0"), ("a", "b", "c")).tolist() == [2, 0]

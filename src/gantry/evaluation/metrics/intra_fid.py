@@ -28,8 +28,9 @@ def of_classes(name: str, inputs: Inputs, labels: Tensor | None, asked: bool) ->
 
     Args:
         labels: of the generated images, int64 (n,), as indices into the data's classes.
-        asked: whether those classes were asked for. A class of fewer than two images is then left out of the mean,
-            since that is not the generator's doing; else the mean is NaN.
+        asked: whether those classes were asked for. A class of fewer than two generated images is then left out of the
+            mean, since that is not the generator's doing; else the mean is NaN. A class of fewer than two real images
+            is left out always. The mean of no class is NaN.
     """
     assert labels is not None
     assert inputs.data.labels is not None
@@ -48,7 +49,10 @@ def of_classes(name: str, inputs: Inputs, labels: Tensor | None, asked: bool) ->
     missing = [label for label, distance in distances.items() if math.isnan(distance)]
     kept = [label for label in distances if label not in missing]
     value = math.fsum(distances[label] for label in kept) / len(kept) if kept and (asked or not missing) else math.nan
-    caveats = [_missing(name, [names[label] for label in missing], asked and bool(kept))] if missing else []
+    few = [each for each, count in zip(names, counts[0], strict=True) if count < FEWEST]
+    caveats = [_missing(name, few, "real", bool(distances))] if few else []
+    if missing:
+        caveats.append(_missing(name, [names[label] for label in missing], "generated", asked and bool(kept)))
     sizes = [[count[label] for label in kept] for count in counts]
     return Found({name: value}, details, caveats=[*caveats, *_singular(name, real.shape[1], *sizes)])
 
@@ -93,10 +97,10 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     return (difference @ difference + traces - 2 * torch.linalg.svdvals(roots[0] @ roots[1].T).sum()).item()
 
 
-def _missing(name: str, classes: Sequence[str], left_out: bool) -> str:
+def _missing(name: str, classes: Sequence[str], which: str, left_out: bool) -> str:
     shown = ", ".join(classes[:NAMED]) + (f" and {len(classes) - NAMED} more" if len(classes) > NAMED else "")
     effect = "is without the classes" if left_out else "has no value: there are classes"
-    return f"{name} {effect} of fewer than {FEWEST} generated images: {shown}"
+    return f"{name} {effect} of fewer than {FEWEST} {which} images: {shown}"
 
 
 def _singular(name: str, dimensions: int, real: Sequence[int], generated: Sequence[int]) -> list[str]:
