@@ -113,8 +113,15 @@ def test_images_between_classes_are_a_grid(call, run):
             ["class=cat", "between=3"],
             "class: belongs to images or interpolate or latent_grid or project, not to between",
         ),
-        (["classes=[cat]", "between=3"], "classes: a grid between classes takes two or more"),
-        (["between=600"], "3 with between=600 are 1201"),
+        (
+            ["classes=[cat]", "between=3"],
+            "classes: a grid between classes takes two or more, not 0 (cat) alone (valid: cat, dog, two words; or 0 to",
+        ),
+        (
+            ["classes=[cat,dog,1]", "between=3"],
+            "classes: 1 (dog) follows itself, and there is nothing in between: name another class after it (valid: cat",
+        ),
+        (["between=600"], "between: a grid has 1024 images at most in a row; 3 classes with between=600 are 1201"),
         (["between=2", "n=2000"], "n: a grid shows 1024 images at most"),
         (["between=2", "out=between.gif"], "out: the picture is a .png"),
         (["classes=[cat]", "latent_grid=3"], "classes: belongs to images or interpolate or between or project"),

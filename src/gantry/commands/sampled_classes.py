@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from gantry.core.errors import UserError
-from gantry.generation.classes import MOST_ROWS, in_turn, label_of, labels_of, said
+from gantry.generation.classes import MOST_ROWS, in_turn, label_of, labels_of, said, valid
 from gantry.models.labels import Classes, LabelSource
 
 MOST_SHOWN = 1024  # images in a grid
@@ -40,12 +42,7 @@ def asked_labels(cfg: DictConfig, classes: Classes | None, title: str, mode: str
         return LabelSource(classes.shares)
     named = labels_of(classes, several) or tuple(range(len(classes)))
     if mode == "between":
-        columns = (len(named) - 1) * cfg.between + 1
-        if len(named) < 2 or columns > MOST_SHOWN:
-            raise UserError(
-                f"classes: a grid between classes takes two or more, and {MOST_SHOWN} images at most in a row; "
-                f"{len(named)} with between={cfg.between} are {columns}"
-            )
+        _check_between(classes, named, cfg.between)
     most = {"": min(MOST_ROWS, cfg.n), "latent_grid": 1}.get(mode, len(named))
     if several or len(named) <= most:
         return in_turn(classes, named)
@@ -54,6 +51,25 @@ def asked_labels(cfg: DictConfig, classes: Classes | None, title: str, mode: str
     else:
         print(f"of the first {most} of {len(classes)} classes; classes=[...] chooses others", flush=True)
     return in_turn(classes, named[:most])
+
+
+def _check_between(classes: Classes, named: Sequence[int], steps: int) -> None:
+    """Refuse classes between which there is nothing, or too much for a row."""
+    if len(named) < 2:
+        raise UserError(
+            f"classes: a grid between classes takes two or more, not {said(classes, named[0])} alone "
+            f"(valid: {valid(classes)})"
+        )
+    if twice := [one for one, other in itertools.pairwise(named) if one == other]:
+        raise UserError(
+            f"classes: {said(classes, twice[0])} follows itself, and there is nothing in between: name another class "
+            f"after it (valid: {valid(classes)})"
+        )
+    if (columns := (len(named) - 1) * steps + 1) > MOST_SHOWN:
+        raise UserError(
+            f"between: a grid has {MOST_SHOWN} images at most in a row; {len(named)} classes with between={steps} are "
+            f"{columns}"
+        )
 
 
 def in_name(cfg: DictConfig, labels: LabelSource | None) -> str:
