@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow  # real servers and processes
 
 CLIENTS, SECONDS = 8, 30
 JSON = "application/json"
+SEEDS = "a whole number from 0 to 9223372036854775807"
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +84,22 @@ def test_the_largest_request_and_the_largest_seed(served, files):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"inputs": [{"seed": 0, "n": 0}]}, "n Input should be greater than or equal to 1"),
-        ({"inputs": [{"seed": 0, "n": 257}]}, "n Input should be less than or equal to 256"),
+        ({"inputs": [{"seed": 0, "n": 0}]}, "inputs[0].n: must be a whole number from 1 to 256, not 0"),
+        ({"inputs": [{"seed": 0, "n": 257}]}, "inputs[0].n: must be a whole number from 1 to 256, not 257"),
         ({"inputs": [{"seed": 0, "n": 200}, {"seed": 1, "n": 57}]}, "257 images together; a request is for 1 to 256"),
         ({"inputs": []}, "0 images"),
-        ({"inputs": [{"seed": -1}]}, "seed Input should be greater than or equal to 0"),
-        ({"inputs": [{"seed": 2**63}]}, "seed Input should be less than 9223372036854775808"),
-        ({"inputs": [{"seed": 1.5}]}, "seed Input should be a valid integer"),
-        ({"inputs": [{"seed": "one"}]}, "seed Input should be a valid integer"),
-        ({"inputs": [{"n": 1}]}, "seed Field required"),
-        ({"inputs": [{"seed": 0, "format": "jpg"}]}, "there is no format 'jpg' (valid: png, grid)"),
-        ({"inputs": [{"seed": 0, "truncation": 0}]}, "truncation Input should be greater than 0"),
-        ('{"inputs": [{"seed": 0, "truncation": NaN}]}', "truncation Input should be a finite number"),
-        ({"inputs": [{"seed": 0, "count": 3}]}, "count Extra inputs are not permitted"),
+        ({"inputs": [{"seed": 0}, {"seed": -1}]}, f"inputs[1].seed: must be {SEEDS}, not -1"),
+        ({"inputs": [{"seed": 2**63}]}, f"inputs[0].seed: must be {SEEDS}, not 9223372036854775808"),
+        ({"inputs": [{"seed": 1.5}]}, f"inputs[0].seed: must be {SEEDS}, not 1.5"),
+        ({"inputs": [{"seed": "one"}]}, f"inputs[0].seed: must be {SEEDS}, not 'one'"),
+        ({"inputs": [{"n": 1}]}, f"inputs[0].seed: has to be given: {SEEDS}"),
+        ({"inputs": [{"seed": 0, "format": "jpg"}]}, "inputs[0].format: must be png or grid, not 'jpg'"),
+        ({"inputs": [{"seed": 0, "truncation": 0}]}, "inputs[0].truncation: must be a number above 0, not 0"),
+        ('{"inputs": [{"seed": 0, "truncation": NaN}]}', "inputs[0].truncation: must be a number above 0, not nan"),
+        (
+            {"inputs": [{"seed": 0, "count": 3}]},
+            "count: there is no such field (valid: seed, n, format, truncation, cl",
+        ),
         ({"inputs": [7]}, "dictionary"),
         ({"inputs": {"seed": 0}}, "Expected list, but got dict"),
         ({"dataframe_records": [{"seed": 0}]}, "'inputs' key"),
