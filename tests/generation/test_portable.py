@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save, save_file
-from sharing_helpers import LATENTS, NETWORKS, Z_DIM, exported, images_of, python_with, small
+from sharing_helpers import LATENTS, NETWORKS, Z_DIM, exported, images_of, python_with, small, small_with_labels
 from torch import nn
 
 from gantry.core.errors import UserError
@@ -210,3 +210,23 @@ def test_foreign_files_are_no_safetensors(tmp_path, content):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ValueError, match="is damaged, or no safetensors file"):
         standalone.read_safetensors(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([0, 3], r"0 to 3"),
+        ([-1, 2], r"-1 to 2"),
+        ([1], r"torch.int64 \(1,\)"),
+        ([[0.5, 0.5], [1.0, 0.0]], r"torch.float32 \(2, 2\)"),
+    ],
+)
+def test_what_are_no_labels_is_refused_by_the_loaded_network(tmp_path, labels, found):
+    """Of a label beyond the last class this one would make images of no class."""
+    small_with_labels(tmp_path / "source")
+    write_portable(tmp_path / "source", tmp_path / "out")
+    network, z = standalone.load(tmp_path / "out"), torch.zeros(2, Z_DIM)
+    with pytest.raises(ValueError, match=rf"^labels: takes whole numbers from 0 to 2, of shape \(2,\).*; not {found}$"):
+        network(z, torch.tensor(labels))
+    middle = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    assert network(z, labels=middle).shape == network(z, torch.tensor([0, 2])).shape == (2, 1, 8, 8)

@@ -49,7 +49,8 @@ DTYPES = {
 def load(folder: str | Path = HERE) -> nn.Module:
     """The generator, in eval mode: maps standard normal float32 (B, z_dim) to images (B, C, H, W) in [-1, 1].
 
-    Where `classes` has names, it takes labels after the latents.
+    Where `classes` has names, it takes labels after the latents, and refuses with a ValueError what are none. Compiled,
+    or while a CUDA graph is captured, it does not look at them.
 
     Raises:
         OSError: a file is missing.
@@ -61,7 +62,29 @@ def load(folder: str | Path = HERE) -> nn.Module:
     module, _, name = config.pop("_target_").rpartition(".")
     network: nn.Module = getattr(imported(folder / "network", module), name)(**config)
     network.load_state_dict(read_safetensors(folder / "generator.safetensors"))
+    if count := len(classes(folder)):
+        network.register_forward_pre_hook(
+            lambda _, given, named: check_labels(count, *given, **named), with_kwargs=True
+        )
     return network.eval().requires_grad_(False)
+
+
+def check_labels(count: int, z: Tensor, labels: Tensor, *_: Any, **__: Any) -> None:
+    """Check the labels of latents (B, z_dim), of `count` classes: a network may make images of no class of wrong ones.
+
+    Raises:
+        ValueError: they are neither whole numbers (B,) from 0 to count - 1 nor weights, float (B, count).
+    """
+    if torch.compiler.is_compiling() or (labels.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return
+    shape = (len(z), count) if labels.is_floating_point() else (len(z),)
+    if labels.shape == shape and (labels.is_floating_point() or ((labels >= 0) & (labels < count)).all()):
+        return
+    found = f"{labels.dtype} {tuple(labels.shape)}" if labels.shape != shape else f"{labels.min()} to {labels.max()}"
+    raise ValueError(
+        f"labels: takes whole numbers from 0 to {count - 1}, of shape ({len(z)},), which classes() names, or weights of "
+        f"the classes, float ({len(z)}, {count}); not {found}"
+    )
 
 
 def classes(folder: str | Path = HERE) -> list[str]:
