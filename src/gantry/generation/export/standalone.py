@@ -82,8 +82,8 @@ def check_labels(count: int, z: Tensor, labels: Tensor, *_: Any, **__: Any) -> N
         return
     found = f"{labels.dtype} {tuple(labels.shape)}" if labels.shape != shape else f"{labels.min()} to {labels.max()}"
     raise ValueError(
-        f"labels: takes whole numbers from 0 to {count - 1}, of shape ({len(z)},), which classes() names, or weights of "
-        f"the classes, float ({len(z)}, {count}); not {found}"
+        f"labels: takes whole numbers from 0 to {count - 1}, of shape ({len(z)},), which classes() names, or weights "
+        f"of the classes, float ({len(z)}, {count}); not {found}"
     )
 
 
