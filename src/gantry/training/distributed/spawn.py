@@ -148,12 +148,19 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _report(failed: int, codes: list[int], folder: Path, cfg: DictConfig) -> None:
-    """Print which rank failed first, and write its failure to the run's record where the run could not."""
+    """Print which rank failed first, and write its failure to the run's record where the run could not.
+
+    Where rank 0 has refused the command it has said why on this terminal, and nothing is added.
+    """
     code = codes[failed]
+    if codes[0] == REFUSED:
+        return
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     print(f"rank {failed} failed first: {how}", file=sys.stderr, flush=True)
+    tail = "" if failed == 0 else rank_log(folder, failed).read_text(errors="replace")[-4000:].strip()
+    if code == REFUSED and codes[0] < 0:  # rank 0 was ended before it could say what the other has refused
+        print(tail, file=sys.stderr, flush=True)
     if code != REFUSED and read_status(folder)[0] is None and not is_held(folder):
-        tail = "" if failed == 0 else rank_log(folder, failed).read_text(errors="replace")[-4000:].strip()
         print(tail, file=sys.stderr, flush=True)
         ending = read_json(rank_ending(folder, failed)) or {}
         write_status(folder, "FAILED", ending.get("reason") or f"rank {failed}: {(tail.splitlines() or [how])[-1]}")
