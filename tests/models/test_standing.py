@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from gantry.models.networks import biggan
+from gantry.models.networks.sync_batch_norm import synchronise
 from gantry.models.standing import standing_statistics
 
 
@@ -77,3 +78,37 @@ def test_without_batch_norm_nothing_is_computed():
     network = nn.Linear(2, 2).train()
     standing_statistics(network, [(torch.randn(3, 2), None)])
     assert network.training
+
+
+def test_batches_are_drawn_one_after_the_other():
+    network = Normed()
+    drawn = []
+
+    def latents():
+        for number in range(3):
+            assert len(network.seen) == number
+            drawn.append(torch.randn(4, 3))
+            yield drawn[-1], None
+
+    standing_statistics(network, latents())
+    assert [id(z) for z in network.seen] == [id(z) for z in drawn]
+
+
+@pytest.mark.parametrize("synchronised", ["on a CPU", "on a GPU"])
+def test_a_rank_takes_them_by_itself(synchronised, monkeypatch):
+    """Its BatchNorms would wait for those of the other ranks, and count the equal batches of all of them."""
+    batches = [(torch.randn(4, 3), None) for _ in range(2)]
+    alone = Normed()
+    standing_statistics(alone, batches)
+    network = Normed()
+    if synchronised == "on a CPU":
+        synchronise(network)
+    else:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    own = vars(network.norm).get("forward")
+    with monkeypatch.context() as ranks:
+        ranks.setattr(torch.distributed, "is_initialized", lambda: True)
+        ranks.setattr(torch.distributed, "get_world_size", lambda *_: 2)
+        standing_statistics(network, batches)
+    assert torch.equal(network.norm.running_var, alone.norm.running_var)
+    assert vars(network.norm).get("forward") is own

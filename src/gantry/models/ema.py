@@ -17,7 +17,7 @@ class AveragedGenerator(nn.Module):
     Args:
         generator: the network to follow; copied.
         half_life: images after which a weight's share has halved, or a schedule of it; 0 keeps a plain copy.
-        standing: batches over which BatchNorm's statistics are taken anew before the average is measured and saved,
+        standing: batches over which BatchNorm's statistics are taken anew before the average is measured and drawn,
             Brock et al. 2019 (`gantry.models.standing`); 0: those of training.
         ramp_up: the half-life is at most this share of the images seen so far, so that the untrained start
             is forgotten early (0.05 in StyleGAN2-ADA). None: no such bound.

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, Trainer
 
 from gantry.models.module import GAN
 from gantry.runs.folder import SAMPLES, picture
-from gantry.training.callbacks.evaluation import Evaluation
+from gantry.training.callbacks.evaluation import Evaluation, standing_while_drawn
 
 
 @cache
@@ -52,5 +52,6 @@ class EarlyGrids(Callback):
         """Log a grid, if this step is an early one and no evaluation has logged it."""
         step = trainer.global_step
         if step in self.steps and step != self.evaluation.last:
-            with self.evaluation.clock.stopped(), torch.autocast(gan.device.type, enabled=False):
+            exact = torch.autocast(gan.device.type, enabled=False)
+            with self.evaluation.clock.stopped(), exact, standing_while_drawn(gan):
                 self.evaluation.log_samples(gan, step)

@@ -3,6 +3,8 @@
 import resource
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -177,21 +179,36 @@ def drawn_grid(gan: GAN) -> Tensor:
 def take_standing_statistics(gan: GAN) -> None:
     """Take the averaged generator's BatchNorm statistics anew, over `standing` batches of fixed latents and labels.
 
-    The next step of training replaces them by those of the generator.
+    Where a batch is accumulated in parts, so it is here, and any rank gets the same by itself. The next step of
+    training replaces them by those of the generator.
     """
-    count = gan.averaged.standing * gan.batch_size
-    if not count:
-        return
-    z = torch.from_numpy(normal(gan.seed, "standing noise", (count, gan.z_dim))).to(gan.device)
-    labels = None
-    if gan.classes is not None and gan.conditional:
-        shares = gan.classes.shares_of(gan.inputs.labels["generator"])
-        labels = torch.from_numpy(from_uniform(draws(gan.seed, 0, "standing labels").random(count), shares)).to(
-            z.device
-        )
-    parts = z.split(gan.batch_size)
-    asked = labels.split(gan.batch_size) if labels is not None else [None] * len(parts)
-    standing_statistics(gan.averaged.module, zip(parts, asked, strict=True))
+    if gan.averaged.standing:
+        standing_statistics(gan.averaged.module, _standing_batches(gan))
+
+
+def _standing_batches(gan: GAN) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield latents (B, z_dim) and labels (B,), None where the generator takes none, B the size of a batch's part."""
+    size = gan.batch_size // gan.accumulate
+    noise, uniform = (draws(gan.seed, 0, f"standing {what}") for what in ("noise", "labels"))
+    for _ in range(gan.averaged.standing * gan.accumulate):
+        labels = None
+        if gan.classes is not None and gan.conditional:
+            drawn = from_uniform(uniform.random(size), gan.classes.shares_of(gan.inputs.labels["generator"]))
+            labels = torch.from_numpy(drawn).to(gan.device)
+        yield torch.from_numpy(noise.standard_normal((size, gan.z_dim), dtype="float32")).to(gan.device), labels
+
+
+@contextmanager
+def standing_while_drawn(gan: GAN) -> Iterator[None]:
+    """Within this context the averaged generator has its standing statistics, where it has some; then training's."""
+    buffers = list(gan.averaged.module.buffers()) if gan.averaged.standing else []
+    kept = [buffer.clone() for buffer in buffers]
+    take_standing_statistics(gan)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, kept, strict=True):
+            buffer.copy_(value)
 
 
 def asked_labels(gan: GAN, count: int) -> Tensor | None:

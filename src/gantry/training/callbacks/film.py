@@ -23,7 +23,7 @@ from gantry.models.module import GAN
 from gantry.runs.folder import FILM, FILM_FILE, picture
 from gantry.runs.tracking.folder_tracker import FolderTracker
 from gantry.runs.tracking.tracker import Tracker
-from gantry.training.callbacks.evaluation import Evaluation, drawn_grid
+from gantry.training.callbacks.evaluation import Evaluation, drawn_grid, standing_while_drawn
 from gantry.training.stopwatch import Clock
 
 FRAMES = 48  # of a run
@@ -73,8 +73,10 @@ class Film(Callback):
         if step in moments(trainer.max_steps):
             with self.clock.stopped(), trainer.precision_plugin.forward_context():  # training precision suffices
                 drawn = self.evaluation.drawn if self.evaluation.drawn_at == step else None
-                shown = frame(drawn_grid(gan) if drawn is None else drawn, gan.conditional)
-                self.record.log_image(shown, FILM, step)
+                if drawn is None:
+                    with standing_while_drawn(gan):
+                        drawn = drawn_grid(gan)
+                self.record.log_image(frame(drawn, gan.conditional), FILM, step)
 
 
 def frame(images: Tensor, by_class: bool = False) -> np.ndarray:
