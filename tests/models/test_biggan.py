@@ -4,14 +4,18 @@ import copy
 
 import pytest
 import torch
+from small import NOISE, bare_trainer, vector
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from gantry.core.errors import UserError
+from gantry.data.batches import Batches
 from gantry.models.ema import AveragedGenerator
 from gantry.models.networks import biggan, sagan
 from gantry.models.networks.big_resnet import ModulatedBatchNorm
 from gantry.models.networks.blocks import UnsupportedError
 from gantry.models.networks.conditional import one_hot
+from gantry.training.model import build_model
 
 CIFAR10 = (3, 32, 32)
 SCRIPT = {"shared_dim": None, "hierarchical": False, "attention": None, "initialisation": "normal"}
@@ -238,3 +242,40 @@ def test_the_averaged_generator():
     z, labels = torch.randn(4, 30), torch.arange(4)
     with torch.no_grad():
         assert torch.allclose(averaged.module(z, labels), expected(z, labels), atol=1e-6)
+
+
+def test_further_heads_in_the_place_of_the_projection():
+    made = {
+        one: biggan.Discriminator(CIFAR10, 10, 4, condition=one, embedding_dim=7)
+        for one in ("projection", "classifier", "embedding")
+    }
+    images, labels = torch.randn(3, *CIFAR10), torch.tensor([1, 7, 2])
+    outputs = {one: judge(images, labels) for one, judge in made.items()}
+    assert {one: sorted(output.heads) for one, output in outputs.items()} == {
+        "projection": [],
+        "classifier": ["class"],
+        "embedding": ["embedding", "proxy"],
+    }
+    for one in ("classifier", "embedding"):
+        assert torch.equal(outputs[one].logits, made[one].dense(outputs[one].features).flatten())
+        for layer in made[one].head.children():
+            assert is_parametrized(layer, "weight")
+            rows = layer.parametrizations.weight.original
+            rows = rows if len(rows) < rows.shape[1] else rows.T
+            assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-5)  # orthogonal
+    for head in outputs["embedding"].heads.values():
+        assert torch.allclose(head.norm(dim=1), torch.ones(3), atol=1e-6)
+    with pytest.raises(UnsupportedError, match="projection, classifier, embedding"):
+        biggan.Discriminator(CIFAR10, 10, 4, condition="concat")
+
+
+def test_biggan_trains_with_the_term_of_reacgan(config):
+    small = ["data.image_size=8", "batch_size=6", "model.generator.width=4", "model.discriminator.width=4"]
+    d2d = "model.terms=[{_target_: gantry.models.terms.DataToData}]"
+    gan, _ = build_model(config("model=biggan", *small, d2d, "+model.discriminator.condition=embedding"), NOISE)
+    before = vector(gan.discriminator.head)
+    bare_trainer(2).fit(gan, Batches(NOISE, 6, gan.real_batches, 0))
+    assert not torch.equal(before, vector(gan.discriminator.head))
+    wrong, _ = build_model(config("model=biggan", *small, d2d), NOISE)
+    with pytest.raises(UserError, match=r"model=biggan with \+model\.discriminator\.condition=embedding"):
+        bare_trainer(1).fit(wrong, Batches(NOISE, 6, wrong.real_batches, 0))

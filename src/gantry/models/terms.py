@@ -127,7 +127,8 @@ def head(output: Output, name: str, term: object) -> Tensor:
         raise UserError(
             f"model.terms: {type(term).__name__} needs a discriminator that returns {name!r}: choose "
             f"model/network=conditional_dcgan (or conditional_mlp, conditional_resnet) with "
-            f"model.discriminator.condition={condition}"
+            f"model.discriminator.condition={condition}, or model=biggan with "
+            f"+model.discriminator.condition={condition}"
         )
     return output.heads[name]
 

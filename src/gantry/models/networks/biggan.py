@@ -5,6 +5,8 @@ one of the official script for CIFAR-10 (scripts/launch_cifar_ema.sh) has none o
 `shared_dim` and `attention` None, `hierarchical` false, `initialisation` normal.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,9 @@ from .big_resnet import (
     initialise,
 )
 from .blocks import Output, Shape, UnsupportedError, constrain_spectrally, start_of
-from .conditional import ClassEmbedding
+from .conditional import ClassEmbedding, LabelHead
+
+Condition = Literal["projection", "classifier", "embedding"]
 
 
 class Generator(ResidualGenerator):
@@ -78,10 +82,11 @@ class Generator(ResidualGenerator):
 
 
 class Discriminator(ResidualDiscriminator):
-    """The projection discriminator, with spectral normalisation of all weights; its features are (B, F).
+    """The discriminator, with spectral normalisation of all weights; its features are (B, F).
 
     The logit is a linear map of the features plus their inner product with an embedding of the label
-    (Miyato and Koyama 2018, cGANs with Projection Discriminator, equation 6).
+    (Miyato and Koyama 2018, cGANs with Projection Discriminator, equation 6). Without that product it has the heads of
+    `LabelHead`, as PyTorch-StudioGAN's BigGAN has for ReACGAN.
 
     Args:
         image_shape: (C, H, W), see `doublings` for the sides.
@@ -89,6 +94,8 @@ class Discriminator(ResidualDiscriminator):
         width: channels, times those of `big_resnet.DISCRIMINATOR`; up to 32 pixels 4 times it (the paper: 96).
         attention: as of the generator.
         initialisation: of the weights, see `initialise`.
+        condition: how the label enters, see `LabelHead`.
+        embedding_dim: length of its embeddings.
     """
 
     def __init__(
@@ -98,17 +105,27 @@ class Discriminator(ResidualDiscriminator):
         width: int = 96,
         attention: int | None = 64,
         initialisation: Initialisation = "orthogonal",
+        condition: Condition = "projection",
+        embedding_dim: int = 512,
     ) -> None:
         super().__init__(image_shape, width, attention)
+        if condition not in get_args(Condition):
+            raise UnsupportedError(f"condition: {condition!r} is not one of {', '.join(get_args(Condition))}")
         self.dense = nn.Linear(self.width, 1)
-        self.embedding = ClassEmbedding(n_classes, self.width)
+        if condition == "projection":
+            self.embedding = ClassEmbedding(n_classes, self.width)
+        else:
+            self.head = LabelHead(self.width, n_classes, condition, embedding_dim, False, nn.init.zeros_)
         initialise(self, initialisation)
         constrain_spectrally(self, embeddings=True, eps=SPECTRAL_EPS)
 
     def forward(self, images: Tensor, labels: Tensor) -> Output:
-        """Logits (B,) and features of images (B, C, H, W) and labels (B,) or (B, n_classes)."""
+        """Logits (B,), features and heads of images (B, C, H, W) and labels (B,) or (B, n_classes)."""
         features = self.features(images)
-        return Output(self.dense(features).flatten() + (self.embedding(labels) * features).sum(1), features)
+        logits = self.dense(features).flatten()
+        if hasattr(self, "head"):
+            return self.head(logits, features, labels)
+        return Output(logits + (self.embedding(labels) * features).sum(1), features)
 
 
 def parts_of(z_dim: int, count: int) -> list[int]:
