@@ -17,7 +17,7 @@ from gantry.commands.sampled_classes import MOST_SHOWN, asked_labels, in_name
 from gantry.core import errors
 from gantry.core.config.check import check, refuse_absent
 from gantry.core.config.declaration import declared
-from gantry.core.config.options import Sample
+from gantry.core.config.sample_options import Sample
 from gantry.core.errors import RunFailed, UserError
 from gantry.core.files import check_writable, config_dir, new_output_folder
 from gantry.core.processes.devices import chosen

@@ -8,7 +8,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from project import ROOT
 
-from gantry.core.config.options import Compare, Evaluate, Sample, Train
+from gantry.core.config.options import Compare, Evaluate, Train
+from gantry.core.config.sample_options import Sample
 from gantry.core.config.typed import as_typed, plain
 
 ODD = (

@@ -1,12 +1,14 @@
-"""The options that several commands share: where things are, and the MLflow store."""
+"""The options that several commands share: where things are, the MLflow store, and which generator."""
 
 # ruff: noqa: RUF009  (`option` and its like return `dataclasses.field`)
 # No `from __future__ import annotations` here: `declared` reads the annotations as types, not as text.
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gantry.core.cache_folder import DEFAULT
 from gantry.core.config.declaration import option, path
+
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 
 
 @dataclass
@@ -46,4 +48,16 @@ class Tracking(Store):
     )
     close_timeout: float = option(
         30, "seconds a run waits at its end for a store that is away; what is left stays in its folder"
+    )
+
+
+@dataclass
+class Generator:
+    """The options that evaluate.py and sample.py share."""
+
+    run: Any = option(None, "a run's folder, id or name in MLflow, latest, best")
+    generator: Literal["best", "last"] = option("best", "best: at the step with the best first metric; last")
+    raw: bool = option(False, "true: the generator without averaging")
+    trusted: list[str] = option(
+        (), "modules besides gantry.models.networks that a generator may come from, such as [my_networks.]"
     )
