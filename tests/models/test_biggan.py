@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from network_checks import count
 from small import NOISE, bare_trainer, vector
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -38,12 +39,8 @@ FORMS = {"script": lambda shape: script(shape, 4, 16), "full": full, "sagan": at
 LENGTHS = {"script": 16, "full": 30, "sagan": 16}
 
 
-def weights(network):
-    return sum(weight.numel() for weight in network.parameters())
-
-
 def test_the_weights_of_the_script():
-    assert [weights(network) for network in script()] == [4_304_387, 4_207_361]
+    assert [count(network) for network in script()] == [4_304_387, 4_207_361]
 
 
 @pytest.mark.parametrize(
@@ -56,13 +53,13 @@ def test_the_weights_of_the_full_form(z_dim, size, classes, attention, counts):
             biggan.Generator(z_dim, (3, size, size), classes, attention=attention),
             biggan.Discriminator((3, size, size), classes, attention=attention),
         )
-    assert [weights(network) for network in pair] == counts
+    assert [count(network) for network in pair] == counts
 
 
 def test_the_weights_of_sagan_as_studiogan_logged_them():
     with torch.device("meta"):
         pair = sagan.Generator(128, CIFAR10, 10), sagan.Discriminator(CIFAR10, 10)
-    assert [weights(network) for network in pair] == [4_386_308, 1_075_586]
+    assert [count(network) for network in pair] == [4_386_308, 1_075_586]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -91,8 +88,8 @@ def test_sagan_without_labels():
     conditional, judge = attending()
     embedded = 2 * 10 * sum(norm.norm.num_features for norm in norms_of(conditional))
     plain = 2 * sum(norm.norm.num_features for norm in norms_of(conditional))
-    assert weights(conditional) - weights(generator) == embedded - plain
-    assert weights(judge) - weights(discriminator) == judge.embedding.weight.numel()
+    assert count(conditional) - count(generator) == embedded - plain
+    assert count(judge) - count(discriminator) == judge.embedding.weight.numel()
 
 
 def norms_of(network):

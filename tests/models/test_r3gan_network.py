@@ -5,20 +5,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from network_checks import (
+    assert_a_penalty_reaches_every_weight,
+    assert_generators_export_with_any_batch,
+    assert_the_penalty_has_the_slope_of_finite_differences,
+    count,
+)
 from scipy.signal import upfirdn
 from torch import nn
 
 from gantry.models.networks import r3gan
 from gantry.models.networks.blocks import UnsupportedError
 from gantry.models.networks.resample import Blur, Downsample, Upsample
-from gantry.models.penalties import squared_gradient_norm
 
 CIFAR = (3, 32, 32)
 CLASSES = 10
-
-
-def count(network):
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def randomised(network, scale=0.1):
@@ -152,46 +153,21 @@ def test_a_penalty_on_the_gradient_can_be_differentiated(conditional):
         network = randomised(r3gan.ConditionalDiscriminator((1, 8, 8), 3, width=8))
     else:
         network = randomised(r3gan.Discriminator((1, 8, 8), width=8))
-    squares = squared_gradient_norm((lambda x: network(x, labels)) if conditional else network, images)
-    assert (squares > 0).all()
-    (squares.mean() + (network(images, labels) if conditional else network(images)).sum()).backward()
-    for name, weight in network.named_parameters():
-        assert weight.grad is not None, name
-        assert weight.grad.isfinite().all(), name
-        assert weight.grad.any(), name
+    assert_a_penalty_reaches_every_weight(network, images, *[labels] * conditional)
 
 
 def test_the_derivative_of_the_penalty_is_that_of_finite_differences():
     torch.manual_seed(0)
     network = randomised(r3gan.Discriminator((1, 8, 8), width=8), 0.3).double()
-    images, weight, step = torch.randn(2, 1, 8, 8).double(), network.trunk.image.weight, 1e-6
-
-    def penalty():
-        given = images.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(network(given).sum(), given, create_graph=True)
-        return gradient.square().sum()
-
-    (slope,) = torch.autograd.grad(penalty(), weight)
-    values = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            weight[0] += sign * step
-        values.append(penalty().item())
-        with torch.no_grad():
-            weight[0] -= sign * step
-    assert slope[0].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+    assert_the_penalty_has_the_slope_of_finite_differences(
+        network, network.trunk.image.weight, torch.randn(2, 1, 8, 8).double()
+    )
 
 
 def test_the_generators_export_with_any_batch():
-    dim = {0: torch.export.Dim("batch")}
     plain = randomised(r3gan.Generator(4, (1, 8, 8), width=8)).eval()
-    program = torch.export.export(plain, (torch.randn(2, 4),), dynamic_shapes=(dim,)).module()
     conditional = randomised(r3gan.ConditionalGenerator(4, (1, 8, 8), 3, width=8)).eval()
-    given = (torch.randn(2, 4), torch.tensor([0, 1]))
-    labelled = torch.export.export(conditional, given, dynamic_shapes=(dim, dim)).module()
-    z, labels = torch.randn(5, 4), torch.tensor([2, 0, 1, 1, 2])
-    assert torch.allclose(program(z), plain(z), atol=1e-5)
-    assert torch.allclose(labelled(z, labels), conditional(z, labels), atol=1e-5)
+    assert_generators_export_with_any_batch(plain, conditional)
 
 
 def test_in_bfloat16_without_values_they_give_shapes_which_the_count_of_memory_uses():

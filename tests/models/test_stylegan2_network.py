@@ -4,6 +4,13 @@ import math
 
 import pytest
 import torch
+from network_checks import (
+    assert_a_penalty_reaches_every_weight,
+    assert_every_weight_has_a_gradient,
+    assert_generators_export_with_any_batch,
+    assert_the_penalty_has_the_slope_of_finite_differences,
+    count,
+)
 from torch import nn
 
 from gantry.models.networks import stylegan2
@@ -11,16 +18,11 @@ from gantry.models.networks.blocks import UnsupportedError
 from gantry.models.networks.equalised import EqualisedConv2d, EqualisedLinear
 from gantry.models.networks.modulated import StyledConv2d, ToImage
 from gantry.models.networks.stylegan2 import normal, with_deviation
-from gantry.models.penalties import squared_gradient_norm
 
 CIFAR = (3, 32, 32)
 DIGITS = (1, 8, 8)
 CLASSES = 10
 SMALL = {"w_dim": 8, "width": 8}
-
-
-def count(network):
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def generator(**options):
@@ -244,13 +246,7 @@ def test_a_penalty_on_the_gradient_can_be_differentiated(conditional):
         network = stylegan2.ConditionalDiscriminator(DIGITS, 3, width=8)
     else:
         network = stylegan2.Discriminator(DIGITS, width=8)
-    squares = squared_gradient_norm((lambda x: network(x, labels)) if conditional else network, images)
-    assert (squares > 0).all()
-    (squares.mean() + (network(images, labels) if conditional else network(images)).sum()).backward()
-    for name, weight in network.named_parameters():
-        assert weight.grad is not None, name
-        assert weight.grad.isfinite().all(), name
-        assert weight.grad.any(), name
+    assert_a_penalty_reaches_every_weight(network, images, *[labels] * conditional)
 
 
 def test_every_weight_of_the_generators_takes_a_gradient():
@@ -259,43 +255,21 @@ def test_every_weight_of_the_generators_takes_a_gradient():
     network = stylegan2.ConditionalGenerator(4, DIGITS, 3, mixing=1.0, **SMALL)
     draws = {purpose: torch.rand(3, width) for purpose, width in network.draws.items()}
     network(z, labels, draws).square().sum().backward()
-    for name, weight in network.named_parameters():
-        assert weight.grad is not None, name
-        assert weight.grad.isfinite().all(), name
-        assert weight.grad.any(), name
+    assert_every_weight_has_a_gradient(network)
 
 
 def test_the_derivative_of_the_penalty_is_that_of_finite_differences():
     torch.manual_seed(0)
     network = stylegan2.Discriminator(DIGITS, width=8).double()
-    images, weight, step = torch.randn(4, *DIGITS).double(), network.trunk.layers[0].weight, 1e-6
-
-    def penalty():
-        given = images.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(network(given).sum(), given, create_graph=True)
-        return gradient.square().sum()
-
-    (slope,) = torch.autograd.grad(penalty(), weight)
-    values = []
-    for sign in (1, -1):
-        with torch.no_grad():
-            weight[0] += sign * step
-        values.append(penalty().item())
-        with torch.no_grad():
-            weight[0] -= sign * step
-    assert slope[0].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+    assert_the_penalty_has_the_slope_of_finite_differences(
+        network, network.trunk.layers[0].weight, torch.randn(4, *DIGITS).double()
+    )
 
 
 def test_the_generators_export_with_any_batch():
-    dim = {0: torch.export.Dim("batch")}
     plain = generator().eval()
-    program = torch.export.export(plain, (torch.randn(2, 4),), dynamic_shapes=(dim,)).module()
     conditional = stylegan2.ConditionalGenerator(4, DIGITS, 3, **SMALL).eval()
-    given = (torch.randn(2, 4), torch.tensor([0, 1]))
-    labelled = torch.export.export(conditional, given, dynamic_shapes=(dim, dim)).module()
-    z, labels = torch.randn(5, 4), torch.tensor([2, 0, 1, 1, 2])
-    assert torch.allclose(program(z), plain(z), atol=1e-5)
-    assert torch.allclose(labelled(z, labels), conditional(z, labels), atol=1e-5)
+    assert_generators_export_with_any_batch(plain, conditional)
 
 
 def test_in_bfloat16_without_values_they_give_shapes_which_the_count_of_memory_uses():

@@ -35,6 +35,11 @@ class Schedule(Protocol):
         """Return the number after `done` steps or images."""
 
 
+def passed(done: float, over: float) -> float:
+    """Return the share of a change of length `over`, above 0, that is behind, in [0, 1]."""
+    return min(max(done / over, 0.0), 1.0)
+
+
 @dataclass(frozen=True)
 class Constant:
     """`value` at any time."""
@@ -63,8 +68,7 @@ class Linear:
     unit: Unit = "steps"
 
     def at(self, done: float) -> float:
-        share = min(max((done - self.after) / self.over, 0.0), 1.0)
-        return self.start + (self.end - self.start) * share
+        return self.start + (self.end - self.start) * passed(done - self.after, self.over)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Cosine:
     unit: Unit = "steps"
 
     def at(self, done: float) -> float:
-        share = min(max((done - self.after) / self.over, 0.0), 1.0)
+        share = passed(done - self.after, self.over)
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -101,7 +105,7 @@ class WarmUp:
 
     def at(self, done: float) -> float:
         goal = self.then.at(done) if isinstance(self.then, Schedule) else float(self.then)
-        return goal * min(done / self.over, 1.0)
+        return goal * passed(done, self.over)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ Residual blocks of grouped convolutions without normalisation. The defaults are 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -114,6 +115,14 @@ def resized(resampler: nn.Module, before: int, after: int) -> list[nn.Module]:
     return [convolution, resampler] if isinstance(resampler, Upsample) else [resampler, convolution]
 
 
+def chained(stages: Sequence[Stage], resampler: Callable[[], nn.Module]) -> nn.Sequential:
+    """Return the blocks of the stages in turn, with a resampler between two stages."""
+    layers = [*stages[0].blocks]
+    for before, after in pairwise(stages):
+        layers += [*resized(resampler(), before.width, after.width), *after.blocks]
+    return nn.Sequential(*layers)
+
+
 class Generator(nn.Module):
     """A basis of maps weighted by the latents, stages of blocks with a doubling between them, a 1x1 convolution.
 
@@ -137,15 +146,11 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         start, count = start_of(image_shape)
-        first, *others = stages_of(count + 1, width, cardinality, expansion, blocks)
-        self.weights = nn.Linear(z_dim, first.width, bias=False)
-        self.basis = nn.Parameter(torch.empty(first.width, *start))
-        layers, channels = [*first.blocks], first.width
-        for stage in others:
-            layers += [*resized(Upsample(), channels, stage.width), *stage.blocks]
-            channels = stage.width
-        self.layers = nn.Sequential(*layers)
-        self.image = nn.Conv2d(channels, image_shape[0], 1, bias=False)
+        stages = stages_of(count + 1, width, cardinality, expansion, blocks)
+        self.weights = nn.Linear(z_dim, stages[0].width, bias=False)
+        self.basis = nn.Parameter(torch.empty(stages[0].width, *start))
+        self.layers = chained(stages, Upsample)
+        self.image = nn.Conv2d(stages[-1].width, image_shape[0], 1, bias=False)
         nn.init.normal_(self.basis)
         draw(self.weights.weight)
         draw(self.image.weight)
@@ -204,13 +209,10 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         start, count = start_of(image_shape)
-        first, *others = reversed(stages_of(count + 1, width, cardinality, expansion, blocks))
-        self.image = nn.Conv2d(image_shape[0], first.width, 1, bias=False)
-        layers, channels = [*first.blocks], first.width
-        for stage in others:
-            layers += [*resized(Downsample(), channels, stage.width), *stage.blocks]
-            channels = stage.width
-        self.layers = nn.Sequential(*layers)
+        stages = stages_of(count + 1, width, cardinality, expansion, blocks)[::-1]
+        self.image = nn.Conv2d(image_shape[0], stages[0].width, 1, bias=False)
+        self.layers = chained(stages, Downsample)
+        channels = stages[-1].width
         self.features = channels if features is None else features
         self.basis = nn.Parameter(torch.empty(channels, *start))
         self.weights = nn.Linear(channels, self.features, bias=False)
