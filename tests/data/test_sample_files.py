@@ -8,38 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sample_arrays import GREY, LABELS, NCHW, PIXELS, load, saved
 
 from gantry.core.errors import UserError
 from gantry.data import sample_files
 from gantry.data.describe import describe, warnings_of
-from gantry.data.sample_files import samples
 
-COLOUR, GREY = (3, 12, 12), (1, 12, 12)
-RANDOM = np.random.default_rng(0)
-PIXELS = RANDOM.integers(0, 256, (7, 12, 12, 3), dtype=np.uint8)  # (N, H, W, C)
-LABELS = np.array([0, 1, 2, 2, 1, 0, 2])
-NCHW = PIXELS.transpose(0, 3, 1, 2)
 GREYS = np.repeat(PIXELS[..., :1], 3, 3)
-
-
-def load(path: Path, shape=COLOUR):
-    return samples(path, path.parent / "cache", shape)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """PIXELS as files of two classes."""
-    for place, pixels in enumerate(PIXELS):
-        target = tmp_path / "made" / ("cat" if place < 4 else "dog") / f"{place}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(target)
-    return tmp_path / "made"
-
-
-def saved(tmp_path: Path, **arrays) -> Path:
-    path = tmp_path / "made.npz"
-    np.savez_compressed(path, **arrays)
-    return path
 
 
 def leftovers(tmp_path: Path) -> list[Path]:
@@ -74,79 +49,6 @@ def test_an_npz_is_read_in_either_layout(tmp_path, key, pixels):
     assert np.array_equal(data.images, NCHW)
     assert data.labels is None
     assert isinstance(data.images, np.memmap)
-
-
-@pytest.mark.parametrize("key", ["arr_1", "labels", "y"])
-@pytest.mark.parametrize("labels", [LABELS, LABELS.astype(np.uint8)[:, None], LABELS.astype(">i4")])
-def test_labels_beside_the_images_are_numbered_classes(tmp_path, key, labels):
-    data = load(saved(tmp_path, arr_0=PIXELS, **{key: labels}))
-    assert data.labels.tolist() == LABELS.tolist()
-    assert data.labels.dtype == np.int64
-    assert data.classes == ("0", "1", "2")
-
-
-NO_LABELS = {
-    "half": LABELS + 0.5,
-    "nan": np.where(LABELS, LABELS, np.nan),
-    "short": LABELS[:5],
-    "negative": -LABELS,
-    "soft": np.full((7, 4), 0.25),
-    "two of": np.eye(7) + np.eye(7)[::-1],
-    "latents": RANDOM.standard_normal((7, 16)),
-    "large": LABELS + 10**9,
-    "one": np.array(3),
-    "objects": np.array([{}] * 7),
-    "times": LABELS.astype("datetime64[s]"),
-}
-
-
-@pytest.mark.parametrize("labels", NO_LABELS.values(), ids=NO_LABELS)
-def test_what_is_no_label_is_refused_or_left_alone(tmp_path, labels, caplog):
-    with pytest.raises(UserError, match="7 integers from 0, 7 names, or one-hot rows"):
-        load(saved(tmp_path, images=PIXELS, labels=labels))
-    assert load(saved(tmp_path, arr_0=PIXELS, arr_1=labels)).labels is None  # latents, perhaps
-    assert "not used" in caplog.text
-
-
-@pytest.mark.parametrize("labels", NO_LABELS.values(), ids=NO_LABELS)
-def test_labels_that_nothing_needs_are_left_out_with_a_warning_at_every_start(tmp_path, labels, caplog):
-    path = saved(tmp_path, images=PIXELS, labels=labels)
-    for _ in range(2):  # the second reads the cache
-        caplog.clear()
-        data = samples(path, tmp_path / "cache", COLOUR, labels_needed=False)
-        assert np.array_equal(data.images, NCHW)
-        assert (data.labels, data.classes) == (None, None)
-        assert "one-hot rows (7, classes): it is not used" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("labels", "numbers", "classes"),
-    [
-        (LABELS.astype(np.float32), LABELS, ("0", "1", "2")),
-        (LABELS.astype(float)[:, None], LABELS, ("0", "1", "2")),
-        (LABELS[None], LABELS, ("0", "1", "2")),
-        (np.eye(5, dtype=np.float32)[LABELS], LABELS, ("0", "1", "2", "3", "4")),
-        (np.asfortranarray(np.eye(3, dtype=np.uint8)[LABELS]), LABELS, ("0", "1", "2")),
-        (np.eye(3, dtype=bool)[LABELS][:, :, None, None], LABELS, ("0", "1", "2")),
-        (LABELS > 0, LABELS > 0, ("0", "1")),
-        (np.array(["cow", "ant", "bee"])[LABELS], [2, 0, 1, 1, 0, 2, 1], ("ant", "bee", "cow")),
-        (np.array([b"cow", b"ant", b"bee"])[LABELS], [2, 0, 1, 1, 0, 2, 1], ("ant", "bee", "cow")),
-        (np.array(["0", "1", "2"])[LABELS], LABELS, ("0", "1", "2")),
-    ],
-)
-@pytest.mark.parametrize("key", ["labels", "arr_1"])
-def test_labels_are_understood_in_any_usual_form(tmp_path, key, labels, numbers, classes):
-    data = load(saved(tmp_path, arr_0=PIXELS, **{key: labels}))
-    assert data.labels.tolist() == np.asarray(numbers).astype(int).tolist()
-    assert data.classes == classes
-
-
-def test_of_two_arrays_of_labels_the_one_that_can_be_understood_is_taken(tmp_path, caplog):
-    data = samples(
-        saved(tmp_path, images=PIXELS, labels=LABELS + 0.5, y=LABELS), tmp_path / "cache", COLOUR, labels_needed=False
-    )
-    assert data.labels.tolist() == LABELS.tolist()
-    assert "labels (float64, (7,))" in caplog.text
 
 
 def test_arrays_that_are_not_read_are_said(tmp_path):
@@ -394,12 +296,3 @@ def test_the_pixels_of_all_other_files_are_torch_fidelitys(tmp_path):
     for pixels, name in zip(data.images, sorted(expected), strict=True):
         theirs = ImagesPathDataset([str(tmp_path / "made" / name)])[0].numpy()
         assert np.array_equal(pixels, theirs) is not expected[name], name
-
-
-def test_an_image_that_cannot_be_understood_by_its_labels_alone_is_taken(folder, tmp_path, caplog):
-    (folder / "dataset.json").write_text("{")
-    with pytest.raises(UserError, match=r"dataset\.json"):
-        load(folder)
-    data = samples(folder, tmp_path / "cache", COLOUR, labels_needed=False)
-    assert (len(data), data.labels) == (7, None)
-    assert "it is not used" in caplog.text
