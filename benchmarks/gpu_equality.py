@@ -68,6 +68,10 @@ OTHERS = [
     Case("a rate for each step", "dcgan", rates=True),
     Case("images from the host", "dcgan", resident=False),
     Case("sngan, resnet", "sngan", RESNET),
+    Case("DiffAugment", "dcgan", ("model/augment=diffaugment",)),
+    Case("ADA", "dcgan", ("model/augment=ada", "model.augment.kimg=0.5", "model.augment.p=0.2")),
+    Case("top-k, LeCam", "cgan", ("+model.top_k=0.5", "model.terms=[{_target_: gantry.models.lecam.LeCam}]")),
+    Case("consistency", "acgan", ("model.terms=[{_target_: gantry.models.consistency.BalancedConsistency}]",)),
 ]
 RESUMED = ("dcgan", "wgan_gp", "lazy penalties")
 
