@@ -76,6 +76,12 @@ OTHERS = [
 RESUMED = ("dcgan", "wgan_gp", "lazy penalties")
 
 
+def keep_only(names: list[str]) -> None:
+    """Leave out all cases but these."""
+    for cases in (PLAIN, OTHERS):
+        cases[:] = [case for case in cases if case.name in names]
+
+
 def graphs(run: Run) -> str:
     """How many graphs a training has made, or why it made none."""
     replayed = run.graphed
