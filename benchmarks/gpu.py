@@ -1,6 +1,6 @@
 """Checks and measures on one GPU what Gantry promises there, in under eight minutes.
 
-    PYTHONPATH=src python benchmarks/gpu.py [parts] [seconds] [before=<another checkout>]
+    PYTHONPATH=src python benchmarks/gpu.py [parts] [seconds] [before=<another checkout>] [longer=1] [only=<cases>]
 
 It needs torch, Lightning, torchmetrics and numpy, and three packages of pure Python: hydra-core, omegaconf and
 antlr4-python3-runtime 4.9. The part `tests` needs pytest and rich too (with pluggy, iniconfig, pygments, markdown-it-py
@@ -18,6 +18,7 @@ Parts, in their order, with the seconds after which each leaves out the rest of 
     evaluation  40   gpu_evaluation.py
     jobs        40   gpu_jobs.py
 
+longer=2 gives each part twice its seconds; only=stylegan2,ADA has `smoke` and `equality` try these cases alone.
 `seconds` (default 3) are what the contenders of one row of the timings take together. With before=<another checkout>
 the first row is timed against the code of that one too, which must have `gantry.models.module`. Prints a Markdown table
 for each part as it goes, and at the end one of all verdicts; it exits with 1 where one is missed. Without a GPU it runs
@@ -150,8 +151,12 @@ def main(arguments: list[str]) -> int:
     plain = [text for text in arguments if "=" not in text]
     chosen = plain[0].split(",") if plain else list(BUDGETS)
     seconds = float(plain[1]) if len(plain) > 1 else (3.0 if ON_GPU else 0.3)
-    if wrong := [name for name in chosen if name not in BUDGETS] + [name for name in options if name != "before"]:
-        sys.exit(f"{', '.join(wrong)}: not one of {', '.join(BUDGETS)}, before=")
+    unknown = [name for name in options if name not in ("before", "longer", "only")]
+    if wrong := [name for name in chosen if name not in BUDGETS] + unknown:
+        sys.exit(f"{', '.join(wrong)}: not one of {', '.join(BUDGETS)}, before=, longer=, only=")
+    longer = float(options.get("longer", 1))
+    if "only" in options:
+        gpu_equality.keep_only(options["only"].split(","))
     warnings.simplefilter("ignore")
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -167,11 +172,11 @@ def main(arguments: list[str]) -> int:
         "jobs": lambda: jobs(report),
     }
     report.say(f"`{' '.join(['python benchmarks/gpu.py', *arguments])}`", "", f"{gpu_timings.device()}.")
-    end = time.monotonic() + WHOLE
+    end = time.monotonic() + longer * WHOLE
     for name in chosen:
         began = time.monotonic()
         report.say("", f"## {name}", "")
-        report.end = min(began + BUDGETS[name], end)
+        report.end = min(began + longer * BUDGETS[name], end)
         if not report.late(name):
             report.tried(name, parts[name])
         report.say("", f"({time.monotonic() - began:.0f} s)")

@@ -68,8 +68,18 @@ OTHERS = [
     Case("a rate for each step", "dcgan", rates=True),
     Case("images from the host", "dcgan", resident=False),
     Case("sngan, resnet", "sngan", RESNET),
+    Case("DiffAugment", "dcgan", ("model/augment=diffaugment",)),
+    Case("ADA", "dcgan", ("model/augment=ada", "model.augment.kimg=0.5", "model.augment.p=0.2")),
+    Case("top-k, LeCam", "cgan", ("+model.top_k=0.5", "model.terms=[{_target_: gantry.models.lecam.LeCam}]")),
+    Case("consistency", "acgan", ("model.terms=[{_target_: gantry.models.consistency.BalancedConsistency}]",)),
 ]
 RESUMED = ("dcgan", "wgan_gp", "lazy penalties")
+
+
+def keep_only(names: list[str]) -> None:
+    """Leave out all cases but these."""
+    for cases in (PLAIN, OTHERS):
+        cases[:] = [case for case in cases if case.name in names]
 
 
 def graphs(run: Run) -> str:

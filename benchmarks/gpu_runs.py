@@ -42,7 +42,15 @@ from gantry.training.stopwatch import Clock
 ROOT = Path(__file__).parents[1]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ON_GPU = DEVICE.type == "cuda"
-VARIANTS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "base")
+LARGE = ("sagan", "biggan", "biggan_full", "stylegan2", "r3gan_full")
+VARIANTS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem not in ("base", *LARGE))
+VARIANTS += LARGE
+# Those whose networks are large even where they are as narrow as they can be.
+SMALL = {
+    "reacgan": ["model.discriminator.embedding_dim=4"],
+    "r3gan_full": ["model.generator.blocks=1", "model.discriminator.blocks=1"],
+    "stylegan2": ["model.z_dim=8", "model.generator.w_dim=8"],
+}
 GUARD, LOG, SHOWN = 50, 50, 64  # steps of the guard and the log, images of the health check, as a run has them
 Change = Callable[[GAN], None]
 
@@ -52,6 +60,7 @@ def composed(variant: str, *overrides: str, size: int = 32, batch: int = 32) -> 
     # Gantry's own launcher, which is not used, needs rich.
     paths = ["paths.root=/none", "paths.cache=/none", "tracking=none", "data=digits", "hydra/launcher=basic"]
     narrow = [] if ON_GPU or variant == "vanilla" else ["model.generator.width=4", "model.discriminator.width=4"]
+    narrow += [] if ON_GPU else SMALL.get(variant, [])
     given = [f"model={variant}", f"data.image_size={size}", f"batch_size={batch}", *paths, *narrow, *overrides]
     # The choice of networks comes before their widths.
     given.sort(key=lambda override: not override.startswith("model/"))
@@ -60,9 +69,11 @@ def composed(variant: str, *overrides: str, size: int = 32, batch: int = 32) -> 
 
 
 def random_images(size: int, count: int = 2048) -> ImageSet:
-    """Return a data set of random images (3, size, size)."""
+    """Return a data set of random images (3, size, size) of ten classes."""
     pixels = draws(0, 0, "benchmark images").integers(0, 256, (count, 3, size, size), dtype="uint8")
-    return ImageSet("random", pixels, None, None, "all", "drawn", "0" * 64, flip=False)
+    labels = draws(0, 0, "benchmark labels").permutation(count) % 10
+    classes = tuple(f"class {number}" for number in range(10))
+    return ImageSet("random", pixels, labels, classes, "all", "drawn", "0" * 64, flip=False)
 
 
 def capture_on(device: torch.device) -> Capture:
@@ -151,7 +162,8 @@ class Run:
     def train(self, checkpoint: Path | None = None) -> None:
         """Train, with whatever algorithms cuDNN is told to take."""
         gan = self.gan
-        batches = Batches(self.data, gan.batch_size, gan.n_critic, gan.seed, start=self.start, indices=self.resident)
+        count = gan.order.real_batches
+        batches = Batches(self.data, gan.batch_size, count, gan.seed, start=self.start, indices=self.resident)
         self.trainer.fit(gan, batches, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
 
     def fit(self, checkpoint: Path | None = None) -> "Run":
