@@ -49,6 +49,9 @@ class AuxiliaryClassifier:
     players minimise it for both kinds. The code of the WGAN-GP ResNet for CIFAR-10 (gan_cifar_resnet.py) takes real
     images alone in the discriminator's turn, and 0.1 times the fakes' in the generator's.
 
+    A classifier trained on generated images may come to read marks by which the generator tells classes apart, and then
+    images of no asked class cost neither player anything. `fake` 0 leaves no room for that.
+
     Args:
         real, fake: weights of real and of generated images in the discriminator's turn.
         generator: weight of generated images in the generator's turn.
