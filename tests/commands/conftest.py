@@ -1,9 +1,11 @@
 """Fixtures that the tests here share."""
 
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
-from gantry.commands import sample
+from gantry.commands import sample, train
 from gantry.models.networks.dcgan import Generator
 from gantry.runs.generator_files import save_generator
 
@@ -37,3 +39,33 @@ def call(run, typed):
         return code, out + errors
 
     return called
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One tracking store for the module: its tables take seconds to make."""
+    return tmp_path_factory.mktemp("mlruns")
+
+
+@pytest.fixture
+def arguments(tmp_path, cache, store):
+    """The overrides that keep a run's files in temporary folders."""
+    return [f"paths.root={tmp_path}", f"paths.cache={cache}", f"tracking.uri={store}", f"hydra.run.dir={tmp_path}/run"]
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path, arguments):
+    """Run train.py's main in this process; returns the exit code."""
+
+    def run(*overrides):
+        monkeypatch.chdir(tmp_path)
+        tracked = "tracking=none" not in overrides
+        mine = [argument for argument in arguments if tracked or not argument.startswith("tracking.")]
+        monkeypatch.setattr(sys, "argv", ["train.py", *mine, *overrides])
+        try:
+            train.main()
+        except SystemExit as error:
+            return error.code
+        return 0
+
+    return run

@@ -4,11 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measured_plans import CHEAP, N
 from metrics_helpers import Means, image_set, random_state
 
 from gantry.data.images import ImageSet, resize
 from gantry.evaluation.extractors.classifier import classifier
 from gantry.evaluation.extractors.networks import NetworkExtractor, inception
+from gantry.evaluation.request import Plan
+from gantry.models.networks.dcgan import Generator
+from gantry.runs.generator_files import save_generator
+from gantry.runs.generators import GeneratorFiles
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +51,44 @@ def digits_classifier(digits: ImageSet, classifier_cache: Path) -> NetworkExtrac
 @pytest.fixture
 def tiny() -> NetworkExtractor:
     return NetworkExtractor(Means(), "tiny", "0" * 64, resize="none", device=torch.device("cpu"), labelled=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with two exported generators, which differ."""
+    folder = tmp_path_factory.mktemp("run")
+    for step, which in ((20, "best"), (30, "last")):
+        with torch.random.fork_rng():
+            torch.manual_seed(step)
+            network = Generator(z_dim=6, image_shape=(1, 8, 8), width=8, norm="none")
+            with torch.no_grad():
+                for parameter in network.parameters():
+                    parameter.mul_(10)  # so that images differ
+        config = {"_target_": "gantry.models.networks.dcgan.Generator", "width": 8, "norm": "none"}
+        save_generator(folder / "generator" / which, network, config | {"z_dim": 6, "image_shape": [1, 8, 8]}, step)
+    return folder
+
+
+@pytest.fixture
+def plan(run, tmp_path):
+    return Plan(
+        protocol="quick",
+        official=False,
+        data={"_target_": "gantry.data.sources.digits"},
+        max_images=None,
+        split="train",
+        max_real=None,
+        extractor={
+            "_target_": "gantry.evaluation.extractors.networks.own",
+            "network": {"_target_": "measured_plans.Looks"},
+            "name": "looks",
+        },
+        n=N,
+        repeats=1,
+        seed=0,
+        measures=CHEAP,
+        subject=GeneratorFiles(run, "best", False, ("gantry.models.networks.",)),
+        cache=tmp_path,
+        accelerator="cpu",
+        devices=1,
+    )

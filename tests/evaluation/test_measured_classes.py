@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_measure import Looks, N, plan, run  # noqa: F401
+from measured_plans import Looks, N
 
 from gantry.data.sources import digits
 from gantry.evaluation.evaluate import measure
@@ -19,7 +19,7 @@ CLASSES = Classes(("a", "b"), (0.9, 0.1))
 
 
 @pytest.fixture
-def conditional(plan, tmp_path):  # noqa: F811
+def conditional(plan, tmp_path):
     """The plan of a generator whose two classes differ."""
     config = {"z_dim": 6, "image_shape": [1, 8, 8], "n_classes": 2, "width": 8}
     network = ConditionalGenerator(**config).eval()
@@ -53,7 +53,7 @@ def test_draws_and_processes_share_one_stream_of_labels(conditional):
     assert second.tolist() == LabelSource(CLASSES.shares)(0, N, 5).tolist()
 
 
-def test_the_record_of_other_generators_does_not_speak_of_labels(plan):  # noqa: F811
+def test_the_record_of_other_generators_does_not_speak_of_labels(plan):
     found = measure(dataclasses.replace(plan, measures=("fid",)))
     assert "labels" not in found.subject
     assert "labels" not in found.description

@@ -5,6 +5,10 @@ A test adds its row by `record_property("fault", {"fault", "injected", "happened
 
 import pytest
 from fault_runs import Runs
+from hostile_files import DCGAN
+
+from gantry.models.networks.dcgan import Generator
+from gantry.runs.generator_files import save_generator
 
 HEAD = ("fault", "injected", "happened", "lost")
 
@@ -23,3 +27,11 @@ def pytest_terminal_summary(terminalreporter):
     lines = [HEAD, ("---",) * len(HEAD), *(tuple(str(row[name]) for name in HEAD) for row in rows)]
     for line in lines:
         terminalreporter.write_line(f"| {' | '.join(line)} |")
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """An exported generator's folder."""
+    arguments = {key: value for key, value in DCGAN.items() if key != "_target_"}
+    save_generator(tmp_path / "run/generator/best", Generator(**arguments), DCGAN, 3)
+    return tmp_path / "run/generator/best"

@@ -2,62 +2,19 @@
 
 import re
 import shutil
-import subprocess
-import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
-from project import ROOT
-from report_helpers import CLASSES, PARAMS, PROTOCOL, log_run, make_job, make_sweep
+from compared import SHARES, Page
+from report_helpers import make_job, make_sweep
 
-from gantry.commands.compare import job
-from gantry.core.config.options import Compare
-from gantry.core.config.typed import as_typed
 from gantry.core.errors import UserError
 from gantry.reports.build import compare_sweep
 from gantry.reports.comparison import Comparison
 from gantry.runs.tracking.folder_tracker import FolderTracker
-from gantry.runs.tracking.mlflow_tracker import MLflowTracker
 from gantry.runs.tracking.query import open_store
-from gantry.runs.tracking.sweep_run import open_parent
 
 HOSTILE = "<script>alert('x')</script>"
-SHARES = dict.fromkeys(CLASSES, (0.1, 0.1))
-
-
-class Page(HTMLParser):
-    """What a browser would make of the report: its elements, addresses and text."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-        self._cell = False
-        self.feed(path.read_text(encoding="utf-8"))
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset")]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._cell = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._cell = False
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-        if self._cell:
-            self.rows[-1][-1] += data.strip()
 
 
 @pytest.fixture(scope="module")
@@ -200,25 +157,6 @@ def test_partial_sweeps_have_a_report_too(what: str, tmp_path: Path) -> None:
     assert ("Samples" in page.words) == (what == "one run")
 
 
-@pytest.fixture(scope="module")
-def tracked(mlruns: str) -> tuple[Path, str, Path]:
-    """A sweep in MLflow with one job's folder here, one's elsewhere, and one that never began."""
-    here = Path(mlruns).parent
-    folder = here / "outputs" / "2026-01-01" / "10-00-00_sweep"
-    parent = open_parent(mlruns, "gantry", "sweep outputs/2026-01-01/10-00-00_sweep", ["model=wgan,dcgan"], folder)
-    assert parent is not None
-    for variant, place in (("dcgan", folder / "0_dcgan"), ("wgan", here / "another machine" / "1_wgan")):
-        make_job(place, variant, classes=SHARES)
-        tags = {"variant": variant, "seed": "0", "gantry.folder": str(folder / place.name)} | PROTOCOL
-        tracker = MLflowTracker(
-            mlruns, "gantry", place, run_name=variant, tags=tags, params=PARAMS, parent_run_id=parent
-        )
-        log_run(tracker, final=1.0 if variant == "wgan" else 2.0)
-        tracker.close("FINISHED")
-    jobs = {"0_dcgan": ["model=dcgan"], "1_wgan": ["model=wgan"], "2_sngan": ["model=sngan"]}
-    return make_sweep(folder, jobs, parent, mlruns), parent, here
-
-
 def test_a_sweep_shows_its_comparison_in_mlflow(tracked: tuple[Path, str, Path]) -> None:
     folder, parent, here = tracked
     found = compare_sweep(folder)
@@ -247,110 +185,3 @@ def test_a_store_that_is_away_costs_a_warning_not_the_report(tmp_path: Path, cap
         assert found.report.exists()
         assert "The comparison is not shown in MLflow" in caplog.text
     assert not (tmp_path / "absent").exists()
-
-
-def compared(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "compare.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-
-
-def test_the_command_takes_the_latest_sweep_and_leaves_only_its_report(tracked: tuple[Path, str, Path]) -> None:
-    folder, _, here = tracked
-    shutil.rmtree(folder / "comparison", ignore_errors=True)
-    before = {path for path in here.rglob("*") if "mlruns" not in path.parts}
-    done = compared(here)
-    assert done.returncode == 0, done.stderr
-    assert "3 runs: 2 finished, 1 not started" in done.stdout
-    new = {path for path in here.rglob("*") if "mlruns" not in path.parts} - before
-    assert {path.relative_to(here).parts[:4] for path in new} == {
-        ("outputs", "2026-01-01", "10-00-00_sweep", "comparison")
-    }
-
-
-def asked(folder: Path, *overrides: str) -> DictConfig:
-    """The config that a command line in `folder` would compose."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("compare", [f"paths.root='{folder}'", *overrides])
-
-
-def test_a_sweep_whose_folder_is_elsewhere_is_read_from_mlflow(
-    tracked: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, parent, here = tracked
-    (folder / "sweep.json").rename(tmp_path / "sweep.json")
-    try:
-        job(asked(here, f"sweep={parent}", f"out={tmp_path}"))
-    finally:
-        (tmp_path / "sweep.json").rename(folder / "sweep.json")
-    assert re.search(r"1  wgan .*\n.*2  dcgan", capsys.readouterr().out)
-    assert Page(tmp_path / "report.html").addresses
-
-
-def test_runs_by_filter_typed_as_mlflow_wants_it(
-    tracked: tuple[Path, str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "it's (1), \\ here"
-    typed = ("filter=tags.variant = 'wgan'", f"out={out}")
-    job(asked(tracked[2], *as_typed(typed, Compare)))
-    assert "Runs with tags.variant = 'wgan': 1 run: 1 finished" in capsys.readouterr().out
-    assert (out / "report.html").exists()
-
-
-@pytest.mark.parametrize("text", ["it's", "a\\b", "end\\", "a\\'b", "[1,2]", "x: {y}", "'quoted'"])
-def test_text_reaches_hydra_as_typed(text: str) -> None:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert compose("compare", as_typed([f"filter={text}"], Compare)).filter == text
-
-
-def test_runs_by_id_and_folder(
-    tracked: tuple[Path, str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, _, here = tracked
-    monkeypatch.chdir(here)
-    store = open_store(str(here / "mlruns"), "gantry")
-    assert store is not None
-    (wgan,) = store.search("tags.variant = 'wgan'")
-    job(asked(here, f"runs=[{wgan.info.run_id},{(folder / '0_dcgan').relative_to(here)}]"))
-    assert re.search(r"1  wgan .*\n.*2  dcgan", capsys.readouterr().out)
-    assert len(list(here.glob("outputs/*/*_comparison/report.html"))) == 1
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (
-            ["sweep=unheard of"],
-            r"sweep=unheard of: no such sweep \(a folder, .*\); the newest:\n  \w{32}  (2 variants|sweep outputs/)",
-        ),
-        (["runs=[nowhere]"], r"runs=nowhere: no such run \(a folder, an id or a name in MLflow"),
-        (["runs=[]"], "name at least one"),
-        (["filter=x", "runs=[a]"], "runs and filter exclude one another"),
-        (["filter='tags.variant = \"none\"'"], "filter: no run of the experiment gantry matches"),
-        (["steps=late"], "steps: must be a list of generator steps"),
-    ],
-)
-def test_what_is_not_there_is_refused(overrides: list[str], said: str, tracked: tuple[Path, str, Path]) -> None:
-    with pytest.raises(UserError, match=said):
-        job(asked(tracked[2], *overrides))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["metrik=fid"], "did you mean 'metric'?"),
-        (["-m", "metric=a,b"], "leave out -m"),
-        (["sweep=none (of it)"], "sweep=none (of it): no such sweep (a folder, an id or a name in MLflow"),
-        (["tracking=none"], "no sweep yet"),
-        (["ui=no"], "ui: must be true or false, not 'no'"),
-        (["ui=yess", "metric="], "ui: must be true or false, not 'yess'"),
-        (["~ui"], "ui: missing"),
-        (["tracking.uri=foo://x"], "'foo' is not a store Gantry can use"),
-        (["out=/dev/null/x"], "out=/dev/null/x cannot be written: Not a directory; choose another out=..."),
-    ],
-)
-def test_a_wrong_command_is_refused_and_leaves_nothing(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = compared(tmp_path, *arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())

@@ -12,7 +12,8 @@ import gan_ranks
 import pytest
 import torch
 from filelock import FileLock
-from gan_ranks import BATCH, CASES, SLOW, train
+from gan_ranks import CASES, SLOW, train
+from gan_variants import BATCH, VARIANTS
 
 from gantry.core.errors import UserError
 from gantry.training.distributed.strategy import NetworkwiseDDP
@@ -75,7 +76,7 @@ def alone(name):
 
 def gradients(case, sizes):
     """Theory: in a generator step, what each network's gradients take, in bytes of float32."""
-    n_critic = gan_ranks.VARIANTS[CASES[case].variant].get("n_critic", 1)
+    n_critic = VARIANTS[CASES[case].variant].get("n_critic", 1)
     return [(name, {name: 4 * sizes[name]}) for name in ["discriminator"] * n_critic + ["generator"]]
 
 
