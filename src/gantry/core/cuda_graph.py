@@ -1,5 +1,6 @@
 """Captures functions as CUDA graphs: the device repeats their kernels at one call of the host."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
@@ -82,7 +83,9 @@ class CudaGraphs:
 def _no_waiting() -> Iterator[None]:
     """Within this context, raise a RuntimeError where the host would wait for the device."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
