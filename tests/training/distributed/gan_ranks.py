@@ -22,6 +22,7 @@ from gantry.models.augment.diffaugment import DiffAugment
 from gantry.models.consistency import BalancedConsistency, LatentConsistency
 from gantry.models.labels import Classes
 from gantry.models.lecam import LeCam
+from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.module import GAN
 from gantry.models.networks import conditional_dcgan, dcgan, mlp, stylegan2
 from gantry.models.penalties import R1, R2, GradientPenalty
@@ -82,6 +83,7 @@ CASES = {
     "paired": Case("paired", 10),
     "acgan, lazily": Case("acgan, lazily", 10),
     "stylegan2": Case("stylegan2", 2),
+    "relativistic": Case("relativistic", 2),
     "generator first": Case("generator first", 2),
     "wgan_gp, Lightning's default": Case("wgan_gp", 1, "default"),
 }
@@ -148,6 +150,12 @@ VARIANTS = {
         discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="none"),
         loss=losses.non_saturating,
         further=lambda: dict(first="generator"),
+    ),
+    "relativistic": dict(
+        generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),
+        discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="layer"),
+        loss=losses.relativistic_average,
+        further=lambda: dict(terms=[LocalGradientPenalty()], generator_reals="next", image_shape=SHAPE),
     ),
     "generator first": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4),
