@@ -32,12 +32,42 @@ PAIRS = [(0.0, -1.0), (2.0, 1.0)]
             -sum(log_sigmoid(real - fake) for real, fake in PAIRS) / 2,
             -sum(log_sigmoid(fake - real) for real, fake in PAIRS) / 2,
         ),
+        (
+            losses.relativistic_average,  # the mean of the reals is 1, that of the fakes 0
+            -(log_sigmoid(0) + log_sigmoid(2)) / 4 - (log_sigmoid(2) + log_sigmoid(0)) / 4,
+            -(log_sigmoid(0) + log_sigmoid(-2)) / 4 - (log_sigmoid(-2) + log_sigmoid(0)) / 4,
+        ),
     ],
 )
 def test_closed_form(loss, discriminator, generator):
     values = loss(REAL, FAKE)
     assert values.discriminator.item() == pytest.approx(discriminator, rel=1e-6)
     assert values.generator.item() == pytest.approx(generator, rel=1e-6, abs=1e-7)
+
+
+def test_the_gradient_of_the_relativistic_average_by_hand():
+    """With s the logistic function and all means as above: of D at each real image -(s(-r + 0) + s(f - 1)'s mean) / 4.
+
+    d/dr_i of [mean softplus(-(r - mean f)) + mean softplus(f - mean r)] / 2 is -[s(mean f - r_i) + mean s(f - mean r)]
+    / 4 for two images, and of the generator's loss with respect to f_i the same with the kinds exchanged.
+    """
+
+    def s(x):
+        return 1 / (1 + math.exp(-x))
+
+    real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
+    made = losses.relativistic_average(real, fake)
+    (of_real,) = torch.autograd.grad(made.discriminator, real, retain_graph=True)
+    (of_fake,) = torch.autograd.grad(made.generator, fake)
+    others = (s(-2) + s(0)) / 2
+    assert of_real.tolist() == pytest.approx([-(s(0) + others) / 4, -(s(-2) + others) / 4], rel=1e-6)
+    others = (s(0) + s(2)) / 2  # s(r - mean f)
+    assert of_fake.tolist() == pytest.approx([-(s(2) + others) / 4, -(s(0) + others) / 4], rel=1e-6)
+
+
+def test_only_a_loss_that_says_so_is_given_the_logits_of_all_ranks():
+    assert losses.compares_the_batch(partial(losses.relativistic_average))
+    assert not losses.compares_the_batch(losses.relativistic_pairing)
 
 
 @pytest.mark.parametrize("loss", [losses.minimax, losses.non_saturating])
@@ -78,7 +108,8 @@ def test_a_saturated_minimax_generator_has_no_gradient_and_a_non_saturating_one_
 def test_only_relativistic_losses_need_the_real_logits_for_the_generator():
     every = (losses.minimax, losses.non_saturating, losses.least_squares, losses.wasserstein, losses.hinge)
     assert not any("real" in losses.seen_by_generator(loss) for loss in every)
-    assert "real" in losses.seen_by_generator(losses.relativistic_pairing)
+    for loss in (losses.relativistic_pairing, losses.relativistic_average):
+        assert "real" in losses.seen_by_generator(loss)
 
 
 def undeclared(loss):
@@ -86,7 +117,15 @@ def undeclared(loss):
     return lambda real, fake: loss(real, fake)
 
 
-OURS = ["minimax", "non_saturating", "least_squares", "wasserstein", "hinge", "relativistic_pairing"]
+OURS = [
+    "minimax",
+    "non_saturating",
+    "least_squares",
+    "wasserstein",
+    "hinge",
+    "relativistic_pairing",
+    "relativistic_average",
+]
 
 
 @pytest.mark.parametrize("name", OURS)

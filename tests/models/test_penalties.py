@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from gantry.models.penalties import R1, R2, GradientPenalty, WeightClipping, squared_gradient_norm
+from gantry.models.penalties import (
+    R1,
+    R2,
+    DivergencePenalty,
+    GradientPenalty,
+    LipschitzPenalty,
+    WeightClipping,
+    squared_gradient_norm,
+)
 
 
 class Linear(nn.Module):
@@ -36,6 +44,46 @@ def test_gradient_penalty_of_a_linear_critic(images):
     weight[0, 0, :2] = torch.tensor([3.0, 4.0])  # norm 5
     value = GradientPenalty(weight=10.0)(Linear(weight), *images, uniform=torch.rand(4))
     assert value.item() == pytest.approx(10 * (5 - 1) ** 2, rel=1e-6)
+
+
+def flat(value):
+    """A linear critic whose gradient has one value, that at the first pixel."""
+    weight = torch.zeros(3, 8, 8)
+    weight[0, 0, 0] = value
+    return Linear(weight)
+
+
+@pytest.mark.parametrize(("length", "value", "gradient"), [(3.0, 5 * 4.0, 5 * 2 * 2.0), (0.5, 0.0, 0.0)])
+def test_the_lipschitz_penalty_is_one_sided(length, value, gradient, images):
+    critic = flat(length)
+    found = LipschitzPenalty()(critic, *images, uniform=torch.rand(4))
+    found.backward()
+    assert found.item() == pytest.approx(value, rel=1e-6)
+    assert critic.weight.grad[0, 0, 0].item() == pytest.approx(gradient, rel=1e-6)
+
+
+@pytest.mark.parametrize(("power", "length"), [(6.0, 2.0), (6.0, 0.0), (2.0, 3.0)])
+def test_the_divergence_penalty_is_a_power_of_the_norm(power, length, images):
+    critic = flat(length)
+    found = DivergencePenalty(weight=10.0, power=power)(critic, *images, uniform=torch.rand(4))
+    found.backward()
+    assert found.item() == pytest.approx(10 * length**power, rel=1e-6)
+    assert critic.weight.grad[0, 0, 0].item() == pytest.approx(10 * power * length ** (power - 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [LipschitzPenalty(weight=1.0), DivergencePenalty(weight=1.0, power=2.0)])
+def test_further_penalties_are_taken_between_each_real_image_and_its_own_fake(penalty, images):
+    real, fake = images
+    uniform = torch.tensor([0.0, 1.0, 0.25, 0.5])
+    lengths = (uniform.view(-1, 1, 1, 1) * real + (1 - uniform.view(-1, 1, 1, 1)) * fake).flatten(1).norm(dim=1)
+    excess = (lengths - 1).clamp_min(0) if isinstance(penalty, LipschitzPenalty) else lengths
+    expected = excess.square().mean().item()
+    assert penalty(Quadratic(), real, fake, uniform).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_power_without_a_gradient_at_zero_is_refused():
+    with pytest.raises(ValueError, match="power: must be at least 2, not 1"):
+        DivergencePenalty(power=1)
 
 
 def test_gradient_penalty_is_taken_between_each_real_image_and_its_own_fake(images):

@@ -8,15 +8,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantry.core.errors import UserError
 from gantry.models.labels import Classes, LabelDraw, taken_by, without_classes
+from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.losses import Loss, seen_by_generator
-from gantry.models.penalties import INPUT_GRADIENT, Penalty
+from gantry.models.penalties import INPUT_GRADIENT
 from gantry.models.play import View
 from gantry.models.schedules import settled
 from gantry.models.step_inputs import Order
 
 
-def check_discriminator(discriminator: nn.Module, penalties: Sequence[Penalty]) -> None:
-    """Refuse a discriminator that ends in a sigmoid, or one with BatchNorm where a penalty needs per-image gradients.
+def check_discriminator(discriminator: nn.Module, parts: Sequence[object]) -> None:
+    """Refuse a discriminator that ends in a sigmoid, or one with BatchNorm under per-image gradients of parts.
 
     Raises:
         UserError: names the part and the alternatives.
@@ -27,7 +28,9 @@ def check_discriminator(discriminator: nn.Module, penalties: Sequence[Penalty]) 
             "model.discriminator ends in a sigmoid, but the losses work on its raw output "
             "(a Wasserstein critic is unbounded; the others apply their own log-sigmoid): remove it"
         )
-    names = ", ".join(type(penalty).__name__ for penalty in penalties if isinstance(penalty, INPUT_GRADIENT))
+    names = ", ".join(
+        type(part).__name__ for part in parts if isinstance(part, (*INPUT_GRADIENT, LocalGradientPenalty))
+    )
     if names and any(isinstance(module, _BatchNorm) for module in modules):
         raise UserError(
             f"model.discriminator uses BatchNorm, under which an image has no gradient of its own for {names}: "

@@ -3,7 +3,8 @@
 Each takes the logits of a batch of real and of generated images, two tensors of one shape with values in
 (-inf, inf), and returns the scalars that the discriminator and the generator minimise. No sigmoid is applied before:
 where a paper writes log sigmoid(x), the softplus here is equal and does not overflow. Users can write a loss as such a
-function; `generator_sees` declares whether the generator's step needs real images, and is optional.
+function; `generator_sees` declares whether the generator's step needs real images, and is optional. `over_the_batch`
+declares that it compares images of a batch, as by a mean within a function; without it each rank does so for its own.
 """
 
 import copy
@@ -24,7 +25,8 @@ class Losses(NamedTuple):
 
 
 Loss = Callable[[Tensor, Tensor], Losses]
-DECLARED = "generator_sees"  # an attribute of a loss
+DECLARED = "generator_sees"  # attributes of a loss
+BATCHED = "over_the_batch"
 
 
 def generator_sees(*outputs: str) -> Callable[[Loss], Loss]:
@@ -41,6 +43,17 @@ def generator_sees(*outputs: str) -> Callable[[Loss], Loss]:
         return loss
 
     return declared
+
+
+def over_the_batch(loss: Loss) -> Loss:
+    """Declare that a loss compares the images of a batch, so that it is given the logits of all ranks."""
+    setattr(loss, BATCHED, True)
+    return loss
+
+
+def compares_the_batch(loss: Loss) -> bool:
+    """Return True for a loss declared by `over_the_batch`."""
+    return bool(getattr(_unwrapped(loss), BATCHED, False))
 
 
 @generator_sees("fake")
@@ -101,9 +114,29 @@ def relativistic_pairing(real: Tensor, fake: Tensor) -> Losses:
     return Losses(softplus(fake - real).mean(), softplus(real - fake).mean())
 
 
+@over_the_batch
+@generator_sees("real", "fake")
+def relativistic_average(real: Tensor, fake: Tensor) -> Losses:
+    """RaGAN: Jolicoeur-Martineau 2018, The relativistic discriminator, equations 13 and 14, each halved as in its code.
+
+    Each image against the mean of the other kind, over all ranks. The generator's loss depends on the real logits too.
+    """
+    of_real, of_fake = real - fake.mean(), fake - real.mean()
+    discriminator = softplus(-of_real).mean() + softplus(of_fake).mean()
+    generator = softplus(of_real).mean() + softplus(-of_fake).mean()
+    return Losses(0.5 * discriminator, 0.5 * generator)
+
+
 def _taken_for_real(real: Tensor, smoothing: float) -> Tensor:
     """Return the cross entropy of target 1 - s: (1 - s) softplus(-r) + s softplus(r), which is softplus(-r) + s r."""
     return (softplus(-real) + smoothing * real).mean()
+
+
+def _unwrapped(loss: Loss) -> Loss:
+    """Return the function of a loss some of whose arguments are given already."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    return loss
 
 
 def seen_by_generator(loss: Loss) -> frozenset[str]:
@@ -113,10 +146,7 @@ def seen_by_generator(loss: Loss) -> frozenset[str]:
     them, or if its value changes with them (they may be detached or compared with a bound). If it does not depend on
     them, the generator's step need not run the discriminator on real images.
     """
-    function = loss
-    while isinstance(function, partial):
-        function = function.func
-    declared: frozenset[str] | None = getattr(function, DECLARED, None)
+    declared: frozenset[str] | None = getattr(_unwrapped(loss), DECLARED, None)
     if declared is not None:
         return declared
     fake = torch.tensor([0.1, 0.4], requires_grad=True)

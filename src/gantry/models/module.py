@@ -77,7 +77,7 @@ class GAN(LightningModule):
             (`gantry.models.top_k`), in (0, 1]; None: all.
         dequantise: show the discriminator real images as x / 128 - 1 with x uniform within each grey level, as the
             codes of SNGAN and WGAN-GP do, so that they have no levels that generated images lack.
-        image_shape: (C, H, W) of the data's images, which `augment` is tried on and `dequantise` needs.
+        image_shape: (C, H, W) of the data's images: `augment` is tried on it, `dequantise` and noise on images need it.
 
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
@@ -124,7 +124,7 @@ class GAN(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        check_discriminator(discriminator, penalties)
+        check_discriminator(discriminator, [*penalties, *terms])
         networks = {"generator": generator, "discriminator": discriminator}
         given = {"generator": labels, "discriminator": discriminator_labels}
         check_labels(networks, given, classes)
@@ -153,7 +153,7 @@ class GAN(LightningModule):
         self._terms = nn.ModuleList([term for term in terms if isinstance(term, nn.Module)])  # their state is saved
         self.at_every_pass = spectral_updates == "pass"
         mixing, view = getattr(generator, "draws", None) or {}, 0 if augment is None else augment.width
-        self.inputs = Inputs(z_dim, mixing, view, label_draws, prod(image_shape) if dequantise else 0)
+        self.inputs = Inputs(z_dim, mixing, view, label_draws, prod(image_shape), dequantise)
         self.players = Players(
             *(self.generator, self.discriminator, self.averaged),
             generate=compiled(generator) if compile else generator,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from gantry.models.losses import Loss, seen_by_generator
+from gantry.models.losses import Loss, compares_the_batch, seen_by_generator
 from gantry.models.penalties import Penalty
 from gantry.models.play import Play, Term
 from gantry.models.schedules import Schedule, settled
@@ -41,6 +41,8 @@ class Adversarial:
             fake = keep_highest(fake, share, play.ranks.gather)
         # A loss takes two arguments; where this player's loss does not depend on the real logits, any tensor is valid.
         real = play.outputs["real"].logits if "real" in self.needs else fake.detach()
+        if compares_the_batch(self.loss):
+            real, fake = play.ranks.gather(real), play.ranks.gather(fake)
         value: Tensor = getattr(self.loss(real, fake), self.player)
         return value
 

@@ -17,6 +17,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from gantry.models.networks.blocks import Output
 from gantry.models.play import logits_of
@@ -62,6 +63,17 @@ def squared_gradient_norm(discriminator: Critic, images: Tensor) -> Tensor:
         return gradient.flatten(1).square().sum(1)
 
 
+def between(real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+    """Return the point (B, C, H, W) of each real image's line to its fake at `uniform` (B,), where 1 is the real."""
+    return torch.lerp(fake.float(), real.float(), uniform.view(-1, 1, 1, 1))
+
+
+def gradient_norm(discriminator: Critic, images: Tensor) -> Tensor:
+    """Return the root of `squared_gradient_norm` (B,)."""
+    # The square root has no gradient at zero; 1e-12 moves a norm of 1 by 5e-13.
+    return (squared_gradient_norm(discriminator, images) + 1e-12).sqrt()
+
+
 @dataclass(frozen=True)
 class GradientPenalty:
     """Gulrajani et al. 2017, Improved Training of Wasserstein GANs, equation 3.
@@ -73,10 +85,51 @@ class GradientPenalty:
     every: int = 1
 
     def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
-        mixed = torch.lerp(fake.float(), real.float(), uniform.view(-1, 1, 1, 1))
-        # The square root has no gradient at zero; 1e-12 moves a norm of 1 by 5e-13.
-        norm = (squared_gradient_norm(discriminator, mixed) + 1e-12).sqrt()
+        norm = gradient_norm(discriminator, between(real, fake, uniform))
         return self.weight * (norm - 1).square().mean()
+
+
+@dataclass(frozen=True)
+class LipschitzPenalty:
+    """WGAN-LP: Petzka et al. 2018, On the Regularization of Wasserstein GANs, equation 8.
+
+    weight * E max(0, |grad D(x)| - 1)^2 at the x of `GradientPenalty`: a gradient shorter than 1 costs nothing.
+    """
+
+    weight: float = 5.0
+    every: int = 1
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+        norm = gradient_norm(discriminator, between(real, fake, uniform))
+        return self.weight * relu(norm - 1).square().mean()
+
+
+@dataclass(frozen=True)
+class DivergencePenalty:
+    """WGAN-div: Wu et al. 2018, Wasserstein Divergence for GANs, equation 6.
+
+    weight * E |grad D(x)|^power at the x of `GradientPenalty`.
+
+    Args:
+        weight: the paper's k: 2 there, 10 in the authors' code.
+        power: the paper's p, at least 2.
+        every: discriminator steps from one to the next.
+
+    Raises:
+        ValueError: the power is below 2, for which a gradient of zero has none of its own.
+    """
+
+    weight: float = 10.0
+    power: float = 6.0
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.power, int | float) and self.power < 2:
+            raise ValueError(f"power: must be at least 2, not {self.power}")
+
+    def __call__(self, discriminator: Critic, real: Tensor, fake: Tensor, uniform: Tensor) -> Tensor:
+        squared = squared_gradient_norm(discriminator, between(real, fake, uniform))
+        return self.weight * squared.pow(self.power / 2).mean()
 
 
 @dataclass(frozen=True)
@@ -115,7 +168,7 @@ class R2:
         return 0.5 * self.gamma * squared_gradient_norm(discriminator, fake).mean()
 
 
-INPUT_GRADIENT = (GradientPenalty, R1, R2)
+INPUT_GRADIENT = (GradientPenalty, LipschitzPenalty, DivergencePenalty, R1, R2)
 
 
 @dataclass(frozen=True)

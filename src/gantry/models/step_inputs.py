@@ -16,6 +16,7 @@ IMAGES, NOISE, SHARE, LABELS = "images", "noise", "share", "labels"
 FAKE_LABELS = "fake labels"
 VALUE = "value "  # begins the name of a scheduled number among a step's inputs
 LATENT = -1  # a draw's width: as many numbers an image as its latent has
+PIXELS = -2  # a draw's width: as many numbers an image as a real image has values
 AHEAD = 2**17  # largest number of values drawn ahead of time: half a MiB
 Player = Literal["discriminator", "generator"]
 
@@ -85,7 +86,8 @@ class Inputs:
         mixing: purposes for which the generator takes uniform numbers, and how many an image.
         view: uniform numbers that the discriminator's view takes an image; 0: none.
         labels: by player, how the labels of its generated images are drawn; empty: no network takes labels.
-        pixels: values of a real image, each of which is spread over its grey level; 0: they are not.
+        pixels: values of a real image, C * H * W.
+        dequantise: whether each of them is spread over its grey level.
     """
 
     z_dim: int
@@ -93,6 +95,7 @@ class Inputs:
     view: int = 0
     labels: Mapping[str, LabelDraw] = field(default_factory=dict)
     pixels: int = 0
+    dequantise: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Planned:
         for purpose, width in inputs.mixing.items():
             # A network may name a purpose as the house does, such as "noise", whose stream is that of the latents.
             result[MIXING + purpose] = Drawn(f"{own} network's {purpose}", "uniform", width, self.samples)
-        if inputs.pixels:
+        if inputs.dequantise:
             result[LEVELS] = Drawn(f"{self.player} {LEVELS}", "uniform", inputs.pixels)
         if inputs.view:
             for name in ("real", "fake"):
@@ -147,8 +150,9 @@ class Planned:
         for term in self.terms:
             for purpose, width in term.draws.items():
                 of = "" if purpose.startswith("penalty") else f"{self.player} "
-                values = inputs.z_dim if width == LATENT else width
-                result[purpose] = Drawn(f"{of}{purpose}", "uniform", values, self.samples)
+                values = {LATENT: inputs.z_dim, PIXELS: inputs.pixels}.get(width, width)
+                samples = 1 if width == PIXELS else self.samples
+                result[purpose] = Drawn(f"{of}{purpose}", "uniform", values, samples)
         return result
 
 

@@ -26,7 +26,10 @@ from gantry.training.variant_rules import (
 SMALLEST, LARGEST = 8, 512
 FINE, MULTIPLE, COARSE = 128, 4, 16  # up to FINE a multiple of MULTIPLE, above it of COARSE
 SIDES = [*range(SMALLEST, FINE + 1, MULTIPLE), *range(FINE + COARSE, LARGEST + 1, COARSE)]
-INPUT_GRADIENT = ("gantry.models.penalties.GradientPenalty", "gantry.models.penalties.R1", "gantry.models.penalties.R2")
+INPUT_GRADIENT = (
+    *(f"gantry.models.penalties.{n}" for n in ("GradientPenalty", "LipschitzPenalty", "DivergencePenalty", "R1", "R2")),
+    "gantry.models.local_gradient.LocalGradientPenalty",
+)
 
 
 def wrong_image_size(config: Config) -> Iterator[str]:
@@ -91,7 +94,8 @@ def penalty_under_batch_norm(config: Config) -> Iterator[str]:
     penalties = [
         target.options["_target_"].rpartition(".")[2]
         for key, target in config.targets.items()
-        if key.startswith("model.penalties.") and new_name(target.options["_target_"]) in INPUT_GRADIENT
+        if key.startswith(("model.penalties.", "model.terms."))
+        and new_name(target.options["_target_"]) in INPUT_GRADIENT
     ]
     if penalties and config.value("model.discriminator.norm") == "batch":
         read = config.targets["model.discriminator"].signature

@@ -5,6 +5,7 @@ from gantry.models.augment.ada import ADA
 from gantry.models.augment.diffaugment import DiffAugment
 from gantry.models.consistency import BalancedConsistency, LatentConsistency
 from gantry.models.lecam import LeCam
+from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.networks import conditional_dcgan, dcgan, mlp, stylegan2
 from gantry.models.penalties import R1, R2
 from gantry.models.schedules import Cosine
@@ -68,6 +69,12 @@ VARIANTS = {
         discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="none"),
         loss=losses.non_saturating,
         further=lambda: dict(first="generator"),
+    ),
+    "relativistic": dict(
+        generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),
+        discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="layer"),
+        loss=losses.relativistic_average,
+        further=lambda: dict(terms=[LocalGradientPenalty()], generator_reals="next", image_shape=SHAPE),
     ),
     "generator first": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4),

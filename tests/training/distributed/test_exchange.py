@@ -222,8 +222,10 @@ def distances(state, expected, floor=1e-12):
 
 # Of a tensor's length. In dcgan, with BatchNorm over all ranks, the worst is the discriminator's last bias, near zero.
 TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla": 1e-5, "dcgan": 1e-4}
+# Neither a relativistic loss nor a penalty depends on the last bias; Adam makes steps of its gradient's rounding.
+FREE = {"relativistic": "discriminator.layers.5.bias"}
 # Those of labels, further terms, augmentation, turns in another order, schedules.
-WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2")
+WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2", "relativistic")
 TOLERANCE |= dict.fromkeys(WIDER, 1e-4)
 
 
@@ -237,6 +239,7 @@ def test_the_weights_are_those_of_one_process(name, world, ranks):
     for step, state in ranks(name, world)[0]["states"].items():
         # Biases and averages of logits are near zero after so few steps.
         found = distances(state, whole[step], 1e-2 if name in WIDER else 1e-12)
+        found.pop(FREE.get(name), None)
         assert max(found.values()) < TOLERANCE[name], (step, found)
 
 
