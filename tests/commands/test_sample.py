@@ -17,6 +17,7 @@ from project import ROOT
 from gantry.commands import sample
 from gantry.core.errors import UserError
 from gantry.data.images import decode
+from gantry.models.networks import structured
 from gantry.models.networks.dcgan import Generator
 from gantry.runs.generator_files import save_generator
 from gantry.runs.tracking.store import prepare_store
@@ -121,6 +122,9 @@ def test_the_script_is_in_its_place(run, tmp_path):
         (("run=latest", "interpolate=3", "n=2000"), "n: a film shows 1024 walks at most"),
         (("run=latest", "ui=true", "accelerator=gpu"), "accelerator: belongs to images or interpolate or"),
         (("run=latest", "latent_grid=3", "devices=2"), "devices: belongs to images, not to latent_grid"),
+        (("run=latest", "codes=1"), "codes: must be at least 2, not 1"),
+        (("run=latest", "codes=8"), "codes: the latents of this generator have no named parts; those of model=infogan"),
+        (("run=latest", "codes=8", "truncation=1"), "truncation: belongs to images or interpolate"),
         (("run=latest", "project=no.png"), "project: no.png does not exist"),
         (("run=latest", "export=there", "formats=[onxx]"), "did you mean 'onnx'?"),
         (("run=latest", "export=there", "raw=true"), "raw: what export hands on is the averaged generator"),
@@ -238,6 +242,16 @@ def test_a_strip_has_a_row_for_each_walk(call, tmp_path):
         one = np.asarray(Image.open(tmp_path / "files" / f"{number:06d}.png"))
         tile = strip[row * 9 + 1 : row * 9 + 9, column * 9 + 1 : column * 9 + 9]
         assert np.abs(tile.astype(int) - one).max() <= 1  # made in other company
+
+
+def test_a_grid_of_codes_has_a_row_for_each_value(call, run, tmp_path):
+    options = {"z_dim": 8, "image_shape": [1, 8, 8], "width": 4, "codes": {"kind": 3, "tilt": [-1.0, 1.0]}}
+    kind = {"_target_": "gantry.models.networks.structured.Generator"}
+    save_generator(run / "generator" / "best", structured.Generator(**options), kind | options, 7)
+    code, said = call("run=latest", "codes=6", "out=codes.png")
+    assert code == 0, said
+    assert said == "rows: 3 of kind, 4 of tilt\ncodes.png\n"
+    assert Image.open(tmp_path / "codes.png").size == (6 * (6 * 9 + 1), 6 * (7 * 9 + 1))
 
 
 def test_the_middle_of_a_plane_is_the_seeds_first_image(call, tmp_path):

@@ -23,13 +23,15 @@ from gantry.models.consistency import BalancedConsistency, LatentConsistency
 from gantry.models.labels import Classes
 from gantry.models.lecam import LeCam
 from gantry.models.module import GAN
-from gantry.models.networks import conditional_dcgan, dcgan, mlp, stylegan2
+from gantry.models.mutual_information import MutualInformation
+from gantry.models.networks import conditional_dcgan, dcgan, mlp, structured, stylegan2
 from gantry.models.penalties import R1, R2, GradientPenalty
 from gantry.models.schedules import Cosine
 from gantry.models.terms import AuxiliaryClassifier, DataToData
 from gantry.training.distributed.strategy import NetworkwiseDDP, plugins
 
 SHAPE, BATCH, Z, CLASSES = (1, 8, 8), 12, 6, 3
+CODES = {"kind": 3, "tilt": [-1.0, 1.0]}
 RECORDED = 3  # steps whose batches are kept
 
 
@@ -80,6 +82,7 @@ CASES = {
     "reacgan": Case("reacgan", 10),
     "adaptive": Case("adaptive", 10),
     "paired": Case("paired", 10),
+    "infogan": Case("infogan", 10),
     "acgan, lazily": Case("acgan, lazily", 10),
     "stylegan2": Case("stylegan2", 2),
     "generator first": Case("generator first", 2),
@@ -154,6 +157,12 @@ VARIANTS = {
         discriminator=lambda: dcgan.Discriminator(SHAPE, width=4),
         loss=losses.non_saturating,
         further=lambda: dict(first="generator"),
+    ),
+    "infogan": dict(
+        generator=lambda: structured.Generator(Z, SHAPE, width=4, norm="layer", codes=CODES, prior=[-1, 1]),
+        discriminator=lambda: structured.Discriminator(SHAPE, CODES, width=4, norm="layer"),
+        loss=losses.non_saturating,
+        further=lambda: dict(terms=[MutualInformation()]),
     ),
     "paired": dict(
         generator=lambda: conditional_dcgan.ConditionalGenerator(Z, SHAPE, CLASSES, width=4, norm="layer"),

@@ -222,7 +222,7 @@ def distances(state, expected, floor=1e-12):
 # Of a tensor's length. In dcgan, with BatchNorm over all ranks, the worst is the discriminator's last bias, near zero.
 TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla": 1e-5, "dcgan": 1e-4}
 # Those of labels, further terms, augmentation, turns in another order, schedules.
-WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2")
+WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2", "infogan")
 TOLERANCE |= dict.fromkeys(WIDER, 1e-4)
 
 
