@@ -93,6 +93,9 @@ def test_the_script_is_in_its_place(run, tmp_path):
         (("run=latest", "register=latest"), "register=latest: run=latest means a run"),
         (("run=latest", "truncaton=1"), "did you mean 'truncation'?"),
         (("run=latest", "out=/proc/nothing/here.png"), "cannot be written"),
+        (("run=latest", "codes=1"), "codes: must be at least 2, not 1"),
+        (("run=latest", "codes=8"), "codes: the latents of this generator have no named parts; those of model=infogan"),
+        (("run=latest", "codes=8", "truncation=1"), "truncation: belongs to images or interpolate"),
     ],
 )
 def test_bad_input_is_refused_with_the_valid_choices(call, arguments, said):

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from gantry.data.images import decode
+from gantry.models.networks import structured
+from gantry.runs.generator_files import save_generator
 
 
 def test_a_walk_comes_back_to_where_it_began(call, tmp_path):
@@ -28,6 +30,16 @@ def test_a_strip_has_a_row_for_each_walk(call, tmp_path):
         one = np.asarray(Image.open(tmp_path / "files" / f"{number:06d}.png"))
         tile = strip[row * 9 + 1 : row * 9 + 9, column * 9 + 1 : column * 9 + 9]
         assert np.abs(tile.astype(int) - one).max() <= 1  # made in other company
+
+
+def test_a_grid_of_codes_has_a_row_for_each_value(call, run, tmp_path):
+    options = {"z_dim": 8, "image_shape": [1, 8, 8], "width": 4, "codes": {"kind": 3, "tilt": [-1.0, 1.0]}}
+    kind = {"_target_": "gantry.models.networks.structured.Generator"}
+    save_generator(run / "generator" / "best", structured.Generator(**options), kind | options, 7)
+    code, said = call("run=latest", "codes=6", "out=codes.png")
+    assert code == 0, said
+    assert said == "rows: 3 of kind, 4 of tilt\ncodes.png\n"
+    assert Image.open(tmp_path / "codes.png").size == (6 * (6 * 9 + 1), 6 * (7 * 9 + 1))
 
 
 def test_the_middle_of_a_plane_is_the_seeds_first_image(call, tmp_path):

@@ -41,6 +41,7 @@ GP = "{_target_:gantry.models.penalties.GradientPenalty,weight:10.0,every:2}"
 CASES = {
     "vanilla": ["model=vanilla"],
     **{name: [f"model={name}", *WIDTHS] for name in ("dcgan", "lsgan", "wgan", "wgan_gp", "sngan", "r3gan")},
+    "infogan": ["model=infogan", *WIDTHS],
     "dcgan accumulate=2": ["model=dcgan", *WIDTHS, "accumulate=2"],
     "wgan_gp max_grad_norm=1": ["model=wgan_gp", *WIDTHS, "model.max_grad_norm=1.0"],
     "r3gan every=2": ["model=r3gan", *WIDTHS, f"model.penalties=[{R1_R2}]"],

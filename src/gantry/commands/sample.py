@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MLflowRun
 
 
-MODES = ("interpolate", "latent_grid", "between", "project", "export", "register", "ui")
+MODES = ("interpolate", "latent_grid", "between", "codes", "project", "export", "register", "ui")
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def _wrong_out(cfg: DictConfig, mode: str) -> Iterator[str]:
             check_suffix(Path(str(cfg.out)))
         except UserError as error:
             yield f"out: {error}"
-    elif mode in ("latent_grid", "between", "project") and cfg.out is not None and suffix != ".png":
+    elif mode in ("latent_grid", "between", "codes", "project") and cfg.out is not None and suffix != ".png":
         yield f"out: the picture is a .png, not {cfg.out}"
     elif mode == "" and suffix in (".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".npy", ".zip"):
         yield f"out: samples are written as a .png, an .npz or a folder of PNG files, not as {suffix}"
@@ -189,6 +189,9 @@ def _draw(cfg: DictConfig, found: FoundGenerator, mode: str) -> None:
         assert classes is not None
         path = out or _place(found, f"between_seed{cfg.seed}_{cfg.between}{in_name(cfg, labels)}.png")
         pictures.between(order, cfg.between, len(classes), path)
+    elif mode == "codes":
+        path = out or _place(found, f"codes_seed{cfg.seed}_{cfg.codes}.png")
+        print(pictures.codes(order, cfg.codes, path), flush=True)
     elif mode == "project":
         given = Path(str(cfg.project)).expanduser()
         mask = None if cfg.mask is None else Path(str(cfg.mask)).expanduser()

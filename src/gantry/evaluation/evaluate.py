@@ -26,7 +26,7 @@ from gantry.data.sample_caveats import caveats as sample_caveats
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.features import ArraySource, Source, at_a_time, look_at, look_at_share
 from gantry.evaluation.metrics import kid
-from gantry.evaluation.metrics.metric import ASKED, LABELS, LOGITS, SETS, Inputs, Metric
+from gantry.evaluation.metrics.metric import ASKED, CODES, LABELS, LOGITS, SETS, Inputs, Metric
 from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import Reals, real_features
 from gantry.evaluation.request import (
@@ -142,7 +142,7 @@ class _Measuring:
             )
 
     def _measurable(self) -> list[Metric]:
-        """Return the metrics whose needs (logits, labels, asked classes) are met; the others are left out.
+        """Return the metrics whose needs (logits, labels, asked classes, codes) are met; the others are left out.
 
         Raises:
             UserError: no metric can be measured, or augmentation, which trains classifiers for minutes, cannot.
@@ -150,10 +150,13 @@ class _Measuring:
         plan = self.plan
         if "augmentation" in plan.measures and not can_classify(plan.trained_on):
             raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
-        needs = {metric.name: lacking(metric, self._extractor(metric), plan.asks) for metric in plan.metrics}
+        needs = {
+            metric.name: lacking(metric, self._extractor(metric), plan.asks, plan.coded) for metric in plan.metrics
+        }
         found = [metric for metric in plan.metrics if needs[metric.name] is None]
         if not found:
             whose = {LOGITS: self.main.name, LABELS: plan.trained_on.name, ASKED: "the generator"}
+            whose[CODES] = whose[ASKED]
             lines = (
                 f"measures: {name} needs {need}, and {whose[need]} has none" for name, need in needs.items() if need
             )
@@ -249,6 +252,7 @@ class _Measuring:
             kid_subsets=kid.SUBSETS,
             seed=self.plan.seed,
             asked=self._asked(draw),
+            codes=self.plan.codes(draw),
             sets=self,
             watch=self.watch,
         )

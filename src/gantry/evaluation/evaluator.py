@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,7 +19,7 @@ from gantry.data.images import ImageSet
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics import inception_score, kid
-from gantry.evaluation.metrics.metric import ASKED, SETS, Inputs, Metric, Need, built
+from gantry.evaluation.metrics.metric import ASKED, CODES, SETS, Inputs, Metric, Need, built
 from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import real_features
 from gantry.evaluation.score import ending, lacking, score
@@ -94,10 +94,11 @@ class Evaluator:
         n_generated: generated images in each measurement, at least 10, the Inception Score's splits.
         cache: folder of everything that can be computed again; the features go to `cache`/features.
         peers: the ranks that share the generated images; rank 0 collects their features and scores them.
-        metrics: the metrics, the primary one first; those that need logits, labels or asked classes are left out
-            where there are none. None: those of `gantry.core.config.options.WHILE_TRAINING`.
+        metrics: the metrics, the primary one first; those that need logits, labels, asked classes or codes are
+            left out where there are none. None: those of `gantry.core.config.options.WHILE_TRAINING`.
         asked: the classes asked of the generated images, int64 (n_generated,), indices into the data's; None where the
             generator takes no labels.
+        codes: the categorical codes of their latents by name, int64 (n_generated,); None or empty where there are none.
 
     Attributes:
         names: the recorded name of each value.
@@ -117,6 +118,7 @@ class Evaluator:
         peers: Group | None = None,
         metrics: Sequence[Metric] | None = None,
         asked: Tensor | None = None,
+        codes: Mapping[str, Tensor] | None = None,
     ) -> None:
         if n_generated < inception_score.SPLITS:
             raise UserError(
@@ -131,9 +133,9 @@ class Evaluator:
         self.data = data = measured(data, cache)
         self.n_generated = n_generated
         self.peers = peers or Alone()
-        self.asked = asked
+        self.asked, self.codes = asked, codes or {}
         chosen = built(WHILE_TRAINING) if metrics is None else metrics
-        self.metrics = _measurable(chosen, extractor, asked is not None)
+        self.metrics = _measurable(chosen, extractor, asked is not None, bool(codes))
         after = {one.name: ending(one, extractor, n_generated, data.split) for one in self.metrics}
         self.names = {n: n + after[one.name] for one in self.metrics for n in one.names if n not in UNLOGGED}
         self.higher_is_better = {
@@ -195,6 +197,7 @@ class Evaluator:
             lambda *part: self._seen(generate(*part)),
             self.kid_subsets,
             asked=self.asked,
+            codes=self.codes,
         )
         with whole_float32():
             scores = score(self.metrics, inputs)
@@ -233,8 +236,8 @@ def _joined(parts: list[Features]) -> Features:
     return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def _measurable(metrics: Sequence[Metric], extractor: Extractor, asked: bool) -> list[Metric]:
-    """Return the metrics that can be measured while training with this extractor, and with `asked` classes or without.
+def _measurable(metrics: Sequence[Metric], extractor: Extractor, asked: bool, codes: bool) -> list[Metric]:
+    """Return the metrics that can be measured while training with this extractor, asked classes and codes, or without.
 
     Raises:
         UserError: the first one cannot, or one is python evaluate.py's alone.
@@ -242,12 +245,12 @@ def _measurable(metrics: Sequence[Metric], extractor: Extractor, asked: bool) ->
     if elsewhere := [metric.name for metric in metrics if SETS in metric.needs]:
         raise UserError(f"metrics.measures: {', '.join(elsewhere)}: only python evaluate.py measures that")
     first = metrics[0]
-    need = lacking(first, extractor, asked)
+    need = lacking(first, extractor, asked, codes)
     if need or not first.directions:
         why = f"needs {need}, and {_whose(need, extractor)} has none" if need else "gives no value to choose by"
         raise UserError(f"metrics.measures: the first one picks the best step, but {first.name} {why}")
-    return [metric for metric in metrics if lacking(metric, extractor, asked) is None]
+    return [metric for metric in metrics if lacking(metric, extractor, asked, codes) is None]
 
 
 def _whose(need: Need, extractor: Extractor) -> str:
-    return "the generator" if need == ASKED else extractor.name
+    return "the generator" if need in (ASKED, CODES) else extractor.name

@@ -24,8 +24,10 @@ from gantry.evaluation.asked import indices_among, labels_among
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.ground import OnGround, measured
-from gantry.evaluation.metrics.metric import ASKED, LABELS, Metric, built
+from gantry.evaluation.metrics.metric import ASKED, CODES, LABELS, Metric, Need, built
 from gantry.models.labels import BY_SHARES, Classes, LabelSource
+from gantry.models.latents import stream
+from gantry.models.networks.latent_map import latent_map
 from gantry.runs.generators import GeneratorFiles, GeneratorSource, check_finite
 
 MAIN, CLASSES = "main", "classes"  # names of the extractors in files
@@ -208,7 +210,8 @@ class Plan:
             why = str(error.__cause__ or error).splitlines()[-1]
             raise UserError(f"extractor: {target} cannot be made: {why} (HYDRA_FULL_ERROR=1 shows where)") from error
         wanted = {MAIN: main}
-        judged = any(LABELS in metric.needs for metric in self.metrics if self.asks or ASKED not in metric.needs)
+        absent: set[Need] = {need for need, there in ((ASKED, self.asks), (CODES, self.coded)) if not there}
+        judged = any(LABELS in metric.needs for metric in self.metrics if absent.isdisjoint(metric.needs))
         if judged and not main.labelled and can_classify(self.whole):
             from gantry.evaluation.extractors.classifier import classifier
 
@@ -256,6 +259,19 @@ class Plan:
         assert self.classes is not None
         asked: np.ndarray = self._places[LabelSource(self.classes.shares)(self.seed, draw * self.n, count)]
         return asked
+
+    @property
+    def coded(self) -> bool:
+        """True where the images are a generator's whose latents have categorical codes."""
+        return bool(self.codes(0, 1))
+
+    def codes(self, draw: int, count: int | None = None) -> dict[str, torch.Tensor]:
+        """Return the categorical codes of a draw's first `count` images by name, int64 (count,); of files, none."""
+        latents = latent_map(self.network) if isinstance(self.subject, GeneratorFiles) else None
+        if latents is None:
+            return {}
+        z = stream(self.seed, draw * self.n, self.n if count is None else count, latents.z_dim)
+        return latents.categories(torch.from_numpy(z))
 
     @cached_property
     def _places(self) -> np.ndarray | None:

@@ -203,6 +203,9 @@ class Result:
             worst = sorted(asked.items(), key=lambda item: item[1]["accuracy"])[:LEAST]
             named = (f"{name} {of['accuracy']:.1%} of {of['generated']}" for name, of in worst)
             lines.append(f"classes recognised least: {', '.join(named)}")
+        for code, of in self.details.get("code_agreement", {}).items():
+            matched = ", ".join(f"{value}: {name}" for value, name in of["classes"].items())
+            lines.append(f"code {code} agrees with the class of {of['agreement']:.1%} of the images: {matched}")
         for measure in ("intra_fid", "class_fid"):
             known = {name: of["fid"] for name, of in self.details.get(measure, {}).items() if of["fid"] is not None}
             if worst := sorted(known, key=lambda name: -known[name])[:LEAST]:

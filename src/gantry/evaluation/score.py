@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gantry.evaluation.extractors.extractor import Extractor
-from gantry.evaluation.metrics.metric import ASKED, LABELS, LOGITS, Inputs, Metric, Need
+from gantry.evaluation.metrics.metric import ASKED, CODES, LABELS, LOGITS, Inputs, Metric, Need
 from gantry.evaluation.protocol import suffix
 
 
@@ -72,15 +72,19 @@ def ending(metric: Metric, extractor: Extractor, n_generated: int, split: str) -
     return suffix(extractor, n_generated, split) if metric.suffixed else ""
 
 
-def lacking(metric: Metric, extractor: Extractor, asked: bool) -> Need | None:
-    """Return the first requirement of a metric that is not met, of "logits", "labels" and "asked classes".
+def lacking(metric: Metric, extractor: Extractor, asked: bool, codes: bool) -> Need | None:
+    """Return the first requirement of a metric that is not met, of all but "sets".
 
     Args:
         extractor: computes the features.
         asked: whether classes were asked of the generated images.
+        codes: whether their latents have categorical codes.
 
     Returns:
         None if all are met.
     """
-    given: dict[Need, bool] = {LOGITS: extractor.has_logits, LABELS: extractor.labelled, ASKED: asked}
+    given: dict[Need, bool] = {
+        **{LOGITS: extractor.has_logits, LABELS: extractor.labelled},
+        **{ASKED: asked, CODES: codes},
+    }
     return next((need for need in metric.needs if not given.get(need, True)), None)

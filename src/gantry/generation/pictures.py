@@ -30,8 +30,10 @@ from gantry.generation.latent.interpolation import walk as walk_through
 from gantry.generation.latent.projection import project
 from gantry.generation.output_paths import LABELS
 from gantry.generation.write_images import Order, writing
+from gantry.models.code_images import code_images, rows_of
 from gantry.models.labels import Classes
 from gantry.models.latents import stream
+from gantry.models.networks.latent_map import latent_map
 from gantry.models.sampling import generate
 
 FRAMES_A_SECOND = 16
@@ -117,6 +119,29 @@ def between(order: Order, steps: int, n_classes: int, path: Path) -> None:
     rows = stream(order.seed, 0, max(1, order.n // len(weights)), made.z_dim, order.truncation)
     images = [generate(made.network, z.expand(len(weights), -1), weights) for z in torch.from_numpy(rows)]
     _write(enlarged_grid(torch.cat(images), len(weights)), path)
+
+
+def codes(order: Order, columns: int, path: Path) -> str:
+    """Write a PNG of the images in which each code of the generator's latents changes, see `code_images`.
+
+    Args:
+        order: its seed determines the latents, of which there are as many as columns.
+        columns: images in a row, at least 2.
+        path: of the PNG.
+
+    Returns:
+        The message for the user: the codes and their rows.
+
+    Raises:
+        UserError: the generator has no codes.
+    """
+    made = order.network(0)
+    latents = latent_map(made.network)
+    if latents is None:
+        raise UserError("codes: the latents of this generator have no named parts; those of model=infogan have")
+    z = torch.from_numpy(stream(order.seed, 0, columns, made.z_dim))
+    _write(enlarged_grid(code_images(made.network, z), columns), path)  # type: ignore[arg-type]
+    return "rows: " + ", ".join(f"{count} of {name}" for name, count in rows_of(latents, columns).items())
 
 
 def projected(

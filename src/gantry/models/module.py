@@ -19,6 +19,7 @@ from gantry.models.labels import Classes, LabelDraw, taken_by
 from gantry.models.lightning_engine import LightningEngine, count_step
 from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
+from gantry.models.networks.latent_map import latent_map
 from gantry.models.objective import TOP_K, objective
 from gantry.models.optimizers import OptimizerFactory, capturable, check_clipping, fused, keep_capturable
 from gantry.models.penalties import Constraint, Penalty
@@ -160,6 +161,7 @@ class GAN(LightningModule):
             discriminate=compiled(discriminator) if compile else discriminator,
             takes=takes,
             view=augment,
+            latents=latent_map(generator),
         )
         self.scheduled = Scheduled.of(self.penalties, terms, {"augment": augment, "ema": self.averaged, TOP_K: top_k})
         check_view(augment, image_shape, self.scheduled.values(Progress(0, 0)))

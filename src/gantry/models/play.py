@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gantry.data.images import to_float
 from gantry.models.ema import AveragedGenerator
 from gantry.models.networks.blocks import Output
+from gantry.models.networks.latent_map import LatentMap
 from gantry.models.schedules import settled
 
 NOTHING: frozenset[str] = frozenset()
@@ -85,6 +86,7 @@ class Players:
         generate, discriminate: their forward passes, compiled or as they are.
         takes: by player, the names of what its forward pass takes beside latents or images: "labels", "draws".
         view: of the images that the discriminator is shown; None: the images as they are.
+        latents: the named parts of the generator's latents; None: they have none.
     """
 
     generator: nn.Module
@@ -94,6 +96,7 @@ class Players:
     discriminate: Callable[..., Tensor | Output]
     takes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     view: View | None = None
+    latents: LatentMap | None = None
 
     def further(self, player: str, **values: Any) -> dict[str, Any]:
         """Return those of the values that a player's forward pass takes."""

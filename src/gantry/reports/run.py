@@ -34,7 +34,7 @@ NOT_STARTED = "NOT STARTED"
 # Of the quality metrics in tables and figures; others follow.
 ORDER = (
     *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage", "modes"),
-    *("asked_class_accuracy", "intra_fid", "class_fid", "cas_small", "distance_ratio", "copy_rate"),
+    *("asked_class_accuracy", "code_agreement", "intra_fid", "class_fid", "cas_small", "distance_ratio", "copy_rate"),
 )
 BOOKKEEPING = (
     *("images_seen", "images_per_second", "training_seconds", "evaluation_seconds"),

@@ -28,7 +28,7 @@ from gantry.training.callbacks.checkpointing import Checkpointing, DurableIO
 from gantry.training.callbacks.diagnostics import Health
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.callbacks.early_grids import EarlyGrids
-from gantry.training.callbacks.evaluation import Evaluation, asked_labels
+from gantry.training.callbacks.evaluation import Evaluation, asked_labels, measured_codes
 from gantry.training.callbacks.film import Film
 from gantry.training.callbacks.logging import TrainingLog
 from gantry.training.callbacks.overfitting import Overfitting
@@ -113,7 +113,9 @@ def build_evaluator(
     metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
     measures = built(metrics.get("measures", WHILE_TRAINING))
     count = cfg.metrics.n_generated
-    return Evaluator(extractor, data, count, cache, peers, measures, asked=asked_labels(gan, count))
+    return Evaluator(
+        extractor, data, count, cache, peers, measures, asked=asked_labels(gan, count), codes=measured_codes(gan, count)
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from gantry.training.variant_rules import (
     labels_without_classes,
     numbers_of,
     schedule_without_use,
+    wrong_codes,
     wrong_schedule,
     wrong_share,
 )
@@ -200,6 +201,7 @@ RULES: tuple[Rule, ...] = (
         wrong_schedule,
         schedule_without_use,
         wrong_share,
+        wrong_codes,
         labels_without_classes,
         batch_norm_of_one,
         wrong_devices,

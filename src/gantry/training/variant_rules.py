@@ -61,6 +61,37 @@ def wrong_share(config: Config) -> Iterator[str]:
             yield f"{key}: must be a number {least}, not {shown(value)}"
 
 
+def wrong_codes(config: Config) -> Iterator[str]:
+    """Report parts of a latent that are none, or that are longer than the latent together."""
+    wrong, entries = [], 0
+    for player in ("generator", "discriminator"):
+        codes, key = config.value(f"model.{player}.codes"), f"model.{player}.codes"
+        if codes is not None and not isinstance(codes, dict):
+            wrong.append(f"{key}: takes names, such as {{c1: 10, c2: [-1, 1]}}, not {shown(codes)}")
+            continue
+        for name, code in (codes or {}).items():
+            entries += player == "generator" and (code if _is_size(code) else 1)
+            if not _is_size(code) and not _is_interval(code):
+                wrong.append(f"{key}.{name}: must be a whole number of at least 2, or [low, high], not {shown(code)}")
+    prior, z_dim = config.value("model.generator.prior"), config.value("model.z_dim")
+    if prior is not None and not _is_interval(prior):
+        wrong.append(f"model.generator.prior: must be [low, high], or null, not {shown(prior)}")
+    if not wrong and is_number(z_dim) and entries > z_dim:
+        wrong.append(f"model.z_dim: must be at least {entries}, the entries of model.generator.codes, not {z_dim}")
+    codes = {player: config.value(f"model.{player}.codes") for player in ("generator", "discriminator")}
+    if not wrong and codes["discriminator"] and codes["discriminator"] != codes["generator"]:
+        wrong.append("model.discriminator.codes: must be those of the generator: ${model.generator.codes}")
+    yield from wrong
+
+
+def _is_size(code: object) -> bool:
+    return type(code) is int and code >= 2
+
+
+def _is_interval(code: object) -> bool:
+    return isinstance(code, list) and len(code) == 2 and all(map(is_number, code)) and code[0] < code[1]
+
+
 def labels_without_classes(config: Config) -> Iterator[str]:
     """Report networks that take labels on data that is known to have none."""
     takers = [

@@ -231,6 +231,28 @@ def test_refused_by_key(change, key, said):
 
 
 @pytest.mark.parametrize(
+    ("change", "key", "said"),
+    [
+        ("model.generator.codes={c1: 1}", "model.generator.codes.c1", "at least 2, or [low, high], not 1"),
+        ("model.generator.codes={c2: [1.0, -1.0]}", "model.generator.codes.c2", "[low, high], not [1.0, -1.0]"),
+        ("model.generator.codes=10", "model.generator.codes", "takes names, such as {c1: 10"),
+        ("model.generator.codes={c1: 900}", "model.z_dim", "at least 900, the entries of model.generator.codes"),
+        ("model.generator.prior=[1]", "model.generator.prior", "[low, high], or null, not [1]"),
+        ("model.discriminator.codes={c1: 9}", "model.discriminator.codes", "must be those of the generator"),
+    ],
+)
+def test_codes_that_are_none_are_refused(change, key, said):
+    kind = "gantry.models.networks.structured"
+    targets = [f"model.generator._target_={kind}.Generator", f"model.discriminator._target_={kind}.Discriminator"]
+    codes = [f"model.{name}.codes={{c1: 10, c2: [-1.0, 1.0]}}" for name in ("generator", "discriminator")]
+    norm = "model.discriminator.norm=layer"
+    assert problems(*targets, *codes, norm) == []
+    (line,) = problems(*targets, *(codes if "discriminator" in change else codes[1:]), norm, change)
+    assert line.startswith(f"{key}: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
     "key",
     ["optimizer.lr", "optimizer.weight_decay", "penalties.0.gamma", "ema.half_life", "top_k", "augment.p"],
 )

@@ -6,12 +6,14 @@ from gantry.models.augment.diffaugment import DiffAugment
 from gantry.models.consistency import BalancedConsistency, LatentConsistency
 from gantry.models.lecam import LeCam
 from gantry.models.local_gradient import LocalGradientPenalty
-from gantry.models.networks import conditional_dcgan, dcgan, mlp, stylegan2
+from gantry.models.mutual_information import MutualInformation
+from gantry.models.networks import conditional_dcgan, dcgan, mlp, structured, stylegan2
 from gantry.models.penalties import R1, R2
 from gantry.models.schedules import Cosine
 from gantry.models.terms import AuxiliaryClassifier, DataToData
 
 SHAPE, BATCH, Z, CLASSES = (1, 8, 8), 12, 6, 3
+CODES = {"kind": 3, "tilt": [-1.0, 1.0]}
 VARIANTS = {
     "wgan_gp": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),
@@ -69,6 +71,12 @@ VARIANTS = {
         discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="none"),
         loss=losses.non_saturating,
         further=lambda: dict(first="generator"),
+    ),
+    "infogan": dict(
+        generator=lambda: structured.Generator(Z, SHAPE, width=4, norm="layer", codes=CODES, prior=[-1, 1]),
+        discriminator=lambda: structured.Discriminator(SHAPE, CODES, width=4, norm="layer"),
+        loss=losses.non_saturating,
+        further=lambda: dict(terms=[MutualInformation()]),
     ),
     "relativistic": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),

@@ -23,13 +23,22 @@ Measure = Literal[
     "precision_recall",
     "classes",
     "asked_class",
+    "code_agreement",
     "intra_fid",
     "class_fid",
     "memorisation",
     "augmentation",
     "cas",
 ]
-WHILE_TRAINING: tuple[Measure, ...] = ("fid", "kid", "inception_score", "classes", "asked_class", "intra_fid")
+WHILE_TRAINING: tuple[Measure, ...] = (
+    "fid",
+    "kid",
+    "inception_score",
+    "classes",
+    "asked_class",
+    "code_agreement",
+    "intra_fid",
+)
 WHEN_NAMED: tuple[Measure, ...] = ("class_fid", "augmentation", "cas")  # which evaluate.py else leaves out
 EXTRACTOR_GETS = ("data", "cache", "device")
 
@@ -68,11 +77,35 @@ class Ema:
 
 
 @dataclass
+class Coded(Target):
+    """A network of latents with named parts."""
+
+    codes: Any = option(
+        None,
+        "named parts of a latent: a number of equally likely values, or [low, high] of a uniform number",
+        negative=True,
+        **{"optional": True},
+    )
+
+
+@dataclass
+class GeneratorNetwork(Coded):
+    """The generator's network."""
+
+    prior: Any = option(
+        None,
+        "[low, high] of uniform noise, the entries of a latent before its codes; null: standard normal",
+        negative=True,
+        **{"optional": True},
+    )
+
+
+@dataclass
 class Model(Target):
     """The variant."""
 
-    generator: Target = group("the generator's network", reserved=("z_dim", "image_shape", "n_classes"))
-    discriminator: Target = group("the discriminator's network", reserved=("image_shape", "n_classes"))
+    generator: GeneratorNetwork = group(reserved=("z_dim", "image_shape", "n_classes"))
+    discriminator: Coded = group("the discriminator's network", reserved=("image_shape", "n_classes"))
     loss: Target = group("the loss of both networks", negative=True)  # its numbers may be labels
     optimizer: Target = group("made for each network")
     max_grad_norm: float | None = option(

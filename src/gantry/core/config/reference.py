@@ -65,7 +65,7 @@ def help_text(command: str) -> str:
 
 def _entry(name: str, text: str) -> str:
     """Return a name with its text beside it, or below it where the name is long."""
-    head = f"  {name}"
+    head = textwrap.fill(f"  {name}", WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     hanging = " " * (COLUMN + 4)
     first = head.ljust(len(hanging)) if len(head) < len(hanging) else f"{head}\n{hanging}"
     body = textwrap.wrap(text, WIDTH - len(hanging), break_long_words=False) or [""]

@@ -8,16 +8,16 @@ from typing import Any, Literal
 from gantry.core.config.declaration import group, option, text
 from gantry.core.config.shared_options import Accelerator, Generator, Paths, Store
 
-DRAWN = ("", "interpolate", "latent_grid", "between", "project")  # modes that draw images
+DRAWN = ("", "interpolate", "latent_grid", "between", "codes", "project")  # modes that draw images
 
 
 @dataclass
 class Sample(Generator):
     """python sample.py run=... [key=value ...]: images from a trained generator, and ways to hand it on.
 
-    At most one of interpolate, latent_grid, between, project, export, register and ui. Without them n=64 is a grid;
-    n=50000 out=folder writes numbered PNG files, out=file.npz an archive, and the same command goes on where it was
-    stopped.
+    At most one of interpolate, latent_grid, between, codes, project, export, register and ui. Without them n=64 is a
+    grid; n=50000 out=folder writes numbered PNG files, out=file.npz an archive, and the same command goes on where it
+    was stopped.
     """
 
     run: Any = text(None, "a run's folder, id or name in MLflow, latest, best, an exported folder, a registered model")
@@ -25,6 +25,9 @@ class Sample(Generator):
     latent_grid: int | None = option(None, "points along a side, such as 9: the plane of two directions", least=2)
     between: int | None = option(
         None, "steps from one class to the next, such as 8: a grid with a latent a row", least=1
+    )
+    codes: int | None = option(
+        None, "columns, such as 10: a grid in which each code of the latents is varied, in rows", least=2, most=64
     )
     project: str | None = text(None, "an image, or a folder or .npz of images: the samples nearest to them")
     export: str | None = text(None, "a folder for files that others can load")

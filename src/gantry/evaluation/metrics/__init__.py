@@ -9,6 +9,7 @@ MEASURES = {
     "fid_infinity": "fid_infinity",
     "classes": "class_shares",
     "asked_class": "asked_class",
+    "code_agreement": "code_agreement",
     "intra_fid": "intra_fid",
     "class_fid": "class_fid",
     "memorisation": "memorization",

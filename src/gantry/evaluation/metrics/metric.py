@@ -23,10 +23,11 @@ if TYPE_CHECKING:  # the metrics' functions of features need neither Hydra nor t
     from gantry.evaluation.features import Source
     from gantry.evaluation.real_statistics import Reals
 
-Need = Literal["logits", "labels", "asked classes", "sets"]
+Need = Literal["logits", "labels", "asked classes", "categorical codes", "sets"]
 LOGITS: Need = "logits"  # of the extractor's network
 LABELS: Need = "labels"  # logits that are those of the data set's own classes
 ASKED: Need = "asked classes"  # `Inputs.asked`, which images of a generator without labels have not
+CODES: Need = "categorical codes"  # `Inputs.codes`, which a generator has whose latents have such parts
 SETS: Need = "sets"  # `Inputs.sets`, which python evaluate.py has and training has not
 T = TypeVar("T")
 
@@ -69,6 +70,8 @@ class Inputs:
         seed: of random subsets.
         asked: the class that was asked of each generated image, int64 (n,), an index into the data's classes, on the
             CPU; of images from files, their labels. None where no classes were asked.
+        codes: the categorical codes of each generated image's latent by name, int64 (n,), on the CPU; empty where its
+            generator has none.
         sets: see `Sets`; None while training.
         watch: entered with the name of a part of the work, whose seconds it measures.
     """
@@ -82,6 +85,7 @@ class Inputs:
     kid_subsets: int
     seed: int = 0
     asked: Tensor | None = None
+    codes: Mapping[str, Tensor] = field(default_factory=dict)
     sets: Sets | None = None
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext
     _computed: dict[Callable[[Inputs], Any], Any] = field(default_factory=dict)

@@ -15,11 +15,12 @@ from gantry.core.processes.signals import Stop
 from gantry.core.randomness import draws
 from gantry.data.grid import GRID, enlarged_grid, layout, reduced
 from gantry.evaluation.evaluator import Evaluator
+from gantry.models.code_images import code_images
 from gantry.models.labels import from_uniform, label_stream
 from gantry.models.module import GAN
 from gantry.models.sampling import generate, normal
 from gantry.models.standing import standing_statistics
-from gantry.runs.folder import REAL, SAMPLES
+from gantry.runs.folder import CODES, REAL, SAMPLES
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.stopwatch import Clock
@@ -136,6 +137,8 @@ class Evaluation(Callback):
             cost = {"evaluation_seconds": seconds} | peak_memory()
             self.tracker.log_metrics(logged | cost, step)
             self.log_samples(gan, step)
+            if step == trainer.max_steps and gan.players.latents is not None:
+                self._log_grid(drawn_codes(gan), CODES, step)
 
     def log_samples(self, gan: GAN, step: int) -> None:
         """Draw the averaged generator's images from the noise of every grid, and log them as those of `step`."""
@@ -152,7 +155,7 @@ class Evaluation(Callback):
 
     def _measure(self, gan: GAN, network: nn.Module) -> dict[str, float]:
         count = self.evaluator.n_generated
-        z = torch.from_numpy(normal(gan.seed, "metrics noise", (count, gan.z_dim)))
+        z = measured_latents(gan, count)
         labels = asked_labels(gan, count)
 
         def images(start: int, count: int) -> Tensor:
@@ -174,6 +177,12 @@ def drawn_grid(gan: GAN) -> Tensor:
     z = torch.from_numpy(normal(gan.seed, "grid noise", (rows * GRID, gan.z_dim)))
     labels = torch.arange(rows).repeat_interleave(GRID) if gan.conditional else None
     return generate(gan.averaged, z, labels)
+
+
+def drawn_codes(gan: GAN) -> Tensor:
+    """Return the images of the averaged generator's codes, uint8 (N, C, H, W), rows of `GRID` (`code_images`)."""
+    z = torch.from_numpy(normal(gan.seed, "grid noise", (GRID, gan.z_dim)))
+    return code_images(gan.averaged.module, z)  # type: ignore[arg-type]
 
 
 def take_standing_statistics(gan: GAN) -> None:
@@ -220,6 +229,17 @@ def asked_labels(gan: GAN, count: int) -> Tensor | None:
     if gan.classes is None or not gan.conditional:
         return None
     return torch.from_numpy(label_stream(gan.seed, 0, count, gan.classes.shares))
+
+
+def measured_latents(gan: GAN, count: int) -> Tensor:
+    """Return the latents of the images of every evaluation while training, (count, z_dim)."""
+    return torch.from_numpy(normal(gan.seed, "metrics noise", (count, gan.z_dim)))
+
+
+def measured_codes(gan: GAN, count: int) -> dict[str, Tensor]:
+    """Return the categorical codes of those latents by name, int64 (count,); none where the generator has none."""
+    latents = gan.players.latents
+    return {} if latents is None else latents.categories(measured_latents(gan, count))
 
 
 def peak_memory() -> dict[str, float]:
