@@ -20,13 +20,14 @@ from gantry.models import losses
 from gantry.models.augment.ada import ADA
 from gantry.models.augment.diffaugment import DiffAugment
 from gantry.models.consistency import BalancedConsistency, LatentConsistency
+from gantry.models.growth import Growth
 from gantry.models.labels import Classes
 from gantry.models.lecam import LeCam
 from gantry.models.module import GAN
-from gantry.models.networks import conditional_dcgan, dcgan, mlp, stylegan2
+from gantry.models.networks import conditional_dcgan, dcgan, mlp, progan, stylegan2
 from gantry.models.penalties import R1, R2, GradientPenalty
 from gantry.models.schedules import Cosine
-from gantry.models.terms import AuxiliaryClassifier, DataToData
+from gantry.models.terms import AuxiliaryClassifier, DataToData, Drift
 from gantry.training.distributed.strategy import NetworkwiseDDP, plugins
 
 SHAPE, BATCH, Z, CLASSES = (1, 8, 8), 12, 6, 3
@@ -82,6 +83,7 @@ CASES = {
     "paired": Case("paired", 10),
     "acgan, lazily": Case("acgan, lazily", 10),
     "stylegan2": Case("stylegan2", 2),
+    "progan": Case("progan", 10),
     "generator first": Case("generator first", 2),
     "wgan_gp, Lightning's default": Case("wgan_gp", 1, "default"),
 }
@@ -148,6 +150,12 @@ VARIANTS = {
         discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="none"),
         loss=losses.non_saturating,
         further=lambda: dict(first="generator"),
+    ),
+    "progan": dict(  # shares of 12, 6 and 3 images are of groups of 3; the layers computed change at steps 2, 4, 6, 8
+        generator=lambda: progan.Generator(Z, SHAPE, width=8),
+        discriminator=lambda: progan.Discriminator(SHAPE, width=8, group=3),
+        loss=losses.wasserstein,
+        further=lambda: dict(growth=Growth(24, 24), penalties=[GradientPenalty()], terms=[Drift()]),
     ),
     "generator first": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4),

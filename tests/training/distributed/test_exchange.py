@@ -144,7 +144,7 @@ def agreed(states):
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    "name", ["dcgan, plain", "dcgan", "generator first", "stylegan2", "sngan", "sngan, jolted", IN_PARTS]
+    "name", ["dcgan, plain", "dcgan", "generator first", "stylegan2", "progan", "sngan", "sngan, jolted", IN_PARTS]
 )
 def test_every_rank_evaluates_the_same_networks(name, world, ranks):
     seen = ranks(name, world)
@@ -222,8 +222,10 @@ def distances(state, expected, floor=1e-12):
 # Of a tensor's length. In dcgan, with BatchNorm over all ranks, the worst is the discriminator's last bias, near zero.
 TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla": 1e-5, "dcgan": 1e-4}
 # Those of labels, further terms, augmentation, turns in another order, schedules.
-WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2")
+WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2", "progan")
 TOLERANCE |= dict.fromkeys(WIDER, 1e-4)
+# In a Wasserstein critic the gradients of biases of real and of generated images cancel, and Adam divides what is left.
+TOLERANCE["progan"] = 5e-4
 
 
 @pytest.mark.parametrize("world", WORLDS)
