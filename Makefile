@@ -5,8 +5,8 @@ STAMP := $(VENV)/.installed
 comma := ,
 empty :=
 # Variants of millions of weights: a smoke run makes some of them narrow, and the slow tests train each.
-LARGE := biggan biggan_full projection r3gan_full reacgan sagan sngan_official stylegan2
-NARROW := biggan,r3gan_full,stylegan2
+LARGE := biggan biggan_full progan projection r3gan_full reacgan sagan sngan_official stylegan2
+NARROW := biggan,progan,r3gan_full,stylegan2
 VARIANTS := $(subst $(empty) $(empty),$(comma),$(filter-out base $(LARGE),$(basename $(notdir $(wildcard conf/model/*.yaml)))))
 
 # Without its Python, which may have gone since, .venv is no installation.

@@ -66,6 +66,19 @@ def test_lazy_penalties_are_one_graph_for_each_set_of_them_due(config):
     assert len(made[0].tapes) == 5
 
 
+def test_networks_that_grow_have_graphs_of_each_level_and_of_each_fade(config):
+    """Other layers are computed from steps 6, 9, 14 and 17 on; the first step with them is not replayed.
+
+    Norms are asked for in steps 1, 2, 4, 8, 10 and 16: two graphs each, but for the last layers, which have one.
+    """
+    slowly = ["model.growth.stable=24", "model.growth.fade=24"]
+    cfg = config("model=progan", *SMALL[:2], *widths("progan"), *slowly)
+    fixed, made = recording()
+    replayed = train(cfg, fixed, steps=18)
+    assert_equal(replayed, train(cfg, steps=18))
+    assert len(made[0].tapes) == 9
+
+
 @pytest.mark.parametrize("data", [NOISE, FLIPPED], ids=["as they are", "mirrored at random, with labels"])
 def test_indices_of_images_on_the_device_give_the_steps_of_the_images(data, config):
     cfg = config("model=wgan", "model.n_critic=2", *SMALL)

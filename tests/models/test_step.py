@@ -39,7 +39,8 @@ def plain(gan, batches):
     optimizers = dict(zip(("generator", "discriminator"), alone(gan).configure_optimizers(), strict=True))
     records = []
     for number, batch in zip(range(STEPS), batches, strict=False):
-        progress = Progress(number, number * gan.batch_size)
+        progress, before = (Progress(done, done * gan.batch_size) for done in (number, number - 1))
+        gan.grown.begin(progress, before if number else None, optimizers.values())
         share = gan.averaged.share(progress, gan.batch_size)
         gan.scheduled.set_optimizers(progress)
         numbers = {VALUE + place: torch.tensor(value) for place, value in gan.scheduled.values(progress).items()}

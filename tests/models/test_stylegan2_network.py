@@ -15,9 +15,9 @@ from torch import nn
 
 from gantry.models.networks import stylegan2
 from gantry.models.networks.blocks import UnsupportedError
-from gantry.models.networks.equalised import EqualisedConv2d, EqualisedLinear
+from gantry.models.networks.equalised import EqualisedConv2d, EqualisedLinear, normalised, with_deviation
 from gantry.models.networks.modulated import StyledConv2d, ToImage
-from gantry.models.networks.stylegan2 import normal, with_deviation
+from gantry.models.networks.stylegan2 import normal
 
 CIFAR = (3, 32, 32)
 DIGITS = (1, 8, 8)
@@ -121,7 +121,7 @@ def test_to_image_scales_by_the_style_alone():
 @pytest.mark.parametrize(("batch", "groups"), [(4, 1), (32, 1), (64, 2), (48, 2), (37, 37)])
 def test_the_deviation_of_a_group_stands_in_a_further_channel(batch, groups):
     x = torch.randn(batch, 3, 2, 2)
-    made = with_deviation(x)
+    made = with_deviation(x, 32)
     assert torch.equal(made[:, :3], x)
     for group in range(groups):
         members = x[group::groups]
@@ -173,7 +173,7 @@ def test_each_image_mixes_styles_from_a_cutoff_of_its_own():
     uniform = torch.rand(4, 6)
     uniform[:, 2:] = torch.special.ndtr(other)
     uniform[:, :2] = torch.tensor([[0.89, 0.0], [0.0, 0.3], [0.5, 0.99], [0.91, 0.3]])
-    first, second = (network.mapping(stylegan2.normalised(each)) for each in (z, other))
+    first, second = (network.mapping(normalised(each)) for each in (z, other))
     mixed = network(z, {"mixing": uniform})
     for image, cutoff in enumerate([1, 2, 5, layers]):  # the last is not mixed
         own = slice(image, image + 1)
@@ -200,7 +200,7 @@ def test_the_average_of_w_moves_in_training_alone_and_is_that_of_all_shares():
     assert not network.w_average.any()
     network.train()(z)
     whole = network.w_average.clone()
-    assert torch.allclose(whole, 0.005 * network.mapping(stylegan2.normalised(z)).mean(0), atol=1e-6)
+    assert torch.allclose(whole, 0.005 * network.mapping(normalised(z)).mean(0), atol=1e-6)
     halves = []
     for half in z.chunk(2):
         network.w_average.zero_()

@@ -15,7 +15,7 @@ from gantry.models.objective import objective
 from gantry.models.penalties import R1, R2
 from gantry.models.play import Alone, Play, Players
 from gantry.models.step import Plain, Turn, due, played, step
-from gantry.models.terms import AuxiliaryClassifier, DataToData
+from gantry.models.terms import AuxiliaryClassifier, DataToData, Drift
 from gantry.models.without_autocast import without_autocast
 
 BATCH, CLASSES, SHAPE = 6, 3, (1, 4, 4)
@@ -43,6 +43,13 @@ def test_the_auxiliary_classifier_weighs_real_and_generated_images_in_each_turn(
     assert torch.isclose(term(play("discriminator", real, fake, *labels)), 0.5 * expected[0] + 0.25 * expected[1])
     assert torch.isclose(term(play("generator", real, fake, *labels)), 0.1 * expected[1])
     assert term.needs_of("generator") == {"fake"}
+
+
+def test_drift_is_the_mean_square_of_the_logits_of_real_images():
+    made = play("discriminator", Output(torch.tensor([1.0, -3.0])), None, None, None)
+    assert Drift(0.5)(made).item() == 0.5 * (1 + 9) / 2
+    assert Drift().players == ("discriminator",)
+    assert Drift().needs_of("discriminator") == {"real"}
 
 
 def test_data_to_data_cross_entropy_is_the_papers_equation():

@@ -15,6 +15,7 @@ from gantry.models.check_parts import check_discriminator, check_labels, check_o
 from gantry.models.compilation import compiled
 from gantry.models.ema import AveragedGenerator
 from gantry.models.fixed_step import FixedStep
+from gantry.models.growth import LOD, Grown, Growth
 from gantry.models.labels import Classes, LabelDraw, taken_by
 from gantry.models.lightning_engine import LightningEngine, count_step
 from gantry.models.losses import Loss
@@ -79,6 +80,7 @@ class GAN(LightningModule):
         dequantise: show the discriminator real images as x / 128 - 1 with x uniform within each grey level, as the
             codes of SNGAN and WGAN-GP do, so that they have no levels that generated images lack.
         image_shape: (C, H, W) of the data's images: `augment` is tried on it, `dequantise` and noise on images need it.
+        growth: when the networks grow (`gantry.models.growth`); None: they are whole.
 
     Attributes:
         noise_stream: counts how often training went back to a checkpoint for other noise (`gantry.training.rollback`);
@@ -122,6 +124,7 @@ class GAN(LightningModule):
         top_k: float | Schedule | None = None,
         dequantise: bool = False,
         image_shape: Sequence[int] = (),
+        growth: Growth | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -140,6 +143,7 @@ class GAN(LightningModule):
         self.generator, self.discriminator = channels_last(generator), channels_last(discriminator)
         self.images_format = torch.channels_last if lies_channels_last(discriminator) else torch.contiguous_format
         self.averaged = AveragedGenerator(generator, **(ema or {}))
+        self.grown = Grown(growth, networks, self.averaged.module)
         self.loss, self.penalties, self.constraints = loss, list(penalties), list(constraints)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer or optimizer
         self.z_dim, self.seed, self.batch_size, self.n_critic = z_dim, seed, batch_size, n_critic
@@ -162,8 +166,10 @@ class GAN(LightningModule):
             takes=takes,
             view=augment,
             latents=latent_map(generator),
+            reals=self.grown.reals,
         )
-        self.scheduled = Scheduled.of(self.penalties, terms, {"augment": augment, "ema": self.averaged, TOP_K: top_k})
+        further: dict[str, object] = {"augment": augment, "ema": self.averaged, TOP_K: top_k}
+        self.scheduled = Scheduled.of(self.penalties, terms, further | {LOD: self.grown.schedule})
         check_view(augment, image_shape, self.scheduled.values(Progress(0, 0)))
 
     @property
@@ -231,7 +237,8 @@ class GAN(LightningModule):
         the mean over the parts of a batch. The gradients' norms are in `gradient_norms`.
         """
         index = self.global_step
-        progress = Progress(index, index * self.batch_size)
+        progress, before = (Progress(step, step * self.batch_size) for step in (index, index - 1))
+        level = self.grown.begin(progress, before if index else None, self.trainer.optimizers)
         planned = plan(self.objective, index, self.order, partial(self._watched, index + 1))
         self.scheduled.set_optimizers(progress)
         now = {VALUE + place: torch.scalar_tensor(value) for place, value in self.scheduled.values(progress).items()}
@@ -243,7 +250,7 @@ class GAN(LightningModule):
         else:
             graphed = self.fixed.graphed is not None
             engine = Plain(self.max_grad_norm) if graphed else LightningEngine(self)
-            kind = tuple(turn.kind for turn in planned)
+            kind = (*level, *(turn.kind for turn in planned))
             values |= {SHARE: torch.scalar_tensor(share)}
             kinds = partial(self._kinds, values)
             record = self.fixed(kind, kinds, values, partial(self._step, planned, engine), self.device)

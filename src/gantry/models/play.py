@@ -87,6 +87,8 @@ class Players:
         takes: by player, the names of what its forward pass takes beside latents or images: "labels", "draws".
         view: of the images that the discriminator is shown; None: the images as they are.
         latents: the named parts of the generator's latents; None: they have none.
+        reals: from real images in [-1, 1] and the scheduled numbers to those of the present level of detail; None: the
+            networks do not grow.
     """
 
     generator: nn.Module
@@ -97,6 +99,7 @@ class Players:
     takes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     view: View | None = None
     latents: LatentMap | None = None
+    reals: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
 
     def further(self, player: str, **values: Any) -> dict[str, Any]:
         """Return those of the values that a player's forward pass takes."""
@@ -134,11 +137,15 @@ class Play:
 
     @cached_property
     def real(self) -> Batch:
-        """The real images in [-1, 1], converted at first use, and spread over their grey levels where that is drawn."""
-        if LEVELS not in self.draws:
-            return Batch(to_float(self.shown), self.labels)
-        within = self.draws[LEVELS].view(self.shown.shape)
-        return Batch((self.shown + within) / 128 - 1, self.labels)
+        """The real images in [-1, 1], converted at first use.
+
+        They are spread over their grey levels where that is drawn, and have the level of detail of networks that grow.
+        """
+        if LEVELS in self.draws:
+            images = (self.shown + self.draws[LEVELS].view(self.shown.shape)) / 128 - 1
+        else:
+            images = to_float(self.shown)
+        return Batch(images if self.players.reals is None else self.players.reals(images, self.values), self.labels)
 
     @cached_property
     def fake(self) -> Batch:

@@ -202,9 +202,9 @@ def minimised(turn: Turn, players: Players, ranks: Ranks) -> tuple[Tensor, Recor
     values = {term.name: term(play) for term in turn.terms}
     pairs = zip(turn.terms, values.values(), strict=True)
     loss = reduce(add, (value if term.every == 1 else term.every * value for term, value in pairs))
-    if turn.apart:
-        # Weights that the terms do not reach, such as a last bias, have a gradient of 0 and not none, for which
-        # DistributedDataParallel would wait.
+    if turn.apart or players.reals is not None:
+        # Weights that the terms do not reach, such as a last bias or layers of larger images, have a gradient of 0 and
+        # not none, for which DistributedDataParallel would wait.
         loss = loss + 0.0 * reduce(add, (weight.sum() for weight in play.network.parameters() if weight.requires_grad))
     if turn.player == "discriminator":
         # So has a head that no term due reads: Adam's moments of its weights then do not depend on the ranks either.

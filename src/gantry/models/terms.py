@@ -119,6 +119,27 @@ class DataToData:
         return self.weight * torch.logsumexp(torch.cat([zeros, exponents], 1), 1).mean()
 
 
+@dataclass(frozen=True)
+class Drift:
+    """The drift penalty of Karras et al. 2018, Progressive Growing of GANs, appendix A.1: weight * E[D(x)^2].
+
+    x are real images. It keeps a Wasserstein critic's outputs, which its loss leaves free but for their differences,
+    near zero.
+    """
+
+    weight: float = 1e-3
+    every: int = 1
+    players: ClassVar[tuple[str, ...]] = ("discriminator",)
+    draws: ClassVar[Mapping[str, int]] = NO_DRAWS
+
+    def needs_of(self, player: str) -> frozenset[str]:
+        """Real images."""
+        return frozenset({"real"})
+
+    def __call__(self, play: Play) -> Tensor:
+        return self.weight * play.outputs["real"].logits.square().mean()
+
+
 def head(output: Output, name: str, term: object) -> Tensor:
     """Return one of the discriminator's further outputs.
 

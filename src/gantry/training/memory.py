@@ -165,6 +165,7 @@ def need(cfg: DictConfig, data: ImageSet, world_size: int = 1) -> Need | None:
 
 
 def _measured(gan: GAN, shape: tuple[int, ...], batch: int, dtype: torch.dtype) -> Need:
+    gan.grown.set(0.0)  # networks that grow hold the most when they are whole
     generator, discriminator = (_Cast(network.to(dtype), dtype) for network in (gan.generator, gan.discriminator))
     players = replace(
         gan.players, generator=generator, discriminator=discriminator, generate=generator, discriminate=discriminator

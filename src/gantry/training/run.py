@@ -100,6 +100,8 @@ def train(
     check_cuda_graph(cfg, trainer, own.callbacks)
     say_need(cfg, data, trainer.strategy.root_device, place, ranks(cfg.trainer, place))
     gan, network = build_model(cfg, data)
+    if place.rank == 0 and (unfinished := gan.grown.unfinished(cfg.steps * gan.batch_size)):
+        log.warning("%s", unfinished)
     initial = _initial(cfg, folder, start, origin, gan)
     with joined(trainer.strategy) as peers:
         params = parameters(cfg)

@@ -76,6 +76,7 @@ CASES = {
     "stylegan2": Case("stylegan2", 2),
     "relativistic": Case("relativistic", 2),
     "infogan": Case("infogan", 10),
+    "progan": Case("progan", 10),
     "generator first": Case("generator first", 2),
     "wgan_gp, Lightning's default": Case("wgan_gp", 1, "default"),
 }

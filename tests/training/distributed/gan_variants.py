@@ -4,13 +4,14 @@ from gantry.models import losses
 from gantry.models.augment.ada import ADA
 from gantry.models.augment.diffaugment import DiffAugment
 from gantry.models.consistency import BalancedConsistency, LatentConsistency
+from gantry.models.growth import Growth
 from gantry.models.lecam import LeCam
 from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.mutual_information import MutualInformation
-from gantry.models.networks import conditional_dcgan, dcgan, mlp, structured, stylegan2
+from gantry.models.networks import conditional_dcgan, dcgan, mlp, progan, structured, stylegan2
 from gantry.models.penalties import R1, R2
 from gantry.models.schedules import Cosine
-from gantry.models.terms import AuxiliaryClassifier, DataToData
+from gantry.models.terms import AuxiliaryClassifier, DataToData, Drift
 
 SHAPE, BATCH, Z, CLASSES = (1, 8, 8), 12, 6, 3
 CODES = {"kind": 3, "tilt": [-1.0, 1.0]}
@@ -77,6 +78,12 @@ VARIANTS = {
         discriminator=lambda: structured.Discriminator(SHAPE, CODES, width=4, norm="layer"),
         loss=losses.non_saturating,
         further=lambda: dict(terms=[MutualInformation()]),
+    ),
+    "progan": dict(  # shares of 12, 6 and 3 images are of groups of 3; the layers computed change at steps 2, 4, 6, 8
+        generator=lambda: progan.Generator(Z, SHAPE, width=8),
+        discriminator=lambda: progan.Discriminator(SHAPE, width=8, group=3),
+        loss=losses.wasserstein,
+        further=lambda: dict(growth=Growth(24, 24), penalties=[GradientPenalty()], terms=[Drift()]),
     ),
     "relativistic": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .blocks import Shape, UnsupportedError, start_of
 from .conditional import one_hot
-from .equalised import EqualisedConv2d, EqualisedLinear, activated
+from .equalised import EqualisedConv2d, EqualisedLinear, activated, normalised, with_deviation
 from .modulated import StyledConv2d, ToImage
 from .resample import Upsample
 
@@ -30,11 +30,6 @@ LEAST = 2.0**-25  # half of the least number above 0 of those drawn uniformly in
 def normal(uniform: Tensor) -> Tensor:
     """Map uniform numbers in [0, 1), multiples of 2^-24, to standard normal values of the same shape."""
     return torch.special.ndtri(uniform.float().clamp(min=LEAST))
-
-
-def normalised(x: Tensor) -> Tensor:
-    """Divide each vector of x (B, F) by the root of its mean square."""
-    return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
 def channels_at(width: int, side: int) -> int:
@@ -252,25 +247,6 @@ class ConditionalGenerator(Styled):
         return self.images(z, self.embedding(labels), draws, psi)
 
 
-def with_deviation(x: Tensor) -> Tensor:
-    """Append a channel, the mean over pixels and channels of the standard deviation of a group of images.
-
-    (Karras et al. 2018, Progressive Growing of GANs, section 3.) Every n-th image is of a group; a group has the
-    largest number of images, up to 32, that divides the batch, so that batches of any size have groups. Groups are of
-    one device's share of a batch, as in the official code, whose two devices have 32 images each.
-
-    Args:
-        x: (B, C, H, W).
-
-    Returns:
-        (B, C + 1, H, W).
-    """
-    size = max(count for count in range(1, GROUP + 1) if len(x) % count == 0)
-    groups = x.unflatten(0, (size, -1))
-    deviation = ((groups - groups.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))
-    return torch.cat([x, deviation.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])], 1)
-
-
 class Trunk(nn.Module):
     """Two convolutions at each size, of which the second halves it, and dense layers of the smallest maps.
 
@@ -295,12 +271,13 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to (B, features)."""
-        x = self.last(with_deviation(self.layers(images)))
+        # Every n-th image of a device's share of the batch, as in the official code, whose two devices have 32 each.
+        x = self.last(with_deviation(self.layers(images), GROUP))
         return self.out(activated(self.dense(x.flatten(1))))
 
 
 class Discriminator(nn.Module):
-    """A `Trunk` with a logit, which depends on the other images of the batch: see `with_deviation`.
+    """A `Trunk` with a logit, which depends on the other images of the batch: see `equalised.with_deviation`.
 
     Args:
         image_shape: (C, H, W), see `doublings` for the sides.
