@@ -7,10 +7,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gantry.core.errors import UserError
+from gantry.models.inference import Inference
 from gantry.models.labels import Classes, LabelDraw, taken_by, without_classes
 from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.losses import Loss, seen_by_generator
-from gantry.models.penalties import INPUT_GRADIENT
+from gantry.models.penalties import INPUT_GRADIENT, Penalty
 from gantry.models.play import View
 from gantry.models.schedules import settled
 from gantry.models.step_inputs import Order
@@ -28,9 +29,7 @@ def check_discriminator(discriminator: nn.Module, parts: Sequence[object]) -> No
             "model.discriminator ends in a sigmoid, but the losses work on its raw output "
             "(a Wasserstein critic is unbounded; the others apply their own log-sigmoid): remove it"
         )
-    names = ", ".join(
-        type(part).__name__ for part in parts if isinstance(part, (*INPUT_GRADIENT, LocalGradientPenalty))
-    )
+    names = at_images(parts)
     if names and any(isinstance(module, _BatchNorm) for module in modules):
         raise UserError(
             f"model.discriminator uses BatchNorm, under which an image has no gradient of its own for {names}: "
@@ -83,12 +82,64 @@ def check_view(view: View | None, image_shape: Sequence[int], values: Mapping[st
         raise UserError(f"model.augment: {error}") from error
 
 
-def check_order(order: Order, loss: Loss, labels: Mapping[str, LabelDraw]) -> None:
-    """Refuse a generator's batch that cannot be paired with real images where that is asked for.
+def at_images(parts: Sequence[object]) -> str:
+    """Return the names of those parts that take the discriminator's gradient at images."""
+    return ", ".join(type(part).__name__ for part in parts if isinstance(part, (*INPUT_GRADIENT, LocalGradientPenalty)))
+
+
+def check_codes(generator: nn.Module, discriminator: nn.Module, loss: Loss, parts: Sequence[object]) -> None:
+    """Refuse a discriminator of codes without an encoder, an encoder that learns nothing, and gradients of half a pair.
+
+    Raises:
+        UserError: names the part and the alternatives.
+    """
+    judged, encodes = "codes" in taken_by(discriminator), isinstance(generator, Inference)
+    if judged and not encodes:
+        raise UserError(
+            "model.discriminator judges images with their codes, and model.generator has no encoder: choose "
+            "model/network=bigan, which has both"
+        )
+    if encodes and not judged:
+        raise UserError(
+            "model.generator has an encoder, which model.discriminator, that takes no codes, does not train: choose "
+            "model/network=bigan, which has both"
+        )
+    if judged and "real" not in seen_by_generator(loss):
+        raise UserError(
+            "model.loss: the encoder learns from the logits of real images, which the generator's part of this loss "
+            "does not see: choose model.loss._target_=gantry.models.losses.bidirectional"
+        )
+    names = at_images(parts)
+    if judged and names:
+        raise UserError(
+            f"{names} takes the gradient of the discriminator at an image, and this one judges pairs of an image and a "
+            "code: leave it out (model.penalties=[], model.terms=[])"
+        )
+
+
+def check_order(order: Order, loss: Loss, labels: Mapping[str, LabelDraw], penalties: Sequence[Penalty] = ()) -> None:
+    """Refuse a generator's batch that cannot be paired with real images, and turns that cannot be taken at once.
 
     Raises:
         UserError: names the options that exclude each other.
     """
+    if order.first == "together":
+        others = [
+            f"model.{name}={value}"
+            for name, value, only in (
+                ("n_critic", order.n_critic, 1),
+                ("generator_batches", order.generator_batches, 1),
+                ("generator_reals", order.generator_reals, "last"),
+                ("discriminator_labels", labels.get("discriminator"), labels.get("generator")),
+            )
+            if value != only
+        ]
+        others += [f"own_step of {type(one).__name__}" for one in penalties if getattr(one, "own_step", False)]
+        if others:
+            raise UserError(
+                f"model.first=together: both players move at once, on one batch, which leaves no room for "
+                f"{' and '.join(others)}: leave that out, or choose model.first=discriminator or generator"
+            )
     if order.generator_batches == 1:
         return
     if "real" in seen_by_generator(loss):

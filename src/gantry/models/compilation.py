@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from gantry.core.errors import UserError
 
 
-def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return the network's forward pass, compiled at its first call; the network itself is not changed.
+def compiled(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a network's forward pass, or another of its functions, compiled at its first call.
+
+    The network itself is not changed.
 
     All batches have the same size, so the code is compiled for that size only.
     """

@@ -64,7 +64,7 @@ class Consistency(nn.Module):
 
     def _change(self, play: Play, name: str, batch: Batch) -> Tensor:
         viewed = self.view(batch.images, play.draws[f"change of {name}"])
-        return distance(play.outputs[name], play.discriminate(viewed, batch.labels))
+        return distance(play.outputs[name], play.discriminate(viewed, batch.labels, batch.codes))
 
 
 class BalancedConsistency(Consistency):
@@ -123,10 +123,11 @@ class LatentConsistency:
     def __call__(self, play: Play) -> Tensor:
         generating, labels = play.player == "generator", play.fake.labels
         with nullcontext() if generating else torch.no_grad():
-            near = play.generate(play.z + self.sigma * standard_normal(play.draws["change of latent"]), labels)
+            changed = play.z + self.sigma * standard_normal(play.draws["change of latent"])
+            near = play.generate(changed, labels)
         if generating:
             return -self.generator * mse_loss(near.float(), play.fake.images.float())
-        return self.discriminator * distance(play.outputs["fake"], play.discriminate(near, labels))
+        return self.discriminator * distance(play.outputs["fake"], play.discriminate(near, labels, play.code(changed)))
 
 
 def distance(one: Output, other: Output) -> Tensor:

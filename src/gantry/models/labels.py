@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Of the labels of generated images: each class equally often, as often as in the data, or those of the real batch.
 LabelDraw = Literal["uniform", "data", "paired"]
 BY_SHARES = "as often as in the training data"  # how records say that labels were drawn by `Classes.shares`
-FURTHER = ("labels", "draws")  # what a network's forward pass may take beside latents or images
+FURTHER = ("labels", "draws", "codes")  # what a network's forward pass may take beside latents or images
 
 
 @dataclass(frozen=True)

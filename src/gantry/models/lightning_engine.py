@@ -90,6 +90,10 @@ class LightningEngine:
         else:
             self.module.trainer.strategy.optimizer_step(optimizer, _nothing)
 
+    def at_once(self) -> AbstractContextManager[None]:
+        """Return the context of 16-mixed precision in which updates have one loss scale; others need none."""
+        return getattr(self.module.trainer.precision_plugin, "at_once", nullcontext)()
+
     def agree(self) -> None:
         """Have a strategy that averages the networks' buffers over the ranks do so."""
         getattr(self.module.trainer.strategy, "agree", _nothing)()

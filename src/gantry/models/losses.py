@@ -127,6 +127,21 @@ def relativistic_average(real: Tensor, fake: Tensor) -> Losses:
     return Losses(0.5 * discriminator, 0.5 * generator)
 
 
+@generator_sees("real", "fake")
+def bidirectional(real: Tensor, fake: Tensor, weight: float = 1.0) -> Losses:
+    """Donahue et al. 2017, Adversarial Feature Learning; Dumoulin et al. 2017, Adversarially Learned Inference.
+
+    The logits are those of pairs: q of a real image with its code, p of a generated one with its latent. D minimises
+    softplus(-q) + softplus(p). Generator and encoder minimise softplus(q) + softplus(-p), with the labels swapped, as
+    both official codes do, and not D's loss negated, as equation 3 (BiGAN) and 4 (ALI) read.
+
+    Args:
+        weight: of both; the code of BiGAN: 0.5, which matters beside weight decay.
+    """
+    discriminator = softplus(-real).mean() + softplus(fake).mean()
+    return Losses(weight * discriminator, weight * (softplus(real).mean() + softplus(-fake).mean()))
+
+
 def _taken_for_real(real: Tensor, smoothing: float) -> Tensor:
     """Return the cross entropy of target 1 - s: (1 - s) softplus(-r) + s softplus(r), which is softplus(-r) + s r."""
     return (softplus(-real) + smoothing * real).mean()

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from gantry.models.check_parts import check_discriminator, check_labels, check_order, check_view
+from gantry.models.check_parts import check_codes, check_discriminator, check_labels, check_order, check_view
 from gantry.models.compilation import compiled
 from gantry.models.ema import AveragedGenerator
 from gantry.models.fixed_step import FixedStep
 from gantry.models.growth import LOD, Grown, Growth
+from gantry.models.inference import Inference, encoder_draws
 from gantry.models.labels import Classes, LabelDraw, taken_by
 from gantry.models.lightning_engine import LightningEngine, count_step
 from gantry.models.losses import Loss
@@ -29,7 +30,7 @@ from gantry.models.scheduled import OptimizerSchedules, Scheduled, own_step_inte
 from gantry.models.schedules import Progress, Schedule
 from gantry.models.static_inputs import Kind
 from gantry.models.step import GRADIENT, PLAYERS, Engine, Plain, Record, step, weights_of
-from gantry.models.step_inputs import SHARE, VALUE, Drawn, Draws, Inputs, Order, Planned, Player, plan, turns
+from gantry.models.step_inputs import SHARE, VALUE, Drawn, Draws, First, Inputs, Order, Planned, plan, turns
 from gantry.models.terms import PlayersTerm
 
 
@@ -37,7 +38,7 @@ class GAN(LightningModule):
     """A generator and a discriminator trained in turns, composed of independent parts.
 
     One step is one generator step: `n_critic` discriminator steps, each on a new batch of real images, then
-    one step of the generator, or before them with `first`. `global_step` counts generator steps.
+    one step of the generator, or before them, or at once with it, with `first`. `global_step` counts generator steps.
 
     A network that takes labels has `labels` among the arguments of its forward pass: int64 (B,), indices of classes.
 
@@ -69,7 +70,7 @@ class GAN(LightningModule):
         labels: the classes of generated images: "uniform", each class as often; "data", with the data's shares;
             "paired", each that of a real image of the batch. None: uniform.
         discriminator_labels: those in the discriminator's turn, where they differ.
-        first: the player whose turn comes first.
+        first: the player whose turn comes first; "together": both move at once, on the same images and latents.
         generator_batches: images of the generator's step, in batches.
         generator_reals: the real images of the generator's step: those of the "last" step of the discriminator, or
             the "next" batch, which no other step takes.
@@ -117,7 +118,7 @@ class GAN(LightningModule):
         classes: Classes | None = None,
         labels: LabelDraw | None = None,
         discriminator_labels: LabelDraw | None = None,
-        first: Player = "discriminator",
+        first: First = "discriminator",
         generator_batches: int = 1,
         generator_reals: Literal["last", "next"] = "last",
         spectral_updates: Literal["turn", "pass"] = "turn",
@@ -139,7 +140,8 @@ class GAN(LightningModule):
         if self.classes is not None:
             label_draws = {"generator": labels or "uniform"}
             label_draws["discriminator"] = discriminator_labels or label_draws["generator"]
-        check_order(self.order, loss, label_draws)
+        check_order(self.order, loss, label_draws, penalties)
+        check_codes(generator, discriminator, loss, [*penalties, *terms])
         self.generator, self.discriminator = channels_last(generator), channels_last(discriminator)
         self.images_format = torch.channels_last if lies_channels_last(discriminator) else torch.contiguous_format
         self.averaged = AveragedGenerator(generator, **(ema or {}))
@@ -158,7 +160,10 @@ class GAN(LightningModule):
         self._terms = nn.ModuleList([term for term in terms if isinstance(term, nn.Module)])  # their state is saved
         self.at_every_pass = spectral_updates == "pass"
         mixing, view = getattr(generator, "draws", None) or {}, 0 if augment is None else augment.width
-        self.inputs = Inputs(z_dim, mixing, view, label_draws, prod(image_shape), dequantise)
+        encoding = encoder_draws(generator)
+        self.inputs = Inputs(z_dim, mixing, view, label_draws, prod(image_shape), dequantise, encoding)
+        inferring = generator if isinstance(generator, Inference) else None
+        encode = None if inferring is None else inferring.encode
         self.players = Players(
             *(self.generator, self.discriminator, self.averaged),
             generate=compiled(generator) if compile else generator,
@@ -167,6 +172,9 @@ class GAN(LightningModule):
             view=augment,
             latents=latent_map(generator),
             reals=self.grown.reals,
+            code=None if inferring is None else inferring.code,
+            encode=compiled(encode) if compile and encode is not None else encode,
+            draws_to_encode=bool(encoding),
         )
         further: dict[str, object] = {"augment": augment, "ema": self.averaged, TOP_K: top_k}
         self.scheduled = Scheduled.of(self.penalties, terms, further | {LOD: self.grown.schedule})

@@ -19,6 +19,7 @@ from gantry.models.schedules import settled
 NOTHING: frozenset[str] = frozenset()
 LEVELS = "within a grey level"  # the draw that dequantises real images
 MIXING = "of the generator: "  # begins the name of a draw that the generator takes beside its latents
+ENCODING = "of the encoder: "  # begins the name of a draw that the generator's encoder takes beside real images
 BEFORE = "before"  # a view's `differentiate`: penalties take the gradient at the image before the view
 
 
@@ -49,13 +50,15 @@ class Alone:
 
 
 class Batch(NamedTuple):
-    """Images (B, C, H, W) in [-1, 1], real or generated, and their labels, None where the networks take none.
+    """Images (B, C, H, W) in [-1, 1], real or generated, and what goes with them, None where the networks take none.
 
-    Labels are int64 (B,), in [0, n_classes).
+    Labels are int64 (B,), in [0, n_classes). Codes are (B, z_dim): of real images the encoder's, of generated ones
+    those that they were made from.
     """
 
     images: Tensor
     labels: Tensor | None = None
+    codes: Tensor | None = None
 
 
 class View(Protocol):
@@ -84,11 +87,14 @@ class Players:
         generator, discriminator: the networks themselves.
         averaged: the moving average of the generator.
         generate, discriminate: their forward passes, compiled or as they are.
-        takes: by player, the names of what its forward pass takes beside latents or images: "labels", "draws".
+        takes: by player, the names of what its forward pass takes beside latents or images: "labels", "draws",
+            "codes".
         view: of the images that the discriminator is shown; None: the images as they are.
         latents: the named parts of the generator's latents; None: they have none.
         reals: from real images in [-1, 1] and the scheduled numbers to those of the present level of detail; None: the
             networks do not grow.
+        code, encode: of a generator with an encoder (`gantry.models.inference`): the codes of latents and of images.
+        draws_to_encode: whether the encoder takes draws.
     """
 
     generator: nn.Module
@@ -100,6 +106,9 @@ class Players:
     view: View | None = None
     latents: LatentMap | None = None
     reals: Callable[[Tensor, Mapping[str, Tensor]], Tensor] | None = None
+    code: Callable[[Tensor], Tensor] | None = None
+    encode: Callable[..., Tensor] | None = None
+    draws_to_encode: bool = False
 
     def further(self, player: str, **values: Any) -> dict[str, Any]:
         """Return those of the values that a player's forward pass takes."""
@@ -145,13 +154,16 @@ class Play:
             images = (self.shown + self.draws[LEVELS].view(self.shown.shape)) / 128 - 1
         else:
             images = to_float(self.shown)
-        return Batch(images if self.players.reals is None else self.players.reals(images, self.values), self.labels)
+        if self.players.reals is not None:
+            images = self.players.reals(images, self.values)
+        return Batch(images, self.labels, self.encode(images) if self.judges_codes else None)
 
     @cached_property
     def fake(self) -> Batch:
         """The generated images, made at first use; in the discriminator's turn without a gradient."""
         with nullcontext() if self.player == "generator" else torch.no_grad():
-            return Batch(self.generate(self.z, self.fake_labels), self.fake_labels)
+            images = self.generate(self.z, self.fake_labels)
+        return Batch(images, self.fake_labels, self.code(self.z))
 
     @property
     def network(self) -> nn.Module:
@@ -165,9 +177,30 @@ class Play:
         drawn = {name.removeprefix(MIXING): self.draws[name] for name in names}
         return self.players.generate(z, **self.players.further("generator", labels=labels, draws=drawn))
 
-    def discriminate(self, images: Tensor, labels: Tensor | None = None) -> Output:
+    @property
+    def judges_codes(self) -> bool:
+        """Whether the discriminator takes codes."""
+        return "codes" in self.players.takes.get("discriminator", NOTHING)
+
+    def code(self, z: Tensor) -> Tensor | None:
+        """Return the codes (B, z_dim) of latents, which the discriminator judges; None where it judges none."""
+        if not self.judges_codes:
+            return None
+        assert self.players.code is not None
+        return self.players.code(z)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the encoder's codes (B, z_dim) of images; in the discriminator's turn without a gradient."""
+        assert self.players.encode is not None
+        names = [name for name in self.draws if name.startswith(ENCODING)]
+        drawn = {name.removeprefix(ENCODING): self.draws[name] for name in names}
+        with nullcontext() if self.player == "generator" else torch.no_grad():
+            return self.players.encode(images, **({"draws": drawn} if self.players.draws_to_encode else {}))
+
+    def discriminate(self, images: Tensor, labels: Tensor | None = None, codes: Tensor | None = None) -> Output:
         """Return the discriminator's outputs for images as they are, in float32."""
-        return as_output(self.players.discriminate(images, **self.players.further("discriminator", labels=labels)))
+        further = self.players.further("discriminator", labels=labels, codes=codes)
+        return as_output(self.players.discriminate(images, **further))
 
     def viewed(self, name: str) -> Tensor:
         """Return the "real" or "fake" images as the discriminator is shown them."""
@@ -186,12 +219,13 @@ class Play:
     def critic(self, name: str) -> Callable[[Tensor], Tensor | Output]:
         """Return the discriminator as a function of images alone, in the place of the "real" or "fake" ones.
 
-        It is the network itself unless images have labels or are to be viewed first. It is never compiled, since a
-        penalty differentiates it twice.
+        It is the network itself unless images have labels or codes or are to be viewed first. It is never compiled,
+        since a penalty differentiates it twice.
         """
         network, view = self.players.discriminator, self.players.view
         labels = self.labels if name == "real" else self.fake_labels
-        further = self.players.further("discriminator", labels=labels)
+        codes = self._batch(name).codes if self.judges_codes else None
+        further = self.players.further("discriminator", labels=labels, codes=codes)
         first = view is not None and view.differentiate == BEFORE
         if not further and not first:
             return network

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import groupby
 from operator import add
 from typing import Protocol
 
@@ -44,6 +45,7 @@ class Turn:
         values: scheduled numbers, tensors (), by their place in the config.
         apart: whether the turn follows another of the same player, on the same real images, for terms that are
             minimised in a step of their own.
+        together: whether the player moves at once with those of the turns beside it that are together too.
     """
 
     player: str
@@ -57,6 +59,7 @@ class Turn:
     fake_labels: Tensor | None = None
     values: Mapping[str, Tensor] = field(default_factory=dict)
     apart: bool = False
+    together: bool = False
 
     def parts(self, count: int) -> Iterator["Turn"]:
         """Split the turn into `count` equal parts.
@@ -89,6 +92,9 @@ class Engine(Protocol):
 
     def update(self, optimizer: Optimizer) -> None:
         """Update the weights."""
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Return a context for the updates of several optimizers whose gradients were computed before any of them."""
 
     def agree(self) -> None:
         """Bring the buffers that ranks have changed apart into agreement, after a step's last turn."""
@@ -126,6 +132,10 @@ class Plain:
             clip_grad_norm_(weights_of(optimizer), self.max_grad_norm)
         optimizer.step()
 
+    def at_once(self) -> AbstractContextManager[None]:
+        """Return an empty context: an update depends on its own gradient alone."""
+        return nullcontext()
+
     def agree(self) -> None:
         """Do nothing, since one device has nobody to agree with."""
 
@@ -146,8 +156,9 @@ def step(
 ) -> Record:
     """Run one generator step: the turns one after the other, then the update of the average.
 
-    A turn splits its batch into `accumulate` parts, runs a backward pass for each, and updates its player by their
-    mean gradient; the weights of the other player take no gradient.
+    Of turns that are together all gradients are computed before any player moves. A turn splits its batch into
+    `accumulate` parts, runs a backward pass for each, and updates its player by their mean gradient; the weights of
+    the other player take no gradient.
 
     Args:
         turns: in the order in which they are taken, those of the discriminator and one of the generator.
@@ -164,36 +175,54 @@ def step(
     """
     engine = engine or Plain()
     record: Record = {}
-    for turn in turns:
-        optimizer = optimizers[turn.player]
-        others = [weight for other in optimizers.values() if other is not optimizer for weight in weights_of(other)]
-        optimizer.zero_grad()
-        records: list[Record] = []
-        with frozen(others):
-            for part in turn.parts(accumulate):
-                # The weights do not change here, so parametrizations need to be computed only once.
-                with nullcontext() if at_every_pass else cached():
-                    loss, values = minimised(part, players, engine.ranks)
-                records.append({name: value.detach() for name, value in values.items()})
-                # Exchange the sum over the parts between ranks, once.
-                with (
-                    nullcontext() if len(records) == accumulate else engine.no_sync(),
-                    without_autocast(loss.device),
-                ):
-                    engine.backward(loss / accumulate)
-        norm = {f"{GRADIENT}{turn.player}": engine.gradient_norm(optimizer)} if turn.watched else {}
-        engine.update(optimizer)
-        for constraint in turn.after:
-            constraint(getattr(players, turn.player))
-        values = records[0] if accumulate == 1 else _mean(records)
-        if SIGNS in values:
-            signs, batch = engine.ranks.mean(values[SIGNS]), len(turn.images) * engine.ranks.count
-            players.view.observe(signs, batch)  # type: ignore[union-attr]
-        record |= values | norm
+    for group in _at_once(turns):
+        taken = [_gradient(turn, players, optimizers, engine, accumulate, at_every_pass) for turn in group]
+        with engine.at_once() if len(group) > 1 else nullcontext():
+            for turn, values in zip(group, taken, strict=True):
+                engine.update(optimizers[turn.player])
+                for constraint in turn.after:
+                    constraint(getattr(players, turn.player))
+                if SIGNS in values:
+                    signs, batch = engine.ranks.mean(values[SIGNS]), len(turn.images) * engine.ranks.count
+                    players.view.observe(signs, batch)  # type: ignore[union-attr]
+                record |= values
     engine.agree()
     players.averaged.update(players.generator, share)
     logged = getattr(players.view, "logged", None)
     return record if logged is None else record | logged()
+
+
+def _at_once(turns: Iterable[Turn]) -> Iterator[list[Turn]]:
+    """Yield the turns that follow each other together in one list, every other turn in a list of its own."""
+    for together, following in groupby(turns, key=lambda turn: turn.together):
+        group = list(following)
+        yield from [group] if together else ([turn] for turn in group)
+
+
+def _gradient(
+    turn: Turn,
+    players: Players,
+    optimizers: Mapping[str, Optimizer],
+    engine: Engine,
+    accumulate: int,
+    at_every_pass: bool,
+) -> Record:
+    """Compute the gradient of a turn's player, which has none of another turn in it, and return what is recorded."""
+    optimizer = optimizers[turn.player]
+    others = [weight for other in optimizers.values() if other is not optimizer for weight in weights_of(other)]
+    optimizer.zero_grad()
+    records: list[Record] = []
+    with frozen(others):
+        for part in turn.parts(accumulate):
+            # The weights do not change here, so parametrizations need to be computed only once.
+            with nullcontext() if at_every_pass else cached():
+                loss, values = minimised(part, players, engine.ranks)
+            records.append({name: value.detach() for name, value in values.items()})
+            # Exchange the sum over the parts between ranks, once.
+            with nullcontext() if len(records) == accumulate else engine.no_sync(), without_autocast(loss.device):
+                engine.backward(loss / accumulate)
+    norm = {f"{GRADIENT}{turn.player}": engine.gradient_norm(optimizer)} if turn.watched else {}
+    return (records[0] if accumulate == 1 else _mean(records)) | norm
 
 
 def minimised(turn: Turn, players: Players, ranks: Ranks) -> tuple[Tensor, Record]:
@@ -230,7 +259,8 @@ def played(turn: Turn, players: Players, ranks: Ranks) -> Play:
     for name in ("fake", "real") if turn.player == "generator" else ("real", "fake"):
         if name in needs:
             labels = turn.fake_labels if name == "fake" else turn.labels
-            play.outputs[name] = play.discriminate(play.viewed(name), labels)
+            codes = getattr(play, name).codes if play.judges_codes else None
+            play.outputs[name] = play.discriminate(play.viewed(name), labels, codes)
     return play
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gantry.core.randomness import draws
 from gantry.models.labels import LabelDraw, from_uniform
-from gantry.models.play import LEVELS, MIXING, Term, view_draw
+from gantry.models.play import ENCODING, LEVELS, MIXING, Term, view_draw
 from gantry.models.step import PLAYERS, Turn, due
 
 IMAGES, NOISE, SHARE, LABELS = "images", "noise", "share", "labels"
@@ -19,6 +19,7 @@ LATENT = -1  # a draw's width: as many numbers an image as its latent has
 PIXELS = -2  # a draw's width: as many numbers an image as a real image has values
 AHEAD = 2**17  # largest number of values drawn ahead of time: half a MiB
 Player = Literal["discriminator", "generator"]
+First = Literal["discriminator", "generator", "together"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,15 @@ class Order:
 
     Attributes:
         n_critic: turns of the discriminator.
-        first: the player whose turn comes first.
+        first: the player whose turn comes first; "together": both turns are on one batch and the same draws, and the
+            gradients of both are computed before either player moves.
         generator_batches: images of the generator's turn, in batches.
         generator_reals: the real images of the generator's turn: those of the "last" turn of the discriminator (where
             the generator moves first, of its first one), or the "next", which no other turn takes.
     """
 
     n_critic: int = 1
-    first: Player = "discriminator"
+    first: First = "discriminator"
     generator_batches: int = 1
     generator_reals: Literal["last", "next"] = "last"
 
@@ -88,6 +90,7 @@ class Inputs:
         labels: by player, how the labels of its generated images are drawn; empty: no network takes labels.
         pixels: values of a real image, C * H * W.
         dequantise: whether each of them is spread over its grey level.
+        encoding: purposes for which the generator's encoder takes uniform numbers, and how many a real image.
     """
 
     z_dim: int
@@ -96,6 +99,7 @@ class Inputs:
     labels: Mapping[str, LabelDraw] = field(default_factory=dict)
     pixels: int = 0
     dequantise: bool = False
+    encoding: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Planned:
         batch: number of its real batch among those of the step.
         samples: images of the turn, in batches.
         apart: whether it follows another turn of the player with terms that are minimised in a step of their own.
+        together: whether it is on the inputs of the other turns that are, and its player moves at once with theirs.
     """
 
     player: str
@@ -119,6 +124,12 @@ class Planned:
     batch: int = 0
     samples: int = 1
     apart: bool = False
+    together: bool = False
+
+    @property
+    def drawn_by(self) -> str:
+        """The player whose inputs the turn takes: one for all turns that are together."""
+        return "generator" if self.together else self.player
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -127,29 +138,31 @@ class Planned:
 
     def key(self, purpose: str) -> str:
         """Return the name of an input of this turn among those of its step."""
-        place = self.batch if self.player == "discriminator" else "G"
+        place = self.batch if self.drawn_by == "discriminator" else "G"
         return f"{place}{' apart' if self.apart else ''} {purpose}"
 
     def drawn(self, inputs: Inputs) -> dict[str, Drawn]:
         """Return the random inputs of the turn by their purpose in it, the noise first."""
         more = " apart" if self.apart else ""
-        own = f"{self.player}{more}"
+        own = f"{self.drawn_by}{more}"
         result = {NOISE: Drawn(f"{own} noise", "normal", inputs.z_dim, self.samples)}
-        if inputs.labels and inputs.labels[self.player] != "paired":
+        if inputs.labels and inputs.labels[self.drawn_by] != "paired":
             result[FAKE_LABELS] = Drawn(f"{own} labels", "labels", 0, self.samples)
         for purpose, width in inputs.mixing.items():
             # A network may name a purpose as the house does, such as "noise", whose stream is that of the latents.
             result[MIXING + purpose] = Drawn(f"{own} network's {purpose}", "uniform", width, self.samples)
+        for purpose, width in inputs.encoding.items():
+            result[ENCODING + purpose] = Drawn(f"{own} encoder's {purpose}", "uniform", width)
         if inputs.dequantise:
-            result[LEVELS] = Drawn(f"{self.player} {LEVELS}", "uniform", inputs.pixels)
+            result[LEVELS] = Drawn(f"{self.drawn_by} {LEVELS}", "uniform", inputs.pixels)
         if inputs.view:
             for name in ("real", "fake"):
                 samples = self.samples if name == "fake" else 1
                 # Apart from a turn, the same images are seen in the same way.
-                result[view_draw(name)] = Drawn(f"{self.player} view of {name}", "uniform", inputs.view, samples)
+                result[view_draw(name)] = Drawn(f"{self.drawn_by} view of {name}", "uniform", inputs.view, samples)
         for term in self.terms:
             for purpose, width in term.draws.items():
-                of = "" if purpose.startswith("penalty") else f"{self.player} "
+                of = "" if purpose.startswith("penalty") else f"{self.drawn_by} "
                 values = {LATENT: inputs.z_dim, PIXELS: inputs.pixels}.get(width, width)
                 samples = 1 if width == PIXELS else self.samples
                 result[purpose] = Drawn(f"{of}{purpose}", "uniform", values, samples)
@@ -178,12 +191,15 @@ def plan(
         turn = index * order.n_critic + number
         for apart in (False, True):
             if wanted := due(terms, "discriminator", 0 if everything else turn, apart):
-                critic.append(Planned("discriminator", turn, wanted, asked["discriminator"], number, apart=apart))
+                together = order.first == "together" and not apart
+                due_now = Planned("discriminator", turn, wanted, asked["discriminator"], number, 1, apart, together)
+                critic.append(due_now)
     wanted = due(terms, "generator", 0 if everything else index)
     of_generator = Planned(
-        "generator", index, wanted, asked["generator"], order.generators_batch, order.generator_batches
+        *("generator", index, wanted, asked["generator"], order.generators_batch, order.generator_batches),
+        together=order.first == "together",
     )
-    return [*critic, of_generator] if order.first == "discriminator" else [of_generator, *critic]
+    return [of_generator, *critic] if order.first == "generator" else [*critic, of_generator]
 
 
 def turns(
@@ -220,6 +236,7 @@ def turns(
                 watched=turn.watched,
                 values=values,
                 apart=turn.apart,
+                together=turn.together,
             )
         )
     return made

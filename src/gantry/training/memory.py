@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,12 +106,13 @@ class Counted(TorchDispatchMode):
 class _Cast(nn.Module):
     """Gives a network its input in `dtype`, as mixed precision does."""
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, network: Callable[..., Any], dtype: torch.dtype) -> None:
         super().__init__()
         self.network, self.dtype = network, dtype
 
     def forward(self, x: Tensor, **further: Any) -> Any:
-        return self.network(x.to(self.dtype), **further)
+        cast = {name: value.to(self.dtype) if name == "codes" else value for name, value in further.items()}
+        return self.network(x.to(self.dtype), **cast)
 
 
 class _Gradients(Plain):
@@ -168,7 +170,12 @@ def _measured(gan: GAN, shape: tuple[int, ...], batch: int, dtype: torch.dtype) 
     gan.grown.set(0.0)  # networks that grow hold the most when they are whole
     generator, discriminator = (_Cast(network.to(dtype), dtype) for network in (gan.generator, gan.discriminator))
     players = replace(
-        gan.players, generator=generator, discriminator=discriminator, generate=generator, discriminate=discriminator
+        gan.players,
+        generator=generator,
+        discriminator=discriminator,
+        generate=generator,
+        discriminate=discriminator,
+        encode=None if gan.players.encode is None else _Cast(gan.players.encode, dtype),
     )
     networks = {"generator": generator, "discriminator": discriminator}
     factories = {"generator": gan.optimizer, "discriminator": gan.discriminator_optimizer}

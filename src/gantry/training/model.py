@@ -48,6 +48,12 @@ def class_count(key: str, network: Mapping[str, Any], classes: Classes | None) -
     return {"n_classes": len(classes)}
 
 
+def code_length(discriminator: Mapping[str, Any], z_dim: int) -> dict[str, int]:
+    """Return `z_dim` for a discriminator whose constructor takes it, which only those that judge codes do."""
+    read = signature(discriminator["_target_"])
+    return {} if read is None or read.get("z_dim") is None else {"z_dim": z_dim}
+
+
 def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
     """Build the GAN of `cfg.model` for the images of `data`; `cfg.seed` determines its initial weights.
 
@@ -68,6 +74,7 @@ def build_model(cfg: DictConfig, data: ImageSet) -> tuple[GAN, dict[str, Any]]:
     network |= class_count("model.generator", network, classes)
     opponent = model.pop("discriminator") | {"image_shape": data.shape}
     opponent |= class_count("model.discriminator", opponent, classes)
+    opponent |= code_length(opponent, cfg.model.z_dim)
     try:
         generator = maker(network)()
         discriminator = maker(opponent)()

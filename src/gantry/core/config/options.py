@@ -105,7 +105,7 @@ class Model(Target):
     """The variant."""
 
     generator: GeneratorNetwork = group(reserved=("z_dim", "image_shape", "n_classes"))
-    discriminator: Coded = group("the discriminator's network", reserved=("image_shape", "n_classes"))
+    discriminator: Coded = group("the discriminator's network", reserved=("image_shape", "n_classes", "z_dim"))
     loss: Target = group("the loss of both networks", negative=True)  # its numbers may be labels
     optimizer: Target = group("made for each network")
     max_grad_norm: float | None = option(

@@ -140,9 +140,11 @@ class Health(Callback):
         with evaluation_mode(gan.generator, gan.discriminator, gan.device):
             count = at_a_time(real[0].numel(), len(real))
             asked = None if self.labels is None else self.labels.to(gan.device)
-            fake = torch.cat([generated(gan, *part) for part in parts(count, z, asked)])
+            fake = torch.cat([generated(gan, *part[:2]) for part in parts(count, z, asked)])
+            codes = judged_codes(gan, real), judged_codes(gan, fake, z)
             real_scores, fake_scores = (
-                torch.cat([judged(gan, *part) for part in parts(count, images, asked)]) for images in (real, fake)
+                torch.cat([judged(gan, *part) for part in parts(count, images, asked, own)])
+                for images, own in zip((real, fake), codes, strict=True)
             )
         margins = real_scores[:, None] - fake_scores
         weights = sample_weights(gan.generator)
@@ -180,16 +182,26 @@ def generated(gan: GAN, z: Tensor, labels: Tensor | None) -> Tensor:
     return images
 
 
-def judged(gan: GAN, images: Tensor, labels: Tensor | None) -> Tensor:
-    """Return the discriminator's logits (B,) of images, and of labels where it takes some."""
-    return logits_of(gan.discriminator(images, **gan.players.further("discriminator", labels=labels)))
+def judged(gan: GAN, images: Tensor, labels: Tensor | None, codes: Tensor | None = None) -> Tensor:
+    """Return the discriminator's logits (B,) of images, and of labels and codes where it takes some."""
+    return logits_of(gan.discriminator(images, **gan.players.further("discriminator", labels=labels, codes=codes)))
 
 
-def parts(count: int, values: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Split values and their labels into parts of so many."""
+def judged_codes(gan: GAN, images: Tensor, z: Tensor | None = None) -> Tensor | None:
+    """Return the codes (B, z_dim) that go with real images, or with those of latents; None where D takes none."""
+    players = gan.players
+    if "codes" not in players.takes["discriminator"] or players.encode is None or players.code is None:
+        return None
+    return players.encode(images) if z is None else players.code(z)
+
+
+def parts(
+    count: int, values: Tensor, labels: Tensor | None, codes: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+    """Split values, their labels and their codes into parts of so many."""
     for start in range(0, len(values), count):
         part = slice(start, start + count)
-        yield values[part], None if labels is None else labels[part]
+        yield values[part], None if labels is None else labels[part], None if codes is None else codes[part]
 
 
 def findings(now: Measures, begun: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ from gantry.models.module import GAN
 from gantry.models.sampling import at_a_time, normal
 from gantry.models.schedules import Progress, settled
 from gantry.runs.tracking.tracker import Tracker
-from gantry.training.callbacks.diagnostics import evaluation_mode, generated, judged, parts
+from gantry.training.callbacks.diagnostics import evaluation_mode, generated, judged, judged_codes, parts
 from gantry.training.stopwatch import Clock
 
 MOST = 512  # images of each kind
@@ -57,31 +57,33 @@ class Overfitting(Callback):
         asked = _labels(self.known, gan.device)
         with evaluation_mode(gan.generator, gan.discriminator, gan.device):
             size = at_a_time(self.known.images[0].size, self.count)
-            fake = torch.cat([generated(gan, *part) for part in parts(size, z, asked)])
+            fake = torch.cat([generated(gan, *part[:2]) for part in parts(size, z, asked)])
             known = self._scores(gan, step, _real(gan, step, self.known), asked)
             unseen = self._scores(gan, step, _real(gan, step, self.unseen), _labels(self.unseen, gan.device))
-            made = self._scores(gan, step, fake, asked)
+            made = self._scores(gan, step, fake, asked, z)
         means = torch.stack([scores.mean() for scores in (known, unseen, made)]).tolist()
         logged = dict(zip(("score/training", "score/held_out", "score/generated"), means, strict=True))
         return logged | {f"overfitting/{name}": value for name, value in measures(known, unseen, made).items()}
 
-    def _scores(self, gan: GAN, step: int, images: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the discriminator's scores (n,) of images in [-1, 1]."""
+    def _scores(self, gan: GAN, step: int, images: Tensor, labels: Tensor | None, z: Tensor | None = None) -> Tensor:
+        """Return the discriminator's scores (n,) of images in [-1, 1], real ones or those of latents."""
         size = at_a_time(images[0].numel(), len(images))
-        return torch.cat([judged(gan, *part) for part in self._viewed(gan, step, size, images, labels)])
+        codes = judged_codes(gan, images, z)
+        return torch.cat([judged(gan, *part) for part in self._viewed(gan, step, size, images, labels, codes)])
 
     def _viewed(
-        self, gan: GAN, step: int, size: int, images: Tensor, labels: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Yield the images as the discriminator is shown them, so many at a time, with their labels."""
+        self, gan: GAN, step: int, size: int, images: Tensor, labels: Tensor | None, codes: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Yield the images as the discriminator is shown them, so many at a time, with their labels and codes."""
         if (view := gan.players.view) is None:
-            yield from parts(size, images, labels)
+            yield from parts(size, images, labels, codes)
             return
         now = settled(view, "augment", _values(gan, step))
         drawn = draws(gan.seed, step, "overfitting view").random((len(images), view.width), dtype=np.float32)
         uniform = torch.from_numpy(drawn).to(gan.device)
-        for (part, asked), (numbers, _) in zip(parts(size, images, labels), parts(size, uniform, None), strict=True):
-            yield now(part, numbers), asked
+        shown = zip(parts(size, images, labels, codes), parts(size, uniform, None), strict=True)
+        for (part, asked, own), (numbers, *_) in shown:
+            yield now(part, numbers), asked, own
 
 
 def measures(training: Tensor, held_out: Tensor, fake: Tensor) -> dict[str, float]:

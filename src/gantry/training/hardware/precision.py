@@ -1,6 +1,7 @@
 """Chooses the precision that suits the device, and counts the steps that float16 loss scaling skips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -58,6 +59,7 @@ class LossScaling(MixedPrecision):
     def __init__(self, device: str, scaler: torch.amp.GradScaler | None = None) -> None:
         super().__init__("16-mixed", device, scaler)
         self.skipped: dict[str, int | Tensor] = dict.fromkeys(PLAYERS, 0)
+        self._held = False  # whether the scale is not to change yet
 
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Optimizer, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
@@ -68,8 +70,27 @@ class LossScaling(MixedPrecision):
         before = scaler.scale(one)
         result = super().optimizer_step(optimizer, model, closure, **kwargs)
         name = PLAYERS[model.trainer.optimizers.index(optimizer)]
-        self.skipped[name] = self.skipped[name] + (scaler.scale(one) < before)
+        skipped = scaler.scale(one) < before
+        if self._held:
+            skipped = torch.stack(list(scaler._found_inf_per_device(optimizer).values())).sum() > 0
+        self.skipped[name] = self.skipped[name] + skipped
         return result
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this context all optimizers step under one scale, that of their gradients; it is updated at the end.
+
+        Lightning updates it after each optimizer's step, so that the next one would unscale by another scale than
+        that of its backward pass, where this was done before.
+        """
+        scaler = cast(torch.amp.GradScaler, self.scaler)
+        self._held, scaler.update = True, lambda new_scale=None: None  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            self._held = False
+            del scaler.update
+        scaler.update()
 
     def values(self) -> dict[str, float]:
         """Return `skipped/generator` and `skipped/discriminator`, counts so far, and the current `loss_scale`."""
