@@ -64,13 +64,13 @@ class Case:
 PLAIN = [Case(variant, variant) for variant in VARIANTS]
 OTHERS = [
     Case("lazy penalties", "wgan_gp", ("model.n_critic=1",), lazy),
-    Case("accumulate=2, clipped", "dcgan", ("accumulate=2", "model.max_grad_norm=0.1")),
+    Case("accumulate=2 and clipping", "dcgan", ("accumulate=2", "model.max_grad_norm=0.1")),
     Case("a rate for each step", "dcgan", rates=True),
     Case("images from the host", "dcgan", resident=False),
-    Case("sngan, resnet", "sngan", RESNET),
+    Case("sngan with resnet", "sngan", RESNET),
     Case("DiffAugment", "dcgan", ("model/augment=diffaugment",)),
     Case("ADA", "dcgan", ("model/augment=ada", "model.augment.kimg=0.5", "model.augment.p=0.2")),
-    Case("top-k, LeCam", "cgan", ("+model.top_k=0.5", "model.terms=[{_target_: gantry.models.lecam.LeCam}]")),
+    Case("top-k and LeCam", "cgan", ("+model.top_k=0.5", "model.terms=[{_target_: gantry.models.lecam.LeCam}]")),
     Case("consistency", "acgan", ("model.terms=[{_target_: gantry.models.consistency.BalancedConsistency}]",)),
 ]
 RESUMED = ("dcgan", "wgan_gp", "lazy penalties")
