@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import os
 import sqlite3
 import sys
@@ -28,6 +29,17 @@ def pytest_configure(config):
 
     if "not gpu" in config.option.markexpr:
         os.environ[GPUS] = ""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Keep Python's garbage collector from scanning the million objects that the imports of the tests make."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
