@@ -3,11 +3,11 @@
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from forked import run
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from project import ROOT
@@ -250,8 +250,7 @@ def test_a_store_that_is_away_costs_a_warning_not_the_report(tmp_path: Path, cap
 
 
 def compared(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "compare.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return run(ROOT / "compare.py", *arguments, cwd=folder)
 
 
 def test_the_command_takes_the_latest_sweep_and_leaves_only_its_report(tracked: tuple[Path, str, Path]) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked import run
 from processes import alive, at_work_in, wait_for
 from tiny_train import EXIT, FILL, FULL, HANG, KILL, RAISE
 
@@ -36,9 +37,8 @@ class Tiny:
         )
 
     def run(self, *overrides, **environment):
-        started = self.start("-m", "tracking=none", *overrides, **environment)
-        text = started.communicate(timeout=120)[0]
-        return started.returncode, text
+        done = run(TINY, "-m", "tracking=none", *overrides, cwd=self.folder, env=os.environ | environment)
+        return done.returncode, done.stdout + done.stderr
 
     @property
     def sweep(self):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import yaml
 from hydra.errors import HydraException
@@ -54,16 +55,9 @@ def numbers(trials, key):
 
 def run(folder, *overrides, script=ROOT / "train.py", **environment):
     pytest.importorskip("optuna")
-    command = [sys.executable, str(script), "-m", "tracking=none", "hydra/sweeper=gantry_optuna", *overrides]
     paths = os.pathsep.join([str(HERE / "plugins"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths} | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    asked = ("-m", "tracking=none", "hydra/sweeper=gantry_optuna", *overrides)
+    return forked.run(script, *asked, cwd=folder, env=os.environ | {"PYTHONPATH": paths} | environment, timeout=240)
 
 
 def launched(folder):
