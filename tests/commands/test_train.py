@@ -26,6 +26,8 @@ from gantry.runs.generator_files import load_generator
 from gantry.runs.tracking.tracker import Trackers
 from gantry.training import run as entry
 
+SMOKE = ["experiment=smoke", "model.generator.width=4", "model.discriminator.width=4"]
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
@@ -75,7 +77,7 @@ def run_of(store, folder):
 
 
 def test_without_a_number_of_devices_a_run_has_one(cli, tmp_path):
-    assert cli("experiment=smoke", "tracking=none", "steps=1", "metrics.n_generated=16", "~trainer.devices") == 0
+    assert cli(*SMOKE, "tracking=none", "steps=1", "metrics.n_generated=16", "~trainer.devices") == 0
     assert "devices: 1" in (tmp_path / "run/config.yaml").read_text()
 
 
@@ -150,9 +152,7 @@ def test_measuring_does_not_change_what_is_trained(config, tmp_path):
     tags = {"variant": "dcgan", "dataset": "digits"}
     weights = []
     for name, every in (("often", 1), ("never", 100)):
-        cfg = config(
-            "experiment=smoke", f"metrics.every={every}", "model.generator.width=4", "model.discriminator.width=4"
-        )
+        cfg = config(*SMOKE, f"metrics.every={every}")
         (tmp_path / name).mkdir()
         entry.train(cfg, tmp_path / name, tags)
         weights.append(load_generator(tmp_path / name / "generator" / "last").state_dict())
@@ -160,7 +160,7 @@ def test_measuring_does_not_change_what_is_trained(config, tmp_path):
 
 
 def test_a_diverged_run_fails_and_names_what_is_not_finite(cli, tmp_path, capsys, store):
-    assert cli("experiment=smoke", "model=wgan", "model.optimizer.lr=1e30") == 1
+    assert cli(*SMOKE, "model=wgan", "model.optimizer.lr=1e30") == 1
     said = capsys.readouterr().err
     assert "diverged" in said
     assert "generator" in said
@@ -175,7 +175,7 @@ def test_training_needs_no_mlflow(tmp_path, cache):
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "mlflow.py").write_text("raise ImportError('no mlflow here')\n")
-    overrides = ["experiment=smoke", "tracking=none", f"paths.cache={cache}", f"hydra.run.dir={tmp_path}/run"]
+    overrides = [*SMOKE, "tracking=none", f"paths.cache={cache}", f"hydra.run.dir={tmp_path}/run"]
     done = process(*overrides, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(blocked)})
     text = done.communicate(timeout=120)[0]
     assert done.returncode == 0, text
@@ -194,7 +194,7 @@ def test_training_needs_no_mlflow(tmp_path, cache):
     ],
 )
 def test_a_stopped_run_is_killed_and_says_so(number, code, tmp_path, arguments, store):
-    started = process("experiment=smoke", "steps=1000000", *arguments, cwd=tmp_path)
+    started = process(*SMOKE, "steps=1000000", *arguments, cwd=tmp_path)
     record = tmp_path / "run" / "metrics.jsonl"
     deadline = time.time() + 120
     while not (record.exists() and record.read_text().count("\n") > 3):
@@ -221,14 +221,14 @@ def test_a_signal_while_the_run_is_closed_does_not_leave_it_open(cli, monkeypatc
         close(self, status, reason)
 
     monkeypatch.setattr(Trackers, "close", disturbed)
-    assert cli("experiment=smoke") == 0
+    assert cli(*SMOKE) == 0
     _, run = run_of(store, tmp_path / "run")
     assert run.info.status == "FINISHED"
 
 
 def test_a_password_in_the_stores_address_is_written_nowhere(cli, tmp_path):
     uri = "tracking.uri=http://someone:hunter2@127.0.0.1:9"  # nothing listens there
-    assert cli("experiment=smoke", uri, "tracking.close_timeout=1") == 0
+    assert cli(*SMOKE, uri, "tracking.close_timeout=1") == 0
     ours = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and ".hydra" not in path.parts]
     assert (tmp_path / "run" / "undelivered.jsonl") in ours
     assert not [path for path in ours if b"hunter2" in path.read_bytes()]
@@ -236,7 +236,7 @@ def test_a_password_in_the_stores_address_is_written_nowhere(cli, tmp_path):
 
 def test_a_finished_run_that_mlflow_has_not_heard_of_is_told_when_it_is_asked_for_again(cli, tmp_path, store, capsys):
     away = ["tracking.uri=http://127.0.0.1:9", "tracking.close_timeout=0"]  # nothing listens there
-    assert cli("experiment=smoke", *away) == 0
+    assert cli(*SMOKE, *away) == 0
     assert cli(f"resume={tmp_path}/run", f"tracking.uri={store}") == 0
     assert "is finished and kept" in capsys.readouterr().out
     client, run = run_of(store, tmp_path / "run")
@@ -245,8 +245,8 @@ def test_a_finished_run_that_mlflow_has_not_heard_of_is_told_when_it_is_asked_fo
 
 
 def test_a_folder_with_a_run_in_it_is_refused(cli, capsys):
-    assert cli("experiment=smoke", "tracking=none") == 0
-    assert cli("experiment=smoke", "tracking=none") == 2
+    assert cli(*SMOKE, "tracking=none") == 0
+    assert cli(*SMOKE, "tracking=none") == 2
     assert "already holds a run" in capsys.readouterr().err
 
 
@@ -255,7 +255,7 @@ def test_a_failing_run_says_why(cli, monkeypatch, tmp_path, store, capsys):
         raise RuntimeError("the critic has left")
 
     monkeypatch.setattr(GAN, "training_step", fail)
-    assert cli("experiment=smoke") == 1
+    assert cli(*SMOKE) == 1
     _, run = run_of(store, tmp_path / "run")
     assert run.info.status == "FAILED"
     assert "the critic has left" in run.data.tags["gantry.reason"]
@@ -336,7 +336,7 @@ def test_skipping_unreadable_images_is_counted_and_trains(cli, tmp_path, store, 
     folder = folder_of(tmp_path, "corrupt")
     data = ["data=image_folder", f"data.folder={folder}", "data.skip_unreadable=true", "data.image_size=8"]
     monkeypatch.setattr("gantry.evaluation.extractors.networks.inception", tiny_extractor)
-    assert cli("experiment=smoke", *data, "batch_size=4", "model.generator.width=4") == 0
+    assert cli(*SMOKE, *data, "batch_size=4") == 0
     _, run = run_of(store, tmp_path / "run")
     assert run.data.tags["dataset"] == "image_folder"
     assert run.data.tags["data.skipped"] == "1"
@@ -356,7 +356,7 @@ def test_a_zip_of_stylegan_trains_with_its_labels_and_says_what_it_holds(cli, tm
         archive.writestr("preview.heic", b"")
     monkeypatch.setattr("gantry.evaluation.extractors.networks.inception", tiny_extractor)
     data = ["data=image_folder", f"data.folder={tmp_path}/set.zip", "data.image_size=8"]
-    assert cli("experiment=smoke", *data, "batch_size=4", "model.generator.width=4") == 0
+    assert cli(*SMOKE, *data, "batch_size=4") == 0
     shown = capsys.readouterr().out
     assert "set: 60 images (all), 8x8 colour, 2 classes by dataset.json: 0 (30), 1 (30)\n" in shown
     assert "  from 60 PNG of 16x16\n  left out: 1 .heic\n  altered: 5 transparent, laid on white, 60 reduced\n" in shown
@@ -399,7 +399,7 @@ def test_a_new_variant_is_one_file_and_one_function(cli, tmp_path, monkeypatch):
         "defaults: [base, _self_]\nloss: {_target_: my_losses.squared_hinge, margin: 0.5}\nn_critic: 2\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert cli("experiment=smoke", "model=my_gan", "--config-dir", str(tmp_path / "mine")) == 0
+    assert cli(*SMOKE, "model=my_gan", "--config-dir", str(tmp_path / "mine")) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["images"] == 4 * 2 * 16
 
 
@@ -411,7 +411,7 @@ def test_the_guides_data_set_trains(cli, tmp_path, monkeypatch):
     (tmp_path / "mine" / "data").mkdir(parents=True)
     (tmp_path / "mine" / "data" / "stripes.yaml").write_text(yaml)
     monkeypatch.syspath_prepend(tmp_path)
-    assert cli("experiment=smoke", "data=stripes", "--config-dir", str(tmp_path / "mine")) == 0
+    assert cli(*SMOKE, "data=stripes", "--config-dir", str(tmp_path / "mine")) == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["dataset"] == "stripes"
 
 
