@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from forked import run
 
 SCRIPT = """
 import os, sys
@@ -63,13 +64,8 @@ def app(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
 
     def start(*arguments, **environment):
-        done = subprocess.run(
-            [sys.executable, "train.py", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "HYDRA_FULL_ERROR": "", **environment},
-            capture_output=True,
-            text=True,
-        )
+        environment = {**os.environ, "HYDRA_FULL_ERROR": "", **environment}
+        done = run("train.py", *arguments, cwd=tmp_path, env=environment)
         # Nothing slow is imported on any path through the command line.
         assert "slow imports: []" in done.stderr
         done.stderr = done.stderr.replace("slow imports: []\n", "")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from project import VARIANTS, widths
+from project import COMMON, VARIANTS, widths
 from small import NOISE, bare_trainer
 from torch import nn
 
@@ -24,7 +24,15 @@ from gantry.training.model import build_model
 
 STEPS = 3
 SMALL = ["data.image_size=8", "batch_size=6"]
-SETTINGS = [[], ["accumulate=2", "model.max_grad_norm=0.1"]]
+PARTS = ["accumulate=2", "model.max_grad_norm=0.1"]
+TRAINED = [pytest.param(variant, [], id=f"{variant}-whole") for variant in VARIANTS] + [
+    pytest.param(
+        *(variant, PARTS),
+        marks=() if variant in (*COMMON, "reacgan", "stylegan2") else pytest.mark.slow,
+        id=f"{variant}-accumulate=2 and clipped",
+    )
+    for variant in VARIANTS
+]
 
 
 def alone(gan):
@@ -61,8 +69,7 @@ def lightning(gan, batches):
     return records, trainer.optimizers
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["whole", "accumulate=2 and clipped"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "settings"), TRAINED)
 def test_a_plain_loop_of_the_step_is_lightnings_training_to_the_bit(variant, settings, config):
     gans, ends = [], []
     for train in (lightning, plain):

@@ -11,7 +11,8 @@ from gantry.training import lightning_overrides
 from gantry.training.run import train
 
 TAGS = {"variant": "dcgan", "dataset": "digits"}
-SMALL = ["experiment=smoke", "model=dcgan", "model/network=mlp", "steps=8", "metrics.every=8", "guard.every=50"]
+NARROW = ["model.generator.width=4", "model.discriminator.width=4"]
+SMALL = ["experiment=smoke", "model=dcgan", *NARROW, "steps=8", "metrics.every=8", "guard.every=50"]
 ENDS = 3  # the step after which a callback ends training: between two looks, two evaluations and two checkpoints
 
 

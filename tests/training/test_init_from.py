@@ -28,7 +28,8 @@ from gantry.training.rules import check_run
 TINY = ["experiment=smoke", "steps=2", "model.z_dim=8", "data.image_size=16", "model.ema.half_life=16"]
 FAST = ("dcgan", "sngan", "wgan_gp")  # the others take half a minute more
 EACH = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS]
-MLP = ["experiment=smoke", "model=wgan", "model/network=mlp", "steps=6", "metrics.every=3", "checkpoint.keep=9"]
+NARROW = ["model.generator.width=4", "model.discriminator.width=4"]
+SIX = ["experiment=smoke", "model=wgan", *NARROW, "steps=6", "metrics.every=3", "checkpoint.keep=9"]
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def same(mine, theirs):
 
 def tiny(variant):
     """A variant's overrides with networks of a few channels."""
-    narrow = [] if variant == "vanilla" else ["model.generator.width=4", "model.discriminator.width=4"]
+    narrow = [] if variant == "vanilla" else NARROW
     return [*TINY, f"model={variant}", *narrow]
 
 
@@ -100,8 +101,8 @@ def test_every_variant_begins_with_the_images_the_trained_generator_made(run, va
 
 @pytest.mark.parametrize("n", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))])
 def test_resumed_after_a_stop_it_ends_as_if_it_never_had_been(run, config, tmp_path, n):
-    source = run("source", *MLP, "seed=1")
-    begins = [*MLP, f"init_from={source}"]
+    source = run("source", *SIX, "seed=1")
+    begins = [*SIX, f"init_from={source}"]
     whole = run("whole", *begins)
     with pytest.raises(SystemExit):
         run("stopped", *begins, stop=n)
@@ -117,8 +118,8 @@ def test_resumed_after_a_stop_it_ends_as_if_it_never_had_been(run, config, tmp_p
 
 
 def test_stopped_before_its_first_checkpoint_it_begins_again_with_the_same_weights_or_not_at_all(run, config, tmp_path):
-    source, other = run("source", *MLP, "seed=1"), run("other", *MLP, "seed=2")
-    begins = [*MLP, f"init_from={source}"]
+    source, other = run("source", *SIX, "seed=1"), run("other", *SIX, "seed=2")
+    begins = [*SIX, f"init_from={source}"]
     killed = run("killed", *begins)
     shutil.rmtree(killed / "checkpoints")
     for left in ("metrics.jsonl", "summary.json"):
@@ -131,16 +132,16 @@ def test_stopped_before_its_first_checkpoint_it_begins_again_with_the_same_weigh
     with pytest.raises(UserError, match="began with other weights than init_from names now"):
         run("killed", *begins, start=start)
     with pytest.raises(UserError, match="init_from"):
-        check_unchanged(killed, config(*MLP, f"init_from={other}"))
+        check_unchanged(killed, config(*SIX, f"init_from={other}"))
     with pytest.raises(UserError, match=r"init_from: was .*, is absent"):
-        check_unchanged(killed, config(*MLP))
-    assert check_unchanged(source, config(*MLP, "seed=1")) == ()
+        check_unchanged(killed, config(*SIX))
+    assert check_unchanged(source, config(*SIX, "seed=1")) == ()
 
 
 def test_the_networks_to_load_are_chosen_and_an_export_has_one(run, tmp_path, capsys):
-    source = run("source", *MLP)
+    source = run("source", *SIX)
     exported = source / "generator" / "best"
-    fresh = at_step(run("fresh", *MLP, "steps=1"), 0)["dis"]
+    fresh = at_step(run("fresh", *SIX, "steps=1"), 0)["dis"]
     trained = at_step(source, checkpoint_files.newest(source, "best").step)["ave"]
     capsys.readouterr()
     for number, (given, said) in enumerate(
@@ -150,7 +151,7 @@ def test_the_networks_to_load_are_chosen_and_an_export_has_one(run, tmp_path, ca
             ((f"init_from={exported / 'generator.safetensors'}",), "is not in it, begins fresh"),
         ]
     ):
-        begun = run(f"begun{number}", *MLP, "steps=1", *given)
+        begun = run(f"begun{number}", *SIX, "steps=1", *given)
         assert f"  discriminator: {said}" in capsys.readouterr().out
         assert same(at_step(begun, 0)["ave"], trained)
         assert same(at_step(begun, 0)["dis"], fresh)
@@ -187,7 +188,7 @@ def begun(cfg, path, made, classes=True):
 
 @pytest.mark.parametrize("variant", EACH)
 def test_every_variant_takes_what_fits_from_another_size(gan, tmp_path, variant):
-    narrow = [] if variant == "vanilla" else ["model.generator.width=4", "model.discriminator.width=4"]
+    narrow = [] if variant == "vanilla" else NARROW
     _, small = gan(f"model={variant}", *narrow, "data.image_size=32")
     cfg, large = gan(f"model={variant}", *narrow, "data.image_size=64", "seed=1")
     before = {name: value.clone() for name, value in large.state_dict().items()}

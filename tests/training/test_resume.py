@@ -46,7 +46,8 @@ def overrides():
     return [
         "experiment=smoke",
         "model=wgan",
-        "model/network=mlp",
+        "model.generator.width=4",
+        "model.discriminator.width=4",
         "steps=6",
         "metrics.every=3",
         "log_every=2",

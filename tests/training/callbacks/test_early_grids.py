@@ -17,7 +17,8 @@ from gantry.training.callbacks.early_grids import early_steps
 from gantry.training.resume import take_up
 
 TAGS = {"variant": "dcgan", "dataset": "digits"}
-SMALL = ["experiment=smoke", "model=dcgan", "model/network=mlp", "steps=6", "metrics.every=4", "log_every=1"]
+NARROW = ["model.generator.width=4", "model.discriminator.width=4"]
+SMALL = ["experiment=smoke", "model=dcgan", *NARROW, "steps=6", "metrics.every=4", "log_every=1"]
 
 
 class StopAt(Stop):

@@ -23,7 +23,8 @@ from gantry.training.callbacks.film import FRAMES, develop, film_logged, frame, 
 from gantry.training.resume import take_up
 
 TAGS = {"variant": "dcgan", "dataset": "digits"}
-SMALL = ["experiment=smoke", "model=dcgan", "model/network=mlp", "steps=6", "metrics.every=3"]
+NARROW = ["model.generator.width=4", "model.discriminator.width=4"]
+SMALL = ["experiment=smoke", "model=dcgan", *NARROW, "steps=6", "metrics.every=3"]
 
 
 class StopAt(Stop):

@@ -18,7 +18,8 @@ from gantry.training.callbacks.forecast import Forecast, evaluations_left, words
 from gantry.training.callbacks.panel import BLOCKS, State, compared, curve, lines
 
 TAGS = {"variant": "dcgan", "dataset": "digits"}
-SMALL = ["experiment=smoke", "model=dcgan", "model/network=mlp", "steps=12", "metrics.every=4", "log_every=1"]
+NARROW = ["model.generator.width=4", "model.discriminator.width=4"]
+SMALL = ["experiment=smoke", "model=dcgan", *NARROW, "steps=12", "metrics.every=4", "log_every=1"]
 CODES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 VALUES = {
     "loss/discriminator": 0.8721,

@@ -1,15 +1,16 @@
 """BatchNorm over several ranks: what one process gets from the whole batch, ranks that share it out get too."""
 
 import functools
+import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import batch_norm_ranks
 import pytest
 import torch
 from batch_norm_ranks import CASES, run
+from filelock import FileLock
 from torch import nn
 
 from gantry.core.errors import UserError
@@ -22,21 +23,31 @@ TOLERANCE = dict.fromkeys(CASES, 1e-5) | {"far from zero": 1e-4, "bfloat16": 1e-
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """Train every case on a number of gloo ranks, once; gives their results in order."""
+    """Train every case on a number of gloo ranks, once, also for tests side by side; gives their results in order."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    root = tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent
 
     @functools.cache
     def trained(world):
-        folder = tmp_path_factory.mktemp("ranks")
-        command = [sys.executable, batch_norm_ranks.__file__]
-        children = [subprocess.Popen([*command, str(rank), str(world), str(folder)]) for rank in range(world)]
-        try:
-            assert [child.wait(timeout=120) for child in children] == [0] * world
-        finally:
-            for child in children:
-                child.kill()
-        return [torch.load(Path(folder, f"{rank}.pt")) for rank in range(world)]
+        folder = root / f"batch_norm_ranks_{world}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                folder.mkdir()
+                start(world, folder)
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
     return trained
+
+
+def start(world, folder):
+    """Train every case on new ranks, to their end."""
+    command = [sys.executable, batch_norm_ranks.__file__]
+    children = [subprocess.Popen([*command, str(rank), str(world), str(folder)]) for rank in range(world)]
+    try:
+        assert [child.wait(timeout=120) for child in children] == [0] * world
+    finally:
+        for child in children:
+            child.kill()
 
 
 def difference(actual, expected):
