@@ -18,6 +18,8 @@ def widths(variant, width=4):
     return [f"model.generator.width={width}", f"model.discriminator.width={width}", *SMALL.get(variant, [])]
 
 
+# Of variants whose latents have codes: those that fit into 6 entries.
+FEW_CODES = {"infogan": ["model.generator.codes.c1=3"]}
 SMALL = {
     "progan": ["model.z_dim=8", "model.growth.stable=12", "model.growth.fade=18"],  # new layers after two steps of 6
     "reacgan": ["model.discriminator.embedding_dim=4"],

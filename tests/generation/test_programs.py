@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from project import COMMON, VARIANTS
+from project import COMMON, FEW_CODES, VARIANTS
 from sharing_helpers import LATENTS, NETWORKS, Z_DIM, exported, images_of, python_with, small
 from small import NOISE
 from torch import nn
@@ -62,7 +62,8 @@ def test_the_torchscript_of_every_variant_makes_its_images_where_there_is_torch_
 ):
     networks, labels = {}, {}
     for variant in variants:
-        gan, made_of = build_model(config(f"model={variant}", "experiment=smoke", f"model.z_dim={Z_DIM}"), NOISE)
+        short = [f"model.z_dim={Z_DIM}", *FEW_CODES.get(variant, [])]
+        gan, made_of = build_model(config(f"model={variant}", "experiment=smoke", *short), NOISE)
         network = networks[variant] = gan.generator.train()
         classes = gan.classes if gan.conditional else None
         labels[variant] = [] if classes is None else [[0, 1, 2, 1, 0]]

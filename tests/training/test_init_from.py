@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from project import VARIANTS
+from project import FEW_CODES, VARIANTS
 from safetensors.torch import load_file
 from small import NOISE
 from test_resume import StopAt, history
@@ -66,7 +66,7 @@ def same(mine, theirs):
 def tiny(variant):
     """A variant's overrides with networks of a few channels."""
     narrow = [] if variant == "vanilla" else NARROW
-    return [*TINY, f"model={variant}", *narrow]
+    return [*TINY, f"model={variant}", *narrow, *FEW_CODES.get(variant, [])]
 
 
 @pytest.mark.parametrize("variant", EACH)

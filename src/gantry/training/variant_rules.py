@@ -70,7 +70,8 @@ def wrong_codes(config: Config) -> Iterator[str]:
             wrong.append(f"{key}: takes names, such as {{c1: 10, c2: [-1, 1]}}, not {shown(codes)}")
             continue
         for name, code in (codes or {}).items():
-            entries += player == "generator" and (code if _is_size(code) else 1)
+            if player == "generator":
+                entries += code if _is_size(code) else 1
             if not _is_size(code) and not _is_interval(code):
                 wrong.append(f"{key}.{name}: must be a whole number of at least 2, or [low, high], not {shown(code)}")
     prior, z_dim = config.value("model.generator.prior"), config.value("model.z_dim")

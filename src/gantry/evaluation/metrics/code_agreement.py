@@ -36,10 +36,12 @@ def _spread(inputs: Inputs, values: Mapping[str, float]) -> dict[str, float]:
 def code_agreement(code: Tensor, predicted: Tensor, n_classes: int) -> tuple[float, dict[int, int]]:
     """Return the share of images whose code and class go together, in the one-to-one matching where most do.
 
-    Chen et al. 2016, InfoGAN, section 7.2, match the values of a code to digits and find an error of 5 %; no published
-    code says how. Here the matching is the assignment of the largest sum (Kuhn 1955, The Hungarian Method), of which a
-    value of the code and a class each occur in one pair at most: a class that two values share counts for one. Chosen
-    on the same images, it lies above 1 / n_classes for a code that says nothing: about 0.13 of 2,000 images of 10.
+    Chen et al. 2016, InfoGAN, section 7.2, match the values of a code to digits and find an error of 5 % where Q, which
+    tells the code, classifies digits; no published code says how. This is of generated images, since a trained
+    generator comes without Q. The matching is the assignment of the largest sum (Kuhn 1955, The Hungarian Method), of
+    which a value of the code and a class each occur in one pair at most: a class that two values share counts for one.
+    Chosen on the same images, it lies above 1 / n_classes for a code that says nothing: about 0.13 of 2,000 images of
+    10 classes.
 
     Args:
         code: of each image, int64 (n,), from 0.
