@@ -40,7 +40,7 @@ def test_a_smoke_run_leaves_everything_a_run_leaves(variant, cli, tmp_path, stor
     folder = tmp_path / "run"
 
     summary = json.loads((folder / "summary.json").read_text())
-    model = config(f"model={variant}").model
+    model = config(f"model={variant}", *widths(variant, 8)).model
     n_critic = model.n_critic
     batches = n_critic + (model.get("generator_reals") == "next")
     assert (summary["steps"], summary["images"]) == (4, 4 * batches * 16)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gantry.core.errors import UserError
+from gantry.models.networks.growing import Growing
 
 
 def compiled(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -16,8 +17,12 @@ def compiled(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     The network itself is not changed.
 
-    All batches have the same size, so the code is compiled for that size only.
+    All batches have the same size, so the code is compiled for that size only. That of a network that grows is compiled
+    for each level and each fade, with gradients and without, which torch would else stop doing after the eighth time.
     """
+    if isinstance(network, Growing):
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, 2 * (2 * network.levels + 1))
     return torch.compile(network, dynamic=False)
 
 

@@ -44,8 +44,8 @@ class GAN(LightningModule):
 
     With `accumulate` each of these steps splits its batch into as many equal parts, runs them in turn and adds up their
     gradients: up to rounding the step of the whole batch, in the memory of one part. What compares the images of a
-    batch compares those of a part: BatchNorm and StyleGAN2's deviation (as over a rank's share), top-k and D2D-CE. And
-    spectral normalisation does a power iteration at every part, LeCam an update of its averages.
+    batch compares those of a part: BatchNorm and StyleGAN2's and ProGAN's deviation (as over a rank's share), top-k and
+    D2D-CE. And spectral normalisation does a power iteration at every part, LeCam an update of its averages.
 
     Args:
         generator: maps latents (B, z_dim) to images (B, C, H, W) in [-1, 1].
