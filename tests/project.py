@@ -20,6 +20,7 @@ def widths(variant, width=4):
 
 SMALL = {
     "reacgan": ["model.discriminator.embedding_dim=4"],
+    "improved": ["model.generator.reference=4", "model.discriminator.kernels=3"],
     "r3gan_full": ["model.generator.blocks=1", "model.discriminator.blocks=1"],
     "stylegan2": ["model.z_dim=8", "model.generator.w_dim=8", "batch_size=8"],
 }

@@ -20,11 +20,12 @@ from gantry.models import losses
 from gantry.models.augment.ada import ADA
 from gantry.models.augment.diffaugment import DiffAugment
 from gantry.models.consistency import BalancedConsistency, LatentConsistency
+from gantry.models.improved import FeatureMatching, HistoricalAveraging
 from gantry.models.labels import Classes
 from gantry.models.lecam import LeCam
 from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.module import GAN
-from gantry.models.networks import conditional_dcgan, dcgan, mlp, stylegan2
+from gantry.models.networks import conditional_dcgan, dcgan, minibatch, mlp, stylegan2, virtual_batch
 from gantry.models.penalties import R1, R2, GradientPenalty
 from gantry.models.schedules import Cosine
 from gantry.models.terms import AuxiliaryClassifier, DataToData
@@ -84,6 +85,7 @@ CASES = {
     "acgan, lazily": Case("acgan, lazily", 10),
     "stylegan2": Case("stylegan2", 2),
     "relativistic": Case("relativistic", 2),
+    "improved": Case("improved", 2),
     "generator first": Case("generator first", 2),
     "wgan_gp, Lightning's default": Case("wgan_gp", 1, "default"),
 }
@@ -150,6 +152,12 @@ VARIANTS = {
         discriminator=lambda: dcgan.Discriminator(SHAPE, width=4, norm="none"),
         loss=losses.non_saturating,
         further=lambda: dict(first="generator"),
+    ),
+    "improved": dict(
+        generator=lambda: virtual_batch.Generator(Z, SHAPE, width=4, reference=5),
+        discriminator=lambda: minibatch.Discriminator(SHAPE, width=4, norm="layer", kernels=4, dims=2),
+        loss=losses.non_saturating,
+        further=lambda: dict(terms=[FeatureMatching(), HistoricalAveraging(0.1)], generator_reals="next"),
     ),
     "relativistic": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),
