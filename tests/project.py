@@ -23,6 +23,7 @@ FEW_CODES = {"infogan": ["model.generator.codes.c1=3"]}
 SMALL = {
     "progan": ["model.z_dim=8", "model.growth.stable=12", "model.growth.fade=18"],  # new layers after two steps of 6
     "reacgan": ["model.discriminator.embedding_dim=4"],
+    "improved": ["model.generator.reference=4", "model.discriminator.kernels=3"],
     "r3gan_full": ["model.generator.blocks=1", "model.discriminator.blocks=1"],
     "stylegan2": ["model.z_dim=8", "model.generator.w_dim=8", "batch_size=8"],
 }

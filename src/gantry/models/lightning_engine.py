@@ -11,7 +11,7 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gantry.models.networks.sync_batch_norm import SumOverRanks
+from gantry.models.networks.sync_batch_norm import over_ranks
 from gantry.models.play import Alone, Ranks
 from gantry.models.step import gradient_norm
 
@@ -39,14 +39,12 @@ class DistributedRanks:
 
         A gradient to it reaches the rank whose part it is, summed over the ranks' losses.
         """
+        if value.is_floating_point():
+            return over_ranks(value, self.count, self.rank)
         padded = value.new_zeros((self.count, *value.shape))
-        if not value.is_floating_point():
-            padded[self.rank] = value
-            dist.all_reduce(padded)
-            return padded.flatten(0, 1)
-        mine = torch.arange(self.count, device=value.device) == self.rank
-        shaped = mine.view(-1, *[1] * value.ndim)
-        return cast(Tensor, SumOverRanks.apply(torch.where(shaped, value, padded))).flatten(0, 1)
+        padded[self.rank] = value
+        dist.all_reduce(padded)
+        return padded.flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,8 @@ class GAN(LightningModule):
         shares = {player: classes.shares_of(draw) for player, draw in label_draws.items()} if classes else {}
         self.draws = Draws(seed, batch_size, shares)
         self.terms, self.augment, self.top_k = terms, augment, top_k
+        for term in terms:
+            getattr(term, "begin", _nothing)(networks)
         self._terms = nn.ModuleList([term for term in terms if isinstance(term, nn.Module)])  # their state is saved
         self.at_every_pass = spectral_updates == "pass"
         mixing, view = getattr(generator, "draws", None) or {}, 0 if augment is None else augment.width
@@ -343,3 +345,7 @@ class GAN(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore `noise_stream`."""
         self.noise_stream = max(self.noise_stream, checkpoint.get("noise_stream", 0))
+
+
+def _nothing(networks: Mapping[str, nn.Module]) -> None:
+    """Do nothing: a term that has no `begin`."""

@@ -17,6 +17,8 @@ from gantry.models.play import Play
 class PlayersTerm(Protocol):
     """A term of one or both players; a module where it has state, which lies in buffers.
 
+    One whose state has the shapes of weights has `begin`, which is called once with both networks by player.
+
     Attributes:
         players: who minimises it, "generator", "discriminator" or both.
         every: it is due at each `every`-th turn of a player, with `every` times the weight.

@@ -75,8 +75,9 @@ CASES = {
     "acgan, lazily": Case("acgan, lazily"),
     "stylegan2": Case("stylegan2", 2),
     "relativistic": Case("relativistic", 2),
-    "infogan": Case("infogan", 10),
-    "progan": Case("progan", 10),
+    "improved": Case("improved", 2),
+    "infogan": Case("infogan"),
+    "progan": Case("progan"),
     "generator first": Case("generator first", 2),
     "wgan_gp, Lightning's default": Case("wgan_gp", 1, "default"),
 }

@@ -5,10 +5,11 @@ from gantry.models.augment.ada import ADA
 from gantry.models.augment.diffaugment import DiffAugment
 from gantry.models.consistency import BalancedConsistency, LatentConsistency
 from gantry.models.growth import Growth
+from gantry.models.improved import FeatureMatching, HistoricalAveraging
 from gantry.models.lecam import LeCam
 from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.mutual_information import MutualInformation
-from gantry.models.networks import conditional_dcgan, dcgan, mlp, progan, structured, stylegan2
+from gantry.models.networks import conditional_dcgan, dcgan, minibatch, mlp, progan, structured, stylegan2, virtual_batch
 from gantry.models.penalties import R1, R2, GradientPenalty
 from gantry.models.schedules import Cosine
 from gantry.models.terms import AuxiliaryClassifier, DataToData, Drift
@@ -84,6 +85,12 @@ VARIANTS = {
         discriminator=lambda: progan.Discriminator(SHAPE, width=8, group=3),
         loss=losses.wasserstein,
         further=lambda: dict(growth=Growth(24, 24), penalties=[GradientPenalty()], terms=[Drift()]),
+    ),
+    "improved": dict(
+        generator=lambda: virtual_batch.Generator(Z, SHAPE, width=4, reference=5),
+        discriminator=lambda: minibatch.Discriminator(SHAPE, width=4, norm="layer", kernels=4, dims=2),
+        loss=losses.non_saturating,
+        further=lambda: dict(terms=[FeatureMatching(), HistoricalAveraging(0.1)], generator_reals="next"),
     ),
     "relativistic": dict(
         generator=lambda: dcgan.Generator(Z, SHAPE, width=4, norm="layer"),

@@ -225,7 +225,8 @@ TOLERANCE = {"wgan_gp": 1e-5, "wgan_gp in parts": 1e-5, "sngan": 1e-5, "vanilla"
 # Neither a relativistic loss nor a penalty depends on the last bias; Adam makes steps of its gradient's rounding.
 FREE = {"relativistic": "discriminator.layers.5.bias"}
 # Those of labels, further terms, augmentation, turns in another order, schedules.
-WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2", "relativistic", "infogan", "progan")
+WIDER = ("acgan", "acgan, lazily", "reacgan", "adaptive", "paired", "stylegan2")
+WIDER += ("relativistic", "improved", "infogan", "progan")
 TOLERANCE |= dict.fromkeys(WIDER, 1e-4)
 # In a Wasserstein critic the gradients of biases of real and of generated images cancel, and Adam divides what is left.
 TOLERANCE["progan"] = 5e-4

@@ -58,6 +58,17 @@ class SumOverRanks(torch.autograd.Function):
         return SumOverRanks.apply(gradient.contiguous())
 
 
+def over_ranks(value: Tensor, count: int, rank: int) -> Tensor:
+    """Return the tensors (B, ...) of floats of `count` ranks, each as long, one after the other, on rank `rank`.
+
+    A gradient to it reaches the rank whose part it is, summed over the ranks' losses.
+    """
+    mine = (torch.arange(count, device=value.device) == rank).view(-1, *[1] * value.ndim)
+    padded = torch.where(mine, value, value.new_zeros((count, *value.shape)))
+    total: Tensor = SumOverRanks.apply(padded)
+    return total.flatten(0, 1)
+
+
 def _forward(module: _BatchNorm, x: Tensor) -> Tensor:
     """Normalise x (B, C, ...); B may differ between ranks and be 0 (Ioffe and Szegedy 2015, section 3)."""
     if not (module.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
