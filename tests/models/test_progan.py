@@ -14,7 +14,7 @@ from gantry.core.errors import UserError
 from gantry.data.batches import Batches
 from gantry.data.images import to_float
 from gantry.models.compilation import compiled
-from gantry.models.growth import LOD, Grown, Growth, LevelOfDetail, RealsAtLevel
+from gantry.models.growth import LOD, Grown, Growth, RealsAtLevel
 from gantry.models.losses import wasserstein
 from gantry.models.module import GAN
 from gantry.models.networks import dcgan, progan
@@ -22,7 +22,7 @@ from gantry.models.networks.blocks import UnsupportedError
 from gantry.models.networks.equalised import EqualisedLinear, ScaledConv2d, with_deviation
 from gantry.models.networks.growing import enlarged, shrunk, split
 from gantry.models.penalties import GradientPenalty, squared_gradient_norm
-from gantry.models.schedules import Progress, Schedule
+from gantry.models.schedules import Progress
 from gantry.models.terms import Drift
 from gantry.training.callbacks.overfitting import Overfitting
 
@@ -201,27 +201,6 @@ def test_real_images_are_shrunk_mixed_and_enlarged():
     assert torch.equal(half(images, {}), blocks)
     assert torch.allclose(whole(images, {LOD: torch.tensor(0.25)}), 0.75 * images + 0.25 * blocks)
     assert torch.equal(RealsAtLevel()(images, {}), images)
-
-
-@pytest.mark.parametrize(
-    ("done", "lod"),
-    [(0, 2), (600, 2), (601, 1.9975), (900, 1.25), (1000, 1), (1600, 1), (1800, 0.5), (2000, 0), (9e9, 0)],
-)
-def test_the_level_of_detail_is_that_of_the_official_schedule(done, lod):
-    schedule = LevelOfDetail(Growth(stable=600, fade=400), levels=2)
-    assert isinstance(schedule, Schedule)
-    assert schedule.at(done) == pytest.approx(lod)
-
-
-def test_without_a_fade_the_next_size_comes_at_once():
-    assert [LevelOfDetail(Growth(10, 0), 2).at(done) for done in (0, 9, 10, 19, 20)] == [2, 2, 1, 1, 0]
-    assert [LevelOfDetail(Growth(0, 10), 2).at(done) for done in (0, 5, 10, 20)] == [2, 1.5, 1, 0]
-
-
-@pytest.mark.parametrize(("options", "named"), [({"stable": -1}, "stable"), ({"stable": 0, "fade": 0}, "above 0")])
-def test_impossible_growth_is_refused(options, named):
-    with pytest.raises(ValueError, match=named):
-        Growth(**options)
 
 
 def test_networks_that_do_not_grow_are_refused():

@@ -48,6 +48,11 @@ class Classes:
         return (1 / len(self),) * len(self) if draw == "uniform" else self.shares
 
 
+def draws_by_player(generator: LabelDraw | None, discriminator: LabelDraw | None) -> dict[str, LabelDraw]:
+    """Return how labels are drawn in each player's turn: uniformly, and as in the generator's, where nothing is given."""
+    return {"generator": generator or "uniform", "discriminator": discriminator or generator or "uniform"}
+
+
 def from_uniform(uniform: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     """Return labels int64 (n,) of numbers (n,) in [0, 1): label k where they fall into its share of the interval."""
     bounds = np.cumsum(shares)[:-1]  # without the last: rounding may leave the sum below 1

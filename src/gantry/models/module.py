@@ -17,7 +17,7 @@ from gantry.models.ema import AveragedGenerator
 from gantry.models.fixed_step import FixedStep
 from gantry.models.growth import LOD, Grown, Growth
 from gantry.models.inference import Inference, encoder_draws
-from gantry.models.labels import Classes, LabelDraw, taken_by
+from gantry.models.labels import Classes, LabelDraw, draws_by_player, taken_by
 from gantry.models.lightning_engine import LightningEngine, count_step
 from gantry.models.losses import Loss
 from gantry.models.memory_format import channels_last, lay_out, lies_channels_last
@@ -136,10 +136,7 @@ class GAN(LightningModule):
         self.order = Order(n_critic, first, generator_batches, generator_reals)
         takes = {player: taken_by(network) for player, network in networks.items()}
         self.classes = classes if any("labels" in names for names in takes.values()) else None
-        label_draws: dict[str, LabelDraw] = {}
-        if self.classes is not None:
-            label_draws = {"generator": labels or "uniform"}
-            label_draws["discriminator"] = discriminator_labels or label_draws["generator"]
+        label_draws = {} if self.classes is None else draws_by_player(labels, discriminator_labels)
         check_order(self.order, loss, label_draws, penalties)
         check_codes(generator, discriminator, loss, [*penalties, *terms])
         self.generator, self.discriminator = channels_last(generator), channels_last(discriminator)

@@ -9,7 +9,16 @@ from gantry.models.improved import FeatureMatching, HistoricalAveraging
 from gantry.models.lecam import LeCam
 from gantry.models.local_gradient import LocalGradientPenalty
 from gantry.models.mutual_information import MutualInformation
-from gantry.models.networks import conditional_dcgan, dcgan, minibatch, mlp, progan, structured, stylegan2, virtual_batch
+from gantry.models.networks import (
+    conditional_dcgan,
+    dcgan,
+    minibatch,
+    mlp,
+    progan,
+    structured,
+    stylegan2,
+    virtual_batch,
+)
 from gantry.models.penalties import R1, R2, GradientPenalty
 from gantry.models.schedules import Cosine
 from gantry.models.terms import AuxiliaryClassifier, DataToData, Drift
