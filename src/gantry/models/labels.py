@@ -49,7 +49,7 @@ class Classes:
 
 
 def draws_by_player(generator: LabelDraw | None, discriminator: LabelDraw | None) -> dict[str, LabelDraw]:
-    """Return how labels are drawn in each player's turn: uniformly, and as in the generator's, where nothing is given."""
+    """Return how labels are drawn in each turn: uniformly where none is given, the discriminator as the generator."""
     return {"generator": generator or "uniform", "discriminator": discriminator or generator or "uniform"}
 
 
