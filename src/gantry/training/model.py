@@ -29,7 +29,8 @@ def _maker_of(model: dict[str, Any]) -> Callable[..., GAN]:
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
             named = re.search(r"full_key: (\S+)", str(error))
-            raise UserError(f"model{f'.{named[1]}' if named else ''}: {error.__cause__}") from error
+            key = re.sub(r"(?<=[a-z])(?=\d+$)", ".", named[1]) if named else ""  # Hydra leaves out a list's dot
+            raise UserError(f"model{f'.{key}' if key else ''}: {error.__cause__}") from error
         raise
 
 
