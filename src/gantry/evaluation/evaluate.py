@@ -23,10 +23,11 @@ from gantry.core.processes.workers import Crew
 from gantry.data.describe import data_record
 from gantry.data.images import ImageSet
 from gantry.data.sample_caveats import caveats as sample_caveats
+from gantry.evaluation.asked import can_classify
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.features import ArraySource, Source, at_a_time, look_at, look_at_share
 from gantry.evaluation.metrics import kid
-from gantry.evaluation.metrics.metric import ASKED, LABELS, LOGITS, SETS, Inputs, Metric
+from gantry.evaluation.metrics.metric import ASKED, CLASSED, ENCODER, LABELS, LOGITS, SETS, Inputs, Metric
 from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import Reals, real_features
 from gantry.evaluation.request import (
@@ -34,7 +35,6 @@ from gantry.evaluation.request import (
     MAIN,
     Plan,
     SampleFiles,
-    can_classify,
     describe_generator,
     describe_images,
 )
@@ -150,10 +150,12 @@ class _Measuring:
         plan = self.plan
         if "augmentation" in plan.measures and not can_classify(plan.trained_on):
             raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
-        needs = {metric.name: lacking(metric, self._extractor(metric), plan.asks) for metric in plan.metrics}
+        with_codes = plan.encoder is not None, can_classify(plan.trained_on)
+        needs = {one.name: lacking(one, self._extractor(one), plan.asks, *with_codes) for one in plan.metrics}
         found = [metric for metric in plan.metrics if needs[metric.name] is None]
         if not found:
             whose = {LOGITS: self.main.name, LABELS: plan.trained_on.name, ASKED: "the generator"}
+            whose |= {ENCODER: "the generator", CLASSED: plan.trained_on.name}
             lines = (
                 f"measures: {name} needs {need}, and {whose[need]} has none" for name, need in needs.items() if need
             )
@@ -250,6 +252,7 @@ class _Measuring:
             seed=self.plan.seed,
             asked=self._asked(draw),
             sets=self,
+            encoder=self.plan.encoder,
             watch=self.watch,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gantry.evaluation.extractors.extractor import Extractor
-from gantry.evaluation.metrics.metric import ASKED, LABELS, LOGITS, Inputs, Metric, Need
+from gantry.evaluation.metrics.metric import ASKED, CLASSED, ENCODER, LABELS, LOGITS, Inputs, Metric, Need
 from gantry.evaluation.protocol import suffix
 
 
@@ -72,15 +72,20 @@ def ending(metric: Metric, extractor: Extractor, n_generated: int, split: str) -
     return suffix(extractor, n_generated, split) if metric.suffixed else ""
 
 
-def lacking(metric: Metric, extractor: Extractor, asked: bool) -> Need | None:
-    """Return the first requirement of a metric that is not met, of "logits", "labels" and "asked classes".
+def lacking(
+    metric: Metric, extractor: Extractor, asked: bool, encoder: bool = False, classed: bool = False
+) -> Need | None:
+    """Return the first requirement of a metric that is not met; "sets" is none of those that are looked at.
 
     Args:
         extractor: computes the features.
         asked: whether classes were asked of the generated images.
+        encoder: whether the generator has one, for images as they are measured.
+        classed: whether the real images have labels of two classes or more.
 
     Returns:
         None if all are met.
     """
     given: dict[Need, bool] = {LOGITS: extractor.has_logits, LABELS: extractor.labelled, ASKED: asked}
+    given |= {ENCODER: encoder, CLASSED: classed}
     return next((need for need in metric.needs if not given.get(need, True)), None)

@@ -12,7 +12,17 @@ from gantry.core.text import show
 from gantry.runs import checkpoint_files
 from gantry.runs.checkpoint_files import DAMAGED, Checkpoint
 from gantry.runs.find import can_go_on
-from gantry.runs.folder import EVALUATIONS, FILM, GENERATED, GENERATOR, REAL, RUN_FILE, SAMPLES, state_of
+from gantry.runs.folder import (
+    EVALUATIONS,
+    FILM,
+    GENERATED,
+    GENERATOR,
+    REAL,
+    RECONSTRUCTIONS,
+    RUN_FILE,
+    SAMPLES,
+    state_of,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,16 @@ class Origin:
 
 
 SUFFIX = ".ckpt"
-INSIDE = (checkpoint_files.FOLDER, GENERATOR, GENERATED, SAMPLES, REAL, FILM, EVALUATIONS)  # folders of a run's
+INSIDE = (
+    checkpoint_files.FOLDER,
+    GENERATOR,
+    GENERATED,
+    SAMPLES,
+    REAL,
+    RECONSTRUCTIONS,
+    FILM,
+    EVALUATIONS,
+)  # folders of a run's
 BEGAN = "gantry.began."  # with which the names of `Origin.tags` begin
 BEGAN_AT = f"{BEGAN}step"  # tag of a run that began at another's checkpoint: the generator step
 

@@ -42,6 +42,9 @@ CAVEATS = "gantry.warning.metrics"  # tag: what speaks against a run's metrics, 
 OVERRIDES = ".hydra/overrides.yaml"  # the overrides that started the run, as Hydra saves them
 HYDRA_CONFIG = ".hydra/hydra.yaml"  # Hydra's own node of the config
 SAMPLES, REAL = "samples", "real"  # folders of the grids of generated and of real images, see `picture`
+RECONSTRUCTIONS = (
+    "reconstructions"  # folder of the grids of real images beside what a generator with an encoder makes of them
+)
 FILM_FILE = "samples.gif"
 PROFILE = "profile"  # `fit-profile.txt` is the table of `trainer.profiler`
 GENERATED = "generated"  # folder of the output of `python sample.py`

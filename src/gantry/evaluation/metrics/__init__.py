@@ -14,4 +14,6 @@ MEASURES = {
     "memorisation": "memorization",
     "augmentation": "classification_accuracy",
     "cas": "cas",
+    "reconstruction": "reconstruction",
+    "codes": "code_neighbours",
 }

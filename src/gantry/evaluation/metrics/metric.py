@@ -20,14 +20,17 @@ from gantry.evaluation.moments import Moments, moments
 from gantry.evaluation.placement import placed
 
 if TYPE_CHECKING:  # the metrics' functions of features need neither Hydra nor the files of features
+    from gantry.evaluation.encoder import Encoder
     from gantry.evaluation.features import Source
     from gantry.evaluation.real_statistics import Reals
 
-Need = Literal["logits", "labels", "asked classes", "sets"]
+Need = Literal["logits", "labels", "asked classes", "sets", "an encoder", "real images with classes"]
 LOGITS: Need = "logits"  # of the extractor's network
 LABELS: Need = "labels"  # logits that are those of the data set's own classes
 ASKED: Need = "asked classes"  # `Inputs.asked`, which images of a generator without labels have not
 SETS: Need = "sets"  # `Inputs.sets`, which python evaluate.py has and training has not
+ENCODER: Need = "an encoder"  # `Inputs.encoder`, which most generators have not
+CLASSED: Need = "real images with classes"  # labels of two classes or more beside `Inputs.data`
 T = TypeVar("T")
 
 
@@ -70,6 +73,7 @@ class Inputs:
         asked: the class that was asked of each generated image, int64 (n,), an index into the data's classes, on the
             CPU; of images from files, their labels. None where no classes were asked.
         sets: see `Sets`; None while training.
+        encoder: of the generator; None where it has none, or the images have been laid on a ground.
         watch: entered with the name of a part of the work, whose seconds it measures.
     """
 
@@ -83,6 +87,7 @@ class Inputs:
     seed: int = 0
     asked: Tensor | None = None
     sets: Sets | None = None
+    encoder: Encoder | None = None
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext
     _computed: dict[Callable[[Inputs], Any], Any] = field(default_factory=dict)
 
