@@ -167,19 +167,32 @@ class WithEncoder(nn.Module):
         return 2 * codes
 
 
-def test_an_encoder_gives_the_start_and_a_mask_the_pool():
+def test_an_encoder_gives_the_one_start_and_with_a_mask_none():
     network = WithEncoder()
     images = quantise(network(torch.randn(3, Z_DIM)))
-    network.made = 0
-    found = project(network, Z_DIM, images, steps=5)
-    assert network.made < 50  # of the pool there were 2,048, and 16 starts of each image
-    assert (found.errors < 8).all()
-    network.made = 0
-    slow = project(network, Z_DIM, images, steps=5, encoder=False)
-    assert network.made > 2048
-    assert slow.errors.mean() > found.errors.mean()
-    network.made = 0
+    made = {}
+    for name, options in {
+        "code": {},
+        "pool": {"encoder": False},
+        "one of the pool": {"encoder": False, "starts": 1},
+    }.items():
+        network.made = 0
+        errors = project(network, Z_DIM, images, steps=5, **options).errors
+        made[name] = (network.made, errors)
+    assert made["code"][0] < made["pool"][0] - 40  # a step of the other 15 starts of each image
+    assert (made["code"][1] <= made["one of the pool"][1]).all()
+    assert (made["code"][1] < 8).all()
     hole = torch.zeros(1, 1, 2, Z_DIM // 2, dtype=torch.bool)
     hole[..., 0] = True
-    project(network, Z_DIM, images, hole, steps=5)
-    assert network.made > 2048
+    masked = [project(network, Z_DIM, images, hole, steps=5, encoder=encoder).latents for encoder in (True, False)]
+    assert torch.equal(*masked)
+
+
+def test_a_code_that_is_further_off_than_a_sample_is_no_start():
+    network = WithEncoder()
+    network.encode = lambda images: torch.full((len(images), Z_DIM), 30.0)
+    images = quantise(network(torch.randn(3, Z_DIM)))
+    found, one = (
+        project(network, Z_DIM, images, steps=5, **how).latents for how in ({}, {"encoder": False, "starts": 1})
+    )
+    assert torch.equal(found, one)
