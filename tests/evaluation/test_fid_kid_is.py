@@ -16,7 +16,7 @@ from gantry.evaluation.metrics.class_shares import classes_covered
 from gantry.evaluation.metrics.fid import fid, frechet
 from gantry.evaluation.metrics.inception_score import inception_score
 from gantry.evaluation.metrics.kid import kid
-from gantry.evaluation.metrics.metric import built
+from gantry.evaluation.metrics.metric import ASKED, CODES, ENCODER, built
 from gantry.evaluation.moments import moments, reference
 from gantry.evaluation.protocol import suffix
 from gantry.evaluation.score import lacking
@@ -193,7 +193,11 @@ def test_classes_covered_asks_for_a_tenth_of_the_real_share() -> None:
 
 def names(extractor: NetworkExtractor, count: int, split: str) -> dict[str, str]:
     """What the values measured while training are called."""
-    measured = [metric for metric in built(WHILE_TRAINING) if lacking(metric, extractor, asked=False) is None]
+    measured = [
+        metric
+        for metric in built(WHILE_TRAINING)
+        if lacking(metric, extractor, {ASKED: False, CODES: False, ENCODER: False}) is None
+    ]
     after = suffix(extractor, count, split)
     return {name: name + after for metric in measured for name in metric.names if name not in UNLOGGED}
 

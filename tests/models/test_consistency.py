@@ -36,7 +36,7 @@ def play(player="discriminator", ranks=None):
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(4, 5, generator=generator)
 
-    def discriminate(images, labels=None):
+    def discriminate(images, labels=None, codes=None):
         assert labels is not None  # they go with their images
         return Output(w * images.sum((1, 2, 3)) + labels)
 
@@ -50,12 +50,13 @@ def play(player="discriminator", ranks=None):
     draws = {f"change of {name}": torch.rand(4, 1, generator=generator) for name in batches}
     return SimpleNamespace(
         player=player,
-        **{name: SimpleNamespace(images=images, labels=labels) for name, images in batches.items()},
+        **{name: SimpleNamespace(images=images, labels=labels, codes=None) for name, images in batches.items()},
         outputs={name: discriminate(images, labels) for name, images in batches.items()},
         z=z,
         draws=draws | {"change of latent": torch.rand(4, 5, generator=generator)},
         discriminate=discriminate,
         generate=generate,
+        code=lambda z: None,
         ranks=ranks or SimpleNamespace(mean=torch.Tensor.detach),
         weights=(w, g),
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gantry.models.networks import biggan
+from gantry.models.networks import bigan, biggan
 from gantry.models.networks.sync_batch_norm import synchronise
 from gantry.models.standing import standing_statistics
 
@@ -112,3 +112,14 @@ def test_a_rank_takes_them_by_itself(synchronised, monkeypatch):
         standing_statistics(network, batches)
     assert torch.equal(network.norm.running_var, alone.norm.running_var)
     assert vars(network.norm).get("forward") is own
+
+
+def test_an_encoder_that_no_latent_passes_keeps_the_statistics_of_training():
+    torch.manual_seed(0)
+    network = bigan.Generator(5, (1, 8, 8), 4)
+    network.encode(torch.rand(16, 1, 8, 8))
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    standing_statistics(network, [(torch.randn(32, 5), None)])
+    for name, value in network.named_buffers():
+        if "num_batches" not in name:
+            assert torch.equal(value, before[name]) is name.startswith("encoder."), name

@@ -41,3 +41,8 @@ def labels_among(data: ImageSet, classes: Sequence[str]) -> np.ndarray | None:
         return None
     labels: np.ndarray = places[data.labels]
     return labels
+
+
+def can_classify(data: ImageSet) -> bool:
+    """Return True for images with labels of two classes or more, 20 at least, of which a classifier can learn."""
+    return data.labels is not None and len(data.labels) >= 20 and len(set(data.labels.tolist())) > 1

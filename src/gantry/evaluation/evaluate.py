@@ -23,10 +23,11 @@ from gantry.core.processes.workers import Crew
 from gantry.data.describe import data_record
 from gantry.data.images import ImageSet
 from gantry.data.sample_caveats import caveats as sample_caveats
+from gantry.evaluation.asked import can_classify
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.features import ArraySource, Source, at_a_time, look_at, look_at_share
 from gantry.evaluation.metrics import kid
-from gantry.evaluation.metrics.metric import ASKED, CODES, LABELS, LOGITS, SETS, Inputs, Metric
+from gantry.evaluation.metrics.metric import ASKED, CLASSED, CODES, ENCODER, LABELS, LOGITS, SETS, Inputs, Metric
 from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import Reals, real_features
 from gantry.evaluation.request import (
@@ -34,7 +35,6 @@ from gantry.evaluation.request import (
     MAIN,
     Plan,
     SampleFiles,
-    can_classify,
     describe_generator,
     describe_images,
 )
@@ -150,13 +150,13 @@ class _Measuring:
         plan = self.plan
         if "augmentation" in plan.measures and not can_classify(plan.trained_on):
             raise UserError(f"measures: augmentation needs labels, and {plan.trained_on.name} has none")
-        needs = {
-            metric.name: lacking(metric, self._extractor(metric), plan.asks, plan.coded) for metric in plan.metrics
-        }
+        met = {ASKED: plan.asks, CODES: plan.coded, ENCODER: plan.encoder is not None}
+        met[CLASSED] = can_classify(plan.trained_on)
+        needs = {one.name: lacking(one, self._extractor(one), met) for one in plan.metrics}
         found = [metric for metric in plan.metrics if needs[metric.name] is None]
         if not found:
-            whose = {LOGITS: self.main.name, LABELS: plan.trained_on.name, ASKED: "the generator"}
-            whose[CODES] = whose[ASKED]
+            whose = {LOGITS: self.main.name, LABELS: plan.trained_on.name, CLASSED: plan.trained_on.name}
+            whose |= dict.fromkeys((ASKED, CODES, ENCODER), "the generator")
             lines = (
                 f"measures: {name} needs {need}, and {whose[need]} has none" for name, need in needs.items() if need
             )
@@ -254,6 +254,7 @@ class _Measuring:
             asked=self._asked(draw),
             codes=self.plan.codes(draw),
             sets=self,
+            encoder=self.plan.encoder,
             watch=self.watch,
         )
 

@@ -16,10 +16,12 @@ from gantry.core.determinism import whole_float32
 from gantry.core.errors import UserError
 from gantry.data.alpha import on_ground
 from gantry.data.images import ImageSet
+from gantry.evaluation.asked import can_classify
+from gantry.evaluation.encoder import Encoder
 from gantry.evaluation.extractors.extractor import Extractor, Features
 from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics import inception_score, kid
-from gantry.evaluation.metrics.metric import ASKED, CODES, SETS, Inputs, Metric, Need, built
+from gantry.evaluation.metrics.metric import ASKED, CLASSED, CODES, ENCODER, SETS, Inputs, Metric, built
 from gantry.evaluation.protocol import protocol
 from gantry.evaluation.real_statistics import real_features
 from gantry.evaluation.score import ending, lacking, score
@@ -99,6 +101,7 @@ class Evaluator:
         asked: the classes asked of the generated images, int64 (n_generated,), indices into the data's; None where the
             generator takes no labels.
         codes: the categorical codes of their latents by name, int64 (n_generated,); None or empty where there are none.
+        encodes: whether the generator has an encoder.
 
     Attributes:
         names: the recorded name of each value.
@@ -119,6 +122,7 @@ class Evaluator:
         metrics: Sequence[Metric] | None = None,
         asked: Tensor | None = None,
         codes: Mapping[str, Tensor] | None = None,
+        encodes: bool = False,
     ) -> None:
         if n_generated < inception_score.SPLITS:
             raise UserError(
@@ -135,7 +139,7 @@ class Evaluator:
         self.peers = peers or Alone()
         self.asked, self.codes = asked, codes or {}
         chosen = built(WHILE_TRAINING) if metrics is None else metrics
-        self.metrics = _measurable(chosen, extractor, asked is not None, bool(codes))
+        self.metrics = self._measurable(chosen, encodes and self.data.ground is None)
         after = {one.name: ending(one, extractor, n_generated, data.split) for one in self.metrics}
         self.names = {n: n + after[one.name] for one in self.metrics for n in one.names if n not in UNLOGGED}
         self.higher_is_better = {
@@ -150,6 +154,28 @@ class Evaluator:
             for caveat in found:
                 logger.warning("%s", caveat)
         self.caveats = (*extractor.caveats, *found)
+
+    def _measurable(self, metrics: Sequence[Metric], encodes: bool) -> list[Metric]:
+        """Return the metrics that can be measured while training with this extractor, data and generator.
+
+        Raises:
+            UserError: the first one cannot, or one is python evaluate.py's alone.
+        """
+        if elsewhere := [metric.name for metric in metrics if SETS in metric.needs]:
+            raise UserError(f"metrics.measures: {', '.join(elsewhere)}: only python evaluate.py measures that")
+        first = metrics[0]
+        met = {ASKED: self.asked is not None, CODES: bool(self.codes), ENCODER: encodes}
+        met[CLASSED] = can_classify(self.data)
+        needs = {one.name: lacking(one, self.extractor, met) for one in metrics}
+        need = needs[first.name]
+        if need or not first.directions:
+            whose = dict.fromkeys((ASKED, CODES, ENCODER), "the generator") | {CLASSED: self.data.name}
+            why = f"needs {need}, and {whose.get(need, self.extractor.name)} has none" if need else "gives no value"
+            raise UserError(
+                f"metrics.measures: the first one picks the best step, but {first.name} {why}"
+                f"{'' if need else ' to choose by'}"
+            )
+        return [metric for metric in metrics if needs[metric.name] is None]
 
     @property
     def primary(self) -> str:
@@ -168,7 +194,10 @@ class Evaluator:
         return protocol(self.extractor, self.data, self.n_generated, self.kid_subsets)
 
     def evaluate(
-        self, generate: Callable[[int, int], Tensor], between: Callable[[], None] = lambda: None
+        self,
+        generate: Callable[[int, int], Tensor],
+        between: Callable[[], None] = lambda: None,
+        encoder: Encoder | None = None,
     ) -> Evaluation:
         """Measure the generator behind `generate`; every rank must call it, and gets the same result.
 
@@ -177,13 +206,20 @@ class Evaluator:
                 (count, C, H, W) of the data's `drawn_shape`, on any device. Over all ranks each vector is requested
                 once.
             between: called between batches, on every rank equally often.
+            encoder: the generator's, where `encodes` was said.
         """
         began = time.perf_counter()
         extracted = self._shared_features(generate, between)
-        evaluation = self._score(extracted, generate, began) if extracted is not None else None
+        evaluation = self._score(extracted, generate, began, encoder) if extracted is not None else None
         return self.peers.tell(evaluation)  # type: ignore[return-value]
 
-    def _score(self, extracted: Features, generate: Callable[[int, int], Tensor], began: float) -> Evaluation:
+    def _score(
+        self,
+        extracted: Features,
+        generate: Callable[[int, int], Tensor],
+        began: float,
+        encoder: Encoder | None,
+    ) -> Evaluation:
         features, logits = extracted
         if not (features.isfinite().all() and logits.isfinite().all()):
             values = dict.fromkeys(self.names.values(), math.nan)
@@ -198,6 +234,7 @@ class Evaluator:
             self.kid_subsets,
             asked=self.asked,
             codes=self.codes,
+            encoder=encoder,
         )
         with whole_float32():
             scores = score(self.metrics, inputs)
@@ -234,23 +271,3 @@ class Evaluator:
 
 def _joined(parts: list[Features]) -> Features:
     return Features(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def _measurable(metrics: Sequence[Metric], extractor: Extractor, asked: bool, codes: bool) -> list[Metric]:
-    """Return the metrics that can be measured while training with this extractor, asked classes and codes, or without.
-
-    Raises:
-        UserError: the first one cannot, or one is python evaluate.py's alone.
-    """
-    if elsewhere := [metric.name for metric in metrics if SETS in metric.needs]:
-        raise UserError(f"metrics.measures: {', '.join(elsewhere)}: only python evaluate.py measures that")
-    first = metrics[0]
-    need = lacking(first, extractor, asked, codes)
-    if need or not first.directions:
-        why = f"needs {need}, and {_whose(need, extractor)} has none" if need else "gives no value to choose by"
-        raise UserError(f"metrics.measures: the first one picks the best step, but {first.name} {why}")
-    return [metric for metric in metrics if lacking(metric, extractor, asked, codes) is None]
-
-
-def _whose(need: Need, extractor: Extractor) -> str:
-    return "the generator" if need in (ASKED, CODES) else extractor.name

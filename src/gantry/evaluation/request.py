@@ -20,7 +20,8 @@ from gantry.data.images import ImageSet
 from gantry.data.reading import CROPPED
 from gantry.data.sample_files import samples
 from gantry.data.sample_refusals import WrongSizes
-from gantry.evaluation.asked import indices_among, labels_among
+from gantry.evaluation.asked import can_classify, indices_among, labels_among
+from gantry.evaluation.encoder import Encoder
 from gantry.evaluation.extractors.extractor import Extractor
 from gantry.evaluation.features import ArraySource, Source
 from gantry.evaluation.ground import OnGround, measured
@@ -243,6 +244,13 @@ class Plan:
         """The classes whose labels the generator takes; None where it takes none, and of files."""
         return self.subject.classes() if isinstance(self.subject, GeneratorFiles) else None
 
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """The generator's encoder; None where it has none, for images on a ground, and of files."""
+        if not isinstance(self.subject, GeneratorFiles) or self.reference.ground is not None:
+            return None
+        return Encoder.of(self.network)
+
     @property
     def asks(self) -> bool:
         """True where classes are asked of the images, and are those of the reference."""
@@ -291,10 +299,6 @@ def _how_read(data: ImageSet) -> str:
         return ""
     sizes = ", ".join(f"{width}x{height} ({count})" for (width, height), count in reading.sizes)
     return f"\nThe reference's own files, in {data.source}, are {sizes}, of which the central parts are taken"
-
-
-def can_classify(data: ImageSet) -> bool:
-    return data.labels is not None and len(data.labels) >= 20 and len(set(data.labels.tolist())) > 1
 
 
 def describe_images(plan: Plan) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gantry.evaluation.extractors.extractor import Extractor
-from gantry.evaluation.metrics.metric import ASKED, CODES, LABELS, LOGITS, Inputs, Metric, Need
+from gantry.evaluation.metrics.metric import LABELS, LOGITS, Inputs, Metric, Need
 from gantry.evaluation.protocol import suffix
 
 
@@ -72,19 +72,17 @@ def ending(metric: Metric, extractor: Extractor, n_generated: int, split: str) -
     return suffix(extractor, n_generated, split) if metric.suffixed else ""
 
 
-def lacking(metric: Metric, extractor: Extractor, asked: bool, codes: bool) -> Need | None:
-    """Return the first requirement of a metric that is not met, of all but "sets".
+def lacking(metric: Metric, extractor: Extractor, met: Mapping[Need, bool]) -> Need | None:
+    """Return the first requirement of a metric that is not met; "sets" is none of those that are looked at.
 
     Args:
         extractor: computes the features.
         asked: whether classes were asked of the generated images.
-        codes: whether their latents have categorical codes.
+        met: whether classes were asked of the generated images, their latents have categorical codes, the generator has
+            an encoder for images as they are measured, and the real images have labels of two classes or more.
 
     Returns:
         None if all are met.
     """
-    given: dict[Need, bool] = {
-        **{LOGITS: extractor.has_logits, LABELS: extractor.labelled},
-        **{ASKED: asked, CODES: codes},
-    }
+    given = {LOGITS: extractor.has_logits, LABELS: extractor.labelled, **met}
     return next((need for need in metric.needs if not given.get(need, True)), None)

@@ -17,7 +17,8 @@ def standing_statistics(network: nn.Module, latents: Iterable[tuple[Tensor, Tens
     Within a batch BatchNorm normalises by the batch's own statistics, as while training, but never by those of other
     ranks, so that one rank may do this alone; nothing else is in training mode. The variances are unbiased, as running
     ones are; the official code's are smaller by a share of 1 / (B H W). The modules' modes, and BatchNorm's counters of
-    training batches, are as before at the end.
+    training batches, are as before at the end; so are the statistics of layers that no image from a latent passes, an
+    encoder's.
 
     Args:
         network: a generator on its device; changed in place. One without BatchNorm is left as it is.
@@ -34,6 +35,8 @@ def standing_statistics(network: nn.Module, latents: Iterable[tuple[Tensor, Tens
     momenta = [norm.momentum for norm in norms]
     counters = [cast(Tensor, norm.num_batches_tracked) for norm in norms]  # absent only where nothing is tracked
     counts = [counter.clone() for counter in counters]
+    running = [[cast(Tensor, one) for one in (norm.running_mean, norm.running_var)] for norm in norms]
+    trained = [[one.clone() for one in statistics] for statistics in running]
     modes = {module: module.training for module in network.modules()}
     replaced = {norm: vars(norm).get("forward") for norm in norms if _exchanges(norm)}
     try:
@@ -47,6 +50,10 @@ def standing_statistics(network: nn.Module, latents: Iterable[tuple[Tensor, Tens
         for z, labels in chain([first], batches) if norms else []:
             network(z) if labels is None else network(z, labels)
     finally:
+        for statistics, before, counter in zip(running, trained, counters, strict=True):
+            passed = counter > 0
+            for one, old in zip(statistics, before, strict=True):
+                one.copy_(torch.where(passed, one, old))
         for norm, momentum, counter, count in zip(norms, momenta, counters, counts, strict=True):
             norm.momentum = momentum
             counter.copy_(count)

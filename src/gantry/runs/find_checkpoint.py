@@ -12,7 +12,18 @@ from gantry.core.text import show
 from gantry.runs import checkpoint_files
 from gantry.runs.checkpoint_files import DAMAGED, Checkpoint
 from gantry.runs.find import can_go_on
-from gantry.runs.folder import CODES, EVALUATIONS, FILM, GENERATED, GENERATOR, REAL, RUN_FILE, SAMPLES, state_of
+from gantry.runs.folder import (
+    CODES,
+    EVALUATIONS,
+    FILM,
+    GENERATED,
+    GENERATOR,
+    REAL,
+    RECONSTRUCTIONS,
+    RUN_FILE,
+    SAMPLES,
+    state_of,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,11 @@ class Origin:
 
 
 SUFFIX = ".ckpt"
-INSIDE = (checkpoint_files.FOLDER, GENERATOR, GENERATED, SAMPLES, REAL, CODES, FILM, EVALUATIONS)  # folders of a run's
+# Folders of a run's.
+INSIDE = (
+    *(checkpoint_files.FOLDER, GENERATOR, GENERATED, SAMPLES, REAL, RECONSTRUCTIONS, CODES),
+    *(FILM, EVALUATIONS),
+)
 BEGAN = "gantry.began."  # with which the names of `Origin.tags` begin
 BEGAN_AT = f"{BEGAN}step"  # tag of a run that began at another's checkpoint: the generator step
 

@@ -43,6 +43,7 @@ OVERRIDES = ".hydra/overrides.yaml"  # the overrides that started the run, as Hy
 HYDRA_CONFIG = ".hydra/hydra.yaml"  # Hydra's own node of the config
 SAMPLES, REAL = "samples", "real"  # folders of the grids of generated and of real images, see `picture`
 CODES = "codes"  # folder of the grid of a generator's codes, at the end of training
+RECONSTRUCTIONS = "reconstructions"  # folder of the grids of real images, each beside its reconstruction
 FILM_FILE = "samples.gif"
 PROFILE = "profile"  # `fit-profile.txt` is the table of `trainer.profiler`
 GENERATED = "generated"  # folder of the output of `python sample.py`

@@ -18,6 +18,7 @@ from gantry.core.errors import UserError
 from gantry.core.processes.ranks import Place
 from gantry.data.grid import GRID
 from gantry.data.images import ImageSet
+from gantry.evaluation.encoder import Encoder
 from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.ground import measured
 from gantry.evaluation.metrics.metric import built
@@ -113,9 +114,9 @@ def build_evaluator(
     metrics: Any = OmegaConf.to_container(cfg.metrics, resolve=True)
     measures = built(metrics.get("measures", WHILE_TRAINING))
     count = cfg.metrics.n_generated
-    return Evaluator(
-        extractor, data, count, cache, peers, measures, asked=asked_labels(gan, count), codes=measured_codes(gan, count)
-    )
+    asked, codes = asked_labels(gan, count), measured_codes(gan, count)
+    encodes = Encoder.of(gan.generator) is not None
+    return Evaluator(extractor, data, count, cache, peers, measures, asked=asked, codes=codes, encodes=encodes)
 
 
 @dataclass(frozen=True)

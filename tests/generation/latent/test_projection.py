@@ -137,3 +137,62 @@ def test_what_cannot_be_projected_is_refused(network, images, change, said):
     arguments = dict(target=images, mask=None, steps=10, starts=2) | change
     with pytest.raises(UserError, match=said):
         project(network, Z_DIM, **arguments)
+
+
+class WithEncoder(nn.Module):
+    """A linear generator whose encoder is its inverse, and which counts the images that it makes."""
+
+    def __init__(self):
+        super().__init__()
+        matrix = torch.linalg.qr(torch.randn(Z_DIM, Z_DIM))[0] * 0.3
+        self.matrix, self.made = nn.Parameter(matrix, requires_grad=False), 0
+
+    def forward(self, z):
+        return self.decode(self.code(z))
+
+    def code(self, z):
+        return z / 2
+
+    def decode(self, codes):
+        self.made += len(codes)
+        return (codes @ self.matrix).view(-1, 1, 2, Z_DIM // 2)
+
+    def encode(self, images):
+        return images.flatten(1) @ torch.linalg.inv(self.matrix)
+
+    def hidden(self, images):
+        return images.flatten(1)
+
+    def latent(self, codes):
+        return 2 * codes
+
+
+def test_an_encoder_gives_the_one_start_and_with_a_mask_none():
+    network = WithEncoder()
+    images = quantise(network(torch.randn(3, Z_DIM)))
+    made = {}
+    for name, options in {
+        "code": {},
+        "pool": {"encoder": False},
+        "one of the pool": {"encoder": False, "starts": 1},
+    }.items():
+        network.made = 0
+        errors = project(network, Z_DIM, images, steps=5, **options).errors
+        made[name] = (network.made, errors)
+    assert made["code"][0] < made["pool"][0] - 40  # a step of the other 15 starts of each image
+    assert (made["code"][1] <= made["one of the pool"][1]).all()
+    assert (made["code"][1] < 8).all()
+    hole = torch.zeros(1, 1, 2, Z_DIM // 2, dtype=torch.bool)
+    hole[..., 0] = True
+    masked = [project(network, Z_DIM, images, hole, steps=5, encoder=encoder).latents for encoder in (True, False)]
+    assert torch.equal(*masked)
+
+
+def test_a_code_that_is_further_off_than_a_sample_is_no_start():
+    network = WithEncoder()
+    network.encode = lambda images: torch.full((len(images), Z_DIM), 30.0)
+    images = quantise(network(torch.randn(3, Z_DIM)))
+    found, one = (
+        project(network, Z_DIM, images, steps=5, **how).latents for how in ({}, {"encoder": False, "starts": 1})
+    )
+    assert torch.equal(found, one)

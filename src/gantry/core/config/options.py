@@ -29,17 +29,15 @@ Measure = Literal[
     "memorisation",
     "augmentation",
     "cas",
+    "reconstruction",
+    "code_neighbours",
 ]
 WHILE_TRAINING: tuple[Measure, ...] = (
-    "fid",
-    "kid",
-    "inception_score",
-    "classes",
-    "asked_class",
-    "code_agreement",
-    "intra_fid",
+    *("fid", "kid", "inception_score", "classes", "asked_class", "code_agreement", "intra_fid"),
+    *("reconstruction", "code_neighbours"),
 )
-WHEN_NAMED: tuple[Measure, ...] = ("class_fid", "augmentation", "cas")  # which evaluate.py else leaves out
+# Those that evaluate.py leaves out else.
+WHEN_NAMED: tuple[Measure, ...] = ("class_fid", "augmentation", "cas", "reconstruction", "code_neighbours")
 EXTRACTOR_GETS = ("data", "cache", "device")
 
 
@@ -252,7 +250,7 @@ class Evaluate(Generator):
     seed: int = option(0, "of the noise", least=0, most=2**63 - 1)
     measures: list[Measure] = option(
         tuple(measure for measure in get_args(Measure) if measure not in WHEN_NAMED),
-        "and class_fid; augmentation, cas, which take minutes; {_target_: my_metrics.contrast} is one of yours",
+        "and class_fid, reconstruction; augmentation, cas, codes: minutes; {_target_: my_metrics.contrast} is yours",
         built=True,
     )
     accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps")

@@ -15,4 +15,6 @@ MEASURES = {
     "memorisation": "memorization",
     "augmentation": "classification_accuracy",
     "cas": "cas",
+    "reconstruction": "reconstruction",
+    "code_neighbours": "code_neighbours",
 }

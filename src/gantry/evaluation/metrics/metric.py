@@ -20,15 +20,26 @@ from gantry.evaluation.moments import Moments, moments
 from gantry.evaluation.placement import placed
 
 if TYPE_CHECKING:  # the metrics' functions of features need neither Hydra nor the files of features
+    from gantry.evaluation.encoder import Encoder
     from gantry.evaluation.features import Source
     from gantry.evaluation.real_statistics import Reals
 
-Need = Literal["logits", "labels", "asked classes", "categorical codes", "sets"]
+Need = Literal[
+    "logits",
+    "labels",
+    "asked classes",
+    "categorical codes",
+    "sets",
+    "an encoder",
+    "real images with classes",
+]
 LOGITS: Need = "logits"  # of the extractor's network
 LABELS: Need = "labels"  # logits that are those of the data set's own classes
 ASKED: Need = "asked classes"  # `Inputs.asked`, which images of a generator without labels have not
 CODES: Need = "categorical codes"  # `Inputs.codes`, which a generator has whose latents have such parts
 SETS: Need = "sets"  # `Inputs.sets`, which python evaluate.py has and training has not
+ENCODER: Need = "an encoder"  # `Inputs.encoder`, which most generators have not
+CLASSED: Need = "real images with classes"  # labels of two classes or more beside `Inputs.data`
 T = TypeVar("T")
 
 
@@ -73,6 +84,7 @@ class Inputs:
         codes: the categorical codes of each generated image's latent by name, int64 (n,), on the CPU; empty where its
             generator has none.
         sets: see `Sets`; None while training.
+        encoder: of the generator; None where it has none, or the images have been laid on a ground.
         watch: entered with the name of a part of the work, whose seconds it measures.
     """
 
@@ -87,6 +99,7 @@ class Inputs:
     asked: Tensor | None = None
     codes: Mapping[str, Tensor] = field(default_factory=dict)
     sets: Sets | None = None
+    encoder: Encoder | None = None
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext
     _computed: dict[Callable[[Inputs], Any], Any] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gantry.core.errors import UserError
 from gantry.core.randomness import draws
 from gantry.data.images import quantise, to_float
+from gantry.models.inference import Inference
 
 POOL = 2048  # samples from which the starts of an image's search are chosen
 PRIOR = 0.003  # weight of the latent's mean square beside the image's mean squared error
@@ -54,6 +55,7 @@ def project(
     starts: int = 16,
     labels: Sequence[int] | None = None,
     progress: Progress | None = None,
+    encoder: bool = True,
 ) -> Projection:
     """Find the latents whose images are nearest to the targets; with a mask, fill in the targets' damaged regions.
 
@@ -80,6 +82,8 @@ def project(
         labels: where the network takes labels, those to search among: the pool's samples have them in turn, and each
             start keeps its own.
         progress: called with the finished share of the work, up to 1.
+        encoder: where the network has an encoder, takes no labels, and there is no mask, begin at the image's code or
+            at the nearest sample of the pool, whichever is nearer to the image: one start, which has all steps.
 
     Returns:
         The projection; up to rounding, that of an image does not depend on the other images.
@@ -96,8 +100,10 @@ def project(
         None if labels is None else torch.tensor(labels, device=device)[torch.arange(POOL, device=device) % len(labels)]
     )
     pool = Latents(z, of)
+    coded = network if encoder and mask is None and labels is None and isinstance(network, Inference) else None
+    starts = starts if coded is None else 1
     short = max(1, round(SHORT * steps))
-    search = _Search(network, len(target) * (starts * short + steps - short), progress)
+    search = _Search(network, len(target) * (starts * short + steps - short), progress, coded)
     together = max(1, AT_ONCE // (starts * target[0].numel()))
     parts = zip(target.split(together), damaged.split(together), strict=True)
     found = [search.project(one.to(device), hole.to(device), pool, starts, short, steps - short) for one, hole in parts]
@@ -134,12 +140,14 @@ class _Search:
         network: see `project`.
         work: total number of steps, counted for each latent.
         progress: see `project`.
+        coded: the network, where a search begins at the image's code.
         done: of `work`.
     """
 
     network: nn.Module
     work: int
     progress: Progress | None
+    coded: Inference | None = None
     done: int = 0
 
     def project(self, target: Tensor, hole: Tensor, pool: Latents, starts: int, short: int, rest: int) -> Latents:
@@ -150,6 +158,8 @@ class _Search:
         wanted = to_float(target)
         weight = 1 / ((~hole).sum((1, 2, 3), keepdim=True) * target.shape[1])
         tried = self.nearest(pool, wanted, weight * ~hole, starts)
+        if self.coded is not None:
+            tried = self.nearer(self.coded, tried, wanted)
         tried = self.descend(tried, _repeat(wanted, starts), _repeat(weight * ~hole, starts), short)
         made = self.images(tried).unflatten(0, (-1, starts))
         # Without damage this only chooses the best start.
@@ -178,6 +188,13 @@ class _Search:
             # The squared difference, without the target's own square, which is the same for all.
             errors.append(weighed @ made.square().T - 2 * (weighed * wanted.flatten(1)) @ made.T)
         return pool.chosen(torch.cat(errors, 1).topk(count, largest=False).indices.flatten())
+
+    def nearer(self, coded: Inference, found: Latents, wanted: Tensor) -> Latents:
+        """Return for each image (N, C, H, W) the latent of its code, or the one found, whichever is nearer to it."""
+        with torch.no_grad():
+            of_codes = Latents(coded.latent(coded.encode(wanted)), None)
+        errors = [(self.images(one) - wanted).square().flatten(1).sum(1) for one in (of_codes, found)]
+        return Latents(torch.where((errors[0] < errors[1])[:, None], of_codes.z, found.z), None)
 
     def descend(self, start: Latents, wanted: Tensor, weights: Tensor, steps: int) -> Latents:
         """Return latents after `steps` steps of Adam towards their images; their labels stay."""

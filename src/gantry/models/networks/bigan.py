@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from .blocks import Shape
-from .priors import from_uniform, uniform
+from .priors import from_uniform, to_uniform
 
 SLOPE = 0.2
 STD = 0.02
@@ -93,7 +93,7 @@ class Generator(nn.Module):
 
     def code(self, z: Tensor) -> Tensor:
         """Codes (B, z_dim), uniform in (-1, 1), of standard normal latents."""
-        return uniform(z)
+        return to_uniform(z)
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes (B, z_dim), unbounded, of images (B, C, H, W) in [-1, 1]."""
@@ -131,8 +131,8 @@ class Discriminator(nn.Module):
         return self.last(leaky_relu(self.second(x, codes), SLOPE)).flatten()
 
 
-def initialise(network: nn.Module) -> None:
-    """Draw the weights of dense layers from a normal distribution of standard deviation 0.02."""
+def initialise(network: nn.Module, std: float = STD) -> None:
+    """Draw the weights of dense layers from a normal distribution of mean 0 and standard deviation `std`."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=STD)
+            nn.init.normal_(module.weight, std=std)

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from gantry.core.processes.signals import Stop
 from gantry.core.randomness import draws
 from gantry.data.grid import GRID, enlarged_grid, layout, reduced
+from gantry.data.images import quantise
+from gantry.evaluation.encoder import Encoder
 from gantry.evaluation.evaluator import Evaluator
 from gantry.models.code_images import code_images
 from gantry.models.labels import from_uniform, label_stream
 from gantry.models.module import GAN
 from gantry.models.sampling import generate, normal
 from gantry.models.standing import standing_statistics
-from gantry.runs.folder import CODES, REAL, SAMPLES
+from gantry.runs.folder import CODES, REAL, RECONSTRUCTIONS, SAMPLES
 from gantry.runs.tracking.tracker import Tracker
 from gantry.training.callbacks.divergence import Guard
 from gantry.training.stopwatch import Clock
@@ -141,9 +143,15 @@ class Evaluation(Callback):
                 self._log_grid(drawn_codes(gan), CODES, step)
 
     def log_samples(self, gan: GAN, step: int) -> None:
-        """Draw the averaged generator's images from the noise of every grid, and log them as those of `step`."""
+        """Draw the averaged generator's images from the noise of every grid, and log them as those of `step`.
+
+        Where it has an encoder, real images are logged too, each with its reconstruction on its right.
+        """
         self.drawn, self.drawn_at = drawn_grid(gan), step
         self._log_grid(self.drawn, SAMPLES, step)
+        if (encoder := Encoder.of(gan.averaged)) is not None:
+            made = quantise(encoder.reconstructed(self.real.cpu().numpy()))
+            self._log_grid(torch.stack([self.real.cpu(), made], 1).flatten(0, 1), RECONSTRUCTIONS, step)
 
     def _log_grid(self, images: Tensor, key: str, step: int) -> None:
         shown = reduced(images)
@@ -162,7 +170,7 @@ class Evaluation(Callback):
             part = slice(start, start + count)
             return generate(network, z[part], None if labels is None else labels[part])
 
-        measured = self.evaluator.evaluate(images, self.stop.check)
+        measured = self.evaluator.evaluate(images, self.stop.check, Encoder.of(network))
         if network is gan.averaged:
             self.classes = measured.classes
         return measured.values
