@@ -142,6 +142,10 @@ class Grown:
                 optimizer.state.clear()
         return kind
 
+    def shown(self, images: Tensor) -> Tensor:
+        """Return real images (B, C, H, W) in [-1, 1] at the level of detail of the networks."""
+        return images if self.reals is None else self.reals(images, {LOD: self.networks[0].lod})
+
     def unfinished(self, images: int) -> str | None:
         """Return what is said of a budget of images that ends before the networks are whole; None: it does not."""
         if self.schedule is None or (lod := self.schedule.at(images)) == 0:

@@ -136,7 +136,7 @@ class Health(Callback):
     def measure(self, gan: GAN, outputs: dict[str, Tensor]) -> Measures:
         """Measure the GAN after a step with the scores in `outputs`; the next `change` is relative to this call."""
         z = torch.from_numpy(normal(gan.seed, "health noise", (len(self.real), gan.z_dim))).to(gan.device)
-        real = to_float(self.real)
+        real = gan.grown.shown(to_float(self.real))
         with evaluation_mode(gan.generator, gan.discriminator, gan.device):
             count = at_a_time(real[0].numel(), len(real))
             asked = None if self.labels is None else self.labels.to(gan.device)

@@ -58,8 +58,8 @@ class Overfitting(Callback):
         with evaluation_mode(gan.generator, gan.discriminator, gan.device):
             size = at_a_time(self.known.images[0].size, self.count)
             fake = torch.cat([generated(gan, *part[:2]) for part in parts(size, z, asked)])
-            known = self._scores(gan, step, _real(gan, step, self.known), asked)
-            unseen = self._scores(gan, step, _real(gan, step, self.unseen), _labels(self.unseen, gan.device))
+            known = self._scores(gan, step, _images(self.known, gan), asked)
+            unseen = self._scores(gan, step, _images(self.unseen, gan), _labels(self.unseen, gan.device))
             made = self._scores(gan, step, fake, asked, z)
         means = torch.stack([scores.mean() for scores in (known, unseen, made)]).tolist()
         logged = dict(zip(("score/training", "score/held_out", "score/generated"), means, strict=True))
@@ -78,7 +78,9 @@ class Overfitting(Callback):
         if (view := gan.players.view) is None:
             yield from parts(size, images, labels, codes)
             return
-        now = settled(view, "augment", _values(gan, step))
+        progress = Progress(step, step * gan.batch_size)
+        values = {place: torch.tensor(value) for place, value in gan.scheduled.values(progress).items()}
+        now = settled(view, "augment", {place: value.to(gan.device) for place, value in values.items()})
         drawn = draws(gan.seed, step, "overfitting view").random((len(images), view.width), dtype=np.float32)
         uniform = torch.from_numpy(drawn).to(gan.device)
         shown = zip(parts(size, images, labels, codes), parts(size, uniform, None), strict=True)
@@ -113,15 +115,8 @@ def measures(training: Tensor, held_out: Tensor, fake: Tensor) -> dict[str, floa
     return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
 
-def _values(gan: GAN, step: int) -> dict[str, Tensor]:
-    values = gan.scheduled.values(Progress(step, step * gan.batch_size))
-    return {place: torch.tensor(value, device=gan.device) for place, value in values.items()}
-
-
-def _real(gan: GAN, step: int, data: ImageSet) -> Tensor:
-    images = to_float(torch.from_numpy(np.array(data.images)).to(gan.device))
-    # At the level of detail of the networks, which is that of the last step.
-    return images if gan.players.reals is None else gan.players.reals(images, _values(gan, step - 1))
+def _images(data: ImageSet, gan: GAN) -> Tensor:
+    return gan.grown.shown(to_float(torch.from_numpy(np.array(data.images)).to(gan.device)))
 
 
 def _labels(data: ImageSet, device: torch.device) -> Tensor | None:
