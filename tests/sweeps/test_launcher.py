@@ -229,7 +229,9 @@ def test_the_trials_of_a_search_are_jobs_of_the_launcher(tiny):
     assert "search: 2 trials, 2 measured" in text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_sweep_stops_its_jobs_with_a_checkpoint_and_can_be_taken_up(tiny, number, code):
     started = tiny.start("-m", "tracking=none", "seed=0,1,2", "steps=100000", "sweep.jobs=2")
     wait_for(lambda: len({path.parent for path in tiny.folder.glob("outputs/*/*/*/checkpoints/step_*")}) == 2)
