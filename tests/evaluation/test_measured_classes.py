@@ -46,11 +46,15 @@ def test_its_images_have_the_shares_of_the_training_data(conditional):
     assert f"seed 0, labels {BY_SHARES})" in found.description
 
 
+def test_draws_share_one_stream_of_labels(conditional):
+    second = conditional.source(1, 0).asked(0, 5)
+    assert second.tolist() == LabelSource(CLASSES.shares)(0, N, 5).tolist()
+
+
+@pytest.mark.slow  # that processes ask for the same labels, test_conditional_metrics sees in one draw
 def test_draws_and_processes_share_one_stream_of_labels(conditional):
     one = measure(dataclasses.replace(conditional, repeats=2))  # it leaves the features of the real images
     assert measure(dataclasses.replace(conditional, repeats=2, devices=2)).values == one.values
-    second = conditional.source(1, 0).asked(0, 5)
-    assert second.tolist() == LabelSource(CLASSES.shares)(0, N, 5).tolist()
 
 
 def test_the_record_of_other_generators_does_not_speak_of_labels(plan):
