@@ -40,6 +40,7 @@ class Tags(dict):
 
 # Its paper's rate leaves the dense networks nearly where they began after so few steps.
 SLOW = {"bigan": ["model.optimizer.lr=2e-3", "model.generator.width=64", "model.discriminator.width=64"]}
+SLOW["progan"] = ["model.growth.stable=1000", "model.growth.fade=1000"]  # whole after a few hundred steps
 
 
 @pytest.fixture
