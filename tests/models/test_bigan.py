@@ -14,7 +14,7 @@ from gantry.models.check_parts import check_codes, check_order
 from gantry.models.ema import AveragedGenerator
 from gantry.models.losses import bidirectional, non_saturating, seen_by_generator
 from gantry.models.networks import bigan, mlp
-from gantry.models.networks.priors import from_uniform, to_uniform
+from gantry.models.networks.priors import from_uniform, uniform
 from gantry.models.objective import objective
 from gantry.models.penalties import R1
 from gantry.models.play import Players
@@ -61,7 +61,7 @@ def gradients(players):
     """Of both players at one place, by hand."""
     turn = taken(TOGETHER)[0]
     real, (g, d) = turn.images.float() / 127.5 - 1, (players.generator, players.discriminator)
-    codes = to_uniform(turn.z)
+    codes = uniform(turn.z)
     p, q = d(g(turn.z), codes), d(real, g.encode(real))
     softplus = nn.functional.softplus
     of_d = torch.autograd.grad((softplus(-q) + softplus(p)).mean(), list(d.parameters()), retain_graph=True)
@@ -103,8 +103,8 @@ def test_the_loss_is_that_of_swapped_pairs():
 
 def test_the_prior_is_uniform_and_has_an_inverse():
     z = torch.linspace(-3, 3, 61)
-    assert torch.allclose(to_uniform(z), torch.special.ndtr(z) * 2 - 1, atol=1e-6)
-    torch.testing.assert_close(from_uniform(to_uniform(z)), z, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(uniform(z), torch.special.ndtr(z) * 2 - 1, atol=1e-6)
+    torch.testing.assert_close(from_uniform(uniform(z)), z, rtol=1e-3, atol=1e-3)
     assert from_uniform(torch.tensor([-7.0, 7.0])).isfinite().all()
 
 

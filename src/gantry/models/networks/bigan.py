@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
 from .blocks import Shape
-from .priors import from_uniform, to_uniform
+from .priors import from_uniform, uniform
 
 SLOPE = 0.2
 STD = 0.02
@@ -93,7 +93,7 @@ class Generator(nn.Module):
 
     def code(self, z: Tensor) -> Tensor:
         """Codes (B, z_dim), uniform in (-1, 1), of standard normal latents."""
-        return to_uniform(z)
+        return uniform(z)
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes (B, z_dim), unbounded, of images (B, C, H, W) in [-1, 1]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .blocks import UnsupportedError
 from .conditional import one_hot
+from .priors import uniform
 
 Codes = Mapping[str, int | Sequence[float]]
 
@@ -113,12 +114,6 @@ def latent_map(network: nn.Module) -> LatentMap | None:
     """Return the map of a generator whose latents have codes, its attribute `latents`; None of others."""
     latents = getattr(network, "latents", None)
     return latents if isinstance(latents, LatentMap) and latents.codes else None
-
-
-def uniform(z: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Return numbers that are uniform in [low, high] of standard normal ones: low + (high - low) Phi(z)."""
-    low, high = bounds
-    return low + (high - low) * 0.5 * (1 + torch.erf(z * 0.5**0.5))
 
 
 def code_size(codes: Codes | None) -> int:
