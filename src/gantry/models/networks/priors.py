@@ -16,7 +16,7 @@ def uniform(z: Tensor, bounds: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
 
 
 def from_uniform(codes: Tensor) -> Tensor:
-    """Return the values that `uniform` maps to codes in (-1, 1), of any shape; those beyond (-1, 1) are cut off at its ends."""
+    """Return the values that `uniform` maps to codes in (-1, 1), of any shape; those beyond are cut off at its ends."""
     return math.sqrt(2) * torch.erfinv(codes.float().clamp(LEAST - 1, 1 - LEAST))
 
 
