@@ -55,7 +55,7 @@ def fit(config, tmp_path):
         tags = Tags()
         health = Health(tags, EVERY, torch.from_numpy(data.images[:64].copy()))
         trainer = bare_trainer(steps, callbacks=[*callbacks, Guard(EVERY), health])
-        trainer.fit(gan, Batches(data, cfg.batch_size, gan.n_critic, cfg.seed))
+        trainer.fit(gan, Batches(data, cfg.batch_size, gan.real_batches, cfg.seed))
         return tags
 
     return run

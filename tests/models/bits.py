@@ -96,7 +96,7 @@ def trained(overrides):
     initial, records, step = digest([state(gan.generator), state(gan.discriminator)]), [], gan.training_step
     gan.training_step = lambda *batch: (records.append(step(*batch)), records[-1])[1]
     trainer = bare_trainer(cfg.steps, precision="32-true", devices=1)
-    trainer.fit(gan, Batches(data, cfg.batch_size * cfg.accumulate, gan.n_critic, cfg.seed))
+    trainer.fit(gan, Batches(data, cfg.batch_size * cfg.accumulate, gan.real_batches, cfg.seed))
     generator_optimizer, discriminator_optimizer = (optimizer.state_dict()["state"] for optimizer in trainer.optimizers)
     return {
         "initial": initial,

@@ -81,7 +81,7 @@ def test_every_variant_trains_with_every_network(config, variant, network):
     )
     gan, exported = build_model(cfg, data)
     before = [weight.clone() for weight in gan.parameters()]
-    bare_trainer(cfg.steps, precision="32-true", devices=1).fit(gan, Batches(data, 4, gan.n_critic, 0))
+    bare_trainer(cfg.steps, precision="32-true", devices=1).fit(gan, Batches(data, 4, gan.real_batches, 0))
     assert exported["image_shape"] == [3, 12, 16]
     assert all(weight.isfinite().all() for weight in gan.parameters())
     assert any(not torch.equal(weight, old) for weight, old in zip(gan.parameters(), before, strict=True))
