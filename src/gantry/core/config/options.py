@@ -250,7 +250,7 @@ class Evaluate(Generator):
     seed: int = option(0, "of the noise", least=0, most=2**63 - 1)
     measures: list[Measure] = option(
         tuple(measure for measure in get_args(Measure) if measure not in WHEN_NAMED),
-        "and class_fid, reconstruction; augmentation, cas, codes: minutes; {_target_: my_metrics.contrast} is yours",
+        "and class_fid, reconstruction; augmentation, cas, code_neighbours: minutes; {_target_: my_metrics.x} is yours",
         built=True,
     )
     accelerator: Accelerator = option("auto", "auto, cpu, gpu, mps")

@@ -2,7 +2,8 @@
 
 The encoder's code is normal, with a mean and a deviation for each of its values (the paper's section 2.6). The official
 networks are convolutional, each for one size of images, with dropout and maxout in the discriminator; these are those
-of `bigan`, of any size. With them ALI differs from BiGAN in the encoder's noise and the prior alone.
+of `bigan`, of any size, with their first weights, since a deviation of 0.01, as in ALI's code, leaves dense layers
+silent. With them ALI differs from BiGAN in the encoder's noise and the prior alone.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from .blocks import Shape
 from .priors import standard_normal
 
 SAMPLE = "sample"
-STD = 0.01  # of the first weights, as in the official code
 
 
 class Generator(bigan.Generator):
@@ -29,7 +29,7 @@ class Generator(bigan.Generator):
     def __init__(self, z_dim: int, image_shape: Shape, width: int = 1024) -> None:
         super().__init__(z_dim, image_shape, width)
         self.encoder = bigan.Encoder(2 * z_dim, image_shape, width)
-        bigan.initialise(self, STD)
+        bigan.initialise(self, width)
         self.encoder_draws = {SAMPLE: z_dim}
 
     def code(self, z: Tensor) -> Tensor:
@@ -61,4 +61,4 @@ class Discriminator(bigan.Discriminator):
 
     def __init__(self, image_shape: Shape, z_dim: int, width: int = 1024) -> None:
         super().__init__(image_shape, z_dim, width)
-        bigan.initialise(self, STD)
+        bigan.initialise(self, width)
