@@ -27,8 +27,8 @@ lint: install
 	$(VENV)/bin/lint-imports --no-cache
 
 smoke: install examples
-	$(VENV)/bin/python train.py -m experiment=smoke model=$(VARIANTS)
-	$(VENV)/bin/python train.py -m experiment=smoke model=$(NARROW) model.generator.width=8 model.discriminator.width=8
+	$(VENV)/bin/python train.py -m experiment=smoke sweep.jobs=2 model=$(VARIANTS)
+	$(VENV)/bin/python train.py -m experiment=smoke sweep.jobs=2 model=$(NARROW) model.generator.width=8 model.discriminator.width=8
 
 # The commands at the head of each file of examples/, in a temporary folder.
 examples: install
