@@ -17,7 +17,7 @@ from gantry.models.networks import stylegan2
 from gantry.models.networks.blocks import UnsupportedError
 from gantry.models.networks.equalised import EqualisedConv2d, EqualisedLinear, normalised, with_deviation
 from gantry.models.networks.modulated import StyledConv2d, ToImage
-from gantry.models.networks.stylegan2 import normal
+from gantry.models.networks.priors import standard_normal
 
 CIFAR = (3, 32, 32)
 DIGITS = (1, 8, 8)
@@ -158,7 +158,7 @@ def test_the_noise_of_the_official_size_and_none():
 
 def test_normal_values_of_all_uniform_numbers_are_finite():
     uniform = torch.tensor([0.0, 2.0**-24, 0.25, 0.5, 0.75, 1 - 2.0**-24])
-    values = normal(uniform)
+    values = standard_normal(uniform)
     assert values.isfinite().all()
     assert (values.diff() > 0).all()
     assert values[2].item() == pytest.approx(-0.674490, abs=1e-5)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-FINEST = 2.0**-25  # half the distance of two uniform numbers in float32
+FINEST = 2.0**-25  # half of the least number above 0 of those drawn uniformly in float32
 LEAST = 1e-4  # distance from the ends of (-1, 1) at which codes are cut off before they are mapped back
 
 
@@ -22,4 +22,4 @@ def from_uniform(codes: Tensor) -> Tensor:
 
 def standard_normal(numbers: Tensor) -> Tensor:
     """Return standard normal values of uniform numbers in [0, 1), of any shape: the inverse of their distribution."""
-    return math.sqrt(2) * torch.erfinv(2 * numbers.float().clamp(FINEST, 1 - FINEST) - 1)
+    return torch.special.ndtri(numbers.float().clamp(min=FINEST))

@@ -17,6 +17,7 @@ from .blocks import Shape, UnsupportedError, start_of
 from .conditional import one_hot
 from .equalised import EqualisedConv2d, EqualisedLinear, activated, normalised, with_deviation
 from .modulated import StyledConv2d, ToImage
+from .priors import standard_normal
 from .resample import Upsample
 
 CAPACITY = 32768  # channels of a map are at most this divided by its longer side
@@ -24,12 +25,6 @@ RATE = 0.01  # of the mapping's layers, times the learning rate of the others
 DECAY = 0.995  # of the average of w, a batch
 LABEL_LAYERS = 8  # of the mapping of a discriminator's labels, which the official configuration leaves at the default
 GROUP = 32  # images of which a standard deviation is computed
-LEAST = 2.0**-25  # half of the least number above 0 of those drawn uniformly in float32
-
-
-def normal(uniform: Tensor) -> Tensor:
-    """Map uniform numbers in [0, 1), multiples of 2^-24, to standard normal values of the same shape."""
-    return torch.special.ndtri(uniform.float().clamp(min=LEAST))
 
 
 def channels_at(width: int, side: int) -> int:
@@ -160,7 +155,7 @@ class Styled(nn.Module):
             styles = self._mixed(w, classes, draws["mixing"])
         if psi != 1:
             styles = [torch.lerp(self.w_average.to(w.dtype), style, psi) for style in styles]
-        noise = None if draws is None or "noise" not in self.draws else normal(draws["noise"]).to(w.dtype)
+        noise = None if draws is None or "noise" not in self.draws else standard_normal(draws["noise"]).to(w.dtype)
         return self.synthesis(styles, noise)
 
     def _mapped(self, z: Tensor, classes: Tensor | None) -> Tensor:
@@ -169,7 +164,7 @@ class Styled(nn.Module):
     def _mixed(self, w: Tensor, classes: Tensor | None, uniform: Tensor) -> list[Tensor]:
         """Return w for each layer: from a cutoff on that of a second z (Karras et al. 2019, StyleGAN, section 3.1)."""
         layers = self.synthesis.layers
-        other = self._mapped(normal(uniform[:, 2:]).to(w.dtype), classes)
+        other = self._mapped(standard_normal(uniform[:, 2:]).to(w.dtype), classes)
         coin, place = uniform[:, :1], uniform[:, 1:2]
         # Not `where` with a number, which torch copies from the host: a CUDA graph cannot capture that.
         cutoff = torch.where(coin < self.mixing, 1 + (place * (layers - 1)).floor(), torch.full_like(place, layers))
