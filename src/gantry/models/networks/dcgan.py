@@ -1,5 +1,6 @@
 """The convolutional pair of Radford et al. 2015, Unsupervised Representation Learning with DCGANs."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -34,6 +35,30 @@ def channels_by_depth(width: int, count: int) -> list[int]:
     return [width * min(2**depth, MOST) for depth in range(count)]
 
 
+def doubling(channels: Sequence[int], norm: GeneratorNorm, bias: bool = True) -> list[nn.Module]:
+    """Return fractionally strided convolutions from each number of channels to the next, normalised and rectified."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [
+            nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=bias),
+            normalisation(norm, after),
+            nn.ReLU(inplace=True),
+        ]
+    return layers
+
+
+def halving(channels: Sequence[int], norm: DiscriminatorNorm, slope: float, bias: bool = True) -> list[nn.Module]:
+    """Return strided convolutions from each number of channels to the next, normalised, with a leaky rectifier."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [
+            nn.Conv2d(before, after, 4, stride=2, padding=1, bias=bias),
+            normalisation(norm, after),
+            nn.LeakyReLU(slope, inplace=True),
+        ]
+    return layers
+
+
 class Generator(nn.Module):
     """Fractionally strided convolutions from a small start (see `start_of`), doubling size and halving channels.
 
@@ -54,12 +79,7 @@ class Generator(nn.Module):
             normalisation(norm, channels[0]),
             nn.ReLU(inplace=True),
         ]
-        for before, after in pairwise(channels):
-            layers += [
-                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=norm == "none"),
-                normalisation(norm, after),
-                nn.ReLU(inplace=True),
-            ]
+        layers += doubling(channels, norm, bias=norm == "none")
         layers += [nn.ConvTranspose2d(channels[-1], image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         initialise(self)
@@ -86,12 +106,7 @@ class Discriminator(nn.Module):
             nn.Conv2d(image_shape[0], channels[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-        for before, after in pairwise(channels):
-            layers += [
-                nn.Conv2d(before, after, 4, stride=2, padding=1, bias=norm in ("none", "spectral")),
-                normalisation(norm, after),
-                nn.LeakyReLU(0.2, inplace=True),
-            ]
+        layers += halving(channels, norm, bias=norm in ("none", "spectral"), slope=0.2)
         layers += [ToVector(channels[-1], 1, start), nn.Flatten(0)]
         self.layers = nn.Sequential(*layers)
         initialise(self)

@@ -6,7 +6,7 @@ from math import prod
 from torch import Tensor, nn
 
 from .blocks import DiscriminatorNorm, GeneratorNorm, Shape, constrain_spectrally, normalisation, start_of
-from .dcgan import channels_by_depth, initialise
+from .dcgan import channels_by_depth, doubling, halving, initialise
 
 LEAK = 0.01  # of the official code; the paper says 0.1
 DENSE = 16  # times the width: the dense layer
@@ -30,12 +30,7 @@ class Generator(nn.Module):
         for before, after in pairwise([z_dim, DENSE * width, channels[0] * prod(start)]):
             layers += [nn.Linear(before, after), normalisation(norm, after, dense=True), nn.ReLU(inplace=True)]
         layers += [nn.Unflatten(1, (channels[0], *start))]
-        for before, after in pairwise(channels):
-            layers += [
-                nn.ConvTranspose2d(before, after, 4, stride=2, padding=1),
-                normalisation(norm, after),
-                nn.ReLU(inplace=True),
-            ]
+        layers += doubling(channels, norm)
         layers += [nn.ConvTranspose2d(channels[-1], image_shape[0], 4, stride=2, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
         initialise(self)
@@ -61,12 +56,7 @@ class Discriminator(nn.Module):
         channels = channels_by_depth(width, count)
         layers: list[nn.Module] = [nn.Conv2d(image_shape[0], channels[0], 4, stride=2, padding=1)]
         layers += [nn.LeakyReLU(LEAK, inplace=True)]
-        for before, after in pairwise(channels):
-            layers += [
-                nn.Conv2d(before, after, 4, stride=2, padding=1),
-                normalisation(norm, after),
-                nn.LeakyReLU(LEAK, inplace=True),
-            ]
+        layers += halving(channels, norm, slope=LEAK)
         layers += [
             nn.Flatten(),
             nn.Linear(channels[-1] * prod(start), DENSE * width),
