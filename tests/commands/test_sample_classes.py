@@ -43,17 +43,6 @@ def run(tmp_path, cache, monkeypatch, network):
     return folder
 
 
-@pytest.fixture
-def call(run, typed):
-    """Type `python sample.py ...`; gives the exit code and what stood on the terminal."""
-
-    def called(*arguments):
-        code, out, errors = typed(sample.main, *arguments)
-        return code, out + errors
-
-    return called
-
-
 def made(network, seed, labels):
     z = torch.from_numpy(stream(seed, 0, 64, 6))
     return generate(network, z, torch.from_numpy(np.resize(labels, 64)))[:, 0].numpy()

@@ -4,16 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from measured_plans import CHEAP, N
+from measured_plans import plan_of
 from metrics_helpers import Means, image_set, random_state
 
 from gantry.data.images import ImageSet, resize
 from gantry.evaluation.extractors.classifier import classifier
 from gantry.evaluation.extractors.networks import NetworkExtractor, inception
-from gantry.evaluation.request import Plan
 from gantry.models.networks.dcgan import Generator
 from gantry.runs.generator_files import save_generator
-from gantry.runs.generators import GeneratorFiles
 
 
 @pytest.fixture(scope="session")
@@ -71,24 +69,9 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def plan(run, tmp_path):
-    return Plan(
-        protocol="quick",
-        official=False,
-        data={"_target_": "gantry.data.sources.digits"},
-        max_images=None,
-        split="train",
-        max_real=None,
-        extractor={
-            "_target_": "gantry.evaluation.extractors.networks.own",
-            "network": {"_target_": "measured_plans.Looks"},
-            "name": "looks",
-        },
-        n=N,
-        repeats=1,
-        seed=0,
-        measures=CHEAP,
-        subject=GeneratorFiles(run, "best", False, ("gantry.models.networks.",)),
-        cache=tmp_path,
-        accelerator="cpu",
-        devices=1,
-    )
+    extractor = {
+        "_target_": "gantry.evaluation.extractors.networks.own",
+        "network": {"_target_": "measured_plans.Looks"},
+        "name": "looks",
+    }
+    return plan_of(run, tmp_path, extractor=extractor)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from measured_plans import plan_of
 from metrics_helpers import served
 
 from gantry.core.errors import UserError
@@ -11,7 +12,6 @@ from gantry.evaluation.evaluator import Evaluator
 from gantry.evaluation.extractors.classifier import classifier
 from gantry.evaluation.metrics.code_agreement import code_agreement
 from gantry.evaluation.metrics.metric import built
-from gantry.evaluation.request import Plan
 from gantry.models.latents import stream
 from gantry.models.networks.dcgan import Generator as Plain
 from gantry.models.networks.structured import Generator
@@ -55,23 +55,7 @@ def test_an_evaluator_measures_the_code_that_agrees_best(digits, digits_classifi
 
 
 def plan(folder, measures, cache):
-    return Plan(
-        protocol="quick",
-        official=False,
-        data={"_target_": "gantry.data.sources.digits"},
-        max_images=None,
-        split="train",
-        max_real=None,
-        extractor={"_target_": "gantry.evaluation.extractors.classifier.classifier"},
-        n=200,
-        repeats=2,
-        seed=3,
-        measures=measures,
-        subject=GeneratorFiles(folder, "best", False, ("gantry.models.networks.",)),
-        cache=cache,
-        accelerator="cpu",
-        devices=1,
-    )
+    return plan_of(folder, cache, n=200, repeats=2, seed=3, measures=measures)
 
 
 def saved(folder, kind, **options):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from measured_plans import plan_of
 from metrics_helpers import image_set, served
 
 from gantry.core.config.options import WHILE_TRAINING
@@ -199,23 +200,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def plan(run, tmp_path_factory):
-    return Plan(
-        protocol="quick",
-        official=False,
-        data={"_target_": "gantry.data.sources.digits"},
-        max_images=None,
-        split="train",
-        max_real=None,
-        extractor={"_target_": "gantry.evaluation.extractors.classifier.classifier"},
-        n=N,
-        repeats=1,
-        seed=3,
-        measures=("fid", "asked_class", "intra_fid", "class_fid"),
-        subject=GeneratorFiles(run, "best", False, ("gantry.models.networks.",)),
-        cache=tmp_path_factory.getbasetemp(),
-        accelerator="cpu",
-        devices=1,
-    )
+    measures = ("fid", "asked_class", "intra_fid", "class_fid")
+    return plan_of(run, tmp_path_factory.getbasetemp(), n=N, seed=3, measures=measures)
 
 
 def test_an_evaluation_asks_for_the_shares_of_the_classes(plan, tmp_path):
